@@ -1,0 +1,1 @@
+"""Measurements: tokens per second, latency and accuracy, beside published figures and peers."""

@@ -1,0 +1,1 @@
+"""Bundle and images to recipe: which weights take which precision."""

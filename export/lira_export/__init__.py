@@ -1,0 +1,1 @@
+"""Checkpoint to bundle: the only package that needs torch."""
