@@ -1,0 +1,83 @@
+"""The whole of LIRA as one torch module, cut into the stages that are compiled separately."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..config import LiraConfig
+from .convnext import ConvNeXt, shuffle_cells
+from .internlm2 import InternLM2
+from .mask_decoder import MaskDecoder
+from .pixel_decoder import PixelDecoder
+from .projector import Projector, TextToVision, cell_queries
+from .vit import SemanticEncoder
+
+
+class PixelFeatures(NamedTuple):
+    """What the pixel encoder says of a batch of images."""
+
+    pixel_features: Tensor  # [B, cells, F + 2D]
+    queries: Tensor  # [B, Q, 2D], query feature then query position
+    query_valid: Tensor  # [B, Q] bool
+    mask_features: Tensor  # [B, D, P/4, P/4]
+    memories: list[Tensor]  # [B, D, h, w] at strides 32, 16, 8
+    class_logits: Tensor  # [B, Q, classes + 1]
+    mask_logits: Tensor  # [B, Q, P/4, P/4]
+    mask_logits_all: list[Tensor]
+
+
+class PixelEncoder(nn.Module):
+    """ConvNeXt, pixel decoder and the pass of the learned queries: pixel_values [B,3,P,P] -> PixelFeatures."""
+
+    def __init__(self, config: LiraConfig, prototypes: int = 1) -> None:
+        super().__init__()
+        self.config = config.pixel
+        self.backbone = ConvNeXt(config.pixel)
+        self.pixel_decoder = PixelDecoder(config.pixel)
+        self.mask_decoder = MaskDecoder(config.pixel, prototypes)
+
+    def forward(self, pixel_values: Tensor) -> PixelFeatures:
+        c = self.config
+        trunk = self.backbone(pixel_values)
+        mask_features, memories = self.pixel_decoder(trunk)
+        feat, pos = self.mask_decoder.learned_queries(pixel_values.shape[0])
+        decoded = self.mask_decoder(feat, pos, mask_features, memories)
+        classes = self.mask_decoder.class_logits(decoded.query_feat, decoded.mask_logits, mask_features)
+        queries = torch.cat([decoded.query_feat, pos], dim=-1)
+        pixel_queries, valid, _ = cell_queries(classes, decoded.mask_logits, queries, c.image_size, c.grid)
+        cells = torch.cat([shuffle_cells(trunk[-1], c.cell_shuffle), pixel_queries], dim=-1)
+        return PixelFeatures(
+            cells, queries, valid, mask_features, memories, classes, decoded.mask_logits, decoded.mask_logits_all
+        )
+
+
+class Lira(nn.Module):
+    """All stages. Parameter names are the project's; :mod:`lira_export.checkpoint` maps upstream's onto them."""
+
+    def __init__(self, config: LiraConfig, prototypes: int = 1) -> None:
+        super().__init__()
+        self.config = config
+        width = config.llm.hidden_size
+        self.semantic_encoder = SemanticEncoder(config.vision, width)
+        self.pixel_encoder = PixelEncoder(config, prototypes)
+        self.projector = Projector(config.pixel, config.projector, width)
+        self.llm = InternLM2(config.llm)
+        self.text2vision = TextToVision(width, config.pixel, config.projector)
+
+    def decode_masks(
+        self, hidden_states: Tensor, mask_features: Tensor, memories: list[Tensor]
+    ) -> list[Tensor]:
+        """[SEG] hidden states of one image [N,C] -> mask logits [N,P/4,P/4] before layer 0 and after each layer."""
+        return self.decode_queries(self.text2vision(hidden_states), mask_features, memories)
+
+    def decode_queries(
+        self, queries: Tensor, mask_features: Tensor, memories: list[Tensor]
+    ) -> list[Tensor]:
+        """[SEG] queries of one image [N,2D] -> mask logits [N,P/4,P/4] before layer 0 and after each layer."""
+        feat, pos = queries[None].chunk(2, dim=-1)
+        decoder = self.pixel_encoder.mask_decoder
+        decoded = decoder(feat, pos, mask_features, memories, isolated=True)
+        return [logits[0] for logits in decoded.mask_logits_all]
