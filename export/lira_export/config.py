@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lira_engine.errors import LiraError
+from lira_engine.manifest import PixelSpec, TileSpec
 
 LIRA_TOKENS = ("[SEG]", "<p>", "</p>", "<region>", "<mark>", "<image_id>")
 """Tokens that LIRA appends to the base vocabulary, in the order of their ids."""
@@ -102,26 +103,9 @@ class ProjectorConfig:
     text2vision_depth: int = 2
 
 
-@dataclass(frozen=True)
-class TilePreprocessing:
-    """Tile path of upstream's scripts: InternVL2's dynamic tiling with ImageNet statistics."""
-
-    size: int = 448
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    min_num: int = 1
-    max_num: int = 6
-    use_thumbnail: bool = True
-
-
-@dataclass(frozen=True)
-class PixelPreprocessing:
-    """Pixel path of upstream's scripts: square padding and four-digit CLIP statistics."""
-
-    size: int = 1024
-    mean: tuple[float, float, float] = (0.4814, 0.4578, 0.4082)
-    std: tuple[float, float, float] = (0.2686, 0.2613, 0.2757)
-    pad_color: tuple[int, int, int] = (122, 116, 104)
+# Upstream's scripts: InternVL2's dynamic tiling with ImageNet statistics, a square with four-digit CLIP statistics.
+TILES = TileSpec(448, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), min_num=1, max_num=6, use_thumbnail=True)
+PIXELS = PixelSpec(1024, (0.4814, 0.4578, 0.4082), (0.2686, 0.2613, 0.2757), pad_color=(122, 116, 104))
 
 
 @dataclass(frozen=True)
@@ -134,8 +118,8 @@ class LiraConfig:
     pixel: PixelConfig
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
     lora_alpha: float | None = None  # None: twice the rank, as in both published sizes
-    tiles: TilePreprocessing = field(default_factory=TilePreprocessing)
-    pixels: PixelPreprocessing = field(default_factory=PixelPreprocessing)
+    tiles: TileSpec = TILES
+    pixels: PixelSpec = PIXELS
     special_token_ids: Mapping[str, int] = field(default_factory=dict)
     bos_token_id: int = 1
     space_p_token_ids: tuple[int, ...] | None = None  # None: ask the tokenizer
@@ -164,7 +148,7 @@ class LiraConfig:
                 vision=_vision(data["vision_config"], data),
                 llm=_llm(data["llm_config"], added=len(LIRA_TOKENS)),
                 pixel=PixelConfig(),
-                tiles=TilePreprocessing(size=data["vision_config"]["image_size"]),
+                tiles=replace(TILES, size=data["vision_config"]["image_size"]),
             )
         except KeyError as missing:
             raise _missing_key(source, missing) from None
@@ -188,7 +172,8 @@ class LiraConfig:
                 ),
                 lora_alpha=data["lora"]["lora_alpha"],
                 tiles=_dataclass(
-                    TilePreprocessing(
+                    replace(
+                        TILES,
                         size=data["vision_config"]["image_size"],
                         min_num=data.get("min_dynamic_patch", 1),
                         max_num=data.get("max_dynamic_patch", 6),
@@ -197,7 +182,7 @@ class LiraConfig:
                     pre.get("tile", {}),
                 ),
                 pixels=_dataclass(
-                    PixelPreprocessing(size=data["pixel_encoder"]["image_size"]),
+                    replace(PIXELS, size=data["pixel_encoder"]["image_size"]),
                     {key.removeprefix("image_"): value for key, value in pre.get("pixel", {}).items()},
                 ),
                 special_token_ids=data.get("special_token_ids", {}),
