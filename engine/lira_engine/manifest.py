@@ -80,7 +80,7 @@ class PreprocessingSpec:
 
 @dataclass(frozen=True)
 class TokenSpec:
-    """Ids of the special tokens; `region_suffix` holds the ids of the text that follows a region's features."""
+    """Ids of the special tokens; `region_suffix` is the text that follows a region's features, as ids."""
 
     bos: int
     eos: tuple[int, ...]
@@ -93,7 +93,7 @@ class TokenSpec:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A task's question, in which {expression} takes what the user names, and the tokens that end its answer."""
+    """A task's question, where {expression} takes what the user names, and the tokens that end its answer."""
 
     question: str
     max_new_tokens: int
@@ -104,7 +104,7 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class PromptSpec:
-    """`system` is the whole system block; `user` holds {question} and the <image> place that takes the prefix."""
+    """`system` is the whole system block; `user` holds {question} and <image>, which takes the prefix."""
 
     system: str
     user: str
@@ -122,7 +122,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage: its portable graph, its check vectors, its tensors by name (paths relative to the bundle)."""
+    """One stage: its portable graph and check vectors (paths in the bundle), its tensors by name."""
 
     file: str
     check: str
@@ -159,7 +159,7 @@ class Manifest:
         if type(version) is int and version > FORMAT_VERSION:
             raise LiraError(
                 f"{where} has format version {version}, this lira-edge reads up to {FORMAT_VERSION}: "
-                "update it with `pip install --upgrade lira-edge`, or export the bundle again with this version"
+                "update it with `pip install --upgrade lira-edge`, or export the bundle again with this one"
             )
         if type(version) is not int or version < 1:
             raise LiraError(f"{where}: format_version is {version!r}, expected an integer of 1 or more")
@@ -208,7 +208,8 @@ class Manifest:
                 raise LiraError(f"{where}.model.{key}: found {value}, expected more than 0")
         if model.num_heads % model.num_kv_heads:
             raise LiraError(
-                f"{where}.model: num_heads {model.num_heads} is no multiple of num_kv_heads {model.num_kv_heads}"
+                f"{where}.model: num_heads {model.num_heads} is no multiple of "
+                f"num_kv_heads {model.num_kv_heads}"
             )
         self._check_ids(where, (tokens.bos, tokens.seg, tokens.image_id, tokens.p, tokens.p_end))
         self._check_ids(where, (*tokens.eos, *tokens.region_suffix))
@@ -219,5 +220,5 @@ class Manifest:
         for token_id in ids:
             if not 0 <= token_id < self.model.vocab_size:
                 raise LiraError(
-                    f"{where}.tokens: id {token_id} is outside the vocabulary of {self.model.vocab_size} tokens"
+                    f"{where}.tokens: id {token_id} is not in the vocabulary (0 to {self.model.vocab_size - 1})"
                 )

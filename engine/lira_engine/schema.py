@@ -20,7 +20,7 @@ _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or 
 def read(cls: type[T], value: object, where: str) -> T:
     """Build dataclass `cls` from parsed JSON. `where` starts the key's path in messages ("lira.json").
 
-    Fields may be int, float, str, bool, Any, nested dataclasses, tuple[X, ...], dict[str, X] and unions of these.
+    Fields: int, float, str, bool, Any, dataclasses, tuple[X, ...], dict[str, X], and unions of these.
     A missing key takes the field's default, or is an error where there is none; an unknown key is an error.
     """
     return typing.cast(T, _read(cls, value, where))

@@ -1,0 +1,112 @@
+"""A bundle: the folder that `lira-edge export` writes and everything else reads."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from lira_engine.errors import LiraError
+from lira_engine.manifest import MANIFEST_NAME, Manifest
+from lira_engine.verify import Verify, confined, verify_folder
+
+_MEND = "copy the bundle again, or make it again with `lira-edge export CHECKPOINT_DIR -o BUNDLE`"
+
+
+@dataclass(frozen=True)
+class CheckVectors:
+    """Inputs of a stage and what the fp32 torch reference answers to them, by tensor name."""
+
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. `path` is the folder, `manifest` its `lira.json`."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: Path | str, verify: Verify = "hashes") -> Bundle:
+        """Read `lira.json` and check the folder against it (see `verify_folder` for what `verify` means).
+
+        Raises LiraError where a file is missing, altered or outside the folder, or the format is newer.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise LiraError(
+                f"{path} is not a folder, expected a bundle: "
+                "make one with `lira-edge export CHECKPOINT_DIR -o BUNDLE`"
+            )
+        manifest = Manifest.load(path / MANIFEST_NAME)
+        verify_folder(path, manifest.files, _MEND, verify)
+        return cls(path, manifest)
+
+    @cached_property
+    def embeddings(self) -> np.ndarray:
+        """The token-embedding table [V, C] float32, memory-mapped: only the rows used are read."""
+        model = self.manifest.model
+        return self._array("embeddings.npy", (model.vocab_size, model.hidden_size))
+
+    @cached_property
+    def separators(self) -> np.ndarray:
+        """[2, C] float32: what stands between tile features and pixel tokens, and before the query tokens."""
+        return self._array("separators.npy", (2, self.manifest.model.hidden_size))
+
+    @property
+    def tokenizer_file(self) -> Path:
+        return self._listed("tokenizer.json")
+
+    def stage_file(self, stage: str) -> Path:
+        """The portable graph of a stage."""
+        return self._listed(self.manifest.stages[stage].file)
+
+    def check_vectors(self, stage: str) -> CheckVectors:
+        """The stage's recorded inputs and outputs. Raises LiraError where they cannot be read or lack one."""
+        spec = self.manifest.stages[stage]
+        file = self._listed(spec.check)
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise LiraError(f"{file} cannot be read ({str(error).splitlines()[0]}); {_MEND}") from None
+        inputs = {name[3:]: array for name, array in arrays.items() if name.startswith("in.")}
+        outputs = {name[4:]: array for name, array in arrays.items() if name.startswith("out.")}
+        missing = [*(spec.inputs.keys() - inputs.keys()), *(spec.outputs.keys() - outputs.keys())]
+        if missing:
+            raise LiraError(f"{file} lacks check vectors for {', '.join(sorted(missing))}; {_MEND}")
+        return CheckVectors(inputs, outputs)
+
+    def engine_folder(self, target: str, precision: str) -> Path:
+        """Where the engines for a target are, or will be."""
+        return self.path / "engines" / f"{target}-{precision}"
+
+    def stage_sources(self, stage: str) -> tuple[str, ...]:
+        """The listed files that a stage's engine is made from: its graph and the graph's external data."""
+        from lira_engine.external_data import external_locations
+
+        file = self.manifest.stages[stage].file
+        folder = file.rpartition("/")[0]
+        names = {f"{folder}/{name}" if folder else name for name in external_locations(self._listed(file))}
+        return (file, *sorted(names))
+
+    def _listed(self, name: str) -> Path:
+        if name not in self.manifest.files:
+            raise LiraError(f"{self.path / MANIFEST_NAME} lists no {name}; {_MEND}")
+        return confined(self.path, name)
+
+    def _array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        file = self._listed(name)
+        try:
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise LiraError(f"{file} cannot be read ({str(error).splitlines()[0]}); {_MEND}") from None
+        if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != np.float32:
+            found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+            raise LiraError(f"{file} holds {found}, expected float32 {shape}; {_MEND}")
+        return array

@@ -1,0 +1,168 @@
+"""The contract of a built stage: feeds in, tensors out. Runners know nothing about prompts, masks or phases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+
+from lira_engine.errors import ContextFull, LiraError
+from lira_engine.manifest import TensorSpec
+
+
+class StageRunner(Protocol):
+    """One stage, ready to run. A context manager that closes itself."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def input_specs(self) -> Mapping[str, TensorSpec]: ...
+
+    @property
+    def output_specs(self) -> Mapping[str, TensorSpec]: ...
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All outputs by name. Raises LiraError where the feeds are not what `input_specs` says."""
+        ...
+
+    def close(self) -> None:
+        """Free the engine's memory. It cannot run afterwards."""
+        ...
+
+    def __enter__(self) -> StageRunner: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class KvCache(Protocol):
+    """Keys and values of one running sequence. They live inside the engine and are updated in place."""
+
+    @property
+    def capacity(self) -> int:
+        """Rows that fit."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """Rows that are filled."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Forget the rows from `length` on; those before stay valid. Raises ValueError where `length` is more
+        than there are."""
+        ...
+
+
+@dataclass(frozen=True)
+class LlmOutput:
+    """Of the K asked positions: next-token logits [K, V] and hidden states after the final norm [K, C], float32."""
+
+    logits: np.ndarray
+    hidden: np.ndarray
+
+
+class LlmRunner(Protocol):
+    """The language model with its cache. A context manager that closes itself."""
+
+    @property
+    def capacity(self) -> int:
+        """Rows of a cache."""
+        ...
+
+    def new_cache(self) -> KvCache:
+        """An empty cache for one sequence."""
+        ...
+
+    def forward(
+        self, embeds: np.ndarray, cache: KvCache, logit_positions: Sequence[int] = (-1,)
+    ) -> LlmOutput:
+        """Append `embeds` [S, C] float32 to the sequence in `cache`; answer for `logit_positions` (indices into S).
+
+        Raises ContextFull, with the cache as it was, where S rows do not fit.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> LlmRunner: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+@dataclass(frozen=True)
+class Engines:
+    """The five stages of a bundle, opened for one target. A context manager that closes them."""
+
+    target: str
+    precision: str
+    semantic_encoder: StageRunner
+    pixel_encoder: StageRunner
+    sefe: StageRunner
+    llm: LlmRunner
+    pixel_decoder: StageRunner
+
+    def close(self) -> None:
+        for stage in (self.semantic_encoder, self.pixel_encoder, self.sefe, self.llm, self.pixel_decoder):
+            stage.close()
+
+    def __enter__(self) -> Engines:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def check_feeds(stage: str, specs: Mapping[str, TensorSpec], feeds: Mapping[str, np.ndarray]) -> None:
+    """Raise LiraError where `feeds` do not have the names, dtypes and shapes of `specs`.
+
+    A named dimension may have any size, the same one everywhere.
+    """
+    if feeds.keys() != specs.keys():
+        raise LiraError(f"{stage}: got inputs {_names(feeds)}; expected {_names(specs)}")
+    sizes: dict[str, int] = {}
+    for name, spec in specs.items():
+        array = feeds[name]
+        fits = array.dtype == np.dtype(spec.dtype) and array.ndim == len(spec.shape)
+        if fits:
+            for size, expected in zip(array.shape, spec.shape, strict=True):
+                if isinstance(expected, str):
+                    expected = sizes.setdefault(expected, size)
+                fits = fits and size == expected
+        if not fits:
+            given = ", ".join(f"{key}={size}" for key, size in sizes.items() if key in spec.shape)
+            raise LiraError(
+                f"{stage}: input {name} is {array.dtype} {list(array.shape)}, expected {spec.dtype} "
+                f"[{', '.join(map(str, spec.shape))}]" + (f" with {given}" if given else "")
+            )
+
+
+def check_room(length: int, capacity: int, rows: int) -> None:
+    """Raise ContextFull where `rows` more do not fit into a cache."""
+    if length + rows > capacity:
+        raise ContextFull(
+            f"the context is full: {length} of {capacity} positions are taken and {rows} more are needed; "
+            "ask a shorter question, or export the bundle with a longer context"
+        )
+
+
+def _names(tensors: Mapping[str, object]) -> str:
+    return ", ".join(sorted(tensors)) or "none"
