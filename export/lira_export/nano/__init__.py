@@ -1,0 +1,1 @@
+"""lira-nano: synthetic scenes, training and evaluation of a miniature LIRA."""
