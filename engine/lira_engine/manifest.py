@@ -220,5 +220,5 @@ class Manifest:
         for token_id in ids:
             if not 0 <= token_id < self.model.vocab_size:
                 raise LiraError(
-                    f"{where}.tokens: id {token_id} is not in the vocabulary (0 to {self.model.vocab_size - 1})"
+                    f"{where}.tokens: id {token_id} is not in the vocabulary of {self.model.vocab_size}"
                 )

@@ -1,4 +1,4 @@
-"""The contract of a built stage: feeds in, tensors out. Runners know nothing about prompts, masks or phases."""
+"""The contract of a built stage: feeds in, tensors out. Runners know nothing of prompts, masks or phases."""
 
 from __future__ import annotations
 
@@ -57,14 +57,13 @@ class KvCache(Protocol):
         ...
 
     def truncate(self, length: int) -> None:
-        """Forget the rows from `length` on; those before stay valid. Raises ValueError where `length` is more
-        than there are."""
+        """Forget the rows from `length` on, keep those before. Raises ValueError where there are fewer."""
         ...
 
 
 @dataclass(frozen=True)
 class LlmOutput:
-    """Of the K asked positions: next-token logits [K, V] and hidden states after the final norm [K, C], float32."""
+    """At K positions: next-token logits [K, V], hidden states after the final norm [K, C]; float32."""
 
     logits: np.ndarray
     hidden: np.ndarray
@@ -85,7 +84,7 @@ class LlmRunner(Protocol):
     def forward(
         self, embeds: np.ndarray, cache: KvCache, logit_positions: Sequence[int] = (-1,)
     ) -> LlmOutput:
-        """Append `embeds` [S, C] float32 to the sequence in `cache`; answer for `logit_positions` (indices into S).
+        """Append `embeds` [S, C] float32 to the sequence in `cache`; answer for `logit_positions` (into S).
 
         Raises ContextFull, with the cache as it was, where S rows do not fit.
         """

@@ -37,8 +37,8 @@ def confined(root: Path, name: str) -> Path:
 
 
 def verify_folder(root: Path, files: Mapping[str, FileEntry], mend: str, verify: Verify = "hashes") -> None:
-    """Check every listed file below `root`: confined path, presence, size, SHA-256, and that the files which an
-    ONNX file reads tensors from are listed too.
+    """Check every listed file below `root`: confined path, presence, size, SHA-256, and that the files which
+    an ONNX file reads tensors from are listed too.
 
     "hashes" remembers, in the user's cache folder, which files were hashed in which state (size, times,
     inode), so that only the first opening of a large bundle takes long; "full" hashes everything again;

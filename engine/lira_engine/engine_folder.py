@@ -1,0 +1,122 @@
+"""`build.json`: what an engine folder was built from, with what, for what; and whether it may be loaded."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lira_engine import schema
+from lira_engine.bundle import Bundle
+from lira_engine.errors import LiraError
+from lira_engine.manifest import STAGES, FileEntry
+from lira_engine.verify import Verify, verify_folder
+
+FORMAT = "lira-engines"
+FORMAT_VERSION = 1
+BUILD_NAME = "build.json"
+PRECISIONS = {"cpu": ("fp32",)}
+
+
+@dataclass(frozen=True)
+class Build:
+    """The record of a build. `sources` holds the SHA-256 of the bundle's files that it was made from,
+    `errors` the largest error of each output on the check vectors, relative to the output's largest value."""
+
+    lira_edge_version: str
+    target: str
+    precision: str
+    options: dict[str, Any]
+    machine: dict[str, str]
+    tools: dict[str, str]
+    sources: dict[str, str]
+    files: dict[str, FileEntry]
+    errors: dict[str, dict[str, float]]
+    seconds: dict[str, float]
+
+    def dumps(self) -> str:
+        """The text of `build.json`."""
+        data = {"format": FORMAT, "format_version": FORMAT_VERSION, **schema.write(self)}
+        return json.dumps(data, indent=1) + "\n"
+
+
+def build_command(bundle: Path, target: str, precision: str) -> str:
+    """What the user types to make the engines."""
+    return f"lira-edge build {bundle} --target {target} --precision {precision}"
+
+
+def check_target(target: str, precision: str) -> None:
+    """Raise LiraError for what this version cannot build, with the choices that there are."""
+    if target not in PRECISIONS:
+        raise LiraError(f"target {target!r} is not one that this version builds: {', '.join(PRECISIONS)}")
+    if precision not in PRECISIONS[target]:
+        choices = ", ".join(PRECISIONS[target])
+        raise LiraError(f"precision {precision!r} is not one that target {target} has: {choices}")
+
+
+def read_build(folder: Path, mend: str) -> Build:
+    """The record of an engine folder, its files not yet checked. Raises LiraError where there is none."""
+    path = folder / BUILD_NAME
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise LiraError(f"{folder} holds no engines; {mend}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise LiraError(f"{path} cannot be read ({str(error).splitlines()[0]}); {mend}") from None
+    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+        raise LiraError(f"{path} is not the record of a build; {mend}")
+    version = data.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise LiraError(f"{path} has format version {version}, expected {FORMAT_VERSION}; {mend}")
+    return schema.read(Build, data, str(path))
+
+
+def usable_build(bundle: Bundle, target: str, precision: str, verify: Verify = "hashes") -> Build:
+    """The record of engines that may be loaded: built for this target from the bundle as it is now, by this
+    version of lira-edge, and not altered since. Raises LiraError with the reason and what mends it.
+
+    CPU engines are standard graphs, so another ONNX Runtime or another CPU than at the build does not matter.
+    """
+    check_target(target, precision)
+    folder = bundle.engine_folder(target, precision)
+    mend = f"run `{build_command(bundle.path, target, precision)}`"
+    build = read_build(folder, mend)
+    if (build.target, build.precision) != (target, precision):
+        raise LiraError(
+            f"{folder} holds engines for {build.target}-{build.precision}, "
+            f"expected {target}-{precision}; {mend}"
+        )
+    version = metadata.version("lira-edge")
+    if build.lira_edge_version != version:
+        raise LiraError(
+            f"{folder} was built by lira-edge {build.lira_edge_version}, this is {version}; {mend}"
+        )
+    for name, digest in build.sources.items():
+        listed = bundle.manifest.files.get(name)
+        if listed is None or listed.sha256 != digest:
+            now = "is no longer there" if listed is None else f"is now {listed.sha256[:12]}"
+            raise LiraError(f"{folder} is stale: it was built from {name} {digest[:12]}, which {now}; {mend}")
+    missing = [name for name in map(engine_file, STAGES) if name not in build.files]
+    if missing:
+        raise LiraError(f"{folder / BUILD_NAME} lists no {missing[0]}; {mend}")
+    verify_folder(folder, build.files, mend, verify)
+    return build
+
+
+def engine_file(stage: str) -> str:
+    """The name of a stage's file in an engine folder."""
+    return f"{stage}.onnx"
+
+
+def tool_versions() -> dict[str, str]:
+    """The installed packages that take part in a CPU build, with their versions."""
+    versions = {"python": platform.python_version()}
+    for package in ("onnxruntime", "onnxruntime-gpu", "onnx", "onnx-ir", "numpy"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,48 @@
+"""What the installed distribution says about its extras, and which of their packages are missing."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib import metadata
+
+DISTRIBUTION = "lira-edge"
+# Wheels of one import package: either will do, both together overwrite each other.
+ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+
+
+@cache
+def extras() -> dict[str, tuple[str, ...]]:
+    """The packages that each extra brings, by extra."""
+    names = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra", [])
+    found: dict[str, list[str]] = {name: [] for name in names}
+    for requirement in metadata.requires(DISTRIBUTION) or []:
+        package = re.match(r"[\w.-]+", requirement)
+        extra = re.search(r"extra\s*==\s*[\"']([\w-]+)", requirement)
+        if package and extra:
+            found[extra[1]].append(package[0])
+    return {name: tuple(packages) for name, packages in found.items()}
+
+
+def missing_packages(extra: str) -> list[str]:
+    """The packages of an extra that are not installed."""
+    return [package for package in extras()[extra] if installed(package) is None]
+
+
+def installed(package: str) -> str | None:
+    """The version of an installed package, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def install_line(extra: str) -> str:
+    """What the user types to get an extra."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
+
+
+def extra_of(module: str) -> str | None:
+    """The extra that a module needs: that of its package, `lira_NAME` needing NAME, if there is one."""
+    name = module.partition(".")[0].removeprefix("lira_")
+    return name if name in extras() else None

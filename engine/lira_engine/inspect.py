@@ -1,0 +1,158 @@
+"""What a folder holds, as titled tables of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+from lira_engine.bundle import Bundle
+from lira_engine.engine_folder import BUILD_NAME, read_build, usable_build
+from lira_engine.errors import LiraError
+from lira_engine.extras import extra_of, install_line, missing_packages
+from lira_engine.manifest import MANIFEST_NAME, StageSpec, TensorSpec
+from lira_engine.verify import verify_folder
+
+Tables = list[tuple[str, list[tuple[str, ...]]]]
+"""(title, rows of cells)"""
+
+DESCRIBERS = "lira_edge.describers"
+
+
+def describe(path: Path, verify: bool = False) -> Tables:
+    """Tables about a bundle, an engine folder, or what another package knows (a checkpoint folder).
+
+    The files' hashes are checked (all of them again with `verify`). Raises LiraError where something is wrong
+    with the folder, or it is none of these.
+    """
+    if not path.is_dir():
+        raise LiraError(f"{path} is not a folder; expected a bundle, an engine folder or a checkpoint folder")
+    if (path / MANIFEST_NAME).exists():
+        return _describe_bundle(Bundle.open(path, "full" if verify else "hashes"))
+    if (path / BUILD_NAME).exists():
+        return _describe_engines(path, verify)
+    reasons = []
+    for entry in metadata.entry_points(group=DESCRIBERS):
+        extra = extra_of(entry.module)
+        if extra and missing_packages(extra):
+            reasons.append(f"{entry.name} folders need {install_line(extra)}")
+            continue
+        found = entry.load()(path)
+        if found is not None:
+            title, rows = found
+            return [(title, [tuple(map(str, row)) for row in rows])]
+    note = f" ({'; '.join(reasons)})" if reasons else ""
+    raise LiraError(
+        f"{path} is no bundle (no {MANIFEST_NAME}), no engine folder (no {BUILD_NAME}), no checkpoint{note}"
+    )
+
+
+def _describe_bundle(bundle: Bundle) -> Tables:
+    manifest = bundle.manifest
+    preprocessing, tokens = manifest.preprocessing, manifest.tokens
+    tile, pixel = preprocessing.tile, preprocessing.pixel
+    size = sum(entry.bytes for entry in manifest.files.values())
+    tables: Tables = [
+        (
+            f"bundle {manifest.name}",
+            [
+                ("folder", str(bundle.path)),
+                ("written by", f"lira-edge {manifest.lira_edge_version}"),
+                ("files", f"{len(manifest.files)}, {mebibytes(size)}, as listed in {MANIFEST_NAME}"),
+                *(("from", row) for row in _provenance(manifest.provenance)),
+            ],
+        ),
+        ("model", [(key, str(value)) for key, value in vars(manifest.model).items()]),
+        (
+            "input",
+            [
+                ("tiles", f"{tile.min_num} to {tile.max_num} of {tile.size} x {tile.size} pixels"),
+                ("pixel encoder", f"{pixel.size} x {pixel.size} pixels"),
+                ("region", f"brightness x {preprocessing.region.brightness:g} outside the mask"),
+                ("special tokens", ", ".join(f"{key} {value}" for key, value in vars(tokens).items())),
+            ],
+        ),
+        ("tasks", [(name, task.question) for name, task in manifest.prompts.tasks.items()]),
+        ("stages", [row for name, stage in manifest.stages.items() for row in _stage_rows(name, stage)]),
+        ("engines", _engine_rows(bundle)),
+    ]
+    return tables
+
+
+def _provenance(provenance: Mapping[str, object]) -> list[str]:
+    files = provenance.get("checkpoint_files")
+    if not isinstance(files, dict):
+        return []
+    return [
+        f"{name} {str(facts.get('sha256'))[:12]}" for name, facts in files.items() if isinstance(facts, dict)
+    ]
+
+
+def _stage_rows(name: str, stage: StageSpec) -> list[tuple[str, ...]]:
+    return [
+        (name, stage.file),
+        *(("", f"<- {tensor_text(key, spec)}") for key, spec in _shown(stage.inputs)),
+        *(("", f"-> {tensor_text(key, spec)}") for key, spec in _shown(stage.outputs)),
+    ]
+
+
+def _shown(tensors: Mapping[str, TensorSpec]) -> list[tuple[str, TensorSpec]]:
+    """Of numbered tensors (a cache's layers) only the first, with the count in its name."""
+    shown: dict[str, tuple[str, TensorSpec, int]] = {}
+    for name, spec in tensors.items():
+        stem, _, number = name.rpartition(".")
+        key = stem if number.isdigit() else name
+        first, _, count = shown.get(key, (name, spec, 0))
+        shown[key] = (first, spec, count + 1)
+    return [
+        (f"{key}.0 to .{count - 1}" if count > 1 else first, spec)
+        for key, (first, spec, count) in shown.items()
+    ]
+
+
+def tensor_text(name: str, spec: TensorSpec) -> str:
+    """`pixel_values float32 [T, 3, 448, 448]`"""
+    return f"{name} {spec.dtype} [{', '.join(map(str, spec.shape))}]"
+
+
+def mebibytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
+
+
+def _engine_rows(bundle: Bundle) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for record in sorted((bundle.path / "engines").glob(f"[!.]*/{BUILD_NAME}")):
+        target, _, precision = record.parent.name.partition("-")
+        try:
+            usable_build(bundle, target, precision)
+            rows.append((record.parent.name, "ready"))
+        except LiraError as error:
+            rows.append((record.parent.name, str(error)))
+    return rows or [("none", f"run `lira-edge build {bundle.path}`")]
+
+
+def _describe_engines(path: Path, verify: bool) -> Tables:
+    mend = "build it again with `lira-edge build BUNDLE`"
+    build = read_build(path, mend)
+    verify_folder(path, build.files, mend, "full" if verify else "hashes")
+    return [
+        (
+            f"engines for {build.target}, {build.precision}",
+            [
+                ("folder", str(path)),
+                ("built by", f"lira-edge {build.lira_edge_version}"),
+                ("built on", ", ".join(f"{key} {value}" for key, value in build.machine.items())),
+                ("tools", ", ".join(f"{key} {value}" for key, value in build.tools.items())),
+                *((f"option {key}", str(value)) for key, value in build.options.items()),
+            ],
+        ),
+        ("files", [(name, mebibytes(e.bytes), e.sha256[:12]) for name, e in build.files.items()]),
+        ("built from", [(name, digest[:12]) for name, digest in build.sources.items()]),
+        (
+            "relative error on the check vectors, build time",
+            [
+                (stage, f"{max(errors.values(), default=0):.1e}", f"{build.seconds.get(stage, 0):.1f} s")
+                for stage, errors in build.errors.items()
+            ],
+        ),
+    ]

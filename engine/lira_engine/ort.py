@@ -1,0 +1,99 @@
+"""Stages run by ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from lira_engine.errors import LiraError
+from lira_engine.manifest import StageSpec, TensorSpec
+from lira_engine.runner import check_feeds
+
+try:
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import (
+        Fail,
+        InvalidArgument,
+        InvalidGraph,
+        InvalidProtobuf,
+        NoSuchFile,
+        NotImplemented,
+        RuntimeException,
+    )
+except ImportError as error:
+    raise LiraError(
+        "ONNX Runtime is not installed: `pip install 'lira-edge[cpu]'`, or `pip install 'lira-edge[cuda]'` "
+        "for an NVIDIA GPU"
+    ) from error
+
+ORT_ERRORS = (
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    InvalidProtobuf,
+    NoSuchFile,
+    NotImplemented,
+    RuntimeException,
+)
+
+
+class OrtStage:
+    """A stage's ONNX file in a CPU session. `run` takes and returns numpy arrays by tensor name."""
+
+    def __init__(self, name: str, path: Path, spec: StageSpec, threads: int | None = None) -> None:
+        """`threads` None leaves the number to ONNX Runtime (one per core).
+
+        Raises LiraError where the file cannot be loaded or its tensors are not those of `spec`.
+        """
+        self.name = name
+        self.input_specs: Mapping[str, TensorSpec] = spec.inputs
+        self.output_specs: Mapping[str, TensorSpec] = spec.outputs
+        self._outputs = list(spec.outputs)
+        self._session: onnxruntime.InferenceSession | None = open_session(path, threads)
+        found = {tensor.name for tensor in self._session.get_inputs()}
+        missing = spec.outputs.keys() - {tensor.name for tensor in self._session.get_outputs()}
+        if found != spec.inputs.keys() or missing:
+            raise LiraError(
+                f"{path} has inputs {sorted(found)}, expected {sorted(spec.inputs)}"
+                + (f", and lacks outputs {sorted(missing)}" if missing else "")
+            )
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All outputs by name. Raises LiraError where the feeds are not what `input_specs` says."""
+        if self._session is None:
+            raise ValueError(f"{self.name} is closed")
+        check_feeds(self.name, self.input_specs, feeds)
+        return dict(zip(self._outputs, self._session.run(self._outputs, dict(feeds)), strict=True))
+
+    def close(self) -> None:
+        self._session = None
+
+    def __enter__(self) -> OrtStage:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """A CPU session. Raises LiraError with the reason where ONNX Runtime does not accept the file."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # its warnings are about graphs, not for users
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except ORT_ERRORS as error:
+        reason = " ".join(str(error).split())
+        raise LiraError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {reason[:300]}; portable graphs "
+            "need 1.24 or newer, engines that `lira-edge build BUNDLE --target cpu` makes need 1.20"
+        ) from error
