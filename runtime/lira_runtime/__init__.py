@@ -1,1 +1,45 @@
 """Image and instruction to text, masks and events. Needs neither torch nor transformers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lira_runtime.answer import Answer as Answer
+    from lira_runtime.answer import Phrase as Phrase
+    from lira_runtime.events import Event as Event
+    from lira_runtime.events import FinishedEvent as FinishedEvent
+    from lira_runtime.events import MaskEvent as MaskEvent
+    from lira_runtime.events import RegionEvent as RegionEvent
+    from lira_runtime.events import TokenEvent as TokenEvent
+    from lira_runtime.masks import Mask as Mask
+    from lira_runtime.scene import Lira as Lira
+    from lira_runtime.scene import Scene as Scene
+    from lira_runtime.timings import Timings as Timings
+
+_HOMES = {
+    "Answer": "answer",
+    "Phrase": "answer",
+    "Event": "events",
+    "FinishedEvent": "events",
+    "MaskEvent": "events",
+    "RegionEvent": "events",
+    "TokenEvent": "events",
+    "Mask": "masks",
+    "Lira": "scene",
+    "Scene": "scene",
+    "Timings": "timings",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first used: the command line lists its commands without loading NumPy or Pillow.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

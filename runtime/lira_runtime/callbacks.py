@@ -1,0 +1,95 @@
+"""ILVC, LIRA's interleaved local visual coupling, as two callbacks of the loop (Algorithm 1, lines 8-16)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lira_runtime import preprocess
+from lira_runtime.events import Event, MaskEvent, RegionEvent
+from lira_runtime.loop import TokenCallback
+from lira_runtime.masks import Mask
+from lira_runtime.timings import Timings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from lira_engine.manifest import RegionSpec, TileSpec
+    from lira_engine.runner import LlmOutput, StageRunner
+
+
+class SegCallback(TokenCallback):
+    """`[SEG]`: a mask from the hidden state of the pass that read the token (not the pass that predicted it).
+
+    Keeps that pass's logits, too: they rank the words that describe the object (the paper's AttrEval).
+    """
+
+    def __init__(
+        self,
+        pixel_decoder: StageRunner,
+        image_features: Mapping[str, np.ndarray],  # the pixel decoder's inputs, hidden_states excepted
+        image_size: tuple[int, int],  # width, height
+        timings: Timings,
+    ) -> None:
+        self._pixel_decoder = pixel_decoder
+        self._image_features = image_features
+        self._image_size = image_size
+        self._timings = timings
+        self.masks: list[Mask] = []
+        self.logits: list[np.ndarray] = []  # [V] for each mask
+
+    def on_consumed(self, output: LlmOutput, step: int) -> Generator[Event, None, None]:
+        hidden = np.array(output.hidden[-1:], dtype=np.float32)  # [1, C], copied: engines reuse their buffers
+        mask = Mask(lambda: self._decode(hidden), *self._image_size)
+        self.masks.append(mask)
+        self.logits.append(np.array(output.logits[-1], dtype=np.float32))
+        yield MaskEvent(len(self.masks) - 1, mask, step)
+
+    def _decode(self, hidden: np.ndarray) -> np.ndarray:
+        started = time.perf_counter()
+        logits = self._pixel_decoder.run({"hidden_states": hidden, **self._image_features})["mask_logits"]
+        self._timings.note_mask(time.perf_counter() - started)
+        return np.array(logits[0], dtype=np.float32)  # [P/4, P/4]
+
+
+class ImageIdCallback(TokenCallback):
+    """`<image_id>`: the latest mask's region, encoded again as one tile, and the embeddings of " <p>".
+
+    Without a mask so far nothing is appended. Around an empty mask there is no box: the region is then the
+    whole image, darkened, as upstream has it.
+    """
+
+    def __init__(
+        self,
+        seg: SegCallback,
+        image: Image,
+        encode_tiles: Callable[[np.ndarray], np.ndarray],  # [1, 3, S, S] -> features [1, N, C]
+        tile_spec: TileSpec,
+        region_spec: RegionSpec,
+        suffix_ids: tuple[int, ...],
+        suffix_embeddings: np.ndarray,  # [len(suffix_ids), C]
+        timings: Timings,
+    ) -> None:
+        self._seg = seg
+        self._image = image
+        self._encode_tiles = encode_tiles
+        self._tile_spec = tile_spec
+        self._region_spec = region_spec
+        self._suffix_ids = suffix_ids
+        self._suffix_embeddings = suffix_embeddings
+        self._timings = timings
+
+    def on_chosen(self, step: int) -> Generator[Event, None, np.ndarray | None]:
+        if not self._seg.masks:
+            return None
+        binary = self._seg.masks[-1].binary  # decodes the mask, which is timed on its own
+        started = time.perf_counter()
+        crop, box = preprocess.highlight_crop(self._image, binary, self._region_spec)
+        tile = preprocess.region_tile(crop, self._tile_spec)
+        features = self._encode_tiles(tile)[0]  # [N, C]
+        self._timings.regions.append(time.perf_counter() - started)
+        yield RegionEvent(len(self._seg.masks) - 1, box, tile, self._suffix_ids)
+        return np.concatenate([features, self._suffix_embeddings]).astype(np.float32, copy=False)

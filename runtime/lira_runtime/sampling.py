@@ -1,0 +1,63 @@
+"""Choosing a token from logits: plain callables `logits [V] -> token id`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import numpy as np
+
+from lira_engine.errors import LiraError
+
+Sampler = Callable[[np.ndarray], int]
+
+
+def make_sampler(
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int | None = None,
+    banned: Collection[int] = (),
+) -> Sampler:
+    """Greedy at temperature 0; else softmax(logits / temperature) over the `top_k` best (0: all), cut to the
+    smallest set that holds `top_p` of the probability. Equal seeds choose equal tokens from equal logits.
+
+    Tokens in `banned` are never chosen. Raises LiraError for values out of range, and, when called, for
+    logits that are not finite (an engine that overflowed).
+    """
+    if not (np.isfinite(temperature) and temperature >= 0):
+        raise LiraError(f"temperature is {temperature}; expected 0 (greedy) or more")
+    if not 0 < top_p <= 1:
+        raise LiraError(f"top_p is {top_p}; expected more than 0, at most 1")
+    if top_k < 0:
+        raise LiraError(f"top_k is {top_k}; expected 0 (all tokens) or more")
+    if seed is not None and seed < 0:
+        raise LiraError(f"seed is {seed}; expected 0 or more")
+    banned_ids = np.array(sorted(banned), dtype=np.int64)
+    random = np.random.default_rng(seed)
+
+    def allowed(logits: np.ndarray) -> np.ndarray:
+        if not np.isfinite(logits).all():
+            raise LiraError(
+                "the LLM engine gave logits that are not finite; expected finite numbers: try precision fp32"
+            )
+        if banned_ids.size:
+            logits = logits.copy()
+            logits[banned_ids] = -np.inf
+        return logits
+
+    def greedy(logits: np.ndarray) -> int:
+        return int(np.argmax(allowed(logits)))
+
+    def sample(logits: np.ndarray) -> int:
+        scores = allowed(logits).astype(np.float64) / temperature
+        order = np.argsort(-scores, kind="stable")
+        if top_k:
+            order = order[:top_k]
+        probabilities = np.exp(scores[order] - scores[order[0]])
+        probabilities /= probabilities.sum()
+        # Keep every token before which less than top_p has been collected: at least the first.
+        kept = np.count_nonzero(np.cumsum(probabilities) - probabilities < top_p)
+        probabilities = probabilities[:kept] / probabilities[:kept].sum()
+        return int(random.choice(order[:kept], p=probabilities))
+
+    return sample if temperature > 0 else greedy

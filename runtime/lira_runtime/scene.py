@@ -1,0 +1,341 @@
+"""Open a bundle, look at an image once, ask about it as often as you like.
+
+>>> lira = Lira.open("lira-nano")
+>>> scene = lira.look("photo.jpg")
+>>> answer = scene.ask(task="refseg", expression="the red ball")
+>>> for event in scene.stream("What is left of the ball?"): ...
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lira_engine.bundle import Bundle
+from lira_engine.errors import LiraError
+from lira_engine.manifest import Manifest
+from lira_runtime import images, preprocess
+from lira_runtime.answer import Answer, Transcript
+from lira_runtime.callbacks import ImageIdCallback, SegCallback
+from lira_runtime.events import Event, FinishedEvent, MaskEvent, RegionEvent, TokenEvent
+from lira_runtime.loop import TokenCallback, generate
+from lira_runtime.prompts import Ilvc, Prompt, build_prompt
+from lira_runtime.sampling import Sampler, make_sampler
+from lira_runtime.timings import LookTimings, TimedLlm, Timings
+from lira_runtime.tokenizer import TextCoder, Tokenizer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from lira_engine.runner import Engines, KvCache
+
+
+class Lira:
+    """A bundle's engines, tokenizer and embedding table. Close it, or use it as a context manager."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        engines: Engines,
+        tokenizer: TextCoder,
+        embeddings: np.ndarray,  # [V, C] float32, usually memory-mapped
+        separators: np.ndarray,  # [2, C] float32
+    ) -> None:
+        self.manifest = manifest
+        self.engines = engines
+        self.tokenizer = tokenizer
+        self._embeddings = embeddings
+        self._separators = separators
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | PathLike[str],
+        target: str = "cpu",
+        precision: str = "fp32",
+        threads: int | None = None,
+        tokenizer: TextCoder | None = None,
+    ) -> Lira:
+        """Open the engines that `lira-edge build` made; "portable" runs the bundle's graphs as they are.
+
+        `threads` defaults to what the engines choose; `tokenizer` replaces the bundle's tokenizer.json. Raises
+        LiraError for a folder that is no bundle, for missing or altered files, and for engines that are missing
+        or stale.
+        """
+        from lira_engine.engines import open_engines
+
+        opened = Bundle.open(Path(bundle))
+        coder = Tokenizer(opened.tokenizer_file) if tokenizer is None else tokenizer
+        engines = open_engines(opened, target, precision, threads)
+        return cls(opened.manifest, engines, coder, opened.embeddings, opened.separators)
+
+    def close(self) -> None:
+        """Free the engines; masks not yet looked at are lost."""
+        self.engines.close()
+
+    def __enter__(self) -> Lira:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def look(self, image: str | PathLike[str] | Image | np.ndarray) -> Scene:
+        """Encode an image (path, PIL image, or [H, W, 3] uint8 RGB), once for all questions about it.
+
+        Raises LiraError for what is not a readable JPEG, PNG, WebP or BMP.
+        """
+        timings = LookTimings()
+        clock = time.perf_counter
+        started = clock()
+        picture = images.open_image(image)
+        tiles = preprocess.tiles(picture, self.manifest.preprocessing.tile)  # [T, 3, S, S]
+        pixels = preprocess.pixel_input(picture, self.manifest.preprocessing.pixel)  # [1, 3, P, P]
+        timings.preprocess = clock() - started
+
+        started = clock()
+        features = self.encode_tiles(tiles)  # [T, N, C]
+        features = features.reshape(1, -1, features.shape[-1])  # [1, T*N, C]
+        timings.encode_semantic = clock() - started
+
+        started = clock()
+        pixel = self.engines.pixel_encoder.run({"pixel_values": pixels})
+        timings.encode_pixel = clock() - started
+
+        started = clock()
+        fused = self.engines.sefe.run(
+            {"features": features, "pixel_features": pixel["pixel_features"], "queries": pixel["queries"]}
+        )
+        prefix = self._visual_prefix(features, fused, pixel["query_valid"])
+        timings.sefe = clock() - started
+
+        decoder_inputs = set(self.manifest.stages["pixel_decoder"].inputs) - {"hidden_states"}
+        return Scene(self, picture, prefix, {name: pixel[name] for name in sorted(decoder_inputs)}, timings)
+
+    def encode_tiles(self, tiles: np.ndarray) -> np.ndarray:
+        """tiles [T, 3, S, S] float32 -> features [T, N, C] float32."""
+        return self.engines.semantic_encoder.run({"pixel_values": tiles})["features"]
+
+    def embed(self, token_ids: Sequence[int]) -> np.ndarray:
+        """token ids [n] -> embeddings [n, C] float32. Reads only these rows of the table."""
+        return np.asarray(self._embeddings[np.asarray(token_ids, dtype=np.int64)], dtype=np.float32)
+
+    def prompt(
+        self,
+        question: str | None = None,
+        task: str | None = None,
+        expression: str | None = None,
+        ilvc: Ilvc = "auto",
+    ) -> Prompt:
+        """The token ids that a question becomes. Raises LiraError as `Scene.stream` does."""
+        manifest = self.manifest
+        return build_prompt(
+            manifest.prompts,
+            manifest.tokens,
+            self.tokenizer,
+            question=question,
+            task=task,
+            expression=expression,
+            ilvc=ilvc,
+        )
+
+    def _visual_prefix(
+        self, features: np.ndarray, fused: Mapping[str, np.ndarray], query_valid: np.ndarray
+    ) -> np.ndarray:
+        """[tile features, separator, pixel tokens, separator, valid query tokens] -> [P, C]"""
+        parts = [
+            features[0],
+            self._separators[:1],
+            fused["pixel_tokens"][0],
+            self._separators[1:],
+            fused["query_tokens"][0][query_valid[0].astype(bool)],
+        ]
+        return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+class Scene:
+    """One image, encoded. Made by `Lira.look`.
+
+    Has one KV cache: the rows of [system text, image] are filled by the first question and kept for the
+    others. So one question at a time, from one thread: a stream that is continued after a newer one has begun
+    raises LiraError.
+    """
+
+    def __init__(
+        self,
+        lira: Lira,
+        image: Image,
+        prefix: np.ndarray,  # [P, C]
+        image_features: Mapping[str, np.ndarray],  # what the pixel decoder needs beside the hidden state
+        look_timings: LookTimings,
+    ) -> None:
+        self.image = image
+        self.look_timings = look_timings
+        self._lira = lira
+        self._prefix = prefix
+        self._image_features = image_features
+        self._unpaid_look = look_timings  # goes into the first answer's timings
+        self._cache: KvCache | None = None
+        self._kept: tuple[int, ...] | None = None  # tokens before the image whose rows the cache keeps
+        self._kept_rows = 0
+        self._turn = 0
+
+    def ask(
+        self,
+        question: str | None = None,
+        *,
+        task: str | None = None,
+        expression: str | None = None,
+        ilvc: Ilvc = "auto",
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+    ) -> Answer:
+        """`stream` to its end."""
+        events = self.stream(
+            question,
+            task=task,
+            expression=expression,
+            ilvc=ilvc,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+        )
+        return _last_answer(events)
+
+    def stream(
+        self,
+        question: str | None = None,
+        *,
+        task: str | None = None,
+        expression: str | None = None,
+        ilvc: Ilvc = "auto",
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+    ) -> Iterator[Event]:
+        """Answer a free-form `question` or a `task` of the bundle, event by event; the last is FinishedEvent.
+
+        ilvc: "auto" and "on" use the task's ILVC prompt and re-encode regions at `<image_id>`; "off" takes
+        the prompt without ILVC where the task has one, and bans `<image_id>`. Greedy at temperature 0.
+        max_new_tokens defaults to the task's, or 512. Raises LiraError at once for an empty question, one
+        longer than the context, an unknown task and values out of range.
+        """
+        prompt = self._lira.prompt(question, task, expression, ilvc)
+        if max_new_tokens is not None:
+            if max_new_tokens < 1:
+                raise LiraError(f"max_new_tokens is {max_new_tokens}; expected 1 or more")
+            prompt = replace(prompt, max_new_tokens=max_new_tokens)
+        banned = (self._lira.manifest.tokens.image_id,) if ilvc == "off" else ()
+        choose = make_sampler(temperature, top_p, top_k, seed, banned)
+        return self.stream_prompt(prompt, choose, use_ilvc=ilvc != "off")
+
+    def stream_prompt(
+        self,
+        prompt: Prompt,
+        choose: Sampler,
+        *,
+        use_ilvc: bool = True,
+        forced: Mapping[int, int] | None = None,  # step -> token id
+    ) -> Iterator[Event]:
+        """`stream` for a prompt of token ids. With `forced`, a recorded answer is replayed."""
+        length = len(prompt.before) + len(self._prefix) + len(prompt.after)
+        capacity = self._lira.engines.llm.capacity
+        if length > capacity:
+            raise LiraError(
+                f"the prompt has {length} tokens, {len(self._prefix)} of them the image; "
+                f"expected at most {capacity}: ask a shorter question"
+            )
+        return self._run(prompt, choose, use_ilvc, forced)
+
+    def _run(
+        self, prompt: Prompt, choose: Sampler, use_ilvc: bool, forced: Mapping[int, int] | None
+    ) -> Iterator[Event]:
+        self._turn += 1
+        turn = self._turn
+        lira, manifest = self._lira, self._lira.manifest
+        timings = Timings(look=self._unpaid_look)
+        self._unpaid_look = LookTimings()
+        llm = TimedLlm(lira.engines.llm, timings)
+        seg = SegCallback(lira.engines.pixel_decoder, self._image_features, self.image.size, timings)
+        callbacks: dict[int, TokenCallback] = {manifest.tokens.seg: seg}
+        if use_ilvc:
+            callbacks[manifest.tokens.image_id] = self._image_id_callback(seg, timings)
+        transcript = Transcript(lira.tokenizer, manifest.tokens, prompt.label)
+
+        with timings.answering():
+            cache = self._keep_image_rows(prompt.before, llm)
+            events = generate(
+                llm,
+                cache,
+                lira.embed(prompt.after),
+                lira.embed,
+                choose,
+                prompt.stop_ids,
+                prompt.max_new_tokens,
+                callbacks,
+                forced,
+            )
+        while True:
+            with timings.answering():
+                try:
+                    event = next(events)
+                except StopIteration as end:
+                    finish_reason: str = end.value
+                    break
+                if isinstance(event, TokenEvent):
+                    event = replace(event, text=transcript.add_token(event.token_id, event.step))
+                elif isinstance(event, MaskEvent):
+                    transcript.add_mask(event)
+                elif isinstance(event, RegionEvent):
+                    transcript.add_region(event)
+            if isinstance(event, TokenEvent):
+                timings.new_tokens += 1
+                if event.step == 0:
+                    timings.note_first_token()
+                    llm.prefilling = False
+            yield event
+            if self._turn != turn:
+                raise LiraError("another question was asked about this scene; expected one stream at a time")
+        yield FinishedEvent(transcript.finish(finish_reason, timings, seg.logits))
+
+    def _keep_image_rows(self, before: tuple[int, ...], llm: TimedLlm) -> KvCache:
+        """The cache with exactly the rows of [before, image] in it."""
+        if self._cache is None:
+            self._cache = self._lira.engines.llm.new_cache()
+        if self._kept != before:
+            self._kept = None
+            self._cache.truncate(0)
+            llm.forward(np.concatenate([self._lira.embed(before), self._prefix]), self._cache)
+            self._kept, self._kept_rows = before, self._cache.length
+        self._cache.truncate(self._kept_rows)
+        return self._cache
+
+    def _image_id_callback(self, seg: SegCallback, timings: Timings) -> ImageIdCallback:
+        lira, manifest = self._lira, self._lira.manifest
+        suffix = manifest.tokens.region_suffix
+        encode: Callable[[np.ndarray], np.ndarray] = lira.encode_tiles
+        spec = manifest.preprocessing
+        return ImageIdCallback(
+            seg, self.image, encode, spec.tile, spec.region, suffix, lira.embed(suffix), timings
+        )
+
+
+def _last_answer(events: Iterator[Event]) -> Answer:
+    answer = None
+    for event in events:
+        if isinstance(event, FinishedEvent):
+            answer = event.answer
+    assert answer is not None, "a stream ends with FinishedEvent"
+    return answer

@@ -1,0 +1,84 @@
+"""The bundle's tokenizer.json, and detokenising while tokens arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from lira_engine.errors import LiraError
+
+
+class TextCoder(Protocol):
+    """What the runtime asks of a tokenizer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`; nothing is added in front or behind. Tags written in the text become their ids."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, special tokens included; bytes that are no character yet come out as U+FFFD."""
+        ...
+
+    def id_of(self, token: str) -> int | None:
+        """Id of one vocabulary entry, or None."""
+        ...
+
+    @property
+    def unknown_id(self) -> int | None:
+        """Id that stands for what the vocabulary cannot spell, or None."""
+        ...
+
+
+class Tokenizer:
+    """`tokenizers.Tokenizer` of a bundle."""
+
+    def __init__(self, path: Path) -> None:
+        import tokenizers  # not needed by code that brings its own TextCoder
+
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise LiraError(f"{path} is not a tokenizer.json ({error}): export the bundle again") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def id_of(self, token: str) -> int | None:
+        found = self._tokenizer.token_to_id(token)
+        return None if found is None else int(found)
+
+    @property
+    def unknown_id(self) -> int | None:
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        return None if unknown is None else self.id_of(unknown)
+
+
+class IncrementalDecoder:
+    """Token by token to text, so that the pieces joined are the text of the whole.
+
+    A token's text depends on its left neighbour (SentencePiece drops the first space of a text, a word-level
+    decoder adds spaces between words), and a character may be spread over several byte tokens. So each piece
+    is the difference of two decodings that start one piece earlier, held back while it ends in U+FFFD.
+    """
+
+    def __init__(self, tokenizer: TextCoder) -> None:
+        self.ids: list[int] = []
+        self._decode = tokenizer.decode
+        self._context = 0  # ids[_context:_done] were the last piece
+        self._done = 0
+
+    def add(self, token_id: int) -> str:
+        """The text that became final with this token; often "", while a character is incomplete."""
+        self.ids.append(token_id)
+        before = self._decode(self.ids[self._context : self._done])
+        text = self._decode(self.ids[self._context :])
+        if text.endswith("\ufffd"):
+            return ""
+        self._context, self._done = self._done, len(self.ids)
+        return text[len(before) :]

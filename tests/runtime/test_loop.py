@@ -1,0 +1,127 @@
+"""The loop against Algorithm 1 and upstream's order of things, with a scripted LLM."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lira_runtime.events import Event, TokenEvent
+from lira_runtime.loop import TokenCallback, generate
+
+
+class Diary(TokenCallback):
+    """Notes what it is told; appends `rows` embeddings of value `value` after its token."""
+
+    def __init__(self, rows: int | None = None, value: float = 50) -> None:
+        self.rows = rows
+        self.value = value
+        self.chosen: list[int] = []
+        self.consumed: list[tuple[int, float]] = []  # step, first channel of the hidden state
+
+    def on_chosen(self, step: int) -> Generator[Event, None, np.ndarray | None]:
+        self.chosen.append(step)
+        yield TokenEvent(-1, step, "chosen")
+        return None if self.rows is None else np.full((self.rows, 8), self.value, dtype=np.float32)
+
+    def on_consumed(self, output: Any, step: int) -> Generator[Event, None, None]:
+        self.consumed.append((step, float(output.hidden[-1, 0])))
+        yield TokenEvent(-2, step, "consumed")
+
+
+def run(
+    fakes: SimpleNamespace, llm: Any, callbacks: dict[int, TokenCallback], **options: Any
+) -> tuple[list[Event], str]:
+    """Prompt of two tokens, stops at <|im_end|>; events and the reason for the end."""
+    options = {"stop_ids": {fakes.EOS}, "max_new_tokens": 20, "cache": llm.new_cache(), **options}
+    prompt = fakes.embed([1, 2])
+    choose = lambda logits: int(np.argmax(logits))  # noqa: E731
+    events = generate(llm, prompt=prompt, embed=fakes.embed, choose=choose, callbacks=callbacks, **options)
+    collected = []
+    while True:
+        try:
+            collected.append(next(events))
+        except StopIteration as end:
+            return collected, end.value
+
+
+def test_mask_belongs_to_the_pass_that_reads_seg(fakes: SimpleNamespace) -> None:
+    seg = Diary()
+    llm = fakes.FakeLlm([9, fakes.SEG, 10, fakes.EOS])  # pass 1 predicts [SEG], pass 2 reads it
+    _, reason = run(fakes, llm, {fakes.SEG: seg})
+    assert seg.chosen == [1]
+    assert seg.consumed == [(1, 2.0)]
+    assert reason == "stop"
+
+
+def test_seg_chosen_at_the_last_step_makes_no_mask(fakes: SimpleNamespace) -> None:
+    seg = Diary()
+    _, reason = run(fakes, fakes.FakeLlm([9, fakes.SEG, 10]), {fakes.SEG: seg}, max_new_tokens=2)
+    assert (seg.chosen, seg.consumed, reason) == ([1], [], "length")
+
+
+def test_token_then_mask_then_region(fakes: SimpleNamespace) -> None:
+    callbacks = {fakes.SEG: Diary(), fakes.IMAGE_ID: Diary(rows=3)}
+    events, _ = run(fakes, fakes.FakeLlm([fakes.SEG, fakes.IMAGE_ID, 9]), callbacks)
+    seen = [(event.token_id, event.step) for event in events if isinstance(event, TokenEvent)]
+    assert seen == [
+        (fakes.SEG, 0),
+        (-1, 0),  # [SEG] chosen
+        (fakes.IMAGE_ID, 1),
+        (-2, 0),  # [SEG] consumed, by the pass that chose <image_id>
+        (-1, 1),  # <image_id> chosen
+        (9, 2),
+        (-2, 1),  # <image_id> consumed
+        (fakes.EOS, 3),
+    ]
+
+
+def test_appended_embeddings_follow_the_token_in_one_pass(fakes: SimpleNamespace) -> None:
+    llm = fakes.FakeLlm([fakes.IMAGE_ID, 9])
+    region = Diary(rows=3)
+    run(fakes, llm, {fakes.IMAGE_ID: region})
+    assert [len(chunk) for chunk in llm.passes] == [2, 4, 1]
+    assert llm.passes[1][:, 0].tolist() == [fakes.IMAGE_ID, 50, 50, 50]
+    assert region.consumed == [(0, 1.0)]  # the output is that of the chunk's last position
+
+
+def test_callback_that_appends_nothing(fakes: SimpleNamespace) -> None:
+    llm = fakes.FakeLlm([fakes.IMAGE_ID, 9])
+    run(fakes, llm, {fakes.IMAGE_ID: Diary(rows=None)})
+    assert [len(chunk) for chunk in llm.passes] == [2, 1, 1]
+
+
+def test_stop_token_ends_before_its_callback_but_after_the_mask(fakes: SimpleNamespace) -> None:
+    seg, region = Diary(), Diary(rows=3)
+    llm = fakes.FakeLlm([fakes.SEG, fakes.IMAGE_ID])
+    _, reason = run(
+        fakes, llm, {fakes.SEG: seg, fakes.IMAGE_ID: region}, stop_ids={fakes.EOS, fakes.IMAGE_ID}
+    )
+    assert seg.consumed == [(0, 1.0)]
+    assert region.chosen == []  # nobody would read what it appends
+    assert reason == "stop"
+
+
+@pytest.mark.parametrize("capacity, tokens", [(2, 1), (3, 2), (4, 3)])
+def test_full_cache_keeps_what_there_is(fakes: SimpleNamespace, capacity: int, tokens: int) -> None:
+    events, reason = run(fakes, fakes.FakeLlm([9, 10, 11, 12, 13], capacity), {})
+    assert (len(events), reason) == (tokens, "length")
+
+
+def test_region_that_does_not_fit_ends_the_answer(fakes: SimpleNamespace) -> None:
+    llm = fakes.FakeLlm([9, fakes.IMAGE_ID, 10], capacity=6)
+    cache = llm.new_cache()
+    events, reason = run(fakes, llm, {fakes.IMAGE_ID: Diary(rows=3)}, cache=cache)
+    assert reason == "length"
+    assert cache.length == 3  # prompt and one token: the chunk of four was refused whole
+    assert len(events) == 3  # two tokens and the callback's own
+
+
+def test_forced_tokens_replace_the_choice_at_their_steps(fakes: SimpleNamespace) -> None:
+    llm = fakes.FakeLlm([9, 10, 11, fakes.EOS])
+    events, _ = run(fakes, llm, {}, forced={1: 13})
+    assert [event.token_id for event in events if isinstance(event, TokenEvent)] == [9, 13, 11, fakes.EOS]
+    assert llm.passes[2][0, 0] == 13

@@ -1,0 +1,76 @@
+"""Samplers: plain callables on logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lira_engine.errors import LiraError
+from lira_runtime.sampling import make_sampler
+
+LOGITS = np.log(np.array([0.1, 0.5, 0.15, 0.25], dtype=np.float32))
+
+
+def drawn(count: int = 400, **options: float) -> list[int]:
+    choose = make_sampler(seed=1, **options)  # type: ignore[arg-type]
+    return [choose(LOGITS) for _ in range(count)]
+
+
+def test_greedy_takes_the_first_of_equals() -> None:
+    assert make_sampler()(np.array([1, 3, 3], dtype=np.float32)) == 1
+
+
+def test_banned_tokens_are_never_chosen_and_logits_stay_untouched() -> None:
+    logits = LOGITS.copy()
+    assert make_sampler(banned=[1])(logits) == 3
+    assert set(drawn(temperature=1.0)) == {0, 1, 2, 3}
+    choose = make_sampler(temperature=5.0, seed=0, banned=[1, 2])
+    assert {choose(logits) for _ in range(100)} == {0, 3}
+    np.testing.assert_array_equal(logits, LOGITS)
+
+
+def test_temperature_one_draws_the_distribution() -> None:
+    shares = np.bincount(drawn(4000, temperature=1.0)) / 4000
+    np.testing.assert_allclose(shares, np.exp(LOGITS), atol=0.03)
+
+
+def test_top_k() -> None:
+    assert set(drawn(temperature=1.0, top_k=2)) == {1, 3}
+    assert set(drawn(temperature=1.0, top_k=99)) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("top_p, kept", [(0.01, {1}), (0.49, {1}), (0.51, {1, 3}), (0.8, {1, 2, 3})])
+def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, kept: set[int]) -> None:
+    assert set(drawn(temperature=1.0, top_p=top_p)) == kept
+
+
+def test_seed_decides() -> None:
+    assert drawn(temperature=1.0) == drawn(temperature=1.0)
+    other = make_sampler(temperature=1.0, seed=2)
+    assert [other(LOGITS) for _ in range(400)] != drawn(temperature=1.0)
+
+
+def test_tiny_temperature_is_greedy() -> None:
+    assert set(drawn(temperature=1e-6)) == {1}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"top_k": -1},
+        {"seed": -1},
+    ],
+)
+def test_values_out_of_range(options: dict[str, float]) -> None:
+    with pytest.raises(LiraError, match="expected"):
+        make_sampler(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_overflowed(temperature: float) -> None:
+    with pytest.raises(LiraError, match="not finite"):
+        make_sampler(temperature)(np.array([0, np.nan], dtype=np.float32))

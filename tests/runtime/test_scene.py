@@ -1,0 +1,242 @@
+"""Look once, ask many: prompts, cache, callbacks and timings together, on stand-in engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lira_engine.errors import LiraError
+from lira_runtime import Lira, Scene
+from lira_runtime.events import FinishedEvent, MaskEvent, RegionEvent, TokenEvent
+from lira_runtime.sampling import make_sampler
+
+
+@pytest.fixture
+def look(fakes: SimpleNamespace) -> Any:
+    """A scene of a 40 x 20 image, and its engines."""
+
+    def open_scene(script: str = "", capacity: int = 1000) -> tuple[Scene, SimpleNamespace]:
+        engines = fakes.fake_engines([fakes.ID[piece] for piece in script.split()], capacity)
+        table = fakes.embed(range(len(fakes.VOCABULARY)))
+        separators = np.repeat(np.array([[-2], [-4]], dtype=np.float32), fakes.WIDTH, axis=1)
+        lira = Lira(fakes.fake_manifest(), engines, fakes.FakeTokenizer(), table, separators)
+        return lira.look(np.full((20, 40, 3), 200, dtype=np.uint8)), engines
+
+    return open_scene
+
+
+def test_prefix_is_joined_in_upstreams_order(look: Any) -> None:
+    """Tiles (thumbnail last), separator, pixel tokens, separator, valid queries only."""
+    scene, engines = look()
+    scene.ask("it")
+    first = engines.llm.passes[0][:, 0]
+    assert first[first < 0].tolist() == [-1] * 9 + [-2] + [-3] * 2 + [-4] + [-10, -12]
+    assert engines.sefe.calls[0]["features"].shape == (1, 9, 8)
+
+
+def test_encoders_and_the_image_prefill_run_once(look: Any, fakes: SimpleNamespace) -> None:
+    scene, engines = look("▁a ▁red <|im_end|> ▁it <|im_end|>")
+    first = scene.ask("it")
+    second = scene.ask("left?")
+    assert (first.text, second.text) == ("a red", "it")
+    assert [
+        len(engines.semantic_encoder.calls),
+        len(engines.pixel_encoder.calls),
+        len(engines.sefe.calls),
+    ] == [1] * 3
+    assert [fakes.is_prefix(chunk) for chunk in engines.llm.passes].count(True) == 1
+    question = engines.llm.passes[-2][:, 0].astype(int).tolist()
+    assert fakes.FakeTokenizer().decode(question) == "\nleft?<|im_end|><|im_start|>assistant\n"
+    assert second.timings.prefill_tokens == len(question)
+    assert first.timings.prefill_tokens == sum(map(len, engines.llm.passes[:2]))
+    assert first.timings.look is scene.look_timings and first.timings.look.total > 0
+    assert second.timings.look.total == 0
+    assert first.timings.first_token > first.timings.look.total
+
+
+def test_ilvc_answer(look: Any, fakes: SimpleNamespace) -> None:
+    scene, engines = look("[SEG] <image_id> ▁red ▁ball </p> [SEG] . <|im_end|>")
+    events = list(scene.stream(task="gcg"))
+    kinds = [type(event).__name__.removesuffix("Event") for event in events]
+    assert kinds == [
+        *("Token", "Token", "Mask", "Region", "Token", "Token", "Token", "Token", "Token", "Mask", "Token"),
+        "Finished",
+    ]
+    answer = events[-1].answer
+    assert answer.text == "red ball." and answer.finish_reason == "stop"
+    assert "".join(event.text for event in events if isinstance(event, TokenEvent)) == answer.text
+    assert [event.token_step for event in events if isinstance(event, MaskEvent)] == [0, 5]
+    # the chunk: <image_id>, the region's features, " <p>"
+    chunk = next(chunk for chunk in engines.llm.passes if chunk[0, 0] == fakes.IMAGE_ID)
+    assert chunk[:, 0].tolist() == [fakes.IMAGE_ID, -1, -1, -1, fakes.ID["▁"], fakes.P]
+    assert [phrase.text for phrase in answer.phrases] == ["red ball"]
+    assert answer.phrases[0].mask is answer.masks[0]
+    region = next(event for event in events if isinstance(event, RegionEvent))
+    assert region.box_xyxy == answer.masks[0].box_xyxy and region.tile.shape == (1, 3, 8, 8)
+    timings = answer.timings
+    assert (timings.new_tokens, len(timings.region_tokens), len(timings.tokens)) == (8, 1, 6)
+    assert (len(timings.regions), len(timings.masks)) == (1, 1)  # nobody has looked at the closing mask
+    assert timings.total >= timings.look.total + timings.prefill + sum(timings.tokens)
+
+
+def test_masks_are_decoded_when_looked_at_and_only_once(look: Any) -> None:
+    scene, engines = look("▁it [SEG] . <|im_end|>")
+    answer = scene.ask("it")
+    assert engines.pixel_decoder.calls == []
+    before = answer.timings.total
+    mask = answer.masks[0]
+    assert mask.binary.shape == (20, 40) and mask.binary.dtype == bool
+    assert mask.box_xyxy == (0, 0, 20, 20)  # the pass that read [SEG] was number 2 of 4 columns
+    assert mask.score == pytest.approx((1 / (1 + np.exp(-mask.logits[mask.binary]))).mean())
+    assert len(engines.pixel_decoder.calls) == 1
+    assert answer.timings.total > before and len(answer.timings.masks) == 1
+    assert mask.logits.shape == (20, 40) and mask.logits.dtype == np.float32
+
+
+def test_empty_mask_gives_the_whole_image_as_region(look: Any) -> None:
+    scene, engines = look("[SEG] <image_id> </p> <|im_end|>")
+    no_hidden = lambda feeds: {"mask_logits": np.full((1, 4, 4), -1, dtype=np.float32)}  # noqa: E731
+    engines.pixel_decoder._function = no_hidden
+    events = list(scene.stream(task="gcg"))
+    region = next(event for event in events if isinstance(event, RegionEvent))
+    assert region.box_xyxy == (0, 0, 40, 20)
+    answer = events[-1].answer
+    assert (answer.masks[0].box_xyxy, answer.masks[0].score) == (None, 0.0)
+
+
+def test_image_id_without_a_mask_appends_nothing(look: Any) -> None:
+    scene, engines = look("<image_id> ▁it <|im_end|>")
+    answer = scene.ask("it")
+    assert (answer.text, answer.raw_text) == ("it", "<image_id> it<|im_end|>")
+    assert (answer.regions, len(engines.semantic_encoder.calls)) == ((), 1)
+
+
+def test_visual_question_pays_nothing_for_ilvc(look: Any) -> None:
+    scene, engines = look("▁it ▁is ▁red . <|im_end|>")
+    answer = scene.ask(task="vqa", expression="Is it red?")
+    assert (answer.text, answer.masks, answer.phrases) == ("it is red.", (), ())
+    assert engines.pixel_decoder.calls == [] and len(engines.semantic_encoder.calls) == 1
+
+
+def test_referring_task_stops_at_image_id_with_its_mask_and_without_a_region(look: Any) -> None:
+    scene, engines = look("[SEG] <image_id>")
+    answer = scene.ask(task="refseg", expression=" Red Ball ")
+    assert answer.finish_reason == "stop"
+    assert (answer.text, [phrase.text for phrase in answer.phrases]) == ("", ["Red Ball"])
+    assert len(answer.masks) == 1 and len(engines.semantic_encoder.calls) == 1
+
+
+def test_ilvc_off_takes_the_other_prompt_and_bans_image_id(look: Any, fakes: SimpleNamespace) -> None:
+    scene, engines = look("[SEG] <image_id> . <|im_end|>")
+    answer = scene.ask(task="refseg", expression="ball", ilvc="off")
+    assert fakes.IMAGE_ID not in answer.token_ids and fakes.SEG in answer.token_ids
+    assert fakes.FakeTokenizer().decode(engines.llm.passes[1][:, 0].astype(int)).startswith("\nthe ball.")
+    assert len(engines.semantic_encoder.calls) == 1
+
+
+def test_free_form_question_does_not_stop_at_image_id(look: Any) -> None:
+    scene, _ = look("[SEG] <image_id> ▁ball </p> [SEG] <|im_end|>")
+    assert scene.ask("Please segment ball").text == "ball"
+
+
+def test_context_that_fills_up_keeps_the_answer(look: Any) -> None:
+    scene, engines = look()
+    scene.ask("it")
+    used = sum(map(len, engines.llm.passes))
+    scene, _ = look("▁it ▁is ▁red ▁ball ▁left", capacity=used + 2)
+    answer = scene.ask("it")
+    assert (answer.text, answer.finish_reason) == ("it is red", "length")
+
+
+def test_prompt_longer_than_the_context(look: Any) -> None:
+    scene, engines = look(capacity=60)
+    with pytest.raises(LiraError, match=r"has \d+ tokens, 15 of them the image; expected at most 60"):
+        scene.stream("a " * 100)
+    assert engines.llm.passes == []
+
+
+def test_max_new_tokens(look: Any) -> None:
+    scene, _ = look("▁it ▁is ▁red [SEG]")
+    answer = scene.ask("it", max_new_tokens=4)
+    assert (answer.text, answer.finish_reason, answer.masks) == ("it is red", "length", ())
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({}, "question is empty"),
+        ({"question": " \n"}, "question is empty"),
+        ({"task": "refseg"}, "needs an expression"),
+        ({"task": "refseg", "expression": "  "}, "needs an expression"),
+        ({"task": "refseg", "expression": "a", "question": "b"}, "takes one text"),
+        ({"task": "gcg", "expression": "a"}, "has its own question"),
+        ({"task": "poem"}, "expected one of gcg, refseg, vqa"),
+        ({"expression": "a"}, "needs a task"),
+        ({"question": "it", "ilvc": "maybe"}, "expected one of auto, on, off"),
+        ({"question": "it", "max_new_tokens": 0}, "expected 1 or more"),
+        ({"question": "it", "temperature": -1}, "temperature"),
+    ],
+)
+def test_bad_questions_are_refused_at_once(look: Any, options: dict[str, Any], message: str) -> None:
+    scene, engines = look()
+    with pytest.raises(LiraError, match=message):
+        scene.stream(**options)
+    assert engines.llm.passes == []
+
+
+def test_a_question_may_be_the_text_of_a_task(look: Any) -> None:
+    scene, _ = look("▁it")
+    assert scene.ask("Is it?", task="vqa").text == "it"
+
+
+def test_one_stream_at_a_time(look: Any) -> None:
+    scene, _ = look("▁it ▁is ▁red")
+    old: Iterator[Any] = scene.stream("it")
+    next(old)
+    assert isinstance(list(scene.stream("red"))[-1], FinishedEvent)
+    with pytest.raises(LiraError, match="one stream at a time"):
+        next(old)
+    unstarted = scene.stream("it")
+    scene.ask("red")
+    assert isinstance(list(unstarted)[-1], FinishedEvent)  # what has not begun is not disturbed
+
+
+def test_abandoned_stream_leaves_the_scene_usable(look: Any, fakes: SimpleNamespace) -> None:
+    scene, engines = look("▁it ▁is ▁red ▁ball <|im_end|>")
+    for event in scene.stream("it"):
+        if event.step == 1:
+            break
+    assert scene.ask("it").text == "red ball"
+    assert [fakes.is_prefix(chunk) for chunk in engines.llm.passes].count(True) == 1
+
+
+def test_time_of_the_streams_consumer_is_not_counted(look: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    scene, _ = look("▁it ▁is <|im_end|>")
+    finished = None
+    for event in scene.stream("it"):
+        now[0] += 100
+        finished = event
+    assert isinstance(finished, FinishedEvent)
+    assert finished.answer.timings.total == 0
+
+
+def test_replay_by_token_ids(look: Any, fakes: SimpleNamespace) -> None:
+    scene, _ = look("▁it ▁is ▁red")
+    prompt = scene._lira.prompt("it")
+    forced = {1: fakes.SEG, 2: fakes.IMAGE_ID}
+    answer = list(scene.stream_prompt(prompt, make_sampler(), forced=forced))[-1].answer
+    assert answer.token_ids == (fakes.ID["▁it"], fakes.SEG, fakes.IMAGE_ID, fakes.EOS)
+    assert len(answer.regions) == 1
+
+
+def test_image_place_in_a_question_is_text(look: Any, fakes: SimpleNamespace) -> None:
+    scene, engines = look()
+    scene.ask("what is <image> and {question}?")
+    read = fakes.FakeTokenizer().decode(engines.llm.passes[1][:, 0].astype(int))
+    assert "what is <image> and {question}?" in read
