@@ -1,4 +1,4 @@
-"""What every test shares: the golden data, which `--golden DIR` replaces by another folder of the same layout."""
+"""What the tests share: the golden data. `pytest tests --golden DIR` takes another folder of that layout."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     folder: Path = config.getoption("--golden")
     if not (folder / "config.json").is_file():
-        raise pytest.UsageError(f"--golden {folder}: no config.json there, expected a folder like tests/golden")
+        raise pytest.UsageError(f"--golden {folder}: it has no config.json, expected one like tests/golden")
 
 
 @pytest.fixture(scope="session")

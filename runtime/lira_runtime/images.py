@@ -1,0 +1,164 @@
+"""Any picture a user may have -> an upright 8-bit RGB image, without trusting the file.
+
+The size is read from the header and checked before a pixel is decoded: a few bytes can claim gigabytes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from typing import BinaryIO
+
+import numpy as np
+from PIL import BmpImagePlugin, Image, ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+from lira_engine.errors import LiraError
+
+MAX_PIXELS = 100_000_000
+MAX_SIDE = 65_535  # JPEG's own limit
+FORMATS = "JPEG, PNG, WebP or BMP"
+
+ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray
+
+# Formats that people try, named in the error. Offsets and signatures as in their specifications.
+_FOREIGN = (
+    (0, b"GIF8", "a GIF image"),
+    (0, b"II*\0", "a TIFF image"),
+    (0, b"MM\0*", "a TIFF image"),
+    (4, b"ftypavif", "an AVIF image"),
+    (4, b"ftypheic", "a HEIC image"),
+    (4, b"ftypmif1", "a HEIF image"),
+    (4, b"ftyp", "a video"),
+    (0, b"\0\0\1\0", "an icon"),
+    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
+    (0, b"8BPS", "a Photoshop file"),
+    (0, b"%PDF", "a PDF file"),
+    (0, b"<svg", "an SVG drawing"),
+    (0, b"<?xml", "an XML file"),
+)
+
+
+def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open and decode an image.
+
+    source: path, the bytes of a file, a PIL image, or a uint8 array [H, W, 3] (RGB). JPEG, PNG, WebP and BMP.
+    Returns a new image in mode RGB, turned upright by its EXIF orientation. Transparency is dropped (the
+    colour below it stays, as upstream has it) and 16-bit greyscale is scaled to 8 bits.
+
+    Raises LiraError for anything that is not a still image of these formats, is damaged, or has more than
+    `max_pixels` pixels or a side of more than 65,535.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source, max_pixels)
+    if isinstance(source, Image.Image):
+        return _decode(source, "the image", max_pixels)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _from_file(io.BytesIO(source), "the image", max_pixels)
+    name = os.fspath(source)
+    try:
+        with open(name, "rb") as file:
+            return _from_file(file, name, max_pixels)
+    except FileNotFoundError:
+        raise LiraError(f"{name}: there is no such file, expected a {FORMATS} image") from None
+    except IsADirectoryError:
+        raise LiraError(f"{name} is a folder, expected a {FORMATS} image") from None
+    except (OSError, ValueError) as error:  # no permission, a pipe, a name with a zero byte
+        raise LiraError(f"{name} cannot be read: {_reason(error)}") from None
+
+
+def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+        shape = "x".join(map(str, array.shape))
+        raise LiraError(f"the image is a {array.dtype} array of {shape}, expected uint8 HxWx3 (RGB, 0..255)")
+    _check_size((array.shape[1], array.shape[0]), "the image", max_pixels)
+    return Image.fromarray(array.copy())  # the caller may go on to write into its buffer
+
+
+def _from_file(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
+    head = file.read(64)
+    file.seek(0)
+    if not head:
+        raise LiraError(f"{name} is empty (0 bytes), expected a {FORMATS} image")
+    try:
+        image = _open_header(file, head, name, max_pixels)
+    except LiraError:
+        raise
+    except Exception as error:  # the parsers raise whatever a damaged byte leads to
+        raise LiraError(f"{name} is damaged or cut short: {_reason(error)}") from error
+    return _decode(image, name, max_pixels)
+
+
+def _open_header(file: BinaryIO, head: bytes, name: str, max_pixels: int) -> ImageFile.ImageFile:
+    """Read the header only. Not by Image.open, which warns, or speaks of attacks, by limits of its own."""
+    if head.startswith(b"\xff\xd8\xff"):
+        return JpegImagePlugin.JpegImageFile(file)  # of a multi-picture JPEG: the first picture
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImagePlugin.PngImageFile(file)
+    if head.startswith(b"BM"):
+        return BmpImagePlugin.BmpImageFile(file)
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        _check_size(_webp_size(head), name, max_pixels)  # opening already allocates the canvas
+        return WebPImagePlugin.WebPImageFile(file)
+    for offset, signature, what in _FOREIGN:
+        if head[offset:].startswith(signature):
+            raise LiraError(f"{name} is {what}, expected {FORMATS}")
+    raise LiraError(f"{name} is not an image, expected {FORMATS}")
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """Canvas size from the first chunk (WebP container specification: VP8X, VP8L or VP8)."""
+    kind = head[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack_from("<HH", head, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise LiraError(f"{name} has {width} x {height} pixels, expected at least 1 x 1")
+    if width * height > max_pixels or max(size) > MAX_SIDE:
+        raise LiraError(
+            f"{name} has {width:,} x {height:,} pixels, expected at most {max_pixels:,} in all "
+            f"and {MAX_SIDE:,} on a side: scale it down"
+        )
+
+
+def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    _check_size(image.size, name, max_pixels)
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a photo and its previews
+    if frames > 1:
+        kind = image.format or "image"
+        raise LiraError(f"{name} is an animated {kind} with {frames} frames, expected a still image")
+    try:
+        image.load()
+        # Some plugins learn of an orientation only while loading, so this comes after.
+        upright = ImageOps.exif_transpose(image)
+        return _to_rgb(upright, name)
+    except LiraError:
+        raise
+    except Exception as error:  # decoders raise whatever a damaged byte leads to
+        raise LiraError(f"{name} is damaged or cut short: {_reason(error)}") from error
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "F":
+        raise LiraError(f"{name} holds floating-point numbers, expected 8-bit or 16-bit values")
+    if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65_535:
+            raise LiraError(f"{name} holds {values.min()}..{values.max()}, expected 16-bit values 0..65535")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # the same colours, without Pillow's warning
+    return image.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0]

@@ -1,0 +1,188 @@
+"""Image -> what the encoders read; mask logits -> the image's pixels: value for value as upstream does it.
+
+Two independent paths (upstream omg_llava/dataset/utils): the semantic encoder reads square tiles of the image
+squashed to a grid, the pixel encoder reads the image padded to a square. Both resize by Pillow's bicubic,
+which antialiases when it shrinks (OpenCV has no such mode) and rounds to 8 bits between its two passes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from lira_engine.manifest import PixelSpec, RegionSpec, TileSpec
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom exclusive
+
+_BAND_ROWS = 256
+_THIN = 8  # a narrower part of the square is resized without going through the padding
+
+
+def choose_grid(width: int, height: int, min_num: int, max_num: int, size: int) -> tuple[int, int]:
+    """(columns, rows) of the tile grid, min_num <= columns * rows <= max_num, closest to the image's shape.
+
+    Among equally close grids a later, larger one wins only if the image has more than half of its pixels
+    (tiles are `size` x `size`). Source: upstream internvl_data.py, find_closest_aspect_ratio.
+    """
+    # A set, filled as upstream fills it: its order decides between equally close grids of equally many tiles.
+    allowed = {
+        (cols, rows)
+        for largest in range(min_num, max_num + 1)
+        for cols in range(1, largest + 1)
+        for rows in range(1, largest + 1)
+        if min_num <= cols * rows <= max_num
+    }
+    best, best_distance = (1, 1), float("inf")
+    for cols, rows in sorted(allowed, key=lambda grid: grid[0] * grid[1]):
+        distance = abs(width / height - cols / rows)
+        enough_pixels = width * height > 0.5 * size * size * cols * rows
+        if distance < best_distance or (distance == best_distance and enough_pixels):
+            best, best_distance = (cols, rows), distance
+    return best
+
+
+def tiles(image: Image.Image, spec: TileSpec) -> np.ndarray:
+    """RGB image -> [T, 3, S, S] float32: the grid's tiles row by row, then the whole image as a thumbnail.
+
+    The aspect ratio is not kept. There is no thumbnail beside a single tile.
+    """
+    cols, rows = choose_grid(image.width, image.height, spec.min_num, spec.max_num, spec.size)
+    size = spec.size
+    grid = np.asarray(_resize(image, cols * size, rows * size))
+    grid = grid.reshape(rows, size, cols, size, 3).swapaxes(1, 2).reshape(rows * cols, size, size, 3)
+    if spec.use_thumbnail and rows * cols > 1:
+        thumbnail = np.asarray(_resize(image, size, size))
+        grid = np.concatenate([grid, thumbnail[None]])
+    return _normalize(grid, spec.mean, spec.std)
+
+
+def pixel_input(image: Image.Image, spec: PixelSpec) -> np.ndarray:
+    """RGB image -> [1, 3, P, P] float32: padded to a square with `spec.pad_color`, resized, normalised."""
+    square = _pad_and_resize(image, spec.size, (spec.pad_color[0], spec.pad_color[1], spec.pad_color[2]))
+    return _normalize(np.asarray(square)[None], spec.mean, spec.std)
+
+
+def highlight_crop(image: Image.Image, mask: np.ndarray, spec: RegionSpec) -> tuple[Image.Image, Box]:
+    """The mask's bounding box cut out of the image, with everything outside the mask darkened.
+
+    mask: [H, W] bool. An empty mask gives the whole image, darkened, and its box (upstream: getbbox is None).
+    """
+    if mask.shape != (image.height, image.width):
+        raise ValueError(f"mask is {mask.shape}, the image is {(image.height, image.width)} (height, width)")
+    stencil = Image.fromarray(mask.astype(np.uint8) * 255)
+    box = stencil.getbbox() or (0, 0, image.width, image.height)
+    crop = image.crop(box)
+    highlighted = ImageEnhance.Brightness(crop).enhance(spec.brightness)
+    highlighted.paste(crop, (0, 0), stencil.crop(box))
+    return highlighted, box
+
+
+def region_tile(crop: Image.Image, spec: TileSpec) -> np.ndarray:
+    """A highlighted crop -> [1, 3, S, S] float32: one tile, squashed to a square, never a grid."""
+    tile = np.asarray(_resize(crop, spec.size, spec.size))
+    return _normalize(tile[None], spec.mean, spec.std)
+
+
+def mask_to_image(mask_logits: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Mask logits [h, w] float32 of the padded square -> [H, W] float32 at the image's size.
+
+    The mask is where they are above 0. Bilinear with half-pixel centres straight to the square of
+    max(width, height), as torch.nn.functional.interpolate does it, then without the padding. Only the image's
+    part of the square is ever computed.
+    """
+    side = max(width, height)
+    left, right, x = _bilinear(mask_logits.shape[1], side, (side - width) // 2, width)
+    top, bottom, y = _bilinear(mask_logits.shape[0], side, (side - height) // 2, height)
+    columns = mask_logits[:, left] * (1 - x) + mask_logits[:, right] * x  # [h, W]
+    image = columns[top] * (1 - y)[:, None]  # [H, W]
+    lower = columns[bottom]
+    lower *= y[:, None]
+    image += lower
+    return image
+
+
+def _bilinear(source: int, target: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Outputs start .. start + count of a resize source -> target: both neighbours, weight of the second."""
+    scale = np.float32(source) / np.float32(target)  # float32 throughout, as torch: the thresholds are sharp
+    position = scale * (np.arange(start, start + count, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
+    position = np.maximum(position, np.float32(0))
+    low = np.minimum(position.astype(np.int64), source - 1)
+    return low, np.minimum(low + 1, source - 1), position - low.astype(np.float32)
+
+
+def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Pillow's bicubic resize, horizontally first, as Pillow did it for upstream.
+
+    From Pillow 13 on its order depends on the sizes, and the two orders differ by up to several levels.
+    """
+    return _resize_side(_resize_side(image, width=width), height=height)
+
+
+def _resize_side(image: Image.Image, width: int | None = None, height: int | None = None) -> Image.Image:
+    return image.resize((width or image.width, height or image.height), Image.Resampling.BICUBIC)
+
+
+def _pad_and_resize(image: Image.Image, size: int, color: tuple[int, int, int]) -> Image.Image:
+    """Centre the image in a square of `color` and resize that to size x size.
+
+    The square itself is never made (for a panorama of 20,000 x 100 it would take 1.2 GB): bands of rows are
+    padded and resized horizontally, then the narrow picture vertically.
+    """
+    side = max(image.size)
+    left, top = (side - image.width) // 2, (side - image.height) // 2
+    narrow = Image.new("RGB", (size, side), color)
+    for y in range(0, image.height, _BAND_ROWS):
+        band = image.crop((0, y, image.width, min(y + _BAND_ROWS, image.height)))
+        if band.width * _THIN < side:
+            strip, column = _resize_thin_rows(band, left, side, size, color)
+            narrow.paste(strip, (column, top + y))
+            continue
+        if band.width < side:
+            padded = Image.new("RGB", (side, band.height), color)
+            padded.paste(band, (left, 0))
+            band = padded
+        narrow.paste(_resize_side(band, width=size), (0, top + y))
+    return _resize_side(narrow, height=size)
+
+
+def _resize_thin_rows(
+    band: Image.Image, left: int, side: int, size: int, color: tuple[int, int, int]
+) -> tuple[Image.Image, int]:
+    """Pad `band` to `side` columns and resize them to `size`, for a band that is a small part of `side`.
+
+    Returns the output columns that see the band, and the first one's index. Almost all the pixels that Pillow
+    would go through are padding, and their number is the square of `side`: half a minute for 1 x 60,000.
+    Source of the arithmetic: Pillow's Resample.c (bicubic, a = -0.5, weights in 22-bit fixed point).
+    """
+    scale = side / size
+    stretch = max(scale, 1.0)
+    first = max(int((left - 2 * stretch) / scale - 1), 0)
+    last = min(int((left + band.width + 2 * stretch) / scale + 1), size)
+    centre = (np.arange(first, last) + 0.5) * scale  # [N], in input pixels
+    low = np.maximum((centre - 2 * stretch + 0.5).astype(int), 0)
+    high = np.minimum((centre + 2 * stretch + 0.5).astype(int), side)
+    taps = low + np.arange((high - low).max())[:, None]  # [taps, N], input columns
+    t = np.abs((taps - centre + 0.5) / stretch)
+    near, far = (1.5 * t - 2.5) * t * t + 1, ((t - 5) * t + 8) * t * -0.5 + 2
+    weights = np.where(t < 1, near, np.where(t < 2, far, 0.0)) * (taps < high)
+    weights /= weights.sum(axis=0)
+    fixed = np.trunc(weights * 2**22 + np.copysign(0.5, weights))
+
+    inside = (taps >= left) & (taps < left + band.width)
+    matrix = np.zeros((band.width, last - first))  # [w, N], exact in float64
+    matrix[(taps - left)[inside], np.nonzero(inside)[1]] = fixed[inside]
+    padding = (fixed * ~inside).sum(axis=0) * np.array(color)[:, None]  # [3, N]
+    planes = np.asarray(band).swapaxes(1, 2).astype(np.float64, order="C")  # [rows, 3, w]
+    sums = (planes.reshape(-1, band.width) @ matrix).reshape(band.height, 3, -1) + padding  # [rows, 3, N]
+    pixels = np.clip(np.floor((sums + 2**21) * 2**-22), 0, 255).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(pixels.swapaxes(1, 2))), first
+
+
+def _normalize(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """uint8 [T, H, W, 3] -> float32 [T, 3, H, W]: (value / 255 - mean) / std."""
+    levels = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
+    table = (levels - np.asarray(mean, dtype=np.float32)) / np.asarray(std, dtype=np.float32)  # [256, 3]
+    planes = np.empty((images.shape[0], 3, *images.shape[1:3]), dtype=np.float32)
+    for channel in range(3):
+        planes[:, channel] = table[:, channel][images[..., channel]]
+    return planes
