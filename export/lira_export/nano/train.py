@@ -1,0 +1,210 @@
+"""Train lira-nano on two CPU cores: first what is seen, then everything together.
+
+The vision stage trains both encoders on segments and on words; the joint stage packs every question about an image
+into one sequence (:mod:`.joint`). Scenes are rendered on the fly from a training seed. A run that was stopped goes
+on where its last snapshot was written.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from lira_engine.atomic import atomic_write
+from torch import Tensor, nn
+
+from ..model.lira import Lira
+from .alignment import WordAlignment
+from .architecture import CLASSES, class_embeddings, nano_config, tokenizers
+from .batches import region, vision_batch
+from .losses import panoptic_loss, soft_iou
+
+TRAINING_SEED = 1
+LossFn = Callable[[range, np.random.Generator], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps, images per step (over all processes), peak learning rates and their shape."""
+
+    name: str
+    steps: int
+    images: int
+    lr: float
+    vision_lr: float
+    first_scene: int
+    warm_up: int = 50
+    cool_down: float = 0.4  # the last part of the steps, along a cosine to 2 %
+
+    def factor(self, step: int) -> float:
+        start = self.steps * (1 - self.cool_down)
+        if step < self.warm_up:
+            return (step + 1) / self.warm_up
+        if step < start:
+            return 1.0
+        return 0.02 + 0.49 * (1 + math.cos(math.pi * (step - start) / (self.steps - start)))
+
+
+STAGES = {
+    "vision": Stage("vision", 1300, 16, 1e-3, 1e-3, first_scene=0),
+    "joint": Stage("joint", 4000, 8, 1e-3, 3e-4, first_scene=1_000_000, warm_up=50),
+}
+
+
+class Trainee(nn.Module):
+    """The model and the heads that only training needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = nano_config()
+        self.lira = Lira(config)
+        self.lira.pixel_encoder.mask_decoder.class_embed = class_embeddings()
+        self.alignment = WordAlignment(tokenizers()[1], config.llm.hidden_size)
+        _initialise(self.lira)
+
+
+def vision_loss(trainee: Trainee, scenes: range, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Segments, classes and words of a batch of scenes."""
+    model, align = trainee.lira, trainee.alignment
+    batch = vision_batch(TRAINING_SEED, scenes, model.config)
+    out = model.pixel_encoder(batch.pixels)
+    losses, owners = panoptic_loss(out.class_logits, out.mask_logits_all, batch.classes, batch.masks)
+    crops = [(scene, scene.objects[int(rng.random() * len(scene.objects))]) for scene in batch.scenes]
+    tiles = torch.from_numpy(np.concatenate([region(scene, item, model.config, rng) for scene, item in crops]))
+    features = model.semantic_encoder(torch.cat([batch.tiles, tiles]))
+    whole, regions = features.split([len(batch.tiles), len(tiles)])
+    names = torch.tensor([CLASSES.index(item.name) for _, item in crops])
+    _, query_tokens = model.projector(whole, out.pixel_features, out.queries)
+    query_names, places = align.queries(query_tokens, batch.scenes, owners, model)
+    cells, region_names = align.cells(whole, batch.scenes, model), align.regions(regions, names, model)
+    with torch.no_grad():
+        best = [out.mask_logits[i, owner] for i, owner in enumerate(owners)]
+        iou = torch.cat([soft_iou(b, m)[:-1] for b, m in zip(best, batch.masks, strict=True)]).mean()
+        valid = torch.cat([out.query_valid[i, owner[:-1]] for i, owner in enumerate(owners)]).float().mean()
+    return {
+        "loss": 2 * losses["class"] + 10 * losses["bce"] + 10 * losses["dice"]
+        + cells + region_names + query_names + places,
+        **losses, "cells": cells, "region_names": region_names, "query_names": query_names, "places": places, "iou": iou, "valid": valid,
+    }
+
+
+def train(stage: Stage, folder: Path, processes: int = 2) -> None:
+    """Run a stage to its end; snapshots and the log go to ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(_worker, args=(stage, folder, processes, port), nprocs=processes)
+
+
+def _worker(rank: int, stage: Stage, folder: Path, world: int, port: int) -> None:
+    # One thread per process: two OpenMP threads collapse where the cores are shared.
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    torch.manual_seed(0)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    trainee = Trainee()
+    joint = stage.name == "joint"
+    loss_of: Callable[[range, np.random.Generator], dict[str, Tensor]]
+    if joint:
+        from .joint import JointLoss
+
+        loss_of = JointLoss(trainee, TRAINING_SEED)
+    else:
+        def loss_of(scenes: range, rng: np.random.Generator) -> dict[str, Tensor]:
+            return vision_loss(trainee, scenes, rng)
+    groups = list(_groups(trainee, stage))
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.02)
+    average = [p.detach().clone() for p in trainee.parameters()]
+    first = _resume(folder, stage, trainee, optimizer, average)
+    per_rank = stage.images // world
+    log = (folder / f"{stage.name}.log").open("a") if rank == 0 else None
+    totals: dict[str, float] = {}
+    began = time.monotonic()
+    for step in range(first, stage.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * stage.factor(step)
+        start = stage.first_scene + step * stage.images + rank * per_rank
+        losses = loss_of(range(start, start + per_rank), np.random.default_rng((TRAINING_SEED, start, 7)))
+        optimizer.zero_grad(set_to_none=False)
+        losses["loss"].backward()
+        _reduce_gradients(trainee, world)
+        nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
+        optimizer.step()
+        decay = min(0.998, (step + 1) / (step + 20))
+        for mean, p in zip(average, trainee.parameters(), strict=True):
+            mean.lerp_(p.detach(), 1 - decay)
+        if log:
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + float(value.detach())
+            if (step + 1) % 25 == 0:
+                text = " ".join(f"{name} {total / 25:.3f}" for name, total in totals.items())
+                print(f"{stage.name} {step + 1}/{stage.steps} {(time.monotonic() - began) / 25:.2f} s/step {text}", file=log, flush=True)
+                totals, began = {}, time.monotonic()
+            if (step + 1) % 100 == 0 or step + 1 == stage.steps:
+                _snapshot(folder, stage, step + 1, trainee, optimizer, average)
+    dist.destroy_process_group()
+
+
+def _groups(trainee: Trainee, stage: Stage) -> Iterator[dict[str, object]]:
+    pixel = list(trainee.lira.pixel_encoder.parameters())
+    seen = {id(p) for p in pixel}
+    yield {"params": pixel, "peak": stage.vision_lr}
+    yield {"params": [p for p in trainee.parameters() if id(p) not in seen], "peak": stage.lr}
+
+
+def _reduce_gradients(trainee: Trainee, world: int) -> None:
+    parameters = [p for p in trainee.parameters() if p.requires_grad]
+    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
+    dist.all_reduce(flat)
+    flat /= world
+    for p, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        p.grad = grad.view_as(p)
+
+
+def _snapshot(folder: Path, stage: Stage, step: int, trainee: Trainee, optimizer: torch.optim.Optimizer, average: list[Tensor]) -> None:
+    state = {
+        "stage": stage.name, "step": step, "model": trainee.state_dict(),
+        "average": average, "optimizer": optimizer.state_dict(),
+    }
+    with atomic_write(folder / f"{stage.name}.pt") as file:
+        torch.save(state, file)
+
+
+def _resume(folder: Path, stage: Stage, trainee: Trainee, optimizer: torch.optim.Optimizer, average: list[Tensor]) -> int:
+    """Load this stage's snapshot, or start from the vision stage's averaged weights."""
+    own, before = folder / f"{stage.name}.pt", folder / "vision.pt"
+    if own.is_file():
+        state = torch.load(own, weights_only=True)
+        trainee.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        for mean, saved in zip(average, state["average"], strict=True):
+            mean.copy_(saved)
+        return int(state["step"])
+    if stage.name == "joint" and before.is_file():
+        state = torch.load(before, weights_only=True)
+        with torch.no_grad():
+            for mean, p, saved in zip(average, trainee.parameters(), state["average"], strict=True):
+                p.copy_(saved)
+                mean.copy_(saved)
+    return 0
+
+
+def _initialise(model: Lira) -> None:
+    """Small normal weights for the transformer parts; convolutions keep torch's defaults."""
+    for name, p in model.named_parameters():
+        if p.dim() == 2 and name.startswith(("llm.", "semantic_encoder.", "projector.")):
+            nn.init.normal_(p, std=0.3 if "tok_embeddings" in name else p.shape[1] ** -0.5 * 0.7)
+        elif name.endswith(("class_embedding", "position_embedding")):
+            nn.init.normal_(p, std=0.02)
+        elif name.endswith((".ls1", ".ls2", ".gamma")):
+            nn.init.constant_(p, 0.3)
