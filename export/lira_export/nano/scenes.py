@@ -226,8 +226,7 @@ def _shape_distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         outside = np.sqrt(np.maximum(qu, 0) ** 2 + np.maximum(qv, 0) ** 2)
         return outside + np.minimum(np.maximum(qu, qv), 0) - np.float32(radius)
     if shape == "triangle":
-        radius = 0.05
-        half = 0.46
+        radius, half = 0.04, 0.43
         slope = math.sqrt(3)
         x = np.abs(u) - half
         y = half / slope - (v - half / (2 * slope))  # apex up; the second term centres its box

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lira_export.nano.scenes import COLORS, SHAPES, Scene, SceneObject, all_names, choose, object_name
+from lira_export.nano.scenes import (
+    COLORS,
+    SHAPES,
+    Scene,
+    SceneObject,
+    all_names,
+    choose,
+    object_name,
+    scene_rng,
+)
 from lira_export.nano.sprites import sprite_names
 
 # The system block and the user block as InternVL2 lays them out (no newline between blocks); LIRA reads the
@@ -35,6 +44,8 @@ YES_NO = " Please answer yes or no."
 
 REFERRING_KINDS = ("name", "category", "color", "location")
 VQA_KINDS = ("existence", "color", "category", "location")
+
+_STANDARD_STREAM = 1  # of `scene_rng`
 
 LOCATION_MARGIN = 0.12  # of the side, to the next object in that direction
 SIDE_START = 0.4  # an object whose centre is beyond this (or 1 - this) is on that side
@@ -169,6 +180,11 @@ def vqa_samples(pair: QuestionPair) -> tuple[Sample, Sample]:
         for question, answer in ((pair.yes, "Yes"), (pair.no, "No"))
     )
     return yes, no
+
+
+def standard_pairs(scene: Scene) -> list[QuestionPair]:
+    """The pairs about a scene that `scenes` writes and `evaluate` asks: the same on every machine."""
+    return vqa_pairs(scene, scene_rng(scene.seed, scene.index, _STANDARD_STREAM))
 
 
 def vqa_pairs(scene: Scene, rng: np.random.Generator) -> list[QuestionPair]:
