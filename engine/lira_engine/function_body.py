@@ -1,0 +1,56 @@
+"""Writes the body of an ONNX function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+
+class FunctionBody:
+    """Collects nodes over named inputs; :meth:`function` makes them an ONNX function."""
+
+    def __init__(self, *inputs: str) -> None:
+        self.inputs = [ir.val(name) for name in inputs]
+        self._tape = ir.tape.Tape()
+        self._constants: dict[str, ir.Value] = {}
+
+    def op(self, op_type: str, *inputs: ir.Value, name: str | None = None, **attributes: Any) -> ir.Value:
+        """The output of a new node, named ``name``."""
+        value = self._tape.op(op_type, inputs, attributes)
+        value.name = name
+        return value
+
+    def split(self, x: ir.Value, lengths: Sequence[int], axis: int) -> Sequence[ir.Value]:
+        """``x`` in pieces of ``lengths`` along ``axis``."""
+        inputs = [x, self.constant(list(lengths))]
+        return self._tape.op_multi_out("Split", inputs, {"axis": axis}, num_outputs=len(lengths))
+
+    def constant(self, value: int | list[int]) -> ir.Value:
+        """An int64 scalar or vector; equal ones are written once."""
+        key = str(value)
+        if key not in self._constants:
+            self._constants[key] = self.op("Constant", value=ir.tensor(np.array(value, np.int64)))
+        return self._constants[key]
+
+    def constant_like(self, reference: ir.Value, value: float) -> ir.Value:
+        """A scalar of the same floating-point type as ``reference``."""
+        key = f"{value} like {id(reference)}"
+        if key not in self._constants:
+            single = self.op("Constant", value=ir.tensor(np.array(value, np.float32)))
+            self._constants[key] = self.op("CastLike", single, reference)
+        return self._constants[key]
+
+    def function(
+        self,
+        identifier: tuple[str, str, str],
+        outputs: Sequence[ir.Value],
+        attributes: Sequence[ir.Attr],
+        opset: int,
+    ) -> ir.Function:
+        """The function (domain, name, overload) of what was written, in operators of ``opset``."""
+        domain, name, overload = identifier
+        graph = ir.Graph(self.inputs, outputs, nodes=self._tape.nodes, opset_imports={"": opset}, name=name)
+        return ir.Function(domain, name, overload, graph=graph, attributes=attributes)
