@@ -64,9 +64,9 @@ class Lira:
     ) -> Lira:
         """Open the engines that `lira-edge build` made; "portable" runs the bundle's graphs as they are.
 
-        `threads` defaults to what the engines choose; `tokenizer` replaces the bundle's tokenizer.json. Raises
-        LiraError for a folder that is no bundle, for missing or altered files, and for engines that are missing
-        or stale.
+        `threads` defaults to what the engines choose; `tokenizer` replaces the bundle's tokenizer.json.
+        Raises LiraError for a folder that is no bundle, for missing or altered files, and for missing or
+        stale engines.
         """
         from lira_engine.engines import open_engines
 
