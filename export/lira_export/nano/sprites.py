@@ -79,7 +79,6 @@ def sprite_names() -> tuple[str, ...]:
 @lru_cache(maxsize=64)
 def sprite(name: str, level: int = 0) -> np.ndarray:
     """One glyph, premultiplied: float32 [side, side, 4] in 0..1, side = CELL / 2**level, its border clear."""
-    """
     if level:
         finer = sprite(name, level - 1)
         half = finer.shape[0] // 2
