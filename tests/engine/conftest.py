@@ -1,0 +1,212 @@
+"""A bundle of hand-made graphs, written in a few milliseconds: right in form, without meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from lira_engine.manifest import (
+    FileEntry,
+    Manifest,
+    ModelSpec,
+    PixelSpec,
+    PreprocessingSpec,
+    PromptSpec,
+    RegionSpec,
+    StageSpec,
+    TaskSpec,
+    TensorSpec,
+    TileSpec,
+    TokenSpec,
+)
+from lira_engine.verify import sha256_of
+from lira_export.config import LlmConfig
+from lira_export.graphs.llm import build_llm
+
+C, V, T_SIZE, CELLS, P = 8, 20, 4, 2, 32
+MODEL = ModelSpec(
+    family="internlm2", hidden_size=C, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4,
+    intermediate_size=12, vocab_size=V, context_length=16, rope_theta=10000.0, rms_norm_eps=1e-5,
+    tile_size=T_SIZE, tokens_per_tile=CELLS, pixel_size=P, num_queries=3, num_cells=CELLS, feat_channels=4,
+    mask_size=8,
+)  # fmt: skip
+PREPROCESSING = PreprocessingSpec(
+    TileSpec(T_SIZE, (0.5,) * 3, (0.25,) * 3, 1, 6, True),
+    PixelSpec(P, (0.5,) * 3, (0.25,) * 3, (1, 2, 3)),
+    RegionSpec(0.3),
+)
+TOKENS = TokenSpec(bos=1, eos=(2,), seg=14, image_id=19, p=15, p_end=16, region_suffix=(5, 6))
+PROMPTS = PromptSpec(
+    "system", "<image>\n{question}", False, {"vqa": TaskSpec("{expression}", 9, ("<|im_end|>",))}
+)
+FLOAT_STAGES: dict[str, tuple[dict[str, list[int | str]], dict[str, list[int]]]] = {
+    "pixel_encoder": (
+        {"pixel_values": [1, 3, P, P]},
+        {"pixel_features": [1, CELLS, 12], "queries": [1, 3, 8], "mask_features": [1, 4, 8, 8]},
+    ),
+    "sefe": (
+        {"features": [1, "M", C], "pixel_features": [1, CELLS, 12], "queries": [1, 3, 8]},
+        {"pixel_tokens": [1, CELLS, C], "query_tokens": [1, 3, C]},
+    ),
+    "pixel_decoder": ({"hidden_states": [1, C], "mask_features": [1, 4, 8, 8]}, {"mask_logits": [1, 8, 8]}),
+}
+
+
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache folder, for this test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def made_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The one that `bundle_path` copies."""
+    root = tmp_path_factory.mktemp("made") / "tiny"
+    (root / "checks").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    models = {"semantic_encoder": _semantic_encoder(rng), "llm": _llm(rng)}
+    models |= {name: _sums(name, rng, *tensors) for name, tensors in FLOAT_STAGES.items()}
+    stages = {}
+    for name, model in models.items():
+        onnx.checker.check_model(model, full_check=True)
+        options: dict[str, Any] = (
+            {"location": f"{name}.onnx.data", "size_threshold": 64} if name == "llm" else {}
+        )
+        onnx.save(model, root / f"{name}.onnx", save_as_external_data=bool(options), **options)
+        stages[name] = StageSpec(
+            f"{name}.onnx", f"checks/{name}.npz", _specs(model.graph.input), _specs(model.graph.output)
+        )
+        _write_checks(root, name, stages[name], rng)
+    np.save(root / "embeddings.npy", rng.standard_normal((V, C), np.float32))
+    np.save(root / "separators.npy", rng.standard_normal((2, C), np.float32))
+    (root / "tokenizer.json").write_text("{}")
+    files = {
+        path.relative_to(root).as_posix(): FileEntry(sha256_of(path), path.stat().st_size)
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+    manifest = Manifest("tiny", "0.1.0", {}, MODEL, PREPROCESSING, TOKENS, PROMPTS, stages, files)
+    (root / "lira.json").write_text(manifest.dumps())
+    return root
+
+
+@pytest.fixture
+def bundle_path(made_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle to spoil. Its files look old, so that their hashes are remembered."""
+    target = tmp_path / "bundle"
+    for source in made_bundle.rglob("*"):
+        copy = target / source.relative_to(made_bundle)
+        if source.is_file():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(source.read_bytes())
+    return target
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashes are remembered at once, not only of files that have been as they are for a while."""
+    monkeypatch.setattr("lira_engine.verify._SETTLED_NS", -(10**12))
+
+
+@pytest.fixture
+def edit_manifest() -> Any:
+    """edit(bundle, change): `change` gets the parsed lira.json and may change it."""
+
+    def edit(bundle: Path, change: Any) -> None:
+        data = json.loads((bundle / "lira.json").read_text())
+        change(data)
+        (bundle / "lira.json").write_text(json.dumps(data))
+
+    return edit
+
+
+def _specs(values: Any) -> dict[str, TensorSpec]:
+    return {
+        value.name: TensorSpec(
+            helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
+            tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim),
+        )
+        for value in values
+    }
+
+
+def _model(
+    name: str, nodes: list[Any], inputs: list[Any], outputs: list[Any], weights: dict[str, Any]
+) -> Any:
+    initializers = [numpy_helper.from_array(array, key) for key, array in weights.items()]
+    graph = helper.make_graph(nodes, name, inputs, outputs, initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11)
+
+
+def _semantic_encoder(rng: np.random.Generator) -> Any:
+    """[T,3,4,4] -> [T,2,24] -> [T,2,C]"""
+    weights = {"shape": np.array([0, CELLS, 24]), "w": rng.standard_normal((24, C), np.float32)}
+    return _model(
+        "semantic_encoder",
+        [
+            helper.make_node("Reshape", ["pixel_values", "shape"], ["cells"]),
+            helper.make_node("MatMul", ["cells", "w"], ["features"]),
+        ],
+        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["T", 3, T_SIZE, T_SIZE])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["T", CELLS, C])],
+        weights,
+    )
+
+
+def _sums(name: str, rng: np.random.Generator, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
+    """Every output is a table plus the sums of all inputs."""
+    nodes = [helper.make_node("ReduceSum", [key], [f"{key}.sum"], keepdims=0) for key in inputs]
+    nodes.append(helper.make_node("Sum", [f"{key}.sum" for key in inputs], ["total"]))
+    nodes += [helper.make_node("Add", [f"{key}.table", "total"], [key]) for key in outputs]
+    return _model(
+        name,
+        nodes,
+        [helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in inputs.items()],
+        [helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in outputs.items()],
+        {f"{key}.table": rng.standard_normal(shape, np.float32) for key, shape in outputs.items()},
+    )
+
+
+def _llm(rng: np.random.Generator) -> Any:
+    m = MODEL
+    names = {field.name for field in dataclasses.fields(LlmConfig)}
+    sizes = {key: value for key, value in vars(m).items() if key in names}
+    config = LlmConfig(**sizes, max_position_embeddings=64)
+    width, kv_width = m.num_heads * m.head_dim, m.num_kv_heads * m.head_dim
+    shapes = {
+        "attention_norm": (C,), "q": (width, C), "k": (kv_width, C), "v": (kv_width, C), "o": (C, width),
+        "ffn_norm": (C,), "gate": (m.intermediate_size, C), "up": (m.intermediate_size, C),
+        "down": (C, m.intermediate_size),
+    }  # fmt: skip
+    tensors = {f"layers.{i}.{key}": shape for i in range(m.num_layers) for key, shape in shapes.items()}
+    tensors |= {"norm": (C,), "lm_head": (V, C)}
+    weights = {key: rng.standard_normal(shape, np.float32) for key, shape in tensors.items()}
+    return ir.serde.serialize_model(build_llm(config, weights, m.context_length))
+
+
+def _write_checks(root: Path, name: str, stage: StageSpec, rng: np.random.Generator) -> None:
+    sizes = {"T": 2, "M": 5, "S": 3, "K": 2}
+    feeds: dict[str, np.ndarray] = {}
+    for key, spec in stage.inputs.items():
+        shape = [sizes[d] if isinstance(d, str) else d for d in spec.shape]
+        feeds[key] = rng.standard_normal(shape, np.float32)
+    if name == "llm":
+        feeds |= {"position": np.array([4]), "logit_positions": np.array([0, 2])}
+        for key in feeds:
+            if "cache" in key:
+                feeds[key][:, :, 4:] = 0
+    session = onnxruntime.InferenceSession(os.fspath(root / stage.file), providers=["CPUExecutionProvider"])
+    found = dict(zip(stage.outputs, session.run(list(stage.outputs), feeds), strict=True))
+    arrays = {f"in.{key}": array for key, array in feeds.items()}
+    np.savez(root / stage.check, **arrays, **{f"out.{key}": array for key, array in found.items()})

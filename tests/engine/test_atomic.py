@@ -1,0 +1,125 @@
+"""Whole or not at all, also for a run that was killed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from lira_engine import LiraError
+from lira_engine.atomic import atomic_directory, atomic_write
+
+
+def test_directory_appears_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "bundle"
+    with atomic_directory(target) as partial:
+        (partial / "sub").mkdir()
+        (partial / "sub" / "file").write_text("x")
+        assert not target.exists()
+        assert partial.parent == target.parent and partial.name.startswith(".")
+    assert (target / "sub" / "file").read_text() == "x"
+    assert os.listdir(target.parent) == ["bundle"]
+
+
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), atomic_directory(tmp_path / "bundle") as partial:
+        (partial / "file").write_text("x")
+        raise ZeroDivisionError
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "file") as file:
+        file.write(b"x")
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+
+
+def test_existing_targets(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    target.mkdir()
+    with atomic_directory(target) as partial:  # an empty folder is as good as none
+        (partial / "lira.json").write_text("1")
+    with pytest.raises(LiraError, match="exists already"), atomic_directory(target):
+        pass
+    with atomic_directory(target, overwrite=True) as partial:
+        (partial / "lira.json").write_text("2")
+    assert (target / "lira.json").read_text() == "2"
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_a_failed_overwrite_keeps_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    with atomic_directory(target) as partial:
+        (partial / "lira.json").write_text("1")
+    with pytest.raises(ZeroDivisionError), atomic_directory(target, overwrite=True):
+        raise ZeroDivisionError
+    assert (target / "lira.json").read_text() == "1"
+
+
+def test_folders_of_others_are_never_replaced(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "letters").write_text("dear")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(home)
+    for name in ("home", "file", "link"):
+        with (
+            pytest.raises(LiraError, match="choose another path"),
+            atomic_directory(tmp_path / name, overwrite=True),
+        ):
+            pass
+    assert (home / "letters").read_text() == "dear"
+
+
+def test_file_replaces_file(tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    for content in (b"1", b"2"):
+        with atomic_write(target) as file:
+            file.write(content)
+    assert target.read_bytes() == b"2"
+    with pytest.raises(LiraError, match="is a folder"), atomic_write(tmp_path):
+        pass
+
+
+def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    code = """
+        import sys, time
+        from lira_engine.atomic import atomic_directory, atomic_write
+        with atomic_directory("bundle") as partial, atomic_write("file") as file:
+            (partial / "big").write_text("x")
+            print("ready", flush=True)
+            time.sleep(60)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None and running.stdout.readline() == "ready\n"
+        alive = {name for name in os.listdir(tmp_path) if "partial" in name}
+        assert len(alive) == 2
+        with atomic_directory(tmp_path / "bundle"):
+            assert alive <= set(os.listdir(tmp_path))  # a living run's work is left alone
+        (tmp_path / "bundle").rmdir()
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    assert alive == set(os.listdir(tmp_path))
+    (tmp_path / ".other.partial-1").mkdir()
+    with atomic_directory(tmp_path / "bundle"), atomic_write(tmp_path / "file"):
+        pass
+    assert set(os.listdir(tmp_path)) == {"bundle", "file", ".other.partial-1"}
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(LiraError, match="cannot be written: No space left"), atomic_write(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, "full")
+    with pytest.raises(FileNotFoundError), atomic_directory(tmp_path / "bundle"):
+        raise FileNotFoundError(errno.ENOENT, "a bug, not the user's doing")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_read_only_folder_is_one_line(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(LiraError, match="Permission denied"), atomic_directory(tmp_path / "bundle"):
+        pass

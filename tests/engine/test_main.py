@@ -1,0 +1,113 @@
+"""The root command: imports only what is called, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from lira_engine import main as command_line
+from lira_engine.extras import extras, missing_packages
+from lira_engine.main import main
+
+
+def run(*arguments: str) -> int:
+    """The exit code of `lira-edge ARGUMENTS`."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package with the command `play`; its source may be changed before the command runs."""
+    package = tmp_path / "lira_plugin"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("lira_plugin", "lira_plugin.cli"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    entry = metadata.EntryPoint("play", "lira_plugin.cli:play", command_line.GROUP)
+    monkeypatch.setattr(metadata, "entry_points", lambda group: metadata.EntryPoints([entry]))
+    return package / "cli.py"
+
+
+def test_lists_commands_without_importing_them(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin.write_text('raise ImportError\ndef play():\n    """Play a game.\n\n    At length."""\n')
+    for arguments in ((), ("--help",), ("-h",)):
+        assert run(*arguments) == 0
+        printed = capsys.readouterr().out
+        assert "play  Play a game." in printed and "At length" not in printed
+    assert "lira_plugin.cli" not in sys.modules
+
+
+def test_runs_a_command(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin.write_text("def play(name: str, times: int = 1) -> None:\n    print(name * times)\n")
+    assert run("play", "ab", "--times", "2") == 0
+    assert capsys.readouterr().out == "abab\n"
+    assert run("play") == 2  # the argument is missing
+    assert run("play", "--help") == 0
+    assert "lira-edge play" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "line"),
+    [
+        ("LiraError('found this, expected that')", 2, "error: found this, expected that\n"),
+        ("KeyboardInterrupt", 130, "interrupted\n"),
+    ],
+)
+def test_errors_are_one_line(
+    plugin: Path, capsys: pytest.CaptureFixture[str], raised: str, code: int, line: str
+) -> None:
+    plugin.write_text(f"from lira_engine import LiraError\ndef play() -> None:\n    raise {raised}\n")
+    assert run("play") == code
+    assert capsys.readouterr() == ("", line)
+
+
+def test_a_bug_keeps_its_traceback(plugin: Path) -> None:
+    plugin.write_text("def play() -> None:\n    1 / 0\n")
+    with pytest.raises(ZeroDivisionError):
+        main(["play"])
+
+
+def test_an_extra_that_is_missing(
+    plugin: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin.write_text('import nowhere_to_be_found\ndef play() -> None:\n    """Play a game."""\n')
+    known = {**extras(), "plugin": ("nowhere-to-be-found",)}
+    monkeypatch.setattr("lira_engine.extras.extras", lambda: known)
+    assert run() == 0
+    assert "Play a game.  (not installed: pip install 'lira-edge[plugin]')" in capsys.readouterr().out
+    assert run("play") == 2
+    needed = "error: `lira-edge play` needs nowhere-to-be-found: run pip install 'lira-edge[plugin]'\n"
+    assert capsys.readouterr() == ("", needed)
+
+
+def test_unknown_command_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("paint") == 2
+    assert capsys.readouterr().err.startswith("error: there is no command 'paint'; there are: build, doctor")
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"lira-edge {metadata.version('lira-edge')}\n"
+
+
+def test_extras_of_the_distribution() -> None:
+    found = extras()
+    assert found["cpu"] == ("onnxruntime",) and found["cuda"] == ("onnxruntime-gpu",)
+    assert "torch" in found["export"]
+    with_both = [
+        name for name, packages in found.items() if {"onnxruntime", "onnxruntime-gpu"} <= set(packages)
+    ]
+    assert with_both == []
+    assert missing_packages("cpu") == []
+
+
+def test_the_installed_script() -> None:
+    script = Path(sys.executable).with_name("lira-edge")
+    done = subprocess.run([script, "inspect", "/nowhere"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: /nowhere is not a folder") and done.stderr.count("\n") == 1

@@ -1,0 +1,84 @@
+"""A stage in ONNX Runtime takes what its spec says and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from lira_engine import Bundle, ContextFull, LiraError
+from lira_engine.manifest import TensorSpec
+from lira_engine.ort import OrtStage
+from lira_engine.runner import check_room
+
+
+@pytest.fixture
+def bundle(made_bundle: Path) -> Bundle:
+    return Bundle.open(made_bundle)
+
+
+def test_runs_the_check_vectors(bundle: Bundle) -> None:
+    for stage in ("semantic_encoder", "pixel_encoder", "sefe", "pixel_decoder"):
+        vectors = bundle.check_vectors(stage)
+        with OrtStage(stage, bundle.stage_file(stage), bundle.manifest.stages[stage], threads=1) as runner:
+            assert runner.name == stage
+            found = runner.run(vectors.inputs)
+        assert found.keys() == vectors.outputs.keys()
+        for name, array in found.items():
+            np.testing.assert_array_equal(array, vectors.outputs[name])
+        with pytest.raises(ValueError, match="closed"):
+            runner.run(vectors.inputs)
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({}, "sefe: got inputs none; expected features, pixel_features, queries"),
+        ({"features": (1, 5, 7)}, "input features is float32 [1, 5, 7], expected float32 [1, M, 8] with M=5"),
+        ({"features": (5, 8)}, "input features is float32 [5, 8], expected float32 [1, M, 8]"),
+        ({"features": np.float64}, "input features is float64 [1, 5, 8], expected float32"),
+    ],
+)
+def test_wrong_feeds_are_named(bundle: Bundle, feeds: dict[str, object], message: str) -> None:
+    given = dict(bundle.check_vectors("sefe").inputs) if feeds else {}
+    for name, change in feeds.items():
+        if isinstance(change, tuple):
+            given[name] = np.zeros(change, np.float32)
+        else:
+            given[name] = given[name].astype(np.float64)
+    with (
+        OrtStage("sefe", bundle.stage_file("sefe"), bundle.manifest.stages["sefe"], threads=1) as runner,
+        pytest.raises(LiraError, match=re.escape(message)),
+    ):
+        runner.run(given)
+
+
+def test_tensors_must_be_those_of_the_manifest(bundle: Bundle) -> None:
+    spec = bundle.manifest.stages["sefe"]
+    renamed = dataclasses.replace(spec, inputs={"other": TensorSpec("float32", (1,))})
+    with pytest.raises(LiraError, match=r"has inputs .*'features'.*, expected \['other'\]"):
+        OrtStage("sefe", bundle.stage_file("sefe"), renamed)
+    more = dataclasses.replace(spec, outputs={**spec.outputs, "more": TensorSpec("float32", (1,))})
+    with pytest.raises(LiraError, match=r"lacks outputs \['more'\]"):
+        OrtStage("sefe", bundle.stage_file("sefe"), more)
+
+
+def test_a_graph_that_this_onnx_runtime_does_not_know(bundle: Bundle, tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Nonsense", ["x"], ["y"])], "g", [value], [])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, tmp_path / "a.onnx")
+    with pytest.raises(LiraError, match=r"cannot load .*a\.onnx: .*Nonsense.*lira-edge build") as caught:
+        OrtStage("sefe", tmp_path / "a.onnx", bundle.manifest.stages["sefe"])
+    assert "\n" not in str(caught.value)
+
+
+def test_room_in_a_cache() -> None:
+    check_room(10, 12, 2)
+    with pytest.raises(ContextFull, match="10 of 12 positions are taken and 3 more are needed"):
+        check_room(10, 12, 3)
