@@ -54,8 +54,8 @@ _UNUSED = {
         "attn_mask",
     ),
 }
-_LLM = "llm.base_model.model."
-_LINEARS = {  # InternLM2's linear layers and the reference model's names for what they hold
+LLM_PREFIX = "llm.base_model.model."
+LORA_LINEARS = {  # InternLM2's linear layers and the reference model's names for what they hold
     "attention.wqkv": ("q", "k", "v"),
     "attention.wo": ("o",),
     "feed_forward.w1": ("gate",),
@@ -154,7 +154,7 @@ class Checkpoint:
             if name.endswith("lora_A.default.weight"):
                 return shape[0]
         raise LiraError(
-            f"{self.files['lira'][0]}: no LoRA weights found, expected {_LLM}model.layers.0.attention.wqkv."
+            f"{self.files['lira'][0]}: no LoRA weights found, expected {LLM_PREFIX}model.layers.0.attention.wqkv."
             "lora_A.default.weight and its siblings; is this upstream's LIRA checkpoint?"
         )
 
@@ -165,7 +165,7 @@ class Checkpoint:
             shapes = {name: tuple(p.shape) for name, p in Lira(self.config).named_parameters()}
         for name, shape in shapes.items():
             if not name.startswith("llm."):
-                role, upstream = _vision_source(name)
+                role, upstream = vision_source(name)
                 plan.makers[name] = self._expect(plan, role, upstream, shape)
         self._plan_llm(plan, shapes)
         for role, source in self._sources.items():
@@ -186,7 +186,7 @@ class Checkpoint:
     def _plan_llm(self, plan: _Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
         c = self.config.llm
         for i in range(c.num_layers):
-            for upstream, ours in _LINEARS.items():
+            for upstream, ours in LORA_LINEARS.items():
                 names = [f"llm.layers.{i}.{part}.weight" for part in ours]
                 rows = sum(shapes[name][0] for name in names)
                 stem = f"model.layers.{i}.{upstream}"
@@ -202,10 +202,10 @@ class Checkpoint:
         )
         table = (c.vocab_size, c.hidden_size)
         plan.makers["llm.tok_embeddings.weight"] = self._expect(
-            plan, "lira", f"{_LLM}model.tok_embeddings.weight", table, grow="mean"
+            plan, "lira", f"{LLM_PREFIX}model.tok_embeddings.weight", table, grow="mean"
         )
         plan.makers["llm.lm_head.weight"] = self._merged(
-            plan, "lira", f"{_LLM}output.base_layer.weight", "output", table, grow=True
+            plan, "lira", f"{LLM_PREFIX}output.base_layer.weight", "output", table, grow=True
         )
 
     def _merged(
@@ -213,7 +213,7 @@ class Checkpoint:
     ) -> Callable[[], Tensor]:
         """base + alpha / r * B @ A."""
         read_base = self._expect(plan, role, base, shape, grow="mean" if grow else None)
-        a, b = (f"{_LLM}{stem}.lora_{x}.default.weight" for x in "AB")
+        a, b = (f"{LLM_PREFIX}{stem}.lora_{x}.default.weight" for x in "AB")
         read_a = self._expect(plan, "lira", a, (self.lora_rank, shape[1]))
         read_b = self._expect(plan, "lira", b, (shape[0], self.lora_rank), grow="zeros" if grow else None)
         scale = self.lora_alpha / self.lora_rank
@@ -308,7 +308,7 @@ def _open_safetensors(paths: list[Path]) -> TensorFile:
     return TensorFile(shapes, lambda name: where[name].get_tensor(name))
 
 
-def _vision_source(name: str) -> tuple[str, str]:
+def vision_source(name: str) -> tuple[str, str]:
     """(role, upstream tensor name in that file) of a parameter outside the language model."""
     prefixes = (
         ("semantic_encoder.vit.", "base", "vision_model."),

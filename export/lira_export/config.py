@@ -17,8 +17,7 @@ from typing import Any
 from lira_engine.errors import LiraError
 from lira_engine.manifest import PixelSpec, TileSpec
 
-LIRA_TOKENS = ("[SEG]", "<p>", "</p>", "<region>", "<mark>", "<image_id>")
-"""Tokens that LIRA appends to the base vocabulary, in the order of their ids."""
+from .tokenizer import LIRA_TOKENS
 
 
 @dataclass(frozen=True)

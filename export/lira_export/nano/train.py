@@ -11,20 +11,24 @@ import math
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import typer
 from lira_engine.atomic import atomic_write
+from lira_engine.errors import LiraError
 from torch import Tensor, nn
 
+from ..checkpoint_writer import write_checkpoint
 from ..model.lira import Lira
 from .alignment import WordAlignment
-from .architecture import CLASSES, class_embeddings, nano_config, tokenizers
+from .architecture import CLASSES, class_embeddings, config_dict, nano_config, tokenizers
 from .batches import region, vision_batch
 from .losses import panoptic_loss, soft_iou
 
@@ -208,3 +212,32 @@ def _initialise(model: Lira) -> None:
             nn.init.normal_(p, std=0.02)
         elif name.endswith((".ls1", ".ls2", ".gamma")):
             nn.init.constant_(p, 0.3)
+
+
+def export_weights(folder: Path, checkpoint: Path, overwrite: bool = False) -> None:
+    """The averaged weights of the joint stage's last snapshot as the five checkpoint files."""
+    state = torch.load(folder / "joint.pt", weights_only=True)
+    trainee = Trainee()
+    with torch.no_grad():
+        for p, saved in zip(trainee.parameters(), state["average"], strict=True):
+            p.copy_(saved)
+    base, _ = tokenizers()
+    write_checkpoint(trainee.lira, class_embeddings(), config_dict(), base, checkpoint, "nano", overwrite=overwrite)
+
+
+def command(
+    work: Annotated[Path, typer.Option(help="folder for snapshots and logs; a run that was stopped goes on")],
+    output: Annotated[Path, typer.Option("-o", help="checkpoint folder to write")],
+    vision_steps: Annotated[int, typer.Option(help="steps of the vision stage")] = STAGES["vision"].steps,
+    joint_steps: Annotated[int, typer.Option(help="steps of the joint stage")] = STAGES["joint"].steps,
+    processes: Annotated[int, typer.Option(help="training processes, one core each")] = 2,
+    overwrite: Annotated[bool, typer.Option(help="replace an existing checkpoint folder")] = False,
+) -> None:
+    """Train lira-nano from nothing: about two hours on two cores; the logs are WORK/vision.log and WORK/joint.log."""
+    for name, steps in (("vision", vision_steps), ("joint", joint_steps)):
+        stage = replace(STAGES[name], steps=steps)
+        if stage.images % processes:
+            raise LiraError(f"{processes} processes do not divide the {stage.images} images of a step; use 1, 2, 4 or 8")
+        print(f"{name}: {steps} steps, log in {work / name}.log")
+        train(stage, work, processes)
+    export_weights(work, output, overwrite)
