@@ -1,0 +1,312 @@
+"""An answer as one picture: masks on the image, and below it the answer, its phrases in their masks' colours.
+
+Pure functions of their arguments, made with Pillow and OpenCV alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw
+
+from lira_runtime import captions
+from lira_runtime.captions import LINE_HEIGHT, Color, Piece
+
+# Sky, orange, green, coral, yellow, violet, mint, magenta: told apart under red- and green-blindness, too
+# (any two are at least 15 apart in CIELAB then), and bright enough to be text on the panel (5.8:1 and more).
+PALETTE: tuple[Color, ...] = (
+    (77, 182, 245),
+    (245, 154, 12),
+    (25, 192, 138),
+    (255, 90, 69),
+    (246, 238, 90),
+    (156, 130, 255),
+    (195, 245, 220),
+    (255, 98, 176),
+)
+PANEL: Color = (20, 23, 28)
+INK: Color = (232, 234, 237)
+FAINT: Color = (150, 156, 166)
+TRACK: Color = (38, 43, 51)
+
+_TINT = 0.3  # of the colour over the object, whose own colours must stay visible
+_DIM = 0.35  # of black over what no mask covers
+_SUBPIXEL_BITS = 4
+_LARGEST_STEP = 12.0  # pixels larger than this keep their corners
+_FINE = 2  # panels are drawn this much larger, then reduced, for smooth edges
+
+
+class Span(NamedTuple):
+    """A phrase of the answer with its mask. A mask that the text does not name: start == end, and a label."""
+
+    start: int
+    end: int
+    mask: np.ndarray  # [H, W] bool
+    label: str = ""
+
+
+def color(index: int) -> Color:
+    """The colour of the mask with this index; they repeat after eight, and numbers tell which is which."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def overlay(
+    image: Image.Image,
+    text: str,
+    spans: Sequence[Span | tuple[int, int, np.ndarray]] = (),
+    *,
+    question: str = "",
+    size: int = 1024,
+) -> Image.Image:
+    """The image with translucent, outlined masks; below it the question, the answer and a legend.
+
+    image: RGB. text: the answer without tags. spans: its phrases (character ranges of `text`) with masks
+    [H, W] bool at the image's size. size: the picture's longer side in pixels; small images are enlarged to
+    it, large ones reduced. Returns a new RGB image. With more than one mask, numbers on the masks, in the
+    text and in the legend say the same as the colours.
+    """
+    named = [Span(*span) for span in spans]
+    for span in named:
+        if span.mask.shape != (image.height, image.width):
+            raise ValueError(f"mask is {span.mask.shape}, the image is {(image.height, image.width)}")
+    unit = size / 1024
+    picture = _masked_picture(image, [span.mask for span in named], size, unit)
+    margin = round(28 * unit)
+    width = max(picture.width, round(0.75 * size)) + 2 * margin
+    panel = _caption(text, named, question, width - 2 * margin, unit)
+    card = Image.new("RGB", (width, picture.height + panel.height + 3 * margin), PANEL)
+    card.paste(picture, ((width - picture.width) // 2, margin), _rounded(picture.size, 12 * unit))
+    card.paste(panel, (margin, picture.height + 2 * margin))
+    return card
+
+
+def attribute_bars(
+    pairs: Sequence[tuple[str, float]], *, title: str = "", highlight: Color = PALETTE[0], width: int = 900
+) -> Image.Image:
+    """Horizontal bars of (word, probability), in the given order, the first one in colour. Returns RGB.
+
+    Probabilities are in 0..1 and the bars' full length is 1, so that charts can be compared.
+    """
+    scale = _FINE * width / 900
+    margin, row, bar, size = 28 * scale, 54 * scale, 26 * scale, 25 * scale
+    head = 52 * scale if title else 0.0
+    total = width * _FINE
+    shown = [captions.ellipsize(word, size, 0.3 * total) for word, _ in pairs]
+    names = max((captions.width(word, size) for word in shown), default=0.0)
+    left, right = margin + names + 20 * scale, total - margin - captions.width("100.0 %", size) - 16 * scale
+    chart = Image.new("RGB", (total, round(2 * margin + head + row * len(pairs))), PANEL)
+    draw = ImageDraw.Draw(chart)
+    if title:
+        heading = captions.printable(captions.ellipsize(title, size, total - 2 * margin))
+        draw.text((margin, margin), heading, INK, captions.font(size))
+    for index, (word, (_, probability)) in enumerate(zip(shown, pairs, strict=True)):
+        middle = margin + head + (index + 0.5) * row
+        ink = INK if index == 0 else FAINT
+        name = captions.printable(word)
+        draw.text((left - 20 * scale, middle), name, ink, captions.font(size), anchor="rm")
+        box = (left, middle - bar / 2, right, middle + bar / 2)
+        draw.rounded_rectangle(box, radius=6 * scale, fill=TRACK)
+        length = max((right - left) * min(max(probability, 0.0), 1.0), 3 * scale)
+        fill = highlight if index == 0 else tuple((a + b) // 2 for a, b in zip(highlight, TRACK, strict=True))
+        reached = (box[0], box[1], left + length, box[3])
+        draw.rounded_rectangle(reached, radius=min(6 * scale, length / 2), fill=fill)
+        share = f"{100 * probability:.1f} %"
+        draw.text((total - margin, middle), share, ink, captions.font(size), anchor="rm")
+    return chart.resize((width, round(chart.height / _FINE)), Image.Resampling.LANCZOS)
+
+
+# --- masks on the image -----------------------------------------------------------------------------
+
+
+def _masked_picture(image: Image.Image, masks: Sequence[np.ndarray], size: int, unit: float) -> Image.Image:
+    """The image at `size` pixels on its longer side, with masks tinted, outlined and numbered."""
+    factor = size / max(image.size)
+    width, height = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+    pixels = np.array(image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
+    scaled = [_resize_mask(mask, width, height) for mask in masks]
+    outlines = [_outlines(mask, min(max(2.0, factor), _LARGEST_STEP)) for mask in scaled]
+    if scaled:
+        cover = np.zeros((height, width), np.uint8)
+        for outline in outlines:
+            cover = np.maximum(cover, _filled(outline, cover.shape))
+        _blend(pixels, 255 - cover, (0, 0, 0), _DIM)
+    for index, outline in enumerate(outlines):
+        _blend(pixels, _filled(outline, (height, width)), color(index), _TINT)
+    for index, outline in enumerate(outlines):  # after all tints: an outline is never covered
+        for thickness, ink in ((6 * unit, PANEL), (3.2 * unit, color(index))):
+            cv2.polylines(pixels, outline, True, ink, max(1, round(thickness)), cv2.LINE_AA, _SUBPIXEL_BITS)
+    picture = Image.fromarray(pixels)
+    if len(scaled) > 1 and min(picture.size) > 60 * unit:  # on a thin strip they would hide everything
+        for index, centre in enumerate(_label_places(scaled, 19 * unit)):
+            if centre is not None:
+                _stamp(picture, centre, index, 19 * unit)
+    return picture
+
+
+def _resize_mask(mask: np.ndarray, width: int, height: int) -> np.ndarray:
+    """[H, W] bool -> [height, width] bool, with rounder edges where it is enlarged."""
+    factor = width / mask.shape[1]
+    small = mask.astype(np.float32)
+    if factor <= 1:
+        shrunk = cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA)
+        return np.asarray(shrunk) > 0.4  # a little less than half, for what is thin
+    large = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
+    return (
+        np.asarray(cv2.GaussianBlur(large, (0, 0), 0.4 * min(factor, _LARGEST_STEP))) > 0.5
+    )  # keeps a single pixel
+
+
+def _outlines(mask: np.ndarray, step: float) -> list[np.ndarray]:
+    """Closed curves around a mask and its holes, [N, 1, 2] int32 in fixed point.
+
+    Smoothed along the curve over about `step`, the size that one pixel of the original mask has here.
+    """
+    curves, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    outlines = []
+    for curve in curves:
+        points = curve.astype(np.float32)  # [N, 1, 2], neighbours about one pixel apart
+        reach = int(4 * step)
+        if len(points) > 2 * reach:
+            around = np.concatenate([points[-reach:], points, points[:reach]])
+            smooth = cv2.GaussianBlur(around, (1, 2 * reach + 1), 0, sigmaY=1.6 * step)
+            points = np.asarray(smooth, np.float32)[reach:-reach]
+        outlines.append(np.rint(points * 2**_SUBPIXEL_BITS).astype(np.int32).reshape(-1, 1, 2))
+    return outlines
+
+
+def _filled(outlines: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """[H, W] uint8: 255 inside, 0 outside and in holes, smooth in between."""
+    cover = np.zeros(shape, np.uint8)
+    cv2.fillPoly(cover, list(outlines), 255, cv2.LINE_AA, _SUBPIXEL_BITS)
+    return cover
+
+
+def _blend(pixels: np.ndarray, cover: np.ndarray, ink: Color, opacity: float) -> None:
+    weight = (cover.astype(np.float32) * (opacity / 255))[..., None]
+    pixels[:] = (pixels + (np.array(ink, np.float32) - pixels) * weight).round()
+
+
+def _label_places(masks: Sequence[np.ndarray], radius: float) -> Iterator[tuple[float, float] | None]:
+    """Per mask the point (x, y) deepest inside it, beside the labels before it; None if it is empty."""
+    taken: list[tuple[float, float]] = []
+    for mask in masks:
+        if not mask.any():
+            yield None
+            continue
+        depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+        y, x = np.ogrid[: mask.shape[0], : mask.shape[1]]
+        for other in taken:
+            depth = np.where((x - other[0]) ** 2 + (y - other[1]) ** 2 < (2.2 * radius) ** 2, 0, depth)
+        row, column = np.unravel_index(int(depth.argmax()), mask.shape)
+        centre = float(column), float(row)
+        if depth[row, column] < 1.5 * radius:  # a label would hide what is this small: put it above
+            above = np.flatnonzero(mask.any(axis=1))[0] - 1.4 * radius
+            centre = centre[0], float(above)
+        inset = 1.3 * radius
+        centre = (
+            min(max(centre[0], inset), max(mask.shape[1] - inset, inset)),
+            min(max(centre[1], inset), max(mask.shape[0] - inset, inset)),
+        )
+        taken.append(centre)
+        yield centre
+
+
+def _stamp(picture: Image.Image, centre: tuple[float, float], index: int, radius: float) -> None:
+    side = round(2.3 * radius) * 4
+    badge = Image.new("RGBA", (side, side), (*PANEL, 0))
+    draw = ImageDraw.Draw(badge)
+    draw.ellipse((0, 0, side - 1, side - 1), fill=(*PANEL, 255))
+    edge = side * 0.07
+    draw.ellipse((edge, edge, side - 1 - edge, side - 1 - edge), fill=color(index))
+    number = str(index + 1)
+    look = captions.font(side * (0.56 if len(number) == 1 else 0.44))
+    draw.text((side / 2, side / 2), number, PANEL, look, anchor="mm", stroke_width=round(side * 0.012))
+    badge = badge.resize((side // 4, side // 4), Image.Resampling.LANCZOS)
+    corner = round(centre[0] - badge.width / 2), round(centre[1] - badge.height / 2)
+    picture.paste(badge, corner, badge)
+
+
+def _rounded(size: tuple[int, int], radius: float) -> Image.Image:
+    stencil = Image.new("L", (size[0] * _FINE, size[1] * _FINE), 0)
+    box = (0, 0, stencil.width - 1, stencil.height - 1)
+    ImageDraw.Draw(stencil).rounded_rectangle(box, min(radius * _FINE, *stencil.size), fill=255)
+    return stencil.resize(size, Image.Resampling.BOX)
+
+
+# --- text below it ----------------------------------------------------------------------------------
+
+
+def _caption(text: str, spans: Sequence[Span], question: str, width: int, unit: float) -> Image.Image:
+    """The panel of `width` pixels with the question, the answer and the legend."""
+    fine = _FINE * unit
+    limit = width * _FINE
+    gap = 16 * fine
+    blocks = [
+        (captions.wrap([Piece(question.strip(), FAINT)], 21 * fine, limit), 21 * fine),
+        (captions.wrap(_pieces(text, spans), 28 * fine, limit), 28 * fine),
+    ]
+    blocks = [(lines, size) for lines, size in blocks if any(lines)]
+    chips = _chips(text, spans, 21 * fine, limit)
+    height = sum(len(lines) * LINE_HEIGHT * size + gap for lines, size in blocks)
+    rows = 1 + max((row for row, _, _, _ in chips), default=-1)
+    height = max(height + rows * 40 * fine - (0 if chips else gap), 1)
+    panel = Image.new("RGB", (limit, round(height / _FINE) * _FINE), PANEL)
+    draw = ImageDraw.Draw(panel)
+    top = 0.0
+    for lines, size in blocks:
+        captions.draw_lines(draw, lines, 0, top, size)
+        top += len(lines) * LINE_HEIGHT * size + gap
+    for row, x, index, label in chips:
+        _draw_chip(draw, x, top + (row + 0.5) * 40 * fine, index, label, len(spans) > 1, fine)
+    return panel.resize((width, panel.height // _FINE), Image.Resampling.LANCZOS)
+
+
+def _pieces(text: str, spans: Sequence[Span]) -> list[Piece]:
+    """The answer cut at its phrases' ends; where two phrases overlap, the later one colours the text."""
+    owner = np.full(len(text), -1)
+    for index, span in enumerate(spans):
+        owner[span.start : span.end] = index
+    pieces: list[Piece] = []
+    start = 0
+    for end in range(1, len(text) + 1):
+        if end < len(text) and owner[end] == owner[start]:
+            continue
+        index = int(owner[start])
+        pieces.append(Piece(text[start:end], INK if index < 0 else color(index), underlined=index >= 0))
+        if index >= 0 and len(spans) > 1:
+            pieces.append(Piece(str(index + 1), color(index), raised=True))
+        start = end
+    return pieces
+
+
+def _chips(text: str, spans: Sequence[Span], size: float, limit: float) -> list[tuple[int, float, int, str]]:
+    """The legend's entries: (row, x, index, label)."""
+    chips: list[tuple[int, float, int, str]] = []
+    row, x = 0, 0.0
+    for index, span in enumerate(spans):
+        name = text[span.start : span.end].strip() or span.label or f"mask {index + 1}"
+        share = f"   {100 * span.mask.mean():.1f} %"
+        label = captions.ellipsize(name, size, limit * 0.45) + share
+        advance = captions.width(label, size) + 3.6 * size
+        if chips and x + advance - 1.6 * size > limit:
+            row, x = row + 1, 0.0
+        chips.append((row, x, index, label))
+        x += advance
+    return chips
+
+
+def _draw_chip(
+    draw: ImageDraw.ImageDraw, x: float, y: float, index: int, label: str, numbered: bool, fine: float
+) -> None:
+    radius = 14 * fine
+    draw.ellipse((x, y - radius, x + 2 * radius, y + radius), fill=color(index))
+    if numbered:
+        number = str(index + 1)
+        look = captions.font((18 if len(number) == 1 else 15) * fine)
+        draw.text((x + radius, y), number, PANEL, look, anchor="mm", stroke_width=round(0.4 * fine))
+    draw.text(
+        (x + 2 * radius + 10 * fine, y), captions.printable(label), INK, captions.font(21 * fine), anchor="lm"
+    )
