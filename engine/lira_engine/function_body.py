@@ -8,6 +8,19 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+CACHED_ATTENTION_INPUTS = (
+    "query",
+    "key",
+    "value",
+    "key_cache",
+    "value_cache",
+    "position",
+    "positions",
+    "cos_cache",
+    "sin_cache",
+)
+"""Inputs of `lira.CachedAttention`: whoever writes another body, or another node, takes these."""
+
 
 class FunctionBody:
     """Collects nodes over named inputs; :meth:`function` makes them an ONNX function."""

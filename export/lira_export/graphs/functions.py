@@ -15,47 +15,41 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from lira_engine.function_body import FunctionBody
+from lira_engine.function_body import CACHED_ATTENTION_INPUTS, FunctionBody
 
 DOMAIN = "lira"
 DOMAIN_VERSION = 1
 OPSET = 24  # the first one with TensorScatter
 
 
-def cached_attention(num_heads: int, num_kv_heads: int, head_dim: int, opset: int = OPSET) -> ir.Function:
+def cached_attention(
+    num_heads: int, num_kv_heads: int, head_dim: int, capacity: int, opset: int = OPSET
+) -> ir.Function:
     """``lira.CachedAttention``: rotary embedding, cache update and causal attention of S new positions.
 
     Inputs: query [1,S,H*D], key and value [1,S,KV*D] (not rotated), key_cache and value_cache [1,KV,N,D] of
-    which the first ``position`` rows are filled, position [1] int64, cos_cache and sin_cache [N,D/2]. Needs
-    position + S <= N. Query head h reads KV head h // (H / KV); rotation is rotate-half; scale is D ** -0.5.
+    which the first ``position`` rows are filled, position [1] int64, positions [1,S] int64 (``position`` and
+    those after it), cos_cache and sin_cache [N,D/2]. Needs position + S <= N = ``capacity``. Query head h
+    reads KV head h // (H / KV); rotation is rotate-half; scale is D ** -0.5.
 
     Outputs: attention [1,S,H*D] and the caches with rows position .. position + S - 1 written.
 
     A call carries ``num_heads`` and ``num_kv_heads`` as attributes for those that replace it; the body has
-    them built in. The mask is explicit because TensorRT's parser takes Attention with no other.
+    them built in. The mask is explicit because TensorRT's parser takes Attention with no other; it depends on
+    ``positions`` alone, so that layers share one once calls are inlined and equal nodes joined.
     """
-    body = FunctionBody(
-        "query", "key", "value", "key_cache", "value_cache", "position", "cos_cache", "sin_cache"
-    )
-    query, key, value, key_cache, value_cache, position, cos_cache, sin_cache = body.inputs
-    zero, one = body.constant(0), body.constant(1)
-
-    rows = body.op("Squeeze", body.op("Shape", query, start=1, end=2))  # S
-    slots = body.op("Squeeze", body.op("Shape", key_cache, start=2, end=3))  # N
-    positions = body.op("Add", position, body.op("Range", zero, rows, one))  # [S]
-    position_ids = body.op("Unsqueeze", positions, body.constant([0]))  # [1, S]
-    visible = body.op(  # [1, 1, S, N]: a slot is filled, and not after the position that asks
-        "LessOrEqual",
-        body.op("Range", zero, slots, one),
-        body.op("Unsqueeze", positions, body.constant([0, 1, 3])),
-    )
+    body = FunctionBody(*CACHED_ATTENTION_INPUTS)
+    query, key, value, key_cache, value_cache, position, positions, cos_cache, sin_cache = body.inputs
+    slots = body.op("Range", body.constant(0), body.constant(capacity), body.constant(1))
+    rows = body.op("Unsqueeze", positions, body.constant([1, 3]))  # [1, 1, S, 1]
+    visible = body.op("LessOrEqual", slots, rows)  # [1, 1, S, N]: filled, and not after the row that asks
 
     def split_heads(x: ir.Value, heads: int) -> ir.Value:
         rows_first = body.op("Reshape", x, body.constant([1, -1, heads, head_dim]))
         return body.op("Transpose", rows_first, perm=[0, 2, 1, 3])
 
     def rotate(x: ir.Value) -> ir.Value:
-        return body.op("RotaryEmbedding", x, cos_cache, sin_cache, position_ids)
+        return body.op("RotaryEmbedding", x, cos_cache, sin_cache, positions)
 
     def store(cache: ir.Value, rows: ir.Value, name: str) -> ir.Value:
         return body.op("TensorScatter", cache, rows, position, name=name, axis=-2)

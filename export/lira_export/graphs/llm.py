@@ -68,6 +68,7 @@ class _Writer:
         embeds = _value("inputs_embeds", [1, "S", c.hidden_size])
         self.position = _value("position", [1], ir.DataType.INT64)
         self.logit_positions = _value("logit_positions", ["K"], ir.DataType.INT64)
+        self.positions = self.consecutive(embeds)
         self.cos_cache, self.sin_cache = (
             self.tape.initializer(ir.tensor(table, name=name))
             for name, table in zip(("cos_cache", "sin_cache"), rotary_tables(c, self.capacity), strict=True)
@@ -91,8 +92,20 @@ class _Writer:
             opset_imports={"": OPSET, DOMAIN: DOMAIN_VERSION},
             name="llm",
         )
-        function = cached_attention(c.num_heads, c.num_kv_heads, c.head_dim)
+        function = cached_attention(c.num_heads, c.num_kv_heads, c.head_dim, self.capacity)
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="lira-edge", functions=[function])
+
+    def consecutive(self, embeds: ir.Value) -> ir.Value:
+        """[1,S] int64: position, position + 1, ..."""
+        zero, one, axis = (
+            self.tape.initializer(ir.tensor(np.array(value, np.int64), name=name))
+            for name, value in (("zero", 0), ("one", 1), ("batch_axis", [0]))
+        )
+        length = self.op("Shape", [embeds], "length", shape=[1], dtype=ir.DataType.INT64, start=1, end=2)
+        rows = self.op("Squeeze", [length], "rows", shape=[], dtype=ir.DataType.INT64)
+        steps = self.op("Range", [zero, rows, one], "steps", shape=["S"], dtype=ir.DataType.INT64)
+        filled = self.op("Add", [steps, self.position], "steps.filled", dtype=ir.DataType.INT64)
+        return self.op("Unsqueeze", [filled, axis], "positions", shape=[1, "S"], dtype=ir.DataType.INT64)
 
     def layer(self, i: int, x: ir.Value, caches: list[ir.Value], caches_out: list[ir.Value]) -> ir.Value:
         """x [1,S,C] -> [1,S,C]; of the last layer [1,K,C]."""
@@ -104,7 +117,7 @@ class _Writer:
         attention = _value(p + "attention", query.shape)
         self.tape.op_multi_out(
             "CachedAttention",
-            [query, key, value, *caches, self.position, self.cos_cache, self.sin_cache],
+            [query, key, value, *caches, self.position, self.positions, self.cos_cache, self.sin_cache],
             {"num_heads": c.num_heads, "num_kv_heads": c.num_kv_heads},
             outputs=[attention, *caches_out],
             domain=DOMAIN,
@@ -122,8 +135,8 @@ class _Writer:
 
     def norm(self, name: str, x: ir.Value, output: str | None = None) -> ir.Value:
         scale = self.weight(name, [self.config.hidden_size])
-        attributes = {"epsilon": self.config.rms_norm_eps, "axis": -1, "stash_type": 1}
-        return self.op("RMSNormalization", [x, scale], output or name + ".out", **attributes)
+        named, eps = output or name + ".out", self.config.rms_norm_eps
+        return self.op("RMSNormalization", [x, scale], named, epsilon=eps, axis=-1, stash_type=1)
 
     def linear(self, name: str, x: ir.Value, size: int, output: str | None = None) -> ir.Value:
         assert x.shape is not None
@@ -144,10 +157,16 @@ class _Writer:
         )
 
     def op(
-        self, op_type: str, inputs: list[ir.Value], output: str, shape: Any = None, **attributes: Any
+        self,
+        op_type: str,
+        inputs: list[ir.Value],
+        output: str,
+        shape: Any = None,
+        dtype: ir.DataType = ir.DataType.FLOAT,
+        **attributes: Any,
     ) -> ir.Value:
         """A node named after its output, which has the shape of the first input unless said otherwise."""
-        value = _value(output, inputs[0].shape if shape is None else shape)
+        value = _value(output, inputs[0].shape if shape is None else shape, dtype)
         return self.tape.op(op_type, inputs, attributes, output=value, name=f"{output}/{op_type}")
 
     def weight(self, name: str, shape: list[int]) -> ir.Value:
