@@ -68,9 +68,7 @@ class ConvNeXt(nn.Module):
 
 
 def shuffle_cells(features: Tensor, ratio: int) -> Tensor:
-    """Fold ratio x ratio neighbours into channels ordered (row, column, channel): [B,C,H,W] -> [B,cells,r*r*C]."""
+    """Fold r x r neighbours into channels (row, column, channel): [B,C,H,W] -> [B,cells,r*r*C]."""
     b, c, h, w = features.shape
     x = features.reshape(b, c, h // ratio, ratio, w // ratio, ratio).permute(0, 2, 4, 3, 5, 1)
     return x.reshape(b, (h // ratio) * (w // ratio), ratio * ratio * c)
-
-

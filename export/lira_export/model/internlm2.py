@@ -89,7 +89,7 @@ class Layer(nn.Module):
 
 
 class LlmOutput(NamedTuple):
-    """logits [B,S,V], hidden_states [B,S,C] after the final norm, the grown cache, and every layer's input."""
+    """logits [B,S,V], hidden_states [B,S,C] after the final norm, the grown cache, every layer's input."""
 
     logits: Tensor
     hidden_states: Tensor
@@ -116,7 +116,7 @@ class InternLM2(nn.Module):
         mask: Tensor | None = None,
         positions: Tensor | None = None,
     ) -> LlmOutput:
-        """Causal over cache and inputs unless a boolean ``mask`` (True: may attend) and ``positions`` say otherwise."""
+        """Causal over cache and inputs, unless boolean ``mask`` (True: attend) and ``positions`` differ."""
         past = cache[0][0].shape[2] if cache else 0
         length = inputs_embeds.shape[1]
         if positions is None:

@@ -30,7 +30,7 @@ class PixelFeatures(NamedTuple):
 
 
 class PixelEncoder(nn.Module):
-    """ConvNeXt, pixel decoder and the pass of the learned queries: pixel_values [B,3,P,P] -> PixelFeatures."""
+    """ConvNeXt, pixel decoder, pass of the learned queries: pixel_values [B,3,P,P] -> PixelFeatures."""
 
     def __init__(self, config: LiraConfig, prototypes: int = 1) -> None:
         super().__init__()
@@ -50,12 +50,19 @@ class PixelEncoder(nn.Module):
         pixel_queries, valid, _ = cell_queries(classes, decoded.mask_logits, queries, c.image_size, c.grid)
         cells = torch.cat([shuffle_cells(trunk[-1], c.cell_shuffle), pixel_queries], dim=-1)
         return PixelFeatures(
-            cells, queries, valid, mask_features, memories, classes, decoded.mask_logits, decoded.mask_logits_all
+            cells,
+            queries,
+            valid,
+            mask_features,
+            memories,
+            classes,
+            decoded.mask_logits,
+            decoded.mask_logits_all,
         )
 
 
 class Lira(nn.Module):
-    """All stages. Parameter names are the project's; :mod:`lira_export.checkpoint` maps upstream's onto them."""
+    """All stages. Parameters have names of their own; :mod:`lira_export.checkpoint` maps upstream's."""
 
     def __init__(self, config: LiraConfig, prototypes: int = 1) -> None:
         super().__init__()
@@ -70,13 +77,11 @@ class Lira(nn.Module):
     def decode_masks(
         self, hidden_states: Tensor, mask_features: Tensor, memories: list[Tensor]
     ) -> list[Tensor]:
-        """[SEG] hidden states of one image [N,C] -> mask logits [N,P/4,P/4] before layer 0 and after each layer."""
+        """[SEG] hidden states of one image [N,C] -> mask logits, see :meth:`decode_queries`."""
         return self.decode_queries(self.text2vision(hidden_states), mask_features, memories)
 
-    def decode_queries(
-        self, queries: Tensor, mask_features: Tensor, memories: list[Tensor]
-    ) -> list[Tensor]:
-        """[SEG] queries of one image [N,2D] -> mask logits [N,P/4,P/4] before layer 0 and after each layer."""
+    def decode_queries(self, queries: Tensor, mask_features: Tensor, memories: list[Tensor]) -> list[Tensor]:
+        """[SEG] queries of one image [N,2D] -> mask logits [N,P/4,P/4] before layer 0 and after each."""
         feat, pos = queries[None].chunk(2, dim=-1)
         decoder = self.pixel_encoder.mask_decoder
         decoded = decoder(feat, pos, mask_features, memories, isolated=True)

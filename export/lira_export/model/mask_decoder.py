@@ -1,4 +1,7 @@
-"""Mask2Former head: 300 learned queries once per image, one query per [SEG] (upstream mask2former_vid_semanticsam.py)."""
+"""Mask2Former head: learned queries once per image, one query per [SEG].
+
+Upstream: mask2former_vid_semanticsam.py.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 
 from ..config import PixelConfig
 from .pixel_decoder import FeedForward, sine_encoding
+from .vit import Layers
 
 
 class Attention(nn.Module):
@@ -21,7 +25,13 @@ class Attention(nn.Module):
         self.attn = nn.MultiheadAttention(dim, heads, batch_first=True)
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, query_pos: Tensor, key_pos: Tensor, mask: Tensor | None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        query_pos: Tensor,
+        key_pos: Tensor,
+        mask: Tensor | None,
     ) -> Tensor:
         """Boolean ``mask`` [B*heads, Q, K] is True where attention is blocked."""
         out, _ = self.attn(query + query_pos, key + key_pos, value, attn_mask=mask, need_weights=False)
@@ -40,11 +50,25 @@ class DecoderLayer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
 
     def forward(
-        self, x: Tensor, pos: Tensor, memory: Tensor, memory_pos: Tensor, blocked: Tensor, isolated: Tensor | None
+        self,
+        x: Tensor,
+        pos: Tensor,
+        memory: Tensor,
+        memory_pos: Tensor,
+        blocked: Tensor,
+        isolated: Tensor | None,
     ) -> Tensor:
         x = self.norms[0](self.cross_attn(x, memory, memory, pos, memory_pos, blocked))
         x = self.norms[1](self.self_attn(x, x, x, pos, pos, isolated))
         return self.norms[2](self.ffn(x))
+
+
+class Transformer(Layers):
+    """The decoder layers, and the norm that every prediction from a query starts with."""
+
+    def __init__(self, config: PixelConfig) -> None:
+        super().__init__(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.post_norm = nn.LayerNorm(config.feat_channels)
 
 
 class MaskPrediction(NamedTuple):
@@ -65,12 +89,7 @@ class MaskDecoder(nn.Module):
         dim = config.feat_channels
         self.config = config
         self.heads = config.decoder_heads
-        self.transformer_decoder = nn.ModuleDict(
-            {
-                "layers": nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers)),
-                "post_norm": nn.LayerNorm(dim),
-            }
-        )
+        self.transformer_decoder = Transformer(config)
         self.query_embed = nn.Embedding(config.num_queries, dim)
         self.query_feat = nn.Embedding(config.num_queries, dim)
         self.level_embed = nn.Embedding(config.num_levels, dim)
@@ -82,7 +101,9 @@ class MaskDecoder(nn.Module):
         self.mask_tokens = nn.Embedding(1, dim)
         self.pb_embedding = nn.Embedding(2, dim)
         self.pos_linear = nn.Linear(4 * config.prompt_num_feats, dim)
-        self.register_buffer("class_embed", torch.zeros(config.num_classes, prototypes, config.clip_embed_dim), False)
+        self.register_buffer(
+            "class_embed", torch.zeros(config.num_classes, prototypes, config.clip_embed_dim), False
+        )
 
     def learned_queries(self, batch: int) -> tuple[Tensor, Tensor]:
         """query_feat and query_pos, each [B,Q,D]."""
@@ -98,7 +119,7 @@ class MaskDecoder(nn.Module):
 
     def mask_embedding(self, query_feat: Tensor) -> Tensor:
         """[B,Q,D] -> [B,Q,D]; a mask logit is its product with a pixel's mask feature."""
-        return self.mask_embed(self.transformer_decoder["post_norm"](query_feat))
+        return self.mask_embed(self.transformer_decoder.post_norm(query_feat))
 
     def forward(
         self,
@@ -112,7 +133,7 @@ class MaskDecoder(nn.Module):
         """Decode queries [B,Q,D] against one image each.
 
         Args:
-            isolated: queries do not see each other; the same as decoding each alone, as upstream does for [SEG].
+            isolated: queries do not see each other, as if each were decoded alone ([SEG], upstream).
             regions: [B,Q,H,W] masks that replace the predicted attention masks (region prompts).
         """
         keys = self.keys(memories)
@@ -120,7 +141,7 @@ class MaskDecoder(nn.Module):
         alone = ~torch.eye(queries, dtype=torch.bool, device=query_feat.device) if isolated else None
         logits = torch.einsum("bqc,bchw->bqhw", self.mask_embedding(query_feat), mask_features)
         logits_all = [logits]
-        for i, layer in enumerate(self.transformer_decoder["layers"]):
+        for i, layer in enumerate(self.transformer_decoder.layers):
             level = i % len(memories)
             blocked = self.blocked(logits, memories[level].shape[-2:], regions)
             query_feat = layer(query_feat, query_pos, *keys[level], blocked, alone)
@@ -141,15 +162,19 @@ class MaskDecoder(nn.Module):
     def class_logits(self, query_feat: Tensor, mask_logits: Tensor, mask_features: Tensor) -> Tensor:
         """[B,Q,classes+1]; the last column, void, is exactly zero (its class embedding is all zero)."""
         inside = (mask_logits.detach() > 0).to(mask_features.dtype)
-        pooled = torch.einsum("bchw,bqhw->bqc", mask_features, inside) / (inside.sum((-1, -2)) + 1e-8)[..., None]
-        embedded = self.cls_proj(self.mask_pooling_proj(pooled) + self.transformer_decoder["post_norm"](query_feat))
+        pooled = (
+            torch.einsum("bchw,bqhw->bqc", mask_features, inside) / (inside.sum((-1, -2)) + 1e-8)[..., None]
+        )
+        embedded = self.cls_proj(
+            self.mask_pooling_proj(pooled) + self.transformer_decoder.post_norm(query_feat)
+        )
         similarity = torch.einsum("bqc,kpc->bqkp", F.normalize(embedded, dim=-1), self.class_embed).amax(-1)
         scale = torch.tensor(self.config.logit_scale_ln, dtype=similarity.dtype).exp()
         return F.pad(similarity * scale, (0, 1))
 
     def iou_logits(self, query_feat: Tensor) -> Tensor:
         """[B,Q,1]; computed by upstream, used by nothing."""
-        return self.iou_embed(self.transformer_decoder["post_norm"](query_feat))
+        return self.iou_embed(self.transformer_decoder.post_norm(query_feat))
 
     def point_queries(self, points: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
         """Prompt queries for (x, y) pixels [N,2]: query_feat and query_pos, each [N,1,D]."""
@@ -165,7 +190,7 @@ class MaskDecoder(nn.Module):
 
 
 def box_encoding(boxes: Tensor, num_feats: int) -> Tensor:
-    """Sine code of (cx, cy, w, h) [N,4] -> [N,4*num_feats], in the order y, x, w, h (mmdet coordinate_to_encoding)."""
+    """Sine code of (cx, cy, w, h) [N,4] -> [N,4*num_feats], ordered y, x, w, h; mmdet's coordinate_to_encoding."""
     dim = torch.arange(num_feats, dtype=torch.float32)
     dim = 10000 ** (2 * torch.div(dim, 2, rounding_mode="floor") / num_feats)
     angles = boxes[:, [1, 0, 2, 3], None] * 2 * torch.pi / dim

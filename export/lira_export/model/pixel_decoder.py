@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import PixelConfig
+from .vit import Layers
 
 
 def sine_encoding(height: int, width: int, num_feats: int) -> Tensor:
@@ -46,10 +47,13 @@ def deformable_sampling(
     b, queries, heads, levels, points, _ = locations.shape
     grids = 2 * locations - 1
     sampled = []
-    for level, (part, (h, w)) in enumerate(zip(value.split([h * w for h, w in shapes], dim=1), shapes, strict=True)):
+    parts = value.split([h * w for h, w in shapes], dim=1)
+    for level, (part, (h, w)) in enumerate(zip(parts, shapes, strict=True)):
         feature = part.permute(0, 2, 3, 1).reshape(b * heads, -1, h, w)
         grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)
-        sampled.append(F.grid_sample(feature, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
+        sampled.append(
+            F.grid_sample(feature, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        )
     stacked = torch.stack(sampled, dim=-2).flatten(-2)  # [B*heads, d, Lq, levels*points]
     mix = weights.transpose(1, 2).reshape(b * heads, 1, queries, levels * points)
     return (stacked * mix).sum(-1).view(b, -1, queries).transpose(1, 2)
@@ -76,7 +80,9 @@ class DeformableAttention(nn.Module):
         sizes = torch.tensor([[w, h] for h, w in shapes], dtype=x.dtype, device=x.device)
         locations = reference[:, None, None, None] + offsets / sizes[:, None]
         value = self.value_proj(x).unflatten(-1, (self.heads, -1))
-        return x + self.output_proj(self.sample(value, locations, weights.unflatten(-1, head_shape[1:]), shapes))
+        return x + self.output_proj(
+            self.sample(value, locations, weights.unflatten(-1, head_shape[1:]), shapes)
+        )
 
     def sample(
         self, value: Tensor, locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, int]]
@@ -114,7 +120,9 @@ class EncoderLayer(nn.Module):
 class ConvNorm(nn.Module):
     """Convolution and GroupNorm, with ReLU where asked."""
 
-    def __init__(self, dim_in: int, dim: int, kernel: int, groups: int, bias: bool, relu: bool = False) -> None:
+    def __init__(
+        self, dim_in: int, dim: int, kernel: int, groups: int, bias: bool, relu: bool = False
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(dim_in, dim, kernel, padding=kernel // 2, bias=bias)
         self.gn = nn.GroupNorm(groups, dim)
@@ -126,7 +134,7 @@ class ConvNorm(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """res2..res5 -> mask_features [B,D,P/4,P/4] and memories at strides 32, 16, 8 (lowest resolution first)."""
+    """res2..res5 -> mask_features [B,D,P/4,P/4] and memories at strides 32, 16, 8, in this order."""
 
     def __init__(self, config: PixelConfig) -> None:
         super().__init__()
@@ -135,9 +143,7 @@ class PixelDecoder(nn.Module):
         self.input_convs = nn.ModuleList(
             ConvNorm(config.dims[3 - i], dim, 1, groups, bias=True) for i in range(levels)
         )
-        self.encoder = nn.ModuleDict(
-            {"layers": nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))}
-        )
+        self.encoder = Layers(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.level_encoding = nn.Embedding(levels, dim)
         self.lateral_convs = nn.ModuleList([ConvNorm(config.dims[0], dim, 1, groups, bias=False)])
         self.output_convs = nn.ModuleList([ConvNorm(dim, dim, 3, groups, bias=False, relu=True)])
@@ -147,8 +153,8 @@ class PixelDecoder(nn.Module):
         levels = [conv(features[3 - i]) for i, conv in enumerate(self.input_convs)]
         shapes = [(level.shape[2], level.shape[3]) for level in levels]
         x = torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)  # [B, sum(HW), D]
-        pos, reference = self._positions(shapes)
-        for layer in self.encoder["layers"]:
+        pos, reference = self.positions(shapes)
+        for layer in self.encoder.layers:
             x = layer(x, pos.to(x), reference.to(x), shapes)
         memories = [
             part.transpose(1, 2).unflatten(2, shape)
@@ -158,7 +164,8 @@ class PixelDecoder(nn.Module):
         up = F.interpolate(memories[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
         return self.mask_feature(self.output_convs[0](lateral + up)), memories
 
-    def _positions(self, shapes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    def positions(self, shapes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Sine code + level embedding, and pixel centres (x, y) in [0,1], of all levels: [L,D] and [L,2]."""
         codes, centres = [], []
         for (h, w), level in zip(shapes, self.level_encoding.weight, strict=True):
             codes.append(sine_encoding(h, w, self.num_feats).to(level).flatten(1).T + level)

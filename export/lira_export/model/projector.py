@@ -52,7 +52,7 @@ class Projector(nn.Module):
         return self.model(self.query_proj(queries))
 
     def forward(self, features: Tensor, pixel_features: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """features [B,M,C], pixel_features [B,cells,F+2D], queries [B,Q,2D] -> tokens [B,cells,C], [B,Q,C]."""
+        """features [B,M,C], pixel_features [B,cells,F+2D], queries [B,Q,2D] -> [B,cells,C], [B,Q,C]."""
         pixel_tokens = self.cross_beforellm(self.model_feat(pixel_features), features)
         return pixel_tokens, self.cross_beforellm(self.project_queries(queries), features)
 

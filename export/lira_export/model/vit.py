@@ -1,6 +1,12 @@
-"""Tile encoder: InternViT, pixel shuffle and mlp1 (InternVL2 modeling_intern_vit.py, upstream LIRA.extract_feature)."""
+"""Tile encoder: InternViT, pixel shuffle and mlp1.
+
+InternVL2: modeling_intern_vit.py; upstream: LIRA.extract_feature.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -70,23 +76,33 @@ class Layer(nn.Module):
         return x + self.mlp(self.norm2(x)) * self.ls2
 
 
+class Layers(nn.Module):
+    """Layers one module deeper, as upstream's parameter names have them: ``encoder.layers.0``."""
+
+    layers: Any  # nn.ModuleList, whose iteration type checkers take for plain modules
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+
 class InternViT(nn.Module):
     """pixel_values [T,3,S,S] -> last hidden state [T,1+P,D], no final norm; row 0 is the class token."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.embeddings = Embeddings(config)
-        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(Layer(config) for _ in range(config.num_layers))})
+        self.encoder = Layers(Layer(config) for _ in range(config.num_layers))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         x = self.embeddings(pixel_values)
-        for layer in self.encoder["layers"]:
+        for layer in self.encoder.layers:
             x = layer(x)
         return x
 
 
 def pixel_shuffle(x: Tensor, ratio: int) -> Tensor:
-    """Fold ratio x ratio neighbours into channels ordered (row, column, channel): [T,H,W,D] -> [T,H/r,W/r,r*r*D]."""
+    """Fold r x r neighbours into channels (row, column, channel): [T,H,W,D] -> [T,H/r,W/r,r*r*D]."""
     t, h, w, d = x.shape
     x = x.reshape(t, h // ratio, ratio, w // ratio, ratio, d).permute(0, 1, 3, 2, 4, 5)
     return x.reshape(t, h // ratio, w // ratio, ratio * ratio * d)
@@ -102,7 +118,10 @@ class SemanticEncoder(nn.Module):
         width = config.hidden_size * config.shuffle**2
         self.vit = InternViT(config)
         self.mlp1 = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, llm_hidden_size), nn.GELU(), nn.Linear(llm_hidden_size, llm_hidden_size)
+            nn.LayerNorm(width),
+            nn.Linear(width, llm_hidden_size),
+            nn.GELU(),
+            nn.Linear(llm_hidden_size, llm_hidden_size),
         )
 
     def forward(self, pixel_values: Tensor) -> Tensor:
