@@ -25,7 +25,7 @@ from lira_engine.engine_folder import (
 from lira_engine.engines import open_llm, open_stage
 from lira_engine.errors import LiraError
 from lira_engine.manifest import STAGES, FileEntry
-from lira_engine.passes import PIPELINES, apply
+from lira_engine.passes import lower
 from lira_engine.runner import LlmRunner
 from lira_engine.verify import sha256_of
 
@@ -67,7 +67,7 @@ def build(
         for stage in STAGES:
             started = time.perf_counter()
             progress(stage, "lower")
-            model = apply(ir.load(bundle.stage_file(stage)), PIPELINES[target, stage])
+            model = lower(ir.load(bundle.stage_file(stage)), target, stage, precision)
             progress(stage, "write")
             file = partial / engine_file(stage)
             ir.save(model, file, external_data=f"{file.name}.data", size_threshold_bytes=_EXTERNAL_FROM_BYTES)

@@ -17,6 +17,7 @@ from lira_engine.inspect import Tables
 # Opset 24, which portable graphs use, came with this ONNX Runtime.
 _PORTABLE_FROM = (1, 24)
 _ENGINES_FROM = (1, 20)
+_L4T = Path("/etc/nv_tegra_release")
 
 
 def examine() -> Tables:
@@ -71,19 +72,18 @@ def _gpus() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    return [f"{', '.join(line.split(', '))} (driver)" for line in _answer(query)]
+    return [f"{line} (driver)" for line in _answer(query)]
 
 
 def _jetson() -> list[str]:
     """Model, L4T release and JetPack of a Jetson board; nothing elsewhere."""
-    release = Path("/etc/nv_tegra_release")
-    if not release.exists():
+    if not _L4T.exists():
         return []
     lines = []
     with suppress(OSError):
         lines.append(Path("/proc/device-tree/model").read_text(encoding="utf-8").strip("\0\n "))
     with suppress(OSError):
-        lines.append("L4T " + release.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
+        lines.append("L4T " + _L4T.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
     if shutil.which("dpkg-query"):
         lines += [
             f"JetPack {line}" for line in _answer(["dpkg-query", "-W", "-f=${Version}", "nvidia-jetpack"])

@@ -17,12 +17,16 @@ FREE_FORM_MAX_NEW_TOKENS = 512  # upstream's demo
 
 @dataclass(frozen=True)
 class Prompt:
-    """`before` and `after` surround the visual prefix; `label` names a mask that the answer does not."""
+    """`before` and `after` surround the visual prefix.
+
+    `question` is what they ask, in words; `label` names a mask that the answer itself does not name.
+    """
 
     before: tuple[int, ...]
     after: tuple[int, ...]
     stop_ids: frozenset[int]
     max_new_tokens: int
+    question: str = ""
     label: str = ""
 
 
@@ -40,8 +44,7 @@ def build_prompt(
 
     A free-form question is used as it stands; its answer ends at the end-of-turn token only. ilvc="off" takes
     a task's prompt without ILVC where the bundle has one (the paper's two prompts, supplementary text,
-    section 6).
-    Raises LiraError for an empty question, an unknown task, and a task with too little or too much.
+    section 6). Raises LiraError for an empty question, an unknown task, and one with too little or too much.
     """
     if ilvc not in get_args(Ilvc):
         raise LiraError(f"ilvc is {ilvc!r}; expected one of {', '.join(get_args(Ilvc))}")
@@ -68,7 +71,10 @@ def build_prompt(
         label = (expression if expression is not None else question or "").strip()
         if not label:
             raise LiraError(f"task {task} needs an expression; found none, or an empty one")
-        template = template.replace("{expression}", label.lower() if spec.lowercase else label)
+        if template == "{expression}":  # a question, which names no object
+            template, label = label.lower() if spec.lowercase else label, ""
+        else:
+            template = template.replace("{expression}", label.lower() if spec.lowercase else label)
     elif question is not None or expression is not None:
         raise LiraError(f"task {task} has its own question; found another one beside it")
     stop_ids = frozenset(tokens.eos) | {_stop_id(name, spec, tokens, tokenizer) for name in spec.stop}
@@ -91,7 +97,7 @@ def _assemble(
     after = tokenizer.encode(turn_end.replace("{question}", question))
     if prompts.add_bos:
         before = [tokens.bos, *before]
-    return Prompt(tuple(before), tuple(after), stop_ids, max_new_tokens, label)
+    return Prompt(tuple(before), tuple(after), stop_ids, max_new_tokens, question, label)
 
 
 def _stop_id(name: str, spec: TaskSpec, tokens: TokenSpec, tokenizer: TextCoder) -> int:

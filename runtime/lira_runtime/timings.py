@@ -44,9 +44,9 @@ class Timings:
     new_tokens: int = 0
     prefill_tokens: int = 0
     prefill: float = 0.0
-    first_token: float = 0.0  # TTFT: the look, if this answer paid for it, and all up to the first token
-    tokens: list[float] = field(default_factory=list)  # LLM passes that read one token
-    region_tokens: list[float] = field(default_factory=list)  # LLM passes that read a token and a region
+    ttft: float = 0.0  # time to the first token, the look included if this answer paid for it
+    decode: list[float] = field(default_factory=list)  # LLM passes that read one token
+    region_prefill: list[float] = field(default_factory=list)  # LLM passes that read a whole region
     regions: list[float] = field(default_factory=list)  # crop and semantic encoder, mask not included
     masks: list[float] = field(default_factory=list)  # pixel decoder
     _answering: float = 0.0
@@ -61,8 +61,8 @@ class Timings:
     @property
     def decode_tokens_per_second(self) -> float:
         """Passes that read one token, per second of LLM time; 0.0 if there was none."""
-        spent = sum(self.tokens)
-        return len(self.tokens) / spent if spent else 0.0
+        spent = sum(self.decode)
+        return len(self.decode) / spent if spent else 0.0
 
     @property
     def end_to_end_tokens_per_second(self) -> float:
@@ -88,7 +88,7 @@ class Timings:
 
     def note_first_token(self) -> None:
         """To be called between the first token and the next."""
-        self.first_token = self.total
+        self.ttft = self.total
 
     def as_dict(self) -> dict[str, object]:
         """For JSON: seconds by stage, and the two rates."""
@@ -101,10 +101,10 @@ class Timings:
             },
             "prefill_tokens": self.prefill_tokens,
             "prefill": self.prefill,
-            "first_token": self.first_token,
+            "ttft": self.ttft,
             "new_tokens": self.new_tokens,
-            "tokens": self.tokens,
-            "region_tokens": self.region_tokens,
+            "decode": self.decode,
+            "region_prefill": self.region_prefill,
             "regions": self.regions,
             "masks": self.masks,
             "total": self.total,
@@ -131,6 +131,6 @@ class TimedLlm:
             self._timings.prefill_tokens += len(embeds)
             self._timings.prefill += seconds
         else:
-            passes = self._timings.tokens if len(embeds) == 1 else self._timings.region_tokens
+            passes = self._timings.decode if len(embeds) == 1 else self._timings.region_prefill
             passes.append(seconds)
         return output

@@ -55,7 +55,7 @@ def test_encoders_and_the_image_prefill_run_once(look: Any, fakes: SimpleNamespa
     assert first.timings.prefill_tokens == sum(map(len, engines.llm.passes[:2]))
     assert first.timings.look is scene.look_timings and first.timings.look.total > 0
     assert second.timings.look.total == 0
-    assert first.timings.first_token > first.timings.look.total
+    assert first.timings.ttft > first.timings.look.total
 
 
 def test_ilvc_answer(look: Any, fakes: SimpleNamespace) -> None:
@@ -78,9 +78,9 @@ def test_ilvc_answer(look: Any, fakes: SimpleNamespace) -> None:
     region = next(event for event in events if isinstance(event, RegionEvent))
     assert region.box_xyxy == answer.masks[0].box_xyxy and region.tile.shape == (1, 3, 8, 8)
     timings = answer.timings
-    assert (timings.new_tokens, len(timings.region_tokens), len(timings.tokens)) == (8, 1, 6)
+    assert (timings.new_tokens, len(timings.region_prefill), len(timings.decode)) == (8, 1, 6)
     assert (len(timings.regions), len(timings.masks)) == (1, 1)  # nobody has looked at the closing mask
-    assert timings.total >= timings.look.total + timings.prefill + sum(timings.tokens)
+    assert timings.total >= timings.look.total + timings.prefill + sum(timings.decode)
 
 
 def test_masks_are_decoded_when_looked_at_and_only_once(look: Any) -> None:

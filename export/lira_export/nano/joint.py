@@ -12,7 +12,7 @@ from torch import Tensor
 from ..model.lira import PixelFeatures
 from .architecture import CLASSES, tokenizers
 from .batches import VisionBatch, region, vision_batch
-from .losses import mask_loss, panoptic_loss, soft_iou
+from .losses import mask_loss, panoptic_loss, soft_iou, visible_queries
 from .sequences import IGNORE, PackedSequence, Packer, draw_samples
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ class JointLoss:
         packed = [self.packer.pack(draw_samples(scene, rng)) for scene in batch.scenes]
         out = model.pixel_encoder(batch.pixels)
         losses, owners = panoptic_loss(out.class_logits, out.mask_logits_all, batch.classes, batch.masks)
+        matched = [own[:-1] for own in owners]  # the last one is background
+        owners = [
+            visible_queries(out.mask_logits[i], out.query_valid[i], masks, own)
+            for i, (masks, own) in enumerate(zip(batch.masks, owners, strict=True))
+        ]
         items = [(scene, item) for scene in batch.scenes for item in scene.objects]
         crops = torch.from_numpy(np.concatenate([region(scene, item, model.config, rng) for scene, item in items]))
         features = model.semantic_encoder(torch.cat([batch.tiles, crops]))
@@ -48,7 +53,7 @@ class JointLoss:
         total = language["ce"] * 2 + 0.2 * masks["attributes"] + 4 * masks["bce"] + 2 * masks["dice"]
         total = total + 0.5 * masks["select"] + 0.5 * masks["identity"] + 0.2 * vision + 0.2 * words
         with torch.no_grad():
-            best = [out.mask_logits[i, owner[:-1]] for i, owner in enumerate(owners)]
+            best = [out.mask_logits[i, owner] for i, owner in enumerate(matched)]
             oracle = [soft_iou(b, m[:-1]) for b, m in zip(best, batch.masks, strict=True)]
         return {"loss": total, **language, **masks, "query_names": query_names, "oracle": torch.cat(oracle).mean()}
 

@@ -8,6 +8,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
+NO_OBJECT = 0.4
+"""Class weight of void. With Mask2Former's 0.1 duplicates keep high scores and take the cells of the matched query."""
+
+
 def mask_loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy and dice per mask: logits, soft target [..., H, W] -> two tensors [...]."""
     bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((-1, -2))
@@ -61,7 +65,7 @@ def panoptic_loss(
         for layer, logits in zip(picked, mask_logits_all, strict=True):
             layer.append(logits[i, owner])
     weight = torch.ones(void + 1)
-    weight[void] = 0.1
+    weight[void] = NO_OBJECT
     predicted = torch.stack([torch.cat(layer) for layer in picked])  # [layers, N, H, W]
     bce, dice = mask_loss(predicted, torch.cat(wanted).expand_as(predicted))
     return {
@@ -75,3 +79,17 @@ def soft_iou(logits: Tensor, target: Tensor) -> Tensor:
     """IoU of thresholded masks [..., H, W] -> [...]."""
     found, wanted = logits > 0, target > 0.5
     return (found & wanted).sum((-1, -2)) / (found | wanted).sum((-1, -2)).clamp(min=1)
+
+
+@torch.no_grad()
+def visible_queries(mask_logits: Tensor, query_valid: Tensor, masks: Tensor, owner: Tensor) -> Tensor:
+    """Per segment of one image, the query that the language model can see it by.
+
+    The valid query of highest IoU if that is at least 0.5, else the matched one.
+
+    Args:
+        mask_logits: [Q, H, W]. query_valid: [Q]. masks: [N, H, W]. owner: [N], the matched query.
+    """
+    scores = torch.stack([soft_iou(mask_logits, mask.expand_as(mask_logits)) for mask in masks])  # [N, Q]
+    best = (scores * query_valid).max(1)
+    return torch.where(best.values >= 0.5, best.indices, owner)
