@@ -62,18 +62,8 @@ class Answer:
             raise LiraError(
                 f"the answer has {len(self._seg_logits)} masks; expected more than {seg} to rank words"
             )
-        if not words:
-            raise LiraError("there are no words to rank; expected at least one")
         assert self._tokenizer is not None
-        by_token: dict[int, str] = {}
-        for word in words:
-            token_id = first_token(self._tokenizer, word)
-            if token_id in by_token:
-                other = by_token[token_id]
-                raise LiraError(
-                    f"{other!r} and {word!r} begin with the same token; expected words that differ there"
-                )
-            by_token[token_id] = word
+        by_token = first_tokens(self._tokenizer, words)
         logits = self._seg_logits[seg][list(by_token)].astype(np.float64)
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()
@@ -83,15 +73,28 @@ class Answer:
         return ranked[:top]
 
 
-def first_token(tokenizer: TextCoder, word: str) -> int:
-    """Id of the token that `word` begins with inside a sentence. Raises LiraError if there is none."""
+def first_tokens(tokenizer: TextCoder, words: Sequence[str]) -> dict[int, str]:
+    """The words by the token that each begins with inside a sentence.
+
+    Raises LiraError for no words, for a word that the vocabulary lacks, and for two with the same token.
+    """
+    if not words:
+        raise LiraError("there are no words to rank; expected at least one")
     # Some tokenizers put a space in front of every text: what "a" leaves over of "a word" is free of that.
-    lead = "a"
-    ids = tokenizer.encode(f"{lead} {word.strip()}")[len(tokenizer.encode(lead)) :]
-    # A vocabulary that spells the word byte by byte begins with a lone space: that would rank nothing.
-    if not ids or ids[0] == tokenizer.unknown_id or not tokenizer.decode(ids[:1]).strip():
-        raise LiraError(f"the vocabulary has no token for {word!r}; expected words that the model knows")
-    return ids[0]
+    lead = tokenizer.encode("a")
+    by_token: dict[int, str] = {}
+    for word in words:
+        ids = tokenizer.encode(f"a {word.strip()}")[len(lead) :]
+        # A vocabulary that spells the word byte by byte begins with a lone space: that would rank nothing.
+        if not ids or ids[0] == tokenizer.unknown_id or not tokenizer.decode(ids[:1]).strip():
+            raise LiraError(f"the vocabulary has no token for {word!r}; expected words that the model knows")
+        if ids[0] in by_token:
+            other = by_token[ids[0]]
+            raise LiraError(
+                f"{other!r} and {word!r} begin with the same token; expected words that differ there"
+            )
+        by_token[ids[0]] = word
+    return by_token
 
 
 class CleanText:

@@ -1,0 +1,119 @@
+"""`lira-edge run` on stand-in engines: what it prints, what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lira_engine.main import main
+from lira_runtime import Lira, rle
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.full((20, 40, 3), 200, dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def command(
+    fakes: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command with a scripted LLM: exit code, stdout, stderr."""
+
+    def invoke(*arguments: object, script: str = "") -> tuple[int, str, str]:
+        engines = fakes.fake_engines([fakes.ID[piece] for piece in script.split()])
+        table = fakes.embed(range(len(fakes.VOCABULARY)))
+        separators = -np.ones((2, fakes.WIDTH), dtype=np.float32)
+        lira = Lira(fakes.fake_manifest(), engines, fakes.FakeTokenizer(), table, separators)
+        monkeypatch.setattr(Lira, "open", lambda *_, **__: lira)
+        with pytest.raises(SystemExit) as exit_:
+            main(["run", "bundle", *map(str, arguments)])
+        return int(exit_.value.code or 0), *capsys.readouterr()
+
+    return invoke
+
+
+GROUNDED = "▁it ▁is [SEG] <image_id> ▁a ▁ball </p> ▁ [SEG] . <|im_end|>"
+
+
+def test_text_masks_and_timings(command: Any, picture: Path, tmp_path: Path) -> None:
+    overlay, report = tmp_path / "new" / "out.png", tmp_path / "out.json"
+    arguments = ("--image", picture, "--task", "gcg", "--overlay", overlay, "--json", report)
+    code, out, err = command(*arguments, "--attributes", "red,blue", script=GROUNDED)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "it is a ball."
+    assert lines[1].startswith("■ a ball  (score 0.")
+    assert lines[2].startswith("red")
+    assert "11 tokens: decode" in out and "21.6 tok/s" in out
+    assert Image.open(overlay).width >= 768
+    written = json.loads(report.read_text(encoding="utf-8"))
+    assert (written["bundle"], written["task"], written["question"]) == ("fake", "gcg", "the image?")
+    assert (written["text"], written["finish_reason"]) == ("it is a ball.", "stop")
+    assert written["phrases"] == [{"text": "a ball", "start": 6, "end": 12, "mask": 0}]
+    assert rle.decode(written["masks"][0]["rle"]).shape == (20, 40)
+    assert written["regions"][0]["box_xyxy"] == written["masks"][0]["box_xyxy"]
+    assert [entry["word"] for entry in written["attributes"]] == ["red", "blue"]
+    assert written["timings"]["new_tokens"] == 11
+
+
+def test_free_form_question_without_masks(command: Any, picture: Path) -> None:
+    code, out, _ = command(
+        "--image", picture, "--ask", "Is it red?", "--attributes", "red,blue", script="▁it ▁is"
+    )
+    assert code == 0
+    assert out.startswith("it is\nno mask in the answer")
+
+
+def test_cut_off_answer_says_so(command: Any, picture: Path) -> None:
+    code, out, _ = command("--image", picture, "--ask", "it", "--max-new-tokens", 1, script="▁it ▁is")
+    assert (code, out.splitlines()[0]) == (0, "it")
+    assert "cut off" in out and "1 token: end to end" in out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--ask", " "], "the question is empty"),
+        ([], "the question is empty"),
+        (["--task", "poem"], "expected one of gcg, refseg, vqa"),
+        (["--task", "refseg"], "needs an expression"),
+        (["--ask", "it", "--ilvc", "maybe"], "expected one of auto, on, off"),
+        (["--ask", "it", "--temperature", "-1"], "temperature"),
+        (["--ask", "it", "--top-p", "2"], "top_p"),
+        (["--ask", "it", "--max-new-tokens", "0"], "max_new_tokens"),
+        (["--ask", "it", "--attributes", " , "], "--attributes is empty"),
+        (["--ask", "it", "--attributes", "ö"], "no token for"),
+        (["--ask", "it", "--attributes", "red,red"], "begin with the same token"),
+        (["--ask", "it", "--overlay", "out.jpg"], "ends in .png"),
+        (["--ask", "it", "--overlay", "{image}"], "is also the image"),
+        (["--ask", "it", "--json", "{folder}"], "is a folder"),
+        (["--ask", "it", "--json", "{image}/out.json"], "no folder that you may write to"),
+        (["--ask", "a " * 1100], "expected at most 1000"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    command: Any, picture: Path, arguments: list[str], message: str
+) -> None:
+    filled = [a.replace("{image}", str(picture)).replace("{folder}", str(picture.parent)) for a in arguments]
+    before = set(picture.parent.iterdir())
+    code, out, err = command("--image", picture, *filled)
+    assert (code, out) == (2, "")
+    assert message in err and err.startswith("error: ") and err.count("\n") == 1
+    assert set(picture.parent.iterdir()) == before
+
+
+def test_not_an_image(command: Any, tmp_path: Path) -> None:
+    file = tmp_path / "empty.png"
+    file.touch()
+    code, _, err = command("--image", file, "--ask", "it")
+    assert code == 2 and "is empty (0 bytes)" in err
