@@ -1,0 +1,174 @@
+"""The language model run by ONNX Runtime, with caches that are updated where they are."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import onnxruntime
+
+from lira_engine.errors import LiraError
+from lira_engine.manifest import ModelSpec
+from lira_engine.ort import open_session
+from lira_engine.runner import KvCache, LlmOutput, check_room
+
+
+class OrtKvCache:
+    """Keys and values of one sequence.
+
+    Every layer's past and present are bound to the same memory, so that a step writes its own rows and copies
+    none. The cache lives as long as the language model that made it is open.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, shapes: dict[str, tuple[int, ...]]) -> None:
+        self._length = 0
+        self._capacity = next(iter(shapes.values()))[2]
+        self._position = np.zeros(1, np.int64)
+        self.binding: onnxruntime.IOBinding | None = session.io_binding()
+        _bind_input(self.binding, "position", self._position)
+        for name, shape in shapes.items():
+            # Zeros, because a masked slot's weight of zero times a NaN would still be a NaN. Memory that no
+            # row reaches is never touched.
+            rows = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
+            self.binding.bind_ortvalue_input(name, rows)
+            self.binding.bind_ortvalue_output(name.replace("_cache.", "_cache_out."), rows)
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    def truncate(self, length: int) -> None:
+        if not 0 <= length <= self._length:
+            raise ValueError(f"cannot truncate a cache of {self._length} rows to {length}")
+        self.fill(length)
+
+    def fill(self, length: int) -> None:
+        """Say how many rows are filled."""
+        self._length = length
+        self._position[0] = length
+
+
+class OrtLlm:
+    """Runs a portable or a built graph of the language model (the tensors of lira_export.graphs.llm)."""
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        """`threads` None leaves the number to ONNX Runtime. Raises LiraError for a file of another kind."""
+        self._session: onnxruntime.InferenceSession | None = open_session(path, threads)
+        inputs = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
+        outputs = {tensor.name: tensor.shape for tensor in self._session.get_outputs()}
+        self._cache_shapes = {name: tuple(shape) for name, shape in inputs.items() if "_cache." in name}
+        tensors = {"inputs_embeds", "position", "logit_positions", *self._cache_shapes}
+        if inputs.keys() != tensors or not {"logits", "hidden_states", "key_cache_out.0"} <= outputs.keys():
+            raise LiraError(f"{path} is no language model's graph: its inputs are {', '.join(inputs)}")
+        _, kv_heads, capacity, head_dim = self._cache_shapes["key_cache.0"]
+        self.sizes = {
+            "num_layers": len(self._cache_shapes) // 2,
+            "num_kv_heads": kv_heads,
+            "head_dim": head_dim,
+            "context_length": capacity,
+            "hidden_size": outputs["hidden_states"][2],
+            "vocab_size": outputs["logits"][2],
+        }
+        self._caches: weakref.WeakSet[OrtKvCache] = weakref.WeakSet()
+
+    @property
+    def capacity(self) -> int:
+        return self.sizes["context_length"]
+
+    def new_cache(self) -> OrtKvCache:
+        if self._session is None:
+            raise ValueError("the language model is closed")
+        cache = OrtKvCache(self._session, self._cache_shapes)
+        self._caches.add(cache)
+        return cache
+
+    def forward(
+        self, embeds: np.ndarray, cache: KvCache, logit_positions: Sequence[int] = (-1,)
+    ) -> LlmOutput:
+        """Append `embeds` [S, C] float32 to the sequence in `cache`; answer for `logit_positions`, indices
+        into S, from the end where negative.
+
+        Raises ContextFull, with the cache as it was, where S rows do not fit; ValueError for embeddings of
+        another shape or dtype, positions outside S, and a cache of another model.
+        """
+        rows = self._check(embeds, logit_positions)
+        if self._session is None or not isinstance(cache, OrtKvCache) or cache not in self._caches:
+            raise ValueError("the cache belongs to a language model that is closed, or to another one")
+        check_room(cache.length, cache.capacity, rows)
+        binding, asked = cache.binding, len(logit_positions)
+        assert binding is not None
+        positions = np.array(
+            [p % rows for p in logit_positions], np.int64
+        )  # the graph knows no negative ones
+        embeds = np.ascontiguousarray(embeds)[None]
+        logits = np.empty((1, asked, self.sizes["vocab_size"]), np.float32)
+        hidden = np.empty((1, asked, self.sizes["hidden_size"]), np.float32)
+        _bind_input(binding, "inputs_embeds", embeds)
+        _bind_input(binding, "logit_positions", positions)
+        _bind_output(binding, "logits", logits)
+        _bind_output(binding, "hidden_states", hidden)
+        self._session.run_with_iobinding(binding)
+        cache.fill(cache.length + rows)
+        return LlmOutput(logits[0], hidden[0])
+
+    def _check(self, embeds: np.ndarray, logit_positions: Sequence[int]) -> int:
+        """Rows of the embeddings."""
+        rows, width = embeds.shape[0] if embeds.ndim else 0, self.sizes["hidden_size"]
+        if embeds.dtype != np.float32 or rows == 0 or embeds.shape != (rows, width):
+            found = f"{embeds.dtype} {list(embeds.shape)}"
+            raise ValueError(f"embeddings are {found}, expected float32 [S, {width}]")
+        if not all(-rows <= p < rows for p in logit_positions):
+            raise ValueError(f"logits asked at {list(logit_positions)}, there are {rows} rows")
+        return rows
+
+    def close(self) -> None:
+        """Free the weights and all caches."""
+        for cache in self._caches:
+            cache.binding = None
+        self._caches.clear()
+        self._session = None
+
+    def __enter__(self) -> OrtLlm:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_llm(path: Path, spec: ModelSpec, target: str, threads: int | None = None) -> OrtLlm:
+    """The language model of a bundle, for targets "portable" and "cpu", which run alike.
+
+    Raises LiraError where the file's sizes are not those of `spec`.
+    """
+    if target not in ("portable", "cpu"):
+        raise ValueError(f"target {target} has another runner")
+    llm = OrtLlm(path, threads)
+    wrong = [
+        f"{name} {found}, expected {getattr(spec, name)}"
+        for name, found in llm.sizes.items()
+        if found != getattr(spec, name)
+    ]
+    if wrong:
+        raise LiraError(f"{path} is not this bundle's language model ({'; '.join(wrong)}): export it again")
+    return llm
+
+
+def _bind_input(binding: onnxruntime.IOBinding, name: str, array: np.ndarray) -> None:
+    """Bind an array's own memory; the caller keeps it alive until the run is over."""
+    binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+
+def _bind_output(binding: onnxruntime.IOBinding, name: str, array: np.ndarray) -> None:
+    binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
