@@ -103,8 +103,9 @@ def mask_to_image(mask_logits: np.ndarray, width: int, height: int) -> np.ndarra
 
 def _bilinear(source: int, target: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Outputs start .. start + count of a resize source -> target: both neighbours, weight of the second."""
-    scale = np.float32(source) / np.float32(target)  # float32 throughout, as torch: the thresholds are sharp
-    position = scale * (np.arange(start, start + count, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
+    # As torch's kernels: float32 with one rounding at the end (fused multiply-add). Thresholds are sharp.
+    scale = float(np.float32(source) / np.float32(target))
+    position = (scale * (np.arange(start, start + count) + 0.5) - 0.5).astype(np.float32)
     position = np.maximum(position, np.float32(0))
     low = np.minimum(position.astype(np.int64), source - 1)
     return low, np.minimum(low + 1, source - 1), position - low.astype(np.float32)
