@@ -102,30 +102,45 @@ def check_stage(
     """Run a stage's file on the bundle's check vectors and return each output's relative error.
 
     Raises LiraError where one is above the tolerance, is not finite where it should be, or differs at all in
-    an output of booleans or integers.
+    an output of booleans or integers. The language model is run as a plain graph, its whole cache in and out,
+    where the check vectors hold the cache; and with its runner's cache where they begin at position 0.
     """
     vectors = bundle.check_vectors(stage)
-    if stage == "llm":
+    errors: dict[str, float] = {}
+    if vectors.inputs.keys() == bundle.manifest.stages[stage].inputs.keys():
+        with open_stage(bundle, stage, file, threads) as runner:
+            errors = _errors(runner.run(vectors.inputs), vectors.outputs)
+    if stage == "llm" and not vectors.inputs["position"].any():
         with open_llm(bundle, file, target, threads) as llm:
-            found = run_llm(llm, vectors.inputs)
-    else:
-        with open_stage(bundle, stage, file, target, threads) as runner:
-            found = runner.run(vectors.inputs)
-    errors = {}
-    for name, array in found.items():
-        errors[name] = relative_error(array, vectors.outputs[name])
-        if not errors[name] <= TOLERANCE[precision]:
-            raise LiraError(
-                f"the {target} engine of {stage} is wrong: output {name} differs from the recorded one by "
-                f"{errors[name]:.1e} of the largest value, at most {TOLERANCE[precision]:.0e} is accepted; "
-                "nothing was kept. Report this with the output of `lira-edge doctor`"
-            )
+            own_cache = _errors(_run_in_two_chunks(llm, vectors.inputs), vectors.outputs)
+        errors |= {name: max(error, errors.get(name, 0.0)) for name, error in own_cache.items()}
+    worst = max(errors, key=lambda name: errors[name])
+    if not errors[worst] <= TOLERANCE[precision]:
+        raise LiraError(
+            f"the {target} engine of {stage} is wrong: output {worst} differs from the recorded one by "
+            f"{errors[worst]:.1e} of the largest value, at most {TOLERANCE[precision]:.0e} is accepted; "
+            "nothing was kept. Report this with the output of `lira-edge doctor`"
+        )
     return errors
 
 
-def run_llm(llm: LlmRunner, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """To be written with the runner."""
-    raise NotImplementedError
+def _errors(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
+    return {name: relative_error(found[name], array) for name, array in expected.items() if name in found}
+
+
+def _run_in_two_chunks(llm: LlmRunner, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The language model on check vectors with an empty cache: the second half of the rows reads what the
+    first half left in the runner's own cache."""
+    embeds, asked = inputs["inputs_embeds"][0], inputs["logit_positions"]
+    middle = (len(embeds) + 1) // 2
+    cache = llm.new_cache()
+    chunks = []
+    for start, stop in ((0, middle), (middle, len(embeds))):
+        if start < stop:
+            chunks.append(llm.forward(embeds[start:stop], cache, range(stop - start)))
+    logits = np.concatenate([chunk.logits for chunk in chunks])
+    hidden = np.concatenate([chunk.hidden for chunk in chunks])
+    return {"logits": logits[None, asked], "hidden_states": hidden[None, asked]}
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:

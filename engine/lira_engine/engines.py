@@ -32,7 +32,7 @@ def open_engines(
         folder = bundle.engine_folder(target, precision)
         files = {stage: folder / engine_file(stage) for stage in STAGES}
     with ExitStack() as opened:
-        stage = partial(open_stage, bundle, target=target, threads=threads)
+        stage = partial(open_stage, bundle, threads=threads)
         engines = Engines(
             target=target,
             precision=precision,
@@ -46,8 +46,8 @@ def open_engines(
     return engines
 
 
-def open_stage(bundle: Bundle, name: str, file: Path, target: str, threads: int | None) -> StageRunner:
-    """One stage other than the language model, from a portable or a built file."""
+def open_stage(bundle: Bundle, name: str, file: Path, threads: int | None) -> StageRunner:
+    """One stage, from a portable or a built file. The language model takes and returns its whole cache."""
     from lira_engine.ort import OrtStage
 
     return OrtStage(name, file, bundle.manifest.stages[name], threads)

@@ -1,0 +1,243 @@
+"""From a bundle to engines that are right, or to nothing; and which engines are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from lira_engine import Bundle, LiraError, open_engines
+from lira_engine.build import build, relative_error
+from lira_engine.engine_folder import usable_build
+from lira_engine.external_data import external_locations
+from lira_engine.llm_ort import OrtKvCache
+from lira_engine.manifest import STAGES
+from lira_engine.passes import PIPELINES
+from lira_engine.verify import sha256_of
+
+
+@pytest.fixture(scope="module")
+def made_engines(made_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle with its engines, that `built` copies."""
+    root = tmp_path_factory.mktemp("built") / "bundle"
+    shutil.copytree(made_bundle, root)
+    build(root, threads=1)
+    return root
+
+
+@pytest.fixture
+def built(made_engines: Path, tmp_path: Path) -> Path:
+    """A bundle with engines, to spoil."""
+    shutil.copytree(made_engines, tmp_path / "built")
+    return tmp_path / "built"
+
+
+def test_builds_every_stage_and_says_how(bundle_path: Path) -> None:
+    said: list[tuple[str, str]] = []
+    folder = build(bundle_path, threads=1, progress=lambda stage, phase: said.append((stage, phase)))
+    assert folder == bundle_path / "engines" / "cpu-fp32"
+    assert said == [(stage, phase) for stage in STAGES for phase in ("lower", "write", "check", "done")]
+    record = json.loads((folder / "build.json").read_text())
+    assert set(record["files"]) == {path.name for path in folder.iterdir()} - {"build.json"}
+    assert record["sources"]["llm.onnx.data"] == sha256_of(bundle_path / "llm.onnx.data")
+    assert record["tools"]["onnx"] and record["machine"]["arch"]
+    assert set(record["errors"]) == set(STAGES) and {"logits", "hidden_states"} < set(record["errors"]["llm"])
+    assert all(error <= 1e-4 for errors in record["errors"].values() for error in errors.values())
+    assert not [name for name in os.listdir(folder.parent) if name.startswith(".")]
+
+
+def test_engines_are_for_onnxruntime_1_20(built: Path) -> None:
+    for stage in STAGES:
+        path = built / "engines" / "cpu-fp32" / f"{stage}.onnx"
+        model = ir.load(path)
+        assert model.opset_imports[""] <= 21 and model.ir_version <= 10
+        assert set(model.opset_imports) <= {"", "com.microsoft"} and not model.functions
+        assert external_locations(path) <= {f"{stage}.onnx.data"}
+
+
+def test_opens_what_was_built(built: Path) -> None:
+    bundle = Bundle.open(built)
+    with open_engines(bundle, threads=1) as engines, open_engines(bundle, "portable", threads=1) as portable:
+        assert (engines.target, portable.target) == ("cpu", "portable")
+        for stage in ("semantic_encoder", "pixel_encoder", "sefe", "pixel_decoder"):
+            feeds = bundle.check_vectors(stage).inputs
+            found, expected = getattr(engines, stage).run(feeds), getattr(portable, stage).run(feeds)
+            for name, array in expected.items():
+                np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-5)
+        embeds = bundle.embeddings[[3, 1, 4, 1, 5]]
+        assert engines.llm.capacity == portable.llm.capacity == bundle.manifest.model.context_length
+        answers = []
+        for llm in (engines.llm, portable.llm):
+            cache = llm.new_cache()
+            llm.forward(embeds[:3], cache)
+            answers.append(llm.forward(embeds[3:], cache, (0, -1)))
+            assert cache.length == 5
+        np.testing.assert_allclose(answers[0].logits, answers[1].logits, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(answers[0].hidden, answers[1].hidden, rtol=1e-4, atol=1e-4)
+
+
+def test_builds_again_only_what_is_not_up_to_date(bundle_path: Path) -> None:
+    said: list[str] = []
+    folder = build(bundle_path, threads=1)
+    build(bundle_path, threads=1, progress=lambda stage, phase: said.append(stage))
+    assert said == []
+    build(bundle_path, threads=1, force=True, progress=lambda stage, phase: said.append(stage))
+    assert said
+    (folder / "sefe.onnx").write_bytes(b"x")
+    build(bundle_path, threads=1)
+    usable_build(Bundle.open(bundle_path), "cpu", "fp32")
+
+
+def edit_record(key: str, value: Any) -> Callable[[Path], None]:
+    """Sets KEY.KEY... of build.json."""
+
+    def edit(built: Path) -> None:
+        file = built / "engines" / "cpu-fp32" / "build.json"
+        data = json.loads(file.read_text())
+        *parents, last = key.split(".")
+        place = data
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+        file.write_text(json.dumps(data))
+
+    return edit
+
+
+def replace_source(built: Path) -> None:
+    """As a new export over the old bundle would, engines kept by hand."""
+    file = built / "semantic_encoder.onnx"
+    file.write_bytes(file.read_bytes() + b"\x32\x00")  # an empty doc string
+    relist(built, file.name)
+
+
+def relist(bundle: Path, name: str) -> None:
+    """Say in lira.json what a changed file is now."""
+    listed = json.loads((bundle / "lira.json").read_text())
+    listed["files"][name] = {"sha256": sha256_of(bundle / name), "bytes": (bundle / name).stat().st_size}
+    (bundle / "lira.json").write_text(json.dumps(listed))
+
+
+def alter(built: Path) -> None:
+    file = built / "engines" / "cpu-fp32" / "sefe.onnx"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda built: (built / "engines" / "cpu-fp32" / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (
+            replace_source,
+            r"is stale: it was built from semantic_encoder\.onnx [0-9a-f]{12}, which is now [0-9a-f]{12}",
+        ),
+        (
+            edit_record("sources.gone", "0" * 64),
+            "it was built from gone 000000000000, which is no longer there",
+        ),
+        (edit_record("target", "cuda"), "holds engines for cuda-fp32, expected cpu-fp32"),
+        (edit_record("lira_edge_version", "0.0.1"), r"was built by lira-edge 0\.0\.1, this is"),
+        (edit_record("format_version", 2), "has format version 2, expected 1"),
+        (edit_record("format", "x"), "is not the record of a build"),
+        (edit_record("files", {}), r"lists no semantic_encoder\.onnx"),
+        (alter, r"sefe\.onnx was altered"),
+        (remove("sefe.onnx"), r"sefe\.onnx is missing"),
+        (remove("build.json"), "holds no engines"),
+    ],
+)
+def test_engines_that_are_refused(built: Path, spoil: Callable[[Path], None], reason: str) -> None:
+    spoil(built)
+    command = rf"run `lira-edge build {built} --target cpu --precision fp32`"
+    with pytest.raises(LiraError, match=f"{reason}.*{command}"):
+        open_engines(built, threads=1)
+
+
+def test_choices_are_listed(bundle_path: Path) -> None:
+    for act in (build, open_engines):
+        with pytest.raises(LiraError, match="target 'tpu' is not one that this version builds: cpu"):
+            act(bundle_path, "tpu")
+        with pytest.raises(LiraError, match="precision 'int3' is not one that target cpu has: fp32"):
+            act(bundle_path, "cpu", "int3")
+    with pytest.raises(LiraError, match="portable graphs have precision fp32"):
+        open_engines(bundle_path, "portable", "int4")
+
+
+class Spoil(ir.passes.InPlacePass):
+    """A lowering that is wrong by a little: one weight matrix is scaled by 1.01."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        for value in model.graph.initializers.values():
+            if value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT:
+                value.const_value = ir.tensor(value.const_value.numpy() * np.float32(1.01), name=value.name)
+                return ir.passes.PassResult(model, True)
+        raise AssertionError("no weight found")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_wrong_engine_is_not_kept(bundle_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PIPELINES, ("cpu", stage), [*PIPELINES["cpu", stage], Spoil()])
+    with pytest.raises(LiraError, match=f"the cpu engine of {stage} is wrong: output .* differs"):
+        build(bundle_path, threads=1)
+    assert os.listdir(bundle_path / "engines") == []
+
+
+@pytest.fixture
+def from_empty_cache(bundle_path: Path) -> Path:
+    """A bundle whose check vectors of the language model begin with an empty cache and leave it out."""
+    file = bundle_path / "checks" / "llm.npz"
+    with np.load(file) as recorded:
+        embeds = recorded["in.inputs_embeds"]
+    asked = np.array([0, 2])
+    with open_engines(bundle_path, "portable", threads=1) as engines:
+        answer = engines.llm.forward(embeds[0], engines.llm.new_cache(), asked.tolist())
+    tensors = {"inputs_embeds": embeds, "position": np.zeros(1, np.int64), "logit_positions": asked}
+    outputs = {"logits": answer.logits[None], "hidden_states": answer.hidden[None]}
+    np.savez(
+        file, **{f"in.{k}": v for k, v in tensors.items()}, **{f"out.{k}": v for k, v in outputs.items()}
+    )
+    relist(bundle_path, "checks/llm.npz")
+    return bundle_path
+
+
+def test_checks_the_cache_of_the_runner(from_empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = build(from_empty_cache, threads=1)
+    record = json.loads((folder / "build.json").read_text())
+    assert set(record["errors"]["llm"]) == {"logits", "hidden_states"}
+
+    def forget(cache: OrtKvCache, length: int) -> None:
+        cache._length, cache._position[0] = length, 0
+
+    monkeypatch.setattr(OrtKvCache, "fill", forget)
+    with pytest.raises(LiraError, match="the cpu engine of llm is wrong: output"):
+        build(from_empty_cache, threads=1, force=True)
+    usable_build(Bundle.open(from_empty_cache), "cpu", "fp32")  # what was there before is kept
+
+
+def test_too_little_disk(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))
+    with pytest.raises(LiraError, match="has 0 MiB of disk left, the build needs about"):
+        build(bundle_path)
+
+
+def test_relative_error() -> None:
+    a = np.array([1.0, -4.0, np.inf], np.float32)
+    assert relative_error(a, a) == 0
+    assert relative_error(np.array([1.0, -4.4, np.inf], np.float32), a) == pytest.approx(0.1, rel=1e-5)
+    infinite = float("inf")
+    assert relative_error(np.array([1.0, np.nan, np.inf], np.float32), a) == infinite
+    assert relative_error(np.array([1.0, -4.0, 0.0], np.float32), a) == infinite
+    assert relative_error(a.astype(np.float64), a) == infinite
+    assert relative_error(a[:2], a) == infinite
+    flags = np.array([True, False])
+    assert relative_error(flags, flags) == 0 and relative_error(~flags, flags) == infinite
+    assert relative_error(np.zeros(2, np.float32), np.zeros(2, np.float32)) == 0
