@@ -29,12 +29,12 @@ class OrtKvCache:
         self._position = np.zeros(1, np.int64)
         self.binding: onnxruntime.IOBinding | None = session.io_binding()
         _bind_input(self.binding, "position", self._position)
-        for name, shape in shapes.items():
-            # Zeros, because a masked slot's weight of zero times a NaN would still be a NaN. Memory that no
-            # row reaches is never touched.
-            rows = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
-            self.binding.bind_ortvalue_input(name, rows)
-            self.binding.bind_ortvalue_output(name.replace("_cache.", "_cache_out."), rows)
+        # Bindings do not keep arrays alive. Zeros, because a masked slot's weight of zero times a NaN would
+        # still be a NaN; memory that no row reaches is never touched.
+        self._rows = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        for name, rows in self._rows.items():
+            _bind_input(self.binding, name, rows)
+            _bind_output(self.binding, name.replace("_cache.", "_cache_out."), rows)
 
     @property
     def capacity(self) -> int:
