@@ -41,7 +41,7 @@ lint: $(STAMP)
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "lira-edge needs Python 3.10 or newer"'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH) -e '.[$(ORT),export,dev]'
+	$(BIN)/python -m pip install --quiet $(TORCH) -e '.[$(ORT),export,nano,dev]'
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 

@@ -56,7 +56,7 @@ class SegmentationScore:
 def matched_pairs(
     found: Sequence[np.ndarray], truth: Sequence[np.ndarray], threshold: float = 0.5
 ) -> list[tuple[int, int, float]]:
-    """One-to-one pairs (found, truth, IoU) with IoU >= threshold, best first (as GranDf's mask recall pairs them)."""
+    """One-to-one pairs (found, truth, IoU) with IoU >= threshold, best first, as GranDf's recall has them."""
     scores = [(iou(f, t), i, j) for i, f in enumerate(found) for j, t in enumerate(truth)]
     pairs, used_found, used_truth = [], set(), set()
     for score, i, j in sorted(scores, key=lambda entry: -entry[0]):

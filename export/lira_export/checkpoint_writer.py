@@ -1,17 +1,18 @@
-"""Write a model as the five files that upstream's users have: the inverse of :mod:`lira_export.checkpoint`."""
+"""Write a model as the five files that upstream's users have: :mod:`lira_export.checkpoint` backwards."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from lira_engine.atomic import atomic_directory
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
+
+from lira_engine.atomic import atomic_directory
 
 from .checkpoint import LLM_PREFIX, LORA_LINEARS, vision_source
 from .config import LlmConfig
@@ -31,8 +32,9 @@ def write_checkpoint(
 ) -> None:
     """Write ``folder`` atomically.
 
-    The language model's trained weights become a base and a LoRA pair, W = base + alpha / r * B @ A, as upstream
-    stores them. Embeddings and LM head go to LIRA's file; the base model keeps its rows without the six LIRA tokens.
+    The language model's trained weights become a base and a LoRA pair, W = base + alpha / r * B @ A, as
+    upstream stores them. Embeddings and LM head go to LIRA's file; the base model keeps its rows without the
+    six LIRA tokens.
 
     Args:
         config: the folder's ``config.json``; ``lora`` gives rank and alpha.
@@ -42,12 +44,15 @@ def write_checkpoint(
     with atomic_directory(folder, overwrite=overwrite, marker="config.json") as out:
         files = _upstream_tensors(model, config["lora"]["r"], config["lora"]["lora_alpha"])
         stored = {
-            role: {key: t.detach().to(dtype).contiguous() for key, t in tensors.items()} for role, tensors in files.items()
+            role: {key: t.detach().to(dtype).contiguous() for key, t in tensors.items()}
+            for role, tensors in files.items()
         }
         torch.save(stored["lira"], out / f"LIRA-{name}.pth")
         torch.save({"state_dict": stored["head"]}, out / "omg_seg_convl.pth")
         torch.save(stored["clip"], out / "open_clip_pytorch_model.bin")
-        torch.save(class_embed.float().contiguous().clone(), out / "convnext_large_d_320_CocoPanopticOVDataset.pth")
+        torch.save(
+            class_embed.float().contiguous().clone(), out / "convnext_large_d_320_CocoPanopticOVDataset.pth"
+        )
         base = out / f"internvl2-{name}"
         base.mkdir()
         save_file(stored["base"], base / "model.safetensors", metadata={"format": "pt"})
@@ -83,7 +88,9 @@ def _upstream_tensors(model: Lira, rank: int, alpha: float) -> dict[str, dict[st
             packed = _pack_qkv(parts, config) if len(parts) > 1 else parts[0]
             files["base"][f"language_model.{stem}.weight"] = split(packed, stem)
         for norm in ("attention_norm", "ffn_norm"):
-            files["base"][f"language_model.model.layers.{i}.{norm}.weight"] = weights[f"llm.layers.{i}.{norm}.weight"]
+            files["base"][f"language_model.model.layers.{i}.{norm}.weight"] = weights[
+                f"llm.layers.{i}.{norm}.weight"
+            ]
     files["base"]["language_model.model.norm.weight"] = weights["llm.norm.weight"]
     table, head = weights["llm.tok_embeddings.weight"], weights["llm.lm_head.weight"]
     files["lira"][f"{LLM_PREFIX}model.tok_embeddings.weight"] = table
@@ -94,7 +101,7 @@ def _upstream_tensors(model: Lira, rank: int, alpha: float) -> dict[str, dict[st
     return files
 
 
-def _pack_qkv(parts: list[Tensor], config: LlmConfig) -> Tensor:
+def _pack_qkv(parts: Sequence[Tensor], config: LlmConfig) -> Tensor:
     """Rows per KV head: its query heads, its key, its value."""
     groups = [part.view(config.num_kv_heads, -1, config.head_dim, part.shape[1]) for part in parts]
     return torch.cat(groups, dim=1).flatten(0, 2)

@@ -2,8 +2,8 @@
 
 Upstream keeps them in three places: InternVL2's ``config.json`` (tile encoder and language model), a Python
 training configuration (pixel encoder, projector, LoRA) and its scripts (preprocessing, prompts, token ids).
-A checkpoint folder may hold all of it in one ``config.json`` beside the five files; without one, the values of
-upstream's published configuration apply to what InternVL2's file does not say.
+A checkpoint folder may hold all of it in one ``config.json`` beside the five files; without one, the values
+of upstream's published configuration apply to what InternVL2's file does not say.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class LlmConfig:
-    """InternLM2 (InternVL2 ``config.json``, key ``llm_config``). ``vocab_size`` includes the six LIRA tokens."""
+    """InternLM2 (InternVL2 ``config.json``, ``llm_config``). ``vocab_size`` includes the six LIRA tokens."""
 
     vocab_size: int
     hidden_size: int
@@ -102,7 +102,7 @@ class ProjectorConfig:
     text2vision_depth: int = 2
 
 
-# Upstream's scripts: InternVL2's dynamic tiling with ImageNet statistics, a square with four-digit CLIP statistics.
+# Upstream's scripts: InternVL2's tiling with ImageNet statistics, a square with four-digit CLIP statistics.
 TILES = TileSpec(448, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), min_num=1, max_num=6, use_thumbnail=True)
 PIXELS = PixelSpec(1024, (0.4814, 0.4578, 0.4082), (0.2686, 0.2613, 0.2757), pad_color=(122, 116, 104))
 
@@ -206,8 +206,8 @@ def internvl_folder(folder: Path) -> Path:
     if len(found) != 1:
         names = ", ".join(p.name for p in found) or "none"
         raise LiraError(
-            f"{folder}: found {names} as InternVL2 folder, expected exactly one sub-folder with config.json and "
-            "*.safetensors; put the base model there"
+            f"{folder}: found {names} as InternVL2 folder, expected exactly one sub-folder with config.json "
+            "and *.safetensors; put the base model there"
         )
     return found[0]
 
@@ -225,7 +225,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _missing_key(source: Path, missing: KeyError) -> LiraError:
-    return LiraError(f"{source}: key {missing} is missing; expected the configuration of a LIRA or InternVL2 model")
+    return LiraError(
+        f"{source}: key {missing} is missing; expected the configuration of a LIRA or InternVL2 model"
+    )
 
 
 def _vision(vision: Mapping[str, Any], top: Mapping[str, Any]) -> VisionConfig:

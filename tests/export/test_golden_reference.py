@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from lira_export.checkpoint import Checkpoint
 from lira_export.config import LiraConfig
 from lira_export.model.convnext import shuffle_cells
 from lira_export.model.lira import Lira
 from lira_export.model.projector import cell_queries
-from safetensors.torch import load_file
 
 ENCODER = 2e-4  # encoders, projector, language model
 LOGITS = 1e-3  # class and mask logits span tens
@@ -55,12 +56,19 @@ def _no_grad() -> Any:
         yield
 
 
-def test_golden_merged_weights_equal_the_formula(golden: Path, checkpoint: Checkpoint, config: LiraConfig) -> None:
+def test_golden_merged_weights_equal_the_formula(
+    golden: Path, checkpoint: Checkpoint, config: LiraConfig
+) -> None:
     base = load_file(next(checkpoint.base.glob("*.safetensors")))
     lira = torch.load(golden / "split" / "LIRA-tiny.pth", weights_only=True)
     lira = lira.get("state_dict", lira)
     scale = json.loads((golden / "config.json").read_text())["lora"]["scaling"]
-    names = {"attention.wqkv": "qkv", "attention.wo": "o", "feed_forward.w1": "gate", "feed_forward.w2": "down"}
+    names = {
+        "attention.wqkv": "qkv",
+        "attention.wo": "o",
+        "feed_forward.w1": "gate",
+        "feed_forward.w2": "down",
+    }
     names["feed_forward.w3"] = "up"
     for layer in range(config.llm.num_layers):
         for upstream, ours in names.items():
@@ -75,7 +83,8 @@ def test_golden_merged_weights_equal_the_formula(golden: Path, checkpoint: Check
                 found = checkpoint.tensor(f"llm.layers.{layer}.{ours}.weight")
             close(found, expected, 1e-6)
     assert torch.equal(
-        checkpoint.tensor("llm.tok_embeddings.weight"), lira["llm.base_model.model.model.tok_embeddings.weight"]
+        checkpoint.tensor("llm.tok_embeddings.weight"),
+        lira["llm.base_model.model.model.tok_embeddings.weight"],
     )
 
 
@@ -103,7 +112,10 @@ def test_golden_convnext_and_pixel_decoder(golden: Path, model: Lira, batch: str
 
 @pytest.mark.parametrize("batch", BATCHES)
 def test_golden_panoptic_head(golden: Path, model: Lira, batch: str) -> None:
-    head, decoded = arrays(golden, "components/panoptic_head.npz"), arrays(golden, "components/pixel_decoder.npz")
+    head, decoded = (
+        arrays(golden, "components/panoptic_head.npz"),
+        arrays(golden, "components/pixel_decoder.npz"),
+    )
     mask_features = decoded[f"mask_features_{batch}"]
     memories = [decoded[f"memory{i}_{batch}"] for i in range(3)]
     decoder = model.pixel_encoder.mask_decoder
@@ -112,7 +124,11 @@ def test_golden_panoptic_head(golden: Path, model: Lira, batch: str) -> None:
     close(out.query_feat, head[f"query_feat_{batch}"], ENCODER)
     close(pos, head[f"query_pos_{batch}"], 0)
     close(out.mask_logits, head[f"mask_logits_s4_last_{batch}"], LOGITS)
-    close(decoder.class_logits(out.query_feat, out.mask_logits, mask_features), head[f"cls_logits_{batch}"], LOGITS)
+    close(
+        decoder.class_logits(out.query_feat, out.mask_logits, mask_features),
+        head[f"cls_logits_{batch}"],
+        LOGITS,
+    )
     close(decoder.iou_logits(out.query_feat), head[f"iou_{batch}"], LOGITS)
     first = decoder.class_logits(feat, out.mask_logits_all[0], mask_features)
     close(first, head[f"cls_and_iou_all_layers_{batch}"][0][..., :-1], INTERMEDIATE_CLASSES)
@@ -141,9 +157,16 @@ def test_golden_projector(golden: Path, model: Lira) -> None:
     for name in names:
         batch, i = name.rstrip("0123456789"), int(name[-1])
         features = data[f"vit_embeds_{name}"]
-        cells, queries = encoded[f"clip_feat_{batch}"][i : i + 1], encoded[f"query_pos_feat_{batch}"][i : i + 1]
+        cells, queries = (
+            encoded[f"clip_feat_{batch}"][i : i + 1],
+            encoded[f"query_pos_feat_{batch}"][i : i + 1],
+        )
         valid = encoded[f"valid_{batch}"][i]
-        close(model.projector.project_queries(queries)[0][valid], data[f"query_tokens_before_cross_{name}"], ENCODER)
+        close(
+            model.projector.project_queries(queries)[0][valid],
+            data[f"query_tokens_before_cross_{name}"],
+            ENCODER,
+        )
         close(model.projector.model_feat(cells)[0], data[f"clip_tokens_before_cross_{name}"], ENCODER)
         pixel_tokens, query_tokens = model.projector(features[None], cells, queries)
         prefix = model.projector.prefix(features, pixel_tokens[0], query_tokens[0], valid)
@@ -163,14 +186,19 @@ def test_golden_seg_masks(golden: Path, model: Lira, batch: str) -> None:
     for image in images.unique().tolist():
         of_image = images == image
         memories = [decoded[f"memory{i}_{batch}"][image : image + 1] for i in range(3)]
-        found = model.decode_queries(queries[of_image], decoded[f"mask_features_{batch}"][image : image + 1], memories)
+        found = model.decode_queries(
+            queries[of_image], decoded[f"mask_features_{batch}"][image : image + 1], memories
+        )
         expected = data[f"mask_logits_all_layers_{batch}"][:, of_image, 0]
         close(torch.stack(found), expected, LOGITS)
         assert torch.equal(found[-1] > 0, expected[-1] > 0)
 
 
 def test_golden_visual_prompts(golden: Path, model: Lira) -> None:
-    data, decoded = arrays(golden, "components/visual_prompts.npz"), arrays(golden, "components/pixel_decoder.npz")
+    data, decoded = (
+        arrays(golden, "components/visual_prompts.npz"),
+        arrays(golden, "components/pixel_decoder.npz"),
+    )
     decoder, size = model.pixel_encoder.mask_decoder, model.config.pixel.image_size
     for kind, points in (("region", data["region_centers"].float()), ("point", data["points"])):
         for i, image in enumerate(data["batch_idx"].tolist()):
@@ -178,7 +206,9 @@ def test_golden_visual_prompts(golden: Path, model: Lira) -> None:
             memories = [decoded[f"memory{k}_{batch}"][local : local + 1] for k in range(3)]
             feat, pos = decoder.point_queries(points[i : i + 1], size, size)
             regions = data["regions"][i : i + 1, None].float() if kind == "region" else None
-            out = decoder(feat, pos, decoded[f"mask_features_{batch}"][local : local + 1], memories, regions=regions)
+            out = decoder(
+                feat, pos, decoded[f"mask_features_{batch}"][local : local + 1], memories, regions=regions
+            )
             query = torch.cat([out.query_feat, pos], dim=-1)
             close(query[:, 0], data[f"{kind}_query"][i : i + 1], ENCODER)
             close(model.projector.project_queries(query)[:, 0], data[f"{kind}_embeds"][i : i + 1], ENCODER)
@@ -204,7 +234,10 @@ def test_golden_llm_prefill_decode_and_chunk(golden: Path, model: Lira) -> None:
                 logits, hidden = data[f"chunk_logits_{i}"], data[f"chunk_hidden_{i}"]
             else:
                 steps = [table(token).view(1, 1, -1) for token in data[f"{phase}_ids_{i}"]]
-                logits, hidden = data[f"{phase}_logits_{i}"][:, None, None], data[f"{phase}_hidden_{i}"][:, None, None]
+                logits, hidden = (
+                    data[f"{phase}_logits_{i}"][:, None, None],
+                    data[f"{phase}_hidden_{i}"][:, None, None],
+                )
                 logits, hidden = list(logits), list(hidden)
             for step, embeds in enumerate(steps):
                 out = model.llm(embeds, cache)

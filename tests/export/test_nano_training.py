@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from lira_bench.metrics import PairedAccuracy, SegmentationScore, matched_pairs, says_yes
 from lira_export.checkpoint import Checkpoint
 from lira_export.checkpoint_writer import write_checkpoint
@@ -30,7 +31,10 @@ def test_packed_question_equals_its_single_turn_prompt(trainee: Trainee) -> None
     model = trainee.lira
     objective = JointLoss(trainee, seed=1)
     batch = vision_batch(1, range(2), model.config)
-    samples = [[*draw_samples(scene, np.random.default_rng(0)), gcg_sample(scene, ilvc=True)] for scene in batch.scenes]
+    samples = [
+        [*draw_samples(scene, np.random.default_rng(0)), gcg_sample(scene, ilvc=True)]
+        for scene in batch.scenes
+    ]
     packed = [objective.packer.pack(of_scene) for of_scene in samples]
     out = model.pixel_encoder(batch.pixels)
     valid = out.query_valid.clone()
@@ -48,7 +52,9 @@ def test_packed_question_equals_its_single_turn_prompt(trainee: Trainee) -> None
     table = model.llm.tok_embeddings
     prefix = model.projector.prefix(whole[image], pixel_tokens[image], query_tokens[image], valid[image])
     turn = [
-        of_image[packed[image].region[i]] if packed[image].region[i] >= 0 else table.weight[packed[image].ids[i]]
+        of_image[packed[image].region[i]]
+        if packed[image].region[i] >= 0
+        else table.weight[packed[image].ids[i]]
         for i in places
     ]
     before = table(torch.tensor(objective.packer.before))
@@ -69,7 +75,9 @@ def test_labels_leave_out_what_the_runtime_appends() -> None:
     assert learned[:2] == [packer.seg, packer.image_id]
     assert learned[-1] == packer.end
     after = packed.ids.index(packer.image_id) + 1
-    assert packed.region[after : after + 16] == list(range(expression.object_index * 16, expression.object_index * 16 + 16))
+    assert packed.region[after : after + 16] == list(
+        range(expression.object_index * 16, expression.object_index * 16 + 16)
+    )
     suffix_end = after + 16 + len(packer.suffix)
     assert packed.ids[after + 16 : suffix_end] == packer.suffix
     assert packed.labels[after - 1 : suffix_end - 1] == [IGNORE] * (16 + len(packer.suffix))
@@ -86,7 +94,7 @@ def test_written_checkpoint_reads_back(trainee: Trainee, tmp_path: Path) -> None
     assert checkpoint.lora_rank == config_dict()["lora"]["r"]
     for name, p in trainee.lira.named_parameters():
         found = checkpoint.tensor(name)
-        assert (found - p).abs().max() <= 2e-3 * max(1.0, float(p.abs().max())), name
+        assert (found - p.detach()).abs().max() <= 2e-3 * max(1.0, float(p.detach().abs().max())), name
     torch.testing.assert_close(checkpoint.class_embed, class_embeddings())
 
 

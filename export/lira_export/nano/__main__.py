@@ -44,7 +44,9 @@ def _run(name: str, arguments: list[str]) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("lira_"):
             raise
-        raise LiraError(f"`{name}` needs {error.name}: run pip install 'lira-edge[export,cpu]'") from None
+        raise LiraError(
+            f"`{name}` needs {error.name}: run pip install 'lira-edge[export,cpu,nano]'"
+        ) from None
     app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
     app.command(name)(module.command)
     typer.main.get_command(app).main(arguments, prog_name=f"python -m lira_export.nano {name}")

@@ -15,7 +15,7 @@ from .scenes import Scene, all_names
 
 
 class WordAlignment(nn.Module):
-    """Scores of a visual token against every object name: its product with the mean embedding of the name's words.
+    """Scores of a visual token against every object name: its product with the name's mean word embedding.
 
     Without it the language model stays at chance on yes/no questions while the vision stages are weak.
     """
@@ -52,9 +52,13 @@ class WordAlignment(nn.Module):
         """What a crop shows: features [R,N,C], names [R] -> loss."""
         return F.cross_entropy(self.scores(features.mean(1), model), names)
 
-    def queries(self, tokens: Tensor, scenes: list[Scene], owners: list[Tensor], model: Lira) -> tuple[Tensor, Tensor]:
+    def queries(
+        self, tokens: Tensor, scenes: list[Scene], owners: list[Tensor], model: Lira
+    ) -> tuple[Tensor, Tensor]:
         """What and where the query of each object is: tokens [B,Q,C] -> name loss, place loss."""
-        picked = torch.cat([tokens[i, owner[:-1]] for i, owner in enumerate(owners)])  # the last one is background
+        picked = torch.cat(
+            [tokens[i, owner[:-1]] for i, owner in enumerate(owners)]
+        )  # the last one is background
         items = [item for scene in scenes for item in scene.objects]
         names = torch.tensor([CLASSES.index(item.name) for item in items])
         places = torch.tensor([[*item.center, item.diameter] for item in items])

@@ -97,7 +97,7 @@ def config_dict() -> dict[str, Any]:
         "lora": {"r": 4, "lora_alpha": 8},
         "pixel_encoder": {
             "image_size": 192,
-            # Upstream's rule keeps a query only where it wins a cell: 6 x 6 cells need res5 without pixel shuffle.
+            # Upstream keeps a query only where it wins a cell: 6 x 6 cells need res5 without pixel shuffle.
             "pixel_shuffle_down_ratio": None,
             "backbone": {"dims": [32, 64, 128, 256], "depths": [1, 1, 2, 1], "clip_embed_dim": CLIP_DIM},
             "panoptic_head": {

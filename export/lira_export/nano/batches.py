@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from lira_engine.manifest import RegionSpec
-from lira_runtime.preprocess import highlight_crop, pixel_input, region_tile, tiles
 from PIL import Image
 from torch import Tensor
+
+from lira_engine.manifest import RegionSpec
+from lira_runtime.preprocess import highlight_crop, pixel_input, region_tile, tiles
 
 from ..config import LiraConfig
 from .architecture import CLASSES
@@ -58,10 +59,10 @@ def region(scene: Scene, item: SceneObject, config: LiraConfig, rng: np.random.G
     """The highlighted crop of an object as a tile [1,3,S,S], its mask as imperfect as a predicted one."""
     mask = item.mask.astype(np.uint8)
     if rng.random() < 0.7:
-        # The runtime's masks come from the stride-4 grid: blur at that scale, then shift by a pixel or two of it.
+        # The runtime's masks come from the stride-4 grid: blur at that scale, then shift by a pixel of it.
         cell = mask.shape[0] // (config.pixel.image_size // 4)
         soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), cell * (0.3 + 0.5 * rng.random()))
-        shift = np.float32([[1, 0, 0], [0, 1, 0]])
+        shift = np.eye(2, 3, dtype=np.float32)
         shift[:, 2] = (rng.random(2) - 0.5) * 2 * cell
         moved = cv2.warpAffine(soft, shift, mask.shape[::-1])
         mask = (moved > 0.3 + 0.4 * rng.random()).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Measure a bundle of lira-nano through its engines: free-running answers, regions cropped from predicted masks."""
+"""Measure a bundle of lira-nano through its engines: free-running, regions cropped from predicted masks."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
-from lira_bench.metrics import PairedAccuracy, SegmentationScore, matched_pairs
-from lira_engine.atomic import atomic_write
-from lira_engine.errors import LiraError
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+from lira_bench.metrics import PairedAccuracy, SegmentationScore, matched_pairs
+from lira_engine.atomic import atomic_write
+from lira_engine.errors import LiraError
 
 from . import texts
 from .scenes import Scene, render_scene
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from lira_runtime import Lira
     from lira_runtime import Scene as Look
 
-MODES = ("on", "off")
+MODES: tuple[Literal["on", "off"], ...] = ("on", "off")
 ATTRIBUTE_KINDS = ("existence", "color", "category")
 
 
@@ -59,20 +60,19 @@ def evaluate_scene(lira: Lira, scene: Scene, scores: Scores) -> None:
     """Ask everything about one scene: an expression of each kind, a pair of each kind, both captions."""
     look = lira.look(scene.image)
     for kind in texts.REFERRING_KINDS:
-        of_kind = [item for item in texts.referring(scene) if item.kind == kind]
-        if of_kind:
-            item = of_kind[scene.index % len(of_kind)]
+        expressions = [item for item in texts.referring(scene) if item.kind == kind]
+        if expressions:
+            item = expressions[scene.index % len(expressions)]
             for mode in MODES:
                 answer = look.ask(task="refseg", expression=item.expression, ilvc=mode)
                 found = answer.masks[0].binary if answer.masks else None
                 scores.refseg[mode][kind].add(found, scene.objects[item.object_index].mask)
     for mode in MODES:
         _grounded(look, scene, mode, scores.gcg[mode])
-    pairs = texts.standard_pairs(scene)
     for kind in texts.VQA_KINDS:
-        of_kind = [pair for pair in pairs if pair.kind == kind]
-        if of_kind:
-            pair = of_kind[scene.index % len(of_kind)]
+        pairs = [pair for pair in texts.standard_pairs(scene) if pair.kind == kind]
+        if pairs:
+            pair = pairs[scene.index % len(pairs)]
             answers = [look.ask(task="vqa", expression=question) for question in (pair.yes, pair.no)]
             scores.vqa[kind].add(answers[0].text, answers[1].text)
             scores.segs_in_vqa += sum(len(answer.masks) for answer in answers)
@@ -80,7 +80,7 @@ def evaluate_scene(lira: Lira, scene: Scene, scores: Scores) -> None:
     scores.captions_exact += look.ask(task="caption").text.strip() == texts.caption_text(scene)
 
 
-def _grounded(look: Look, scene: Scene, mode: str, score: GroundedScore) -> None:
+def _grounded(look: Look, scene: Scene, mode: Literal["on", "off"], score: GroundedScore) -> None:
     answer = look.ask(task="gcg", ilvc=mode)
     phrases = [phrase for phrase in answer.phrases if phrase.mask is not None]
     found = [phrase.mask.binary for phrase in phrases if phrase.mask is not None]
@@ -146,7 +146,9 @@ def markdown(report: dict[str, Any]) -> str:
         rows.append(f"| {name} ({on['count']}) | {on[key]:.3f} | {off[key]:.3f} |")
     for kind, entry in report["vqa"].items():
         name = "existence, colour, category" if kind == "attributes" else kind
-        rows.append(f"| VQA, both of a pair right: {name} ({entry['count']}) | {entry['paired']:.3f} | (no `[SEG]`) |")
+        rows.append(
+            f"| VQA, both of a pair right: {name} ({entry['count']}) | {entry['paired']:.3f} | (no `[SEG]`) |"
+        )
     entry = report["caption"]
     rows.append(f"| caption, every word right ({entry['count']}) | {entry['exact']:.3f} | (no `[SEG]`) |")
     return "\n".join(rows)

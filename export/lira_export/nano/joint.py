@@ -39,23 +39,38 @@ class JointLoss:
             for i, (masks, own) in enumerate(zip(batch.masks, owners, strict=True))
         ]
         items = [(scene, item) for scene in batch.scenes for item in scene.objects]
-        crops = torch.from_numpy(np.concatenate([region(scene, item, model.config, rng) for scene, item in items]))
+        crops = torch.from_numpy(
+            np.concatenate([region(scene, item, model.config, rng) for scene, item in items])
+        )
         features = model.semantic_encoder(torch.cat([batch.tiles, crops]))
         whole, regions = features.split([len(batch.tiles), len(crops)])
         pixel_tokens, query_tokens = model.projector(whole, out.pixel_features, out.queries)
-        hidden = self._language_model(batch, packed, whole, regions, pixel_tokens, query_tokens, out.query_valid)
+        hidden = self._language_model(
+            batch, packed, whole, regions, pixel_tokens, query_tokens, out.query_valid
+        )
         language = self._language_losses(hidden, packed)
         masks = self._mask_losses(hidden, packed, batch, out, owners)
         names = torch.tensor([CLASSES.index(item.name) for _, item in items])
         query_names, places = align.queries(query_tokens, batch.scenes, owners, model)
         vision = 2 * losses["class"] + 10 * losses["bce"] + 10 * losses["dice"]
-        words = align.cells(whole, batch.scenes, model) + align.regions(regions, names, model) + query_names + places
+        words = (
+            align.cells(whole, batch.scenes, model)
+            + align.regions(regions, names, model)
+            + query_names
+            + places
+        )
         total = language["ce"] * 2 + 0.2 * masks["attributes"] + 4 * masks["bce"] + 2 * masks["dice"]
         total = total + 0.5 * masks["select"] + 0.5 * masks["identity"] + 0.2 * vision + 0.2 * words
         with torch.no_grad():
             best = [out.mask_logits[i, owner] for i, owner in enumerate(matched)]
             oracle = [soft_iou(b, m[:-1]) for b, m in zip(best, batch.masks, strict=True)]
-        return {"loss": total, **language, **masks, "query_names": query_names, "oracle": torch.cat(oracle).mean()}
+        return {
+            "loss": total,
+            **language,
+            **masks,
+            "query_names": query_names,
+            "oracle": torch.cat(oracle).mean(),
+        }
 
     def _language_model(
         self,
@@ -73,7 +88,8 @@ class JointLoss:
         count, longest = len(packed), max(len(p.ids) for p in packed)
         before = table(torch.tensor(self.packer.before)).expand(count, -1, -1)
         first, second = (
-            e.weight.expand(count, 1, -1) for e in (model.projector.seperate_embed_internvl, model.projector.seperate_embed)
+            e.weight.expand(count, 1, -1)
+            for e in (model.projector.seperate_embed_internvl, model.projector.seperate_embed)
         )
         prefix = torch.cat([before, whole, first, pixel_tokens, second, query_tokens], dim=1)
         head = prefix.shape[1]
@@ -83,7 +99,9 @@ class JointLoss:
             rows.append([row + start if row >= 0 else -1 for row in p.region])
             start += len(scene.objects) * regions.shape[1]
         where = _padded(rows, longest, -1)
-        tail = torch.where((where >= 0)[..., None], regions.reshape(-1, width)[where.clamp(min=0)], table(ids))
+        tail = torch.where(
+            (where >= 0)[..., None], regions.reshape(-1, width)[where.clamp(min=0)], table(ids)
+        )
         # Queries that own no cell are not in the runtime's prefix: nobody sees them, nobody counts them.
         shown = torch.ones(count, head, dtype=torch.bool)
         shown[:, head - query_tokens.shape[1] :] = query_valid
@@ -91,7 +109,9 @@ class JointLoss:
         offset = _padded([p.offset for p in packed], longest, 0)
         positions = torch.cat([position.clamp(min=0), position[:, -1:] + 1 + offset], dim=1)
         question = _padded([p.question for p in packed], longest, -2)
-        tail_sees_tail = (question[:, :, None] == question[:, None]) & torch.ones(longest, longest).tril().bool()
+        tail_sees_tail = (question[:, :, None] == question[:, None]) & torch.ones(
+            longest, longest
+        ).tril().bool()
         mask = torch.zeros(count, head + longest, head + longest, dtype=torch.bool)
         mask[:, :head, :head] = torch.ones(head, head).tril().bool() & shown[:, None]
         mask[:, head:, :head] = shown[:, None]
@@ -103,7 +123,11 @@ class JointLoss:
         labels = _padded([p.labels for p in packed], hidden.shape[1], IGNORE)
         weights = torch.nn.utils.rnn.pad_sequence([torch.tensor(p.weights) for p in packed], batch_first=True)
         learned = labels != IGNORE
-        logits, target, weight = self.trainee.lira.llm.lm_head(hidden[learned]), labels[learned], weights[learned]
+        logits, target, weight = (
+            self.trainee.lira.llm.lm_head(hidden[learned]),
+            labels[learned],
+            weights[learned],
+        )
         ce = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
         answers = weight > 1
         with torch.no_grad():
@@ -156,11 +180,15 @@ class JointLoss:
         """Rank colours and categories among the next-token logits at [SEG], as AttrEval reads them."""
         logits = self.trainee.lira.llm.lm_head(states)
         items = [batch.scenes[i].objects[n] for i, n in zip(image.tolist(), number.tolist(), strict=True)]
-        category = torch.tensor([self.packer.categories.index(self.packer.encode(" " + o.category)[0]) for o in items])
+        category = torch.tensor(
+            [self.packer.categories.index(self.packer.encode(" " + o.category)[0]) for o in items]
+        )
         loss = F.cross_entropy(logits[:, self.packer.categories], category)
         colored = [i for i, o in enumerate(items) if o.color]
         if colored:
-            color = torch.tensor([self.packer.colors.index(self.packer.encode(f" {items[i].color}")[0]) for i in colored])
+            color = torch.tensor(
+                [self.packer.colors.index(self.packer.encode(f" {items[i].color}")[0]) for i in colored]
+            )
             loss = loss + F.cross_entropy(logits[colored][:, self.packer.colors], color)
         return loss
 

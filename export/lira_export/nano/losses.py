@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-
 NO_OBJECT = 0.4
-"""Class weight of void. With Mask2Former's 0.1 duplicates keep high scores and take the cells of the matched query."""
+"""Class weight of void. With Mask2Former's 0.1, duplicates keep high scores and win its query's cells."""
 
 
 def mask_loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

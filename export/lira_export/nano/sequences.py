@@ -1,7 +1,7 @@
 """Pack every question about an image, with its answer, into one training sequence.
 
-Each question sees the system text, the visual prefix and itself; its positions go on where the prefix ends. So a
-packed question is exactly the single-turn prompt of the runtime.
+Each question sees the system text, the visual prefix and itself; its positions go on where the prefix ends.
+So a packed question is exactly the single-turn prompt of the runtime.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ IGNORE = -100
 
 @dataclass
 class PackedSequence:
-    """The part of one image's sequence that follows the visual prefix; all lists have one entry a position."""
+    """What follows the visual prefix in one image's sequence; all lists have one entry a position."""
 
     ids: list[int] = field(default_factory=list)  # 0 where a region feature goes
     region: list[int] = field(default_factory=list)  # row among the image's region features, or -1
@@ -52,11 +52,17 @@ class Packer:
         before, after = (PROMPTS["system"] + PROMPTS["user"]).split("<image>")
         self.before = self.encode(before)
         self.after = after
-        self.seg, self.image_id, self.end = (tokenizer.token_to_id(t) for t in ("[SEG]", "<image_id>", "<|im_end|>"))
+        self.seg, self.image_id, self.end = map(self.special, ("[SEG]", "<image_id>", "<|im_end|>"))
         self.suffix = self.encode(" <p>")
         self.yes_no = {self.encode(word)[0] for word in ("Yes", "No")}
         self.colors = [self.encode(" " + word)[0] for word in COLORS]
         self.categories = [self.encode(" " + word)[0] for word in (*SHAPES, *sprite_names())]
+
+    def special(self, token: str) -> int:
+        found = self.tokenizer.token_to_id(token)
+        if found is None:
+            raise ValueError(f"the tokenizer has no {token}")
+        return found
 
     def encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
@@ -108,7 +114,7 @@ class Packer:
 
 
 def draw_samples(scene: Scene, rng: np.random.Generator) -> list[Sample]:
-    """A training mix: two referring expressions, three yes/no pairs, at times a grounded or a plain caption."""
+    """A training mix: two referring expressions, three yes/no pairs, at times a grounded or plain caption."""
     samples = []
     expressions = referring(scene)
     kinds = sorted({item.kind for item in expressions})

@@ -1,8 +1,8 @@
 """Train lira-nano on two CPU cores: first what is seen, then everything together.
 
-The vision stage trains both encoders on segments and on words; the joint stage packs every question about an image
-into one sequence (:mod:`.joint`). Scenes are rendered on the fly from a training seed. A run that was stopped goes
-on where its last snapshot was written.
+The vision stage trains both encoders on segments and on words; the joint stage packs every question about an
+image into one sequence (:mod:`.sequences`). Scenes are rendered on the fly from a training seed. A run that
+was stopped goes on where its last snapshot was written.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import typer
+from torch import Tensor, nn
+
 from lira_engine.atomic import atomic_write
 from lira_engine.errors import LiraError
-from torch import Tensor, nn
 
 from ..checkpoint_writer import write_checkpoint
 from ..model.lira import Lira
@@ -59,7 +60,7 @@ class Stage:
 
 
 STAGES = {
-    "vision": Stage("vision", 1300, 16, 1e-3, 1e-3, first_scene=0),
+    "vision": Stage("vision", 1000, 16, 1e-3, 1e-3, first_scene=0),
     "joint": Stage("joint", 4000, 8, 1e-3, 3e-4, first_scene=1_000_000, warm_up=50),
 }
 
@@ -83,7 +84,9 @@ def vision_loss(trainee: Trainee, scenes: range, rng: np.random.Generator) -> di
     out = model.pixel_encoder(batch.pixels)
     losses, owners = panoptic_loss(out.class_logits, out.mask_logits_all, batch.classes, batch.masks)
     crops = [(scene, scene.objects[int(rng.random() * len(scene.objects))]) for scene in batch.scenes]
-    tiles = torch.from_numpy(np.concatenate([region(scene, item, model.config, rng) for scene, item in crops]))
+    tiles = torch.from_numpy(
+        np.concatenate([region(scene, item, model.config, rng) for scene, item in crops])
+    )
     features = model.semantic_encoder(torch.cat([batch.tiles, tiles]))
     whole, regions = features.split([len(batch.tiles), len(tiles)])
     names = torch.tensor([CLASSES.index(item.name) for _, item in crops])
@@ -95,9 +98,20 @@ def vision_loss(trainee: Trainee, scenes: range, rng: np.random.Generator) -> di
         iou = torch.cat([soft_iou(b, m)[:-1] for b, m in zip(best, batch.masks, strict=True)]).mean()
         valid = torch.cat([out.query_valid[i, owner[:-1]] for i, owner in enumerate(owners)]).float().mean()
     return {
-        "loss": 2 * losses["class"] + 10 * losses["bce"] + 10 * losses["dice"]
-        + cells + region_names + query_names + places,
-        **losses, "cells": cells, "region_names": region_names, "query_names": query_names, "places": places, "iou": iou, "valid": valid,
+        "loss": 2 * losses["class"]
+        + 10 * losses["bce"]
+        + 10 * losses["dice"]
+        + cells
+        + region_names
+        + query_names
+        + places,
+        **losses,
+        "cells": cells,
+        "region_names": region_names,
+        "query_names": query_names,
+        "places": places,
+        "iou": iou,
+        "valid": valid,
     }
 
 
@@ -124,8 +138,10 @@ def _worker(rank: int, stage: Stage, folder: Path, world: int, port: int) -> Non
 
         loss_of = JointLoss(trainee, TRAINING_SEED)
     else:
+
         def loss_of(scenes: range, rng: np.random.Generator) -> dict[str, Tensor]:
             return vision_loss(trainee, scenes, rng)
+
     groups = list(_groups(trainee, stage))
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.02)
     average = [p.detach().clone() for p in trainee.parameters()]
@@ -151,8 +167,11 @@ def _worker(rank: int, stage: Stage, folder: Path, world: int, port: int) -> Non
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + float(value.detach())
             if (step + 1) % 25 == 0:
-                text = " ".join(f"{name} {total / 25:.3f}" for name, total in totals.items())
-                print(f"{stage.name} {step + 1}/{stage.steps} {(time.monotonic() - began) / 25:.2f} s/step {text}", file=log, flush=True)
+                parts = " ".join(f"{name} {total / 25:.3f}" for name, total in totals.items())
+                pace = (time.monotonic() - began) / 25
+                print(
+                    f"{stage.name} {step + 1}/{stage.steps} {pace:.2f} s/step {parts}", file=log, flush=True
+                )
                 totals, began = {}, time.monotonic()
             if (step + 1) % 100 == 0 or step + 1 == stage.steps:
                 _snapshot(folder, stage, step + 1, trainee, optimizer, average)
@@ -175,16 +194,28 @@ def _reduce_gradients(trainee: Trainee, world: int) -> None:
         p.grad = grad.view_as(p)
 
 
-def _snapshot(folder: Path, stage: Stage, step: int, trainee: Trainee, optimizer: torch.optim.Optimizer, average: list[Tensor]) -> None:
+def _snapshot(
+    folder: Path,
+    stage: Stage,
+    step: int,
+    trainee: Trainee,
+    optimizer: torch.optim.Optimizer,
+    average: list[Tensor],
+) -> None:
     state = {
-        "stage": stage.name, "step": step, "model": trainee.state_dict(),
-        "average": average, "optimizer": optimizer.state_dict(),
+        "stage": stage.name,
+        "step": step,
+        "model": trainee.state_dict(),
+        "average": average,
+        "optimizer": optimizer.state_dict(),
     }
     with atomic_write(folder / f"{stage.name}.pt") as file:
         torch.save(state, file)
 
 
-def _resume(folder: Path, stage: Stage, trainee: Trainee, optimizer: torch.optim.Optimizer, average: list[Tensor]) -> int:
+def _resume(
+    folder: Path, stage: Stage, trainee: Trainee, optimizer: torch.optim.Optimizer, average: list[Tensor]
+) -> int:
     """Load this stage's snapshot, or start from the vision stage's averaged weights."""
     own, before = folder / f"{stage.name}.pt", folder / "vision.pt"
     if own.is_file():
@@ -222,7 +253,9 @@ def export_weights(folder: Path, checkpoint: Path, overwrite: bool = False) -> N
         for p, saved in zip(trainee.parameters(), state["average"], strict=True):
             p.copy_(saved)
     base, _ = tokenizers()
-    write_checkpoint(trainee.lira, class_embeddings(), config_dict(), base, checkpoint, "nano", overwrite=overwrite)
+    write_checkpoint(
+        trainee.lira, class_embeddings(), config_dict(), base, checkpoint, "nano", overwrite=overwrite
+    )
 
 
 def command(
@@ -233,11 +266,13 @@ def command(
     processes: Annotated[int, typer.Option(help="training processes, one core each")] = 2,
     overwrite: Annotated[bool, typer.Option(help="replace an existing checkpoint folder")] = False,
 ) -> None:
-    """Train lira-nano from nothing: about two hours on two cores; the logs are WORK/vision.log and WORK/joint.log."""
+    """Train lira-nano from nothing, about two hours on two cores; logs: WORK/vision.log, WORK/joint.log."""
     for name, steps in (("vision", vision_steps), ("joint", joint_steps)):
         stage = replace(STAGES[name], steps=steps)
         if stage.images % processes:
-            raise LiraError(f"{processes} processes do not divide the {stage.images} images of a step; use 1, 2, 4 or 8")
+            raise LiraError(
+                f"{processes} processes do not divide the {stage.images} images of a step; use 1, 2, 4 or 8"
+            )
         print(f"{name}: {steps} steps, log in {work / name}.log")
         train(stage, work, processes)
     export_weights(work, output, overwrite)
