@@ -10,13 +10,17 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from lira_engine.errors import LiraError
-from lira_engine.extras import ONNXRUNTIMES, extras, install_line, installed, missing_packages
+from lira_engine.extras import (
+    ENGINES_FROM,
+    ONNXRUNTIMES,
+    PORTABLE_FROM,
+    extras,
+    install_line,
+    installed,
+    missing_packages,
+)
 from lira_engine.inspect import Tables
 
-# Opset 24, which portable graphs use, came with this ONNX Runtime.
-_PORTABLE_FROM = (1, 24)
-_ENGINES_FROM = (1, 20)
 _L4T = Path("/etc/nv_tegra_release")
 
 
@@ -116,8 +120,8 @@ def _packages() -> list[tuple[str, ...]]:
 def _onnxruntime() -> tuple[str | None, list[str]]:
     """Version and execution providers of ONNX Runtime, whatever wheel brought it (JetPack has its own)."""
     try:
-        from lira_engine.ort import onnxruntime
-    except LiraError:
+        import onnxruntime
+    except ImportError:
         return None, []
     providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
     return onnxruntime.__version__, providers
@@ -127,20 +131,23 @@ def _targets() -> list[tuple[str, ...]]:
     version, _ = _onnxruntime()
     number = tuple(int(part) for part in (version or "0.0").split(".")[:2])
     rows: list[tuple[str, ...]] = []
-    for target, least in (("cpu", _ENGINES_FROM), ("portable", _PORTABLE_FROM)):
-        wanted = ".".join(map(str, least))
+    for target, least, note in (
+        ("cpu", ENGINES_FROM, "engines by `lira-edge build`"),
+        ("portable", PORTABLE_FROM, "graphs as exported"),
+    ):
         if version is None:
             rows.append((target, "no", f"needs ONNX Runtime: {install_line('cpu')}"))
         elif number < least:
-            rows.append((target, "no", f"needs onnxruntime {wanted} or newer, found {version}"))
+            rows.append((target, "no", f"needs onnxruntime {_dotted(least)} or newer, found {version}"))
         else:
-            rows.append(
-                (target, "yes", "engines by `lira-edge build`" if target == "cpu" else "graphs as exported")
-            )
-    rows += [
-        (name, "no", "this version builds no engines for it") for name in ("cuda", "tensorrt", "tensorrt-rtx")
-    ]
+            rows.append((target, "yes", note))
+    unbuilt = ("cuda", "tensorrt", "tensorrt-rtx")
+    rows += [(target, "no", "this version builds no engines for it") for target in unbuilt]
     return rows
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
 
 
 def _problems() -> list[tuple[str, ...]]:

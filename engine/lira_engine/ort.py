@@ -9,6 +9,7 @@ from types import TracebackType
 import numpy as np
 
 from lira_engine.errors import LiraError
+from lira_engine.extras import install_line
 from lira_engine.manifest import StageSpec, TensorSpec
 from lira_engine.runner import check_feeds
 
@@ -25,8 +26,8 @@ try:
     )
 except ImportError as error:
     raise LiraError(
-        "ONNX Runtime is not installed: `pip install 'lira-edge[cpu]'`, or `pip install 'lira-edge[cuda]'` "
-        "for an NVIDIA GPU"
+        f"ONNX Runtime is not installed: {install_line('cpu')}, or on a machine with an NVIDIA GPU "
+        f"{install_line('cuda')}"
     ) from error
 
 ORT_ERRORS = (
@@ -94,6 +95,7 @@ def open_session(path: Path, threads: int | None = None) -> onnxruntime.Inferenc
     except ORT_ERRORS as error:
         reason = " ".join(str(error).split())
         raise LiraError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {reason[:300]}; portable graphs "
-            "need 1.24 or newer, engines that `lira-edge build BUNDLE --target cpu` makes need 1.20"
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: expected 1.24 or newer for a portable "
+            "graph, 1.20 or newer for an engine that `lira-edge build BUNDLE --target cpu` made; it says: "
+            f"{reason[:300]}"
         ) from error

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from lira_engine.manifest import (
     FileEntry,
@@ -146,7 +145,7 @@ def _model(
 ) -> Any:
     initializers = [numpy_helper.from_array(array, key) for key, array in weights.items()]
     graph = helper.make_graph(nodes, name, inputs, outputs, initializers)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
 def _semantic_encoder(rng: np.random.Generator) -> Any:
@@ -206,7 +205,8 @@ def _write_checks(root: Path, name: str, stage: StageSpec, rng: np.random.Genera
         for key in feeds:
             if "cache" in key:
                 feeds[key][:, :, 4:] = 0
-    session = onnxruntime.InferenceSession(os.fspath(root / stage.file), providers=["CPUExecutionProvider"])
-    found = dict(zip(stage.outputs, session.run(list(stage.outputs), feeds), strict=True))
+    # Not ONNX Runtime: the one of Python 3.10 cannot run the language model's portable graph.
+    evaluator = ReferenceEvaluator(onnx.load(root / stage.file))
+    found = dict(zip(stage.outputs, evaluator.run(list(stage.outputs), feeds), strict=True))
     arrays = {f"in.{key}": array for key, array in feeds.items()}
     np.savez(root / stage.check, **arrays, **{f"out.{key}": array for key, array in found.items()})

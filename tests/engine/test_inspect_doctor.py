@@ -65,6 +65,7 @@ def test_inspect_asks_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     entry = Entry()
     monkeypatch.setattr(metadata, "entry_points", lambda group: [entry])
+    monkeypatch.setattr("lira_engine.inspect.missing_packages", lambda extra: [])
     with pytest.raises(LiraError, match=r"no bundle \(no lira\.json\), no engine folder .*, no checkpoint$"):
         describe(tmp_path)
     entry.answer = ("checkpoint x", [("hidden_size", 64)])
