@@ -95,7 +95,7 @@ def open_session(path: Path, threads: int | None = None) -> onnxruntime.Inferenc
     except ORT_ERRORS as error:
         reason = " ".join(str(error).split())
         raise LiraError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: expected 1.24 or newer for a portable "
-            "graph, 1.20 or newer for an engine that `lira-edge build BUNDLE --target cpu` made; it says: "
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: expected 1.24 or newer for a "
+            "portable graph, 1.20 or newer for an engine that `lira-edge build BUNDLE` made; it says: "
             f"{reason[:300]}"
         ) from error

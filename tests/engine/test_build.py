@@ -24,7 +24,6 @@ from lira_engine.manifest import STAGES
 from lira_engine.passes import PIPELINES
 from lira_engine.verify import sha256_of
 
-
 portable = pytest.mark.skipif(
     tuple(map(int, onnxruntime.__version__.split(".")[:2])) < PORTABLE_FROM,
     reason="this ONNX Runtime is too old for portable graphs",
