@@ -14,25 +14,33 @@ Nothing is unpickled but tensors. Tensors are read one at a time, when they are 
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from lira_engine.errors import LiraError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
+
+from lira_engine.errors import LiraError
 
 from .config import LiraConfig, internvl_folder
 from .model.lira import Lira
+from .model.mask_decoder import MaskDecoder
+
+Part = TypeVar("Part", bound=nn.Module)
 
 _ROLES = {
     "lira": (("LIRA*.pth",), "upstream's LIRA weights, LIRA-*.pth"),
     "head": (("omg_seg*.pth",), "the OMG-Seg head, omg_seg_convl.pth"),
-    "clip": (("open_clip*.bin", "open_clip*.safetensors"), "the open_clip weights, open_clip_pytorch_model.bin"),
+    "clip": (
+        ("open_clip*.bin", "open_clip*.safetensors"),
+        "the open_clip weights, open_clip_pytorch_model.bin",
+    ),
     "classes": (("*OVDataset*.pth",), "class embeddings, convnext_large_d_320_CocoPanopticOVDataset.pth"),
 }
 # What the files hold beyond what LIRA reads at inference: the CLIP text tower and heads, InternVL2's own
@@ -64,11 +72,17 @@ LORA_LINEARS = {  # InternLM2's linear layers and the reference model's names fo
 }
 
 
-class TensorFile:
-    """Shapes and lazily read tensors of one checkpoint file or of a folder of safetensors."""
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # as safetensors names them
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Tensor]) -> None:
+
+class TensorFile:
+    """Shapes, dtypes and lazily read tensors of one checkpoint file or of a folder of safetensors."""
+
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, ...]], dtypes: Set[str], read: Callable[[str], Tensor]
+    ) -> None:
         self.shapes = shapes
+        self.dtypes = dtypes
         self.read = read
 
 
@@ -96,10 +110,14 @@ class Checkpoint:
         self.files: dict[str, list[Path]] = {role: [_find(folder, role)] for role in _ROLES}
         self.files["base"] = safetensors_files(self.base)
         self.notes: list[str] = []
-        self._sources = {role: _open_pth(paths[0]) for role, paths in self.files.items() if role not in ("base", "clip")}
+        self._sources = {
+            role: _open_pth(paths[0]) for role, paths in self.files.items() if role not in ("base", "clip")
+        }
         self._sources["base"] = _open_safetensors(self.files["base"])
         clip = self.files["clip"][0]
-        self._sources["clip"] = _open_safetensors([clip]) if clip.suffix == ".safetensors" else _open_pth(clip)
+        self._sources["clip"] = (
+            _open_safetensors([clip]) if clip.suffix == ".safetensors" else _open_pth(clip)
+        )
         self._class_embed = self._read_class_embed()
         self.lora_rank = self._lora_rank()
         self.lora_alpha = config.lora_alpha if config.lora_alpha is not None else 2.0 * self.lora_rank
@@ -110,8 +128,8 @@ class Checkpoint:
         """Open and check a checkpoint folder; ``config`` overrides what the folder says of itself.
 
         Raises:
-            LiraError: a file is missing, unreadable or not tensors only, or tensors are missing, unexpected or
-                misshapen (one error that lists them by upstream name, with expected and found shape).
+            LiraError: a file is missing, unreadable or not tensors only, or tensors are missing, unexpected
+                or misshapen (one error that lists them by upstream name, with expected and found shape).
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -127,12 +145,47 @@ class Checkpoint:
 
     def load_model(self) -> Lira:
         """The reference model in eval mode, fp32."""
+        return self.load_part(lambda: Lira(self.config, prototypes=self._class_embed.shape[1]), "")
+
+    def load_part(self, make: Callable[[], Part], prefix: str) -> Part:
+        """A part of the reference model in eval mode, fp32; ``prefix`` begins its parameters' names."""
         with torch.device("meta"):
-            model = Lira(self.config, prototypes=self._class_embed.shape[1])
-        model.load_state_dict({name: self.tensor(name) for name in self}, strict=True, assign=True)
-        # Not persistent, so that state_dict() stays the trained weights alone.
-        model.pixel_encoder.mask_decoder.class_embed = self._class_embed
-        return model.eval().requires_grad_(False)
+            part = make()
+        names = [name for name, _ in part.named_parameters()]
+        part.load_state_dict({name: self.tensor(prefix + name) for name in names}, strict=True, assign=True)
+        for module in part.modules():
+            if isinstance(module, MaskDecoder):  # not persistent: state_dict() is what was trained
+                module.class_embed = self._class_embed
+        return part.eval().requires_grad_(False)
+
+    def describe(self) -> tuple[str, list[tuple[str, ...]]]:
+        """Title and rows for a table: the files, then the model's sizes."""
+        rows: list[tuple[str, ...]] = [("file", "tensors", "parameters", "MiB", "dtype")]
+        for role, source in self._sources.items():
+            size = sum(path.stat().st_size for path in self.files[role])
+            parameters = sum(math.prod(shape) for shape in source.shapes.values())
+            count = f" ({len(self.files[role])} files)" if len(self.files[role]) > 1 else ""
+            rows.append(
+                (
+                    self._file_name(role) + count,
+                    str(len(source.shapes)),
+                    f"{parameters:,}",
+                    f"{size / 2**20:.1f}",
+                    ", ".join(sorted(source.dtypes)),
+                )
+            )
+        c = self.config
+        sizes = {
+            "LoRA": f"rank {self.lora_rank}, alpha {self.lora_alpha:g}",
+            "language model": f"{c.llm.family}, {c.llm.num_layers} layers, width {c.llm.hidden_size}, "
+            f"{c.llm.num_heads} heads, {c.llm.num_kv_heads} KV heads, {c.llm.vocab_size} tokens",
+            "tile encoder": f"{c.vision.num_layers} layers, width {c.vision.hidden_size}, "
+            f"{c.vision.image_size} pixels, {c.vision.tokens_per_tile} tokens per tile",
+            "pixel encoder": f"{c.pixel.image_size} pixels, {c.pixel.num_queries} queries, "
+            f"{c.pixel.grid} x {c.pixel.grid} cells, {c.pixel.num_classes} classes",
+        }
+        rows += [*sizes.items(), *(("note", note) for note in self.notes)]
+        return f"checkpoint {c.name}", rows
 
     @property
     def class_embed(self) -> Tensor:
@@ -154,8 +207,8 @@ class Checkpoint:
             if name.endswith("lora_A.default.weight"):
                 return shape[0]
         raise LiraError(
-            f"{self.files['lira'][0]}: no LoRA weights found, expected {LLM_PREFIX}model.layers.0.attention.wqkv."
-            "lora_A.default.weight and its siblings; is this upstream's LIRA checkpoint?"
+            f"{self.files['lira'][0]}: no LoRA weights found, expected {LLM_PREFIX}model.layers.0.attention."
+            "wqkv.lora_A.default.weight and its siblings; is this upstream's LIRA checkpoint?"
         )
 
     def _plan(self) -> dict[str, Callable[[], Tensor]]:
@@ -173,7 +226,9 @@ class Checkpoint:
                 continue
             for name in source.shapes:
                 if name not in plan.used[role] and not name.startswith(_UNUSED[role]):
-                    plan.problems.append(f"unexpected {name} {source.shapes[name]} in {self._file_name(role)}")
+                    plan.problems.append(
+                        f"unexpected {name} {source.shapes[name]} in {self._file_name(role)}"
+                    )
         if plan.problems:
             listed = "\n  ".join(plan.problems[:40])
             more = f"\n  ... and {len(plan.problems) - 40} more" if len(plan.problems) > 40 else ""
@@ -190,7 +245,9 @@ class Checkpoint:
                 names = [f"llm.layers.{i}.{part}.weight" for part in ours]
                 rows = sum(shapes[name][0] for name in names)
                 stem = f"model.layers.{i}.{upstream}"
-                merged = self._merged(plan, "base", f"language_model.{stem}.weight", stem, (rows, shapes[names[0]][1]))
+                merged = self._merged(
+                    plan, "base", f"language_model.{stem}.weight", stem, (rows, shapes[names[0]][1])
+                )
                 for part, name in zip(ours, names, strict=True):
                     plan.makers[name] = _part(merged, part, c) if len(ours) > 1 else merged
             for norm in ("attention_norm", "ffn_norm"):
@@ -232,11 +289,24 @@ class Checkpoint:
             self.notes.append(f"{name}: {found[0]} rows, {shape[0] - found[0]} added ({grow})")
             return lambda: _grown(source.read(name), shape[0], grow)
         elif found != shape:
-            plan.problems.append(f"misshapen {name}: expected {shape}, found {found} in {self._file_name(role)}")
+            plan.problems.append(
+                f"misshapen {name}: expected {shape}, found {found} in {self._file_name(role)}"
+            )
         return lambda: source.read(name)
 
     def _file_name(self, role: str) -> str:
-        return self.base.name if role == "base" else self.files[role][0].name
+        return f"{self.base.name}/" if role == "base" else self.files[role][0].name
+
+
+def describe(path: Path) -> tuple[str, list[tuple[str, ...]]] | None:
+    """Title and rows about a checkpoint folder, or None where ``path`` has none of its files.
+
+    Raises:
+        LiraError: see :meth:`Checkpoint.open`.
+    """
+    if not any(any(path.glob(pattern)) for patterns, _ in _ROLES.values() for pattern in patterns):
+        return None
+    return Checkpoint.open(path).describe()
 
 
 def safetensors_files(folder: Path) -> list[Path]:
@@ -257,8 +327,8 @@ def safetensors_files(folder: Path) -> list[Path]:
         raise LiraError(f"{index}: not a safetensors index ({error!r}); download the file again") from None
     paths = []
     for name in names:
-        path = (folder / str(name)).resolve()
-        if path.parent != folder.resolve():
+        path = folder / str(name)
+        if path.name != name or path.parent != folder:  # a link to another folder is the user's own and fine
             raise LiraError(f"{index}: names the file {name!r} outside its folder, expected plain file names")
         if not path.is_file():
             raise LiraError(f"{folder}: shard {name} is missing ({len(names)} expected); download it again")
@@ -271,7 +341,9 @@ def _find(folder: Path, role: str) -> Path:
     found = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
     if len(found) != 1:
         names = ", ".join(p.name for p in found) or "nothing"
-        raise LiraError(f"{folder}: found {names} for {meaning}; expected exactly one {' or '.join(patterns)}")
+        raise LiraError(
+            f"{folder}: found {names} for {meaning}; expected exactly one {' or '.join(patterns)}"
+        )
     return found[0]
 
 
@@ -280,7 +352,9 @@ def _open_pth(path: Path) -> TensorFile:
         # Old-format files cannot be memory-mapped.
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
-        raise LiraError(f"{path}: holds more than tensors (or is truncated); expected a weights-only .pth") from None
+        raise LiraError(
+            f"{path}: holds more than tensors (or is truncated); expected a weights-only .pth"
+        ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise LiraError(f"{path}: cannot be read ({str(error).splitlines()[0]}); download it again") from None
     for wrapper in ("state_dict", "module"):
@@ -288,14 +362,19 @@ def _open_pth(path: Path) -> TensorFile:
             loaded = loaded[wrapper]
     if isinstance(loaded, Tensor):
         loaded = {path.stem: loaded}
-    tensors = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, dict) else {}
+    tensors = (
+        {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, dict) else {}
+    )
     if not tensors:
         raise LiraError(f"{path}: no tensors found, expected a state dict")
-    return TensorFile({name: tuple(t.shape) for name, t in tensors.items()}, tensors.__getitem__)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
+    return TensorFile(shapes, dtypes, tensors.__getitem__)
 
 
 def _open_safetensors(paths: list[Path]) -> TensorFile:
     shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: set[str] = set()
     where: dict[str, Any] = {}
     for path in paths:
         try:
@@ -303,9 +382,11 @@ def _open_safetensors(paths: list[Path]) -> TensorFile:
         except (SafetensorError, OSError) as error:
             raise LiraError(f"{path}: not a complete safetensors file ({error}); download it again") from None
         for name in opened.keys():  # noqa: SIM118 (not a mapping)
-            shapes[name] = tuple(opened.get_slice(name).get_shape())
+            stored = opened.get_slice(name)
+            shapes[name] = tuple(stored.get_shape())
+            dtypes.add(_DTYPES.get(stored.get_dtype(), stored.get_dtype()))
             where[name] = opened
-    return TensorFile(shapes, lambda name: where[name].get_tensor(name))
+    return TensorFile(shapes, dtypes, lambda name: where[name].get_tensor(name))
 
 
 def vision_source(name: str) -> tuple[str, str]:

@@ -1,11 +1,38 @@
-"""LIRA's additions to the tokenizer of its language model."""
+"""The tokenizer that a bundle carries: the base model's, with LIRA's tokens appended."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from tokenizers import AddedToken, Tokenizer
+
+from lira_engine.errors import LiraError
+from lira_engine.manifest import TokenSpec
+
+if TYPE_CHECKING:
+    from .config import LiraConfig
 
 # In the order in which upstream appends them: with InternVL2's tokenizer they are ids 92553 to 92558.
 LIRA_TOKENS = ("[SEG]", "<p>", "</p>", "<region>", "<mark>", "<image_id>")
+
+
+def read_tokenizer(base: Path) -> Tokenizer:
+    """The tokenizer of the base model's folder, without LIRA's tokens.
+
+    Raises:
+        LiraError: there is none, or it cannot be read.
+    """
+    path = base / "tokenizer.json"
+    if not path.is_file():
+        raise LiraError(
+            f"{base}: tokenizer.json is missing; have transformers write it: AutoTokenizer.from_pretrained("
+            f"'{base.name}', trust_remote_code=True).save_pretrained('{base.name}')"
+        )
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise LiraError(f"{path}: not a tokenizer ({error}); download the base model's again") from None
 
 
 def add_lira_tokens(tokenizer: Tokenizer) -> dict[str, int]:
@@ -14,5 +41,47 @@ def add_lira_tokens(tokenizer: Tokenizer) -> dict[str, int]:
     Each is special and swallows no space on either side, as upstream's `add_tokens(..., special_tokens=True)`
     makes them. Tokens that are already there keep their ids.
     """
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in LIRA_TOKENS])
-    return {token: tokenizer.token_to_id(token) for token in LIRA_TOKENS}
+    tokenizer.add_special_tokens(
+        [
+            AddedToken(token, lstrip=False, rstrip=False, normalized=False, special=True)
+            for token in LIRA_TOKENS
+        ]
+    )
+    ids = {token: tokenizer.token_to_id(token) for token in LIRA_TOKENS}
+    return {token: id_ for token, id_ in ids.items() if id_ is not None}
+
+
+def special_tokens(tokenizer: Tokenizer, config: LiraConfig) -> TokenSpec:
+    """Append LIRA's tokens to ``tokenizer``, in place, and collect the ids that the loop needs.
+
+    Raises:
+        LiraError: an id is not the one that the checkpoint was trained with, or a token is missing.
+    """
+    ids: dict[str, int | None] = dict(add_lira_tokens(tokenizer))
+    first = config.llm.vocab_size - len(LIRA_TOKENS)
+    expected = {token: first + i for i, token in enumerate(LIRA_TOKENS)}
+    ids["<|im_end|>"] = tokenizer.token_to_id("<|im_end|>")
+    expected |= {token: id_ for token, id_ in config.special_token_ids.items() if token in ids}
+    for token, found in ids.items():
+        if found is None or found != expected.get(token, found):
+            raise LiraError(
+                f"the tokenizer gives {token} the id {found}, the checkpoint was trained with "
+                f"{expected.get(token, 'one')}; use the tokenizer.json of its base model"
+            )
+    suffix = config.space_p_token_ids
+    if suffix is None:  # upstream encodes " <p>" after a BOS and drops the BOS
+        suffix = tuple(tokenizer.encode(" <p>", add_special_tokens=False).ids)
+    if not suffix or suffix[-1] != ids["<p>"]:
+        raise LiraError(
+            f"the tokenizer makes {list(suffix)} of ' <p>', expected ids that end with {ids['<p>']}"
+        )
+    known = {token: id_ for token, id_ in ids.items() if id_ is not None}
+    return TokenSpec(
+        bos=config.bos_token_id,
+        eos=(known["<|im_end|>"],),
+        seg=known["[SEG]"],
+        image_id=known["<image_id>"],
+        p=known["<p>"],
+        p_end=known["</p>"],
+        region_suffix=suffix,
+    )

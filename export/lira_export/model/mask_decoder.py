@@ -190,7 +190,7 @@ class MaskDecoder(nn.Module):
 
 
 def box_encoding(boxes: Tensor, num_feats: int) -> Tensor:
-    """Sine code of (cx, cy, w, h) [N,4] -> [N,4*num_feats], ordered y, x, w, h; mmdet's coordinate_to_encoding."""
+    """Sine code of (cx, cy, w, h) [N,4] -> [N,4*num_feats], ordered y, x, w, h (as in mmdet)."""
     dim = torch.arange(num_feats, dtype=torch.float32)
     dim = 10000 ** (2 * torch.div(dim, 2, rounding_mode="floor") / num_feats)
     angles = boxes[:, [1, 0, 2, 3], None] * 2 * torch.pi / dim
