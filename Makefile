@@ -2,47 +2,49 @@
 
 PYTHON ?= python3
 # What pip is asked for in order to get PyTorch, which only `lira-edge export` needs. On Linux the package index
-# serves the CUDA build (about 3 GB); the CPU build is enough: see "CPU-only PyTorch" in the README.
+# serves the CUDA build, which is several GB; the CPU build is enough (TORCH="torch --index-url ..." chooses it).
 TORCH ?= torch==2.13.0
-# onnxruntime for CPUs; `make ORT=cuda ...` installs onnxruntime-gpu in its place.
-ORT ?= cpu
 
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed-$(ORT)
+STAMP := $(VENV)/.installed
 CHECKPOINT := checkpoints/lira-nano
 BUNDLE := bundles/lira-nano
 SAMPLE := assets/sample.png
+# What is asked about the sample image.
+REFSEG := the red car
+VQA := Is there a car in the image?
 
-.PHONY: demo test lint bundle clean
+RUN = $(BIN)/lira-edge run $(BUNDLE) --image $(SAMPLE)
+
+.PHONY: demo bundle test lint clean
 .DELETE_ON_ERROR:
 
 demo: bundle
 	@mkdir -p demo
-	$(BIN)/lira-edge run $(BUNDLE) --image $(SAMPLE) --task refseg --expression "$(REFSEG)" \
-	  --overlay demo/refseg.png --json demo/refseg.json
-	$(BIN)/lira-edge run $(BUNDLE) --image $(SAMPLE) --task gcg --overlay demo/gcg.png --json demo/gcg.json
-	$(BIN)/lira-edge run $(BUNDLE) --image $(SAMPLE) --task vqa --expression "$(VQA)" --json demo/vqa.json
+	$(RUN) --task refseg --expression "$(REFSEG)" --overlay demo/refseg.png --json demo/refseg.json
+	$(RUN) --task gcg --overlay demo/gcg.png --json demo/gcg.json
+	$(RUN) --task vqa --expression "$(VQA)" --overlay demo/vqa.png --json demo/vqa.json
 
 bundle: $(BUNDLE)/lira.json
 	$(BIN)/lira-edge build $(BUNDLE) --target cpu
 
-$(BUNDLE)/lira.json: $(STAMP) $(wildcard $(CHECKPOINT)/* $(CHECKPOINT)/*/*)
+# Code that changes what export writes does so in export/.
+$(BUNDLE)/lira.json: $(STAMP) $(wildcard $(CHECKPOINT)/* $(CHECKPOINT)/*/*) $(wildcard export/lira_export/*.py export/lira_export/*/*.py)
 	$(BIN)/lira-edge export $(CHECKPOINT) -o $(BUNDLE) --overwrite
 
 test: lint
 	$(BIN)/python -m pytest
 
 lint: $(STAMP)
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --output-format concise .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "lira-edge needs Python 3.10 or newer"'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH) -e '.[$(ORT),export,nano,dev]'
-	@rm -f $(VENV)/.installed-*
+	$(BIN)/python -m pip install $(TORCH) -e '.[cpu,export,dev]'
 	@touch $@
 
 clean:
