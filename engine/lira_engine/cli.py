@@ -70,7 +70,8 @@ def _print_tables(tables: list[tuple[str, list[tuple[str, ...]]]]) -> None:
     if not console.is_terminal:
         console.width = 200  # for pipes and files: nothing is wrapped that a search might look for
     for title, rows in tables:
-        table = Table(box=None, pad_edge=False, show_header=False, title=title, title_justify="left")
+        console.print(title, style="bold")
+        table = Table(box=None, pad_edge=False, show_header=False)
         for row in rows:
             table.add_row(*row)
         console.print(table)

@@ -58,7 +58,7 @@ def _describe_bundle(bundle: Bundle) -> Tables:
             [
                 ("folder", str(bundle.path)),
                 ("written by", f"lira-edge {manifest.lira_edge_version}"),
-                ("files", f"{len(manifest.files)}, {mebibytes(size)}, as listed in {MANIFEST_NAME}"),
+                ("files", f"{len(manifest.files)}, {size_text(size)}, as listed in {MANIFEST_NAME}"),
                 *(("from", row) for row in _provenance(manifest.provenance)),
             ],
         ),
@@ -115,8 +115,9 @@ def tensor_text(name: str, spec: TensorSpec) -> str:
     return f"{name} {spec.dtype} [{', '.join(map(str, spec.shape))}]"
 
 
-def mebibytes(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"
+def size_text(size: int) -> str:
+    """Bytes in the unit that suits: `12.5 MiB`"""
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
 
 
 def _engine_rows(bundle: Bundle) -> list[tuple[str, ...]]:
@@ -146,7 +147,7 @@ def _describe_engines(path: Path, verify: bool) -> Tables:
                 *((f"option {key}", str(value)) for key, value in build.options.items()),
             ],
         ),
-        ("files", [(name, mebibytes(e.bytes), e.sha256[:12]) for name, e in build.files.items()]),
+        ("files", [(name, size_text(e.bytes), e.sha256[:12]) for name, e in build.files.items()]),
         ("built from", [(name, digest[:12]) for name, digest in build.sources.items()]),
         (
             "relative error on the check vectors, build time",

@@ -45,7 +45,7 @@ def test_build_and_inspect_engines(bundle_path: Path, capsys: pytest.CaptureFixt
     folder = bundle_path / "engines" / "cpu-fp32"
     printed = run(capsys, "inspect", str(folder), "--verify")
     assert "engines for cpu, fp32" in printed
-    assert re.search(r"sefe\.onnx +0\.0 MiB +[0-9a-f]{12}", printed)
+    assert re.search(r"sefe\.onnx +[\d.]+ KiB +[0-9a-f]{12}", printed)
     assert re.search(r"cpu-fp32 +ready", run(capsys, "inspect", str(bundle_path)))
     (folder / "sefe.onnx").unlink()
     assert re.search(
