@@ -51,13 +51,13 @@ def _replace(graph: ir.Graph, attention: ir.Node) -> None:
     split = tape.op("Reshape", [merged, _vector(tape, [0, 0, heads, size])])
     output = attention.outputs[0]
     readers = [use.node for use in output.uses()]
-    if readers and not output.is_graph_output() and all(_swaps_heads(reader) for reader in readers):
+    if len(readers) == 1 and not output.is_graph_output() and _swaps_heads(readers[0]):
         graph.insert_before(attention, tape.nodes)
-        for reader in readers:
-            cut(graph, reader, [], [split])
+        cut(graph, readers[0], [], [split])
         graph.remove(attention, safe=True)
     else:
-        cut(graph, attention, [], [tape.op("Transpose", [split], {"perm": [0, 2, 1, 3]})])
+        heads_first = tape.op("Transpose", [split], {"perm": [0, 2, 1, 3]})
+        cut(graph, attention, tape.nodes, [heads_first])
 
 
 def _require_plain(attention: ir.Node) -> tuple[int, int]:

@@ -1,0 +1,160 @@
+"""Passes over the language model's graph: each leaves the results of the portable graph as they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx_ir.passes import common
+
+from lira_engine.errors import LiraError
+from lira_engine.llm_ort import OrtLlm
+from lira_engine.passes import PIPELINES, Pass, apply, lower, pipeline
+from lira_engine.passes.decomposed_attention import DecomposeCachedAttention
+from lira_engine.passes.group_query_attention import UseGroupQueryAttention
+from lira_engine.passes.rms_norm import FuseResidualNorm, UseSimplifiedLayerNormalization
+from lira_export.config import LlmConfig
+from lira_export.graphs.llm import build_llm
+
+CAPACITY = 32
+CHUNKS = (7, 1, 1, 5, 1, 9, 1)
+"""Rows per pass: prefill, single steps, several rows with a filled cache."""
+Session = tuple[np.ndarray, np.ndarray]
+
+
+def config(heads: int, kv_heads: int, size: int) -> LlmConfig:
+    return LlmConfig(
+        vocab_size=29,
+        hidden_size=heads * size,
+        intermediate_size=40,
+        num_layers=2,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        rope_theta=1e4,
+        rms_norm_eps=1e-5,
+    )
+
+
+class Weights(dict[str, np.ndarray]):
+    def __init__(self, c: LlmConfig) -> None:
+        random, kv = np.random.default_rng(0), c.num_kv_heads * c.head_dim
+        square, wide = (c.hidden_size, c.hidden_size), (c.intermediate_size, c.hidden_size)
+        shapes = {"q": square, "k": (kv, c.hidden_size), "v": (kv, c.hidden_size), "o": square}
+        shapes |= {"gate": wide, "up": wide, "down": wide[::-1]}
+        named = {f"layers.{i}.{part}": shape for i in range(c.num_layers) for part, shape in shapes.items()}
+        named["lm_head"] = (c.vocab_size, c.hidden_size)
+        norms = [f"layers.{i}.{part}_norm" for i in range(c.num_layers) for part in ("attention", "ffn")]
+        super().__init__(
+            {name: random.standard_normal(shape) * shape[1] ** -0.5 for name, shape in named.items()}
+            | {name: random.uniform(0.5, 1.5, c.hidden_size) for name in (*norms, "norm")}
+        )
+
+
+def portable(heads: int = 6, kv_heads: int = 3, size: int = 16) -> ir.Model:
+    c = config(heads, kv_heads, size)
+    return build_llm(c, Weights(c), CAPACITY)
+
+
+def session(model: ir.Model, folder: Path) -> Session:
+    """Logits and hidden states of every row of a running sequence."""
+    path = folder / f"{id(model)}.onnx"
+    ir.save(model, path)
+    outputs = []
+    with OrtLlm(path, threads=1) as llm:
+        random, cache = np.random.default_rng(1), llm.new_cache()
+        for rows in CHUNKS:
+            embeds = random.standard_normal((rows, llm.sizes["hidden_size"]), dtype=np.float32)
+            outputs.append(llm.forward(embeds, cache, range(rows)))
+    return np.concatenate([o.logits for o in outputs]), np.concatenate([o.hidden for o in outputs])
+
+
+def same(found: Session, expected: Session) -> None:
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+def counts(model: ir.Model) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph)
+
+
+ATTENTION = [UseGroupQueryAttention(), DecomposeCachedAttention(), common.InlinePass()]
+NORMS = [UseSimplifiedLayerNormalization(), FuseResidualNorm()]
+
+
+@pytest.mark.parametrize("heads, kv_heads, size", [(6, 3, 16), (4, 4, 32), (5, 1, 16), (6, 3, 8), (4, 2, 6)])
+@pytest.mark.parametrize(
+    "passes", [ATTENTION, NORMS, PIPELINES["cpu", "llm"]], ids=["attention", "norms", "cpu"]
+)
+def test_results_stay(heads: int, kv_heads: int, size: int, passes: Sequence[Pass], tmp_path: Path) -> None:
+    """Prefill, chunks and single steps; head counts that are no powers of two; sizes that grouped attention
+    takes, and sizes that it refuses."""
+    expected = session(portable(heads, kv_heads, size), tmp_path)
+    same(session(apply(portable(heads, kv_heads, size), passes), tmp_path), expected)
+
+
+def test_one_attention_node_per_layer() -> None:
+    model = lower(portable(), "cpu", "llm")
+    found = counts(model)
+    assert found["GroupQueryAttention"] == 2
+    assert not {"Transpose", "Reshape", "Range", "Unsqueeze"} & found.keys()
+    assert model.opset_imports == {"": 21, "com.microsoft": 1}
+    assert model.ir_version == 10
+    assert not model.functions
+
+
+def test_residual_sums_join_their_norms() -> None:
+    """All norms but the first follow a residual sum; the last sum follows the asked rows of both summands."""
+    found = counts(apply(portable(), NORMS))
+    assert found["SkipSimplifiedLayerNormalization"] == 4
+    assert found["SimplifiedLayerNormalization"] == 1
+    assert found["Add"] == 1  # positions
+
+
+def test_a_sum_that_broadcasts_stays() -> None:
+    x, y = (ir.val(n, dtype=ir.DataType.FLOAT, shape=s) for n, s in (("x", [1, "S", 4]), ("y", [4])))
+    scale = ir.Value(name="scale", const_value=ir.tensor(np.ones(4, np.float32), name="scale"))
+    tape = ir.tape.Tape()
+    norm = tape.op("SimplifiedLayerNormalization", [tape.op("Add", [x, y]), scale], {"epsilon": 1e-5})
+    graph = ir.Graph([x, y], [norm], nodes=tape.nodes, initializers=[scale], opset_imports={"": 21})
+    result = FuseResidualNorm()(ir.Model(graph, ir_version=10))
+    assert not result.modified
+
+
+def test_sizes_that_grouped_attention_refuses_are_decomposed() -> None:
+    model = lower(portable(size=8), "cpu", "llm")
+    found = counts(model)
+    assert found["GroupQueryAttention"] == 0
+    assert found["ScatterElements"] == 4
+    assert (
+        found["LessOrEqual"] == found["Range"] - 1 == 1
+    )  # layers share the mask; the other Range counts rows
+
+
+def test_lowering_reads_no_weights() -> None:
+    """A large model is lowered without loading it."""
+
+    class Unreadable(Weights):
+        def __getitem__(self, name: str) -> np.ndarray:
+            raise AssertionError(f"{name} was read")
+
+    c = config(6, 3, 16)
+    lower(build_llm(c, Unreadable(c), CAPACITY), "cpu", "llm")
+
+
+def test_every_norm_must_be_over_the_last_axis() -> None:
+    model = portable()
+    norm = next(node for node in model.graph if node.op_type == "RMSNormalization")
+    norm.attributes["axis"] = ir.AttrInt64("axis", 1)
+    with pytest.raises(ir.passes.PreconditionError, match="normalises from axis 1"):
+        UseSimplifiedLayerNormalization()(model)
+
+
+def test_refuses_what_has_no_pipeline() -> None:
+    with pytest.raises(LiraError, match="nothing lowers cpu llm int3: expected one of cpu llm fp32"):
+        pipeline("cpu", "llm", "int3")
+    with pytest.raises(LiraError, match="nothing lowers toaster llm fp32"):
+        pipeline("toaster", "llm", "fp32")
