@@ -30,12 +30,13 @@ _USER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ERO
 
 @contextmanager
 def atomic_directory(
-    target: Path | str, overwrite: bool = False, marker: str = "lira.json"
+    target: Path | str, overwrite: bool = False, marker: str | None = "lira.json"
 ) -> Iterator[Path]:
     """Yield a new hidden folder beside `target` that takes its name when the block ends without an error.
 
     An empty folder at `target` is replaced. One with content is an error, unless `overwrite` is set and it
-    holds a file named `marker` (so that a mistyped path never costs a folder that this tool did not write).
+    holds a file named `marker` (so that a mistyped path never costs a folder that this tool did not write;
+    None is for paths that no user types).
     Raises LiraError for these, and where the disk is full or may not be written.
     """
     target = Path(os.path.abspath(target))
@@ -80,12 +81,12 @@ def atomic_write(target: Path | str) -> Iterator[IO[bytes]]:
             os.close(lock)
 
 
-def _refuse_existing(target: Path, overwrite: bool, marker: str) -> None:
+def _refuse_existing(target: Path, overwrite: bool, marker: str | None) -> None:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise LiraError(f"{target} exists and is not a folder of its own: choose another path")
     if not target.exists() or not any(target.iterdir()):
         return
-    if not (target / marker).is_file():
+    if marker is not None and not (target / marker).is_file():
         raise LiraError(f"{target} exists and holds other things than lira-edge wrote: choose another path")
     if not overwrite:
         raise LiraError(f"{target} exists already: choose another path, or ask to overwrite it")

@@ -63,7 +63,7 @@ def build(
     _check_disk(bundle, {name for names in sources.values() for name in names})
     errors: dict[str, dict[str, float]] = {}
     seconds: dict[str, float] = {}
-    with atomic_directory(folder, overwrite=True, marker=BUILD_NAME) as partial:
+    with atomic_directory(folder, overwrite=True, marker=None) as partial:
         for stage in STAGES:
             started = time.perf_counter()
             progress(stage, "lower")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -32,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif arguments[0] not in commands:
         _fail(f"there is no command {arguments[0]!r}; there are: {', '.join(sorted(commands))}")
     else:
-        _run(commands[arguments[0]], arguments[1:])
+        try:
+            _run(commands[arguments[0]], arguments[1:])
+        except KeyboardInterrupt:  # while it is imported
+            _interrupted()
     raise SystemExit(0)
 
 
@@ -60,13 +63,17 @@ def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         except LiraError as error:
             _fail(str(error))
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise SystemExit(130) from None
+            _interrupted()
 
     return guarded
 
 
-def _fail(message: str) -> None:
+def _interrupted() -> NoReturn:
+    print("interrupted", file=sys.stderr)
+    raise SystemExit(130)
+
+
+def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 

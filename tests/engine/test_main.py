@@ -69,6 +69,12 @@ def test_errors_are_one_line(
     assert capsys.readouterr() == ("", line)
 
 
+def test_interrupted_while_importing(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin.write_text("raise KeyboardInterrupt\n")
+    assert run("play") == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+
+
 def test_a_bug_keeps_its_traceback(plugin: Path) -> None:
     plugin.write_text("def play() -> None:\n    1 / 0\n")
     with pytest.raises(ZeroDivisionError):
