@@ -31,8 +31,8 @@ class OrtKvCache:
         _bind_input(self.binding, "position", self._position)
         # Bindings do not keep arrays alive. Zeros, because a masked slot's weight of zero times a NaN would
         # still be a NaN; memory that no row reaches is never touched.
-        self._rows = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-        for name, rows in self._rows.items():
+        self.rows = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        for name, rows in self.rows.items():
             _bind_input(self.binding, name, rows)
             _bind_output(self.binding, name.replace("_cache.", "_cache_out."), rows)
 
