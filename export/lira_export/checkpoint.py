@@ -328,7 +328,7 @@ def safetensors_files(folder: Path) -> list[Path]:
     paths = []
     for name in names:
         path = folder / str(name)
-        if path.name != name or path.parent != folder:  # a link to another folder is the user's own and fine
+        if path.name != name or name == "..":  # a link to another folder is the user's own and fine
             raise LiraError(f"{index}: names the file {name!r} outside its folder, expected plain file names")
         if not path.is_file():
             raise LiraError(f"{folder}: shard {name} is missing ({len(names)} expected); download it again")
@@ -356,7 +356,8 @@ def _open_pth(path: Path) -> TensorFile:
             f"{path}: holds more than tensors (or is truncated); expected a weights-only .pth"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise LiraError(f"{path}: cannot be read ({str(error).splitlines()[0]}); download it again") from None
+        reason = str(error).partition("\n")[0] or "it ends too soon"
+        raise LiraError(f"{path}: cannot be read ({reason}); download it again") from None
     for wrapper in ("state_dict", "module"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]

@@ -149,8 +149,8 @@ class LiraConfig:
                 pixel=PixelConfig(),
                 tiles=replace(TILES, size=data["vision_config"]["image_size"]),
             )
-        except KeyError as missing:
-            raise _missing_key(source, missing) from None
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+            raise _unusable(source, error) from None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], name: str, source: Path) -> LiraConfig:
@@ -190,8 +190,8 @@ class LiraConfig:
                 prompts=data.get("prompts"),
                 context_length=data.get("context_length"),
             )
-        except KeyError as missing:
-            raise _missing_key(source, missing) from None
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+            raise _unusable(source, error) from None
 
 
 def internvl_folder(folder: Path) -> Path:
@@ -224,10 +224,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _missing_key(source: Path, missing: KeyError) -> LiraError:
-    return LiraError(
-        f"{source}: key {missing} is missing; expected the configuration of a LIRA or InternVL2 model"
-    )
+def _unusable(source: Path, error: Exception) -> LiraError:
+    problem = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
+    return LiraError(f"{source}: {problem}; expected the configuration of a LIRA or InternVL2 model")
 
 
 def _vision(vision: Mapping[str, Any], top: Mapping[str, Any]) -> VisionConfig:
