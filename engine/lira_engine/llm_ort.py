@@ -104,9 +104,8 @@ class OrtLlm:
         check_room(cache.length, cache.capacity, rows)
         binding, asked = cache.binding, len(logit_positions)
         assert binding is not None
-        positions = np.array(
-            [p % rows for p in logit_positions], np.int64
-        )  # the graph knows no negative ones
+        # The graph knows no negative positions.
+        positions = np.array([p % rows for p in logit_positions], np.int64)
         embeds = np.ascontiguousarray(embeds)[None]
         logits = np.empty((1, asked, self.sizes["vocab_size"]), np.float32)
         hidden = np.empty((1, asked, self.sizes["hidden_size"]), np.float32)

@@ -41,7 +41,7 @@ class FuseResidualNorm(ir.passes.InPlacePass):
     Requires: `SimplifiedLayerNormalization` after UseSimplifiedLayerNormalization; shapes of the summands.
     Does: replaces `Add` + `SimplifiedLayerNormalization` by `com.microsoft.SkipSimplifiedLayerNormalization`,
         whose last output is the sum. Sums that broadcast stay.
-    Ensures: nothing more than equal results.
+    Ensures: equal results, and no more: what does not fit stays as it was.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
