@@ -12,8 +12,8 @@ CHECKPOINT := checkpoints/lira-nano
 BUNDLE := bundles/lira-nano
 SAMPLE := assets/sample.png
 # What is asked about the sample image.
-REFSEG := the red car
-VQA := Is there a car in the image?
+REFSEG := the orange star
+VQA := Is there a fish in the image? Please answer yes or no.
 
 RUN = $(BIN)/lira-edge run $(BUNDLE) --image $(SAMPLE)
 
