@@ -160,8 +160,8 @@ class ClassScore(nn.Module):
         """[1,Q,D], [1,Q,D], [1,D,P/4,P/4] -> [1,Q]. Void takes part in the softmax only."""
         features = mask_features.flatten(2)  # [1, D, P/4 * P/4]
         inside = (mask_embedding @ features > 0).to(features.dtype)
-        # Upstream adds 1e-8 to the count, which changes nothing but an empty mask; graph optimizers take such an
-        # addition for zero and drop it.
+        # Upstream adds 1e-8 to the count, which matters to an empty mask only; graph optimizers drop such an
+        # addition, as if it were zero.
         pooled = inside @ features.transpose(1, 2) / inside.sum(-1, keepdim=True).clamp(min=1)
         embedded = F.normalize(self.cls_proj(self.mask_pooling_proj(pooled) + normed), dim=-1)
         logits = (embedded @ self.class_embed).unflatten(-1, (self.classes, -1)).amax(-1)

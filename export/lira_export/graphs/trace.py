@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 import torch
 from onnxscript import optimizer
 from torch import nn
@@ -60,7 +61,7 @@ def trace(
     assert program is not None
     model = program.model
     _fold_weight_transposes(model)
-    optimizer.optimize(model)
+    _simplify(model)
     model.graph.name = name
     model.producer_name, model.producer_version, model.ir_version = "lira-edge", None, IR_VERSION
     _name_nodes(model)
@@ -99,6 +100,39 @@ def _fold_weight_transposes(model: ir.Model) -> None:
             graph.remove(node, safe=True)
         del graph.initializers[name]
         graph.register_initializer(folded)
+
+
+def _simplify(model: ir.Model) -> None:
+    """onnxscript's optimizer without its rewriting rules: they take constants up to 1e-8 for zero."""
+    passes.InlinePass()(model)
+    optimizer.fold_constants(model)
+    _fold_reshapes(model)
+    for each in (
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+        passes.ShapeInferencePass(),
+    ):
+        each(model)
+
+
+def _fold_reshapes(model: ir.Model) -> None:
+    """A Reshape with at most one axis that varies needs no shape arithmetic: -1 says what is left."""
+    for node in model.graph:
+        shape = node.outputs[0].shape
+        if node.op_type != "Reshape" or shape is None or node.inputs[1] is None:
+            continue
+        sizes = [size if isinstance(size, int) else -1 for size in shape]
+        if ir.convenience.get_const_tensor(node.inputs[1]) is None and sizes.count(-1) <= 1:
+            name = f"{node.outputs[0].name}/shape"
+            target = ir.Value(name=name, const_value=ir.tensor(sizes, ir.DataType.INT64, name=name))
+            target.shape, target.dtype = ir.Shape([len(sizes)]), ir.DataType.INT64
+            model.graph.register_initializer(target)
+            node.replace_input_with(1, target)
 
 
 def _name_nodes(model: ir.Model) -> None:

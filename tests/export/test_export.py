@@ -1,0 +1,180 @@
+"""Exporting: what it refuses, what it leaves behind, and one bundle through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+
+from lira_engine.bundle import Bundle
+from lira_engine.errors import LiraError
+from lira_engine.main import main
+from lira_export import checks
+from lira_export.bundle_writer import BundleWriter
+from lira_export.checkpoint import Checkpoint
+from lira_export.config import LiraConfig
+from lira_export.export import LlmTensors, export_checkpoint
+from lira_export.prompts import UPSTREAM, prompts_of
+from lira_export.tokenizer import LIRA_TOKENS, special_tokens
+
+
+def test_command_line_writes_a_bundle(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bundle"
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(tiny_checkpoint), "-o", str(out), "--context-length", "99"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    for stage in ("semantic_encoder", "pixel_encoder", "sefe", "llm", "pixel_decoder"):
+        assert stage in shown
+    assert f"lira-edge build {out}" in shown.replace("\n", " ")
+    bundle = Bundle.open(out)
+    manifest = bundle.manifest
+    assert (manifest.name, manifest.model.context_length, manifest.model.num_kv_heads) == ("tiny", 99, 3)
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    np.testing.assert_array_equal(bundle.embeddings, checkpoint.tensor("llm.tok_embeddings.weight"))
+    assert str(tiny_checkpoint.parent) not in (out / "lira.json").read_text()
+    tokenizer = Tokenizer.from_file(str(bundle.tokenizer_file))
+    assert [tokenizer.token_to_id(token) for token in LIRA_TOKENS] == list(range(6, 12))
+    assert manifest.tokens.region_suffix == (manifest.tokens.p,)
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(tiny_checkpoint), "-o", str(out)])
+    assert ended.value.code == 2 and "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("internvl2-tiny/tokenizer.json", "tokenizer.json is missing"), ("LIRA-tiny.pth", "LIRA*.pth")],
+)
+def test_command_line_names_the_missing_file(
+    copied_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, says: str
+) -> None:
+    (copied_checkpoint / name).unlink()
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(copied_checkpoint), "-o", str(tmp_path / "bundle")])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and says in error and error.count("\n") == 1
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("length", [2, 257])
+def test_context_length_that_no_image_fits_or_the_model_does_not_know(
+    tiny_checkpoint: Path, tmp_path: Path, length: int
+) -> None:
+    with pytest.raises(LiraError, match=rf"context length {length}: expected 3 .* to 256"):
+        export_checkpoint(tiny_checkpoint, tmp_path / "bundle", context_length=length)
+
+
+def test_interrupted_export_leaves_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    def interrupt(stage: str, phase: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_checkpoint(tiny_checkpoint, tmp_path / "bundle", progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def identity() -> ir.Model:
+    x = ir.val("x", ir.DataType.FLOAT, [1, "N"])
+    node = ir.node("Identity", [x])
+    node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = "y", x.type, x.shape
+    graph = ir.Graph([x], [node.outputs[0]], nodes=[node], opset_imports={"": 24}, name="echo")
+    return ir.Model(graph, ir_version=11)
+
+
+def test_a_graph_that_differs_from_the_reference_is_refused(tmp_path: Path) -> None:
+    writer = BundleWriter(tmp_path, lambda stage, phase: None)
+    x = np.array([[1, 2, 3]], np.float32)
+    writer.stage("right", identity(), checks.Vectors({"x": x}, {"y": x * (1 + 1e-6)}))
+    with pytest.raises(LiraError, match=r"graph of wrong is wrong: its output y differs .* 1\.0e-02"):
+        writer.stage(
+            "wrong", identity(), checks.Vectors({"x": x}, {"y": x + np.array([0, 0, 0.0303], np.float32)})
+        )
+    # What fp32 itself cannot say of this input is not held against the graph.
+    writer.stage("noisy", identity(), checks.Vectors({"x": x}, {"y": x + np.float32(0.03)}, {"y": 0.002}))
+    assert set(writer.stages) == {"right", "noisy"}
+
+
+def test_a_graph_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
+    model = identity()
+    model.graph[0].op_type = "Nonsense"
+    x = np.zeros((1, 3), np.float32)
+    with pytest.raises(LiraError, match="not valid ONNX"):
+        BundleWriter(tmp_path, lambda stage, phase: None).stage(
+            "s", model, checks.Vectors({"x": x}, {"y": x})
+        )
+
+
+def test_reference_of_the_language_model_runs_layer_by_layer(tiny_checkpoint: Path) -> None:
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    rows = np.random.default_rng(0).normal(size=(9, 24)).astype(np.float32)
+    vectors = checks.llm(checkpoint, [rows[:4], rows[4:]], context_length=99)
+    expected = checkpoint.load_model().llm(torch.from_numpy(rows)[None])
+    asked = vectors.inputs["logit_positions"]
+    assert asked.tolist() == [0, 4, 7, 8]
+    np.testing.assert_allclose(vectors.outputs["logits"], expected.logits[:, asked], atol=1e-5)
+    np.testing.assert_allclose(vectors.outputs["hidden_states"], expected.hidden_states[:, asked], atol=1e-5)
+
+
+def test_tensors_of_the_language_model(tiny_checkpoint: Path) -> None:
+    tensors = LlmTensors(Checkpoint.open(tiny_checkpoint))
+    assert len(tensors) == 2 * 9 + 2 and "layers.1.q" in tensors and "tok_embeddings" not in tensors
+    assert "layers.1.q_bias" not in tensors
+    assert tensors["layers.0.k"].shape == (12, 24)
+
+
+def config_of(folder: Path, **changes: Any) -> LiraConfig:
+    data = json.loads((folder / "config.json").read_text()) | changes
+    return LiraConfig.from_dict(data, "tiny", folder)
+
+
+def word_tokenizer(*words: str) -> Tokenizer:
+    return Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0]))
+
+
+def test_tokenizer_of_another_model(tiny_checkpoint: Path) -> None:
+    few = word_tokenizer("<unk>", "<|im_end|>")
+    with pytest.raises(LiraError, match=r"\[SEG\] the id 2, the checkpoint was trained with 6"):
+        special_tokens(few, config_of(tiny_checkpoint))
+    no_end = word_tokenizer(*"abcdef")
+    with pytest.raises(LiraError, match=r"<\|im_end\|> the id None"):
+        special_tokens(no_end, config_of(tiny_checkpoint))
+
+
+def test_ids_that_the_configuration_states_are_checked(tiny_checkpoint: Path) -> None:
+    tokenizer = word_tokenizer("<unk>", "<s>", "<|im_end|>", "a", "b", "c")
+    config = config_of(tiny_checkpoint, special_token_ids={"<|im_end|>": 3})
+    with pytest.raises(LiraError, match=r"<\|im_end\|> the id 2, the checkpoint was trained with 3"):
+        special_tokens(tokenizer, config)
+
+
+def test_text_after_a_region(tiny_checkpoint: Path) -> None:
+    def tokenizer() -> Tokenizer:
+        return word_tokenizer(" ", "<s>", "<|im_end|>", "a", "b", "c")
+
+    assert special_tokens(tokenizer(), config_of(tiny_checkpoint)).region_suffix == (0, 7)
+    stated = config_of(tiny_checkpoint, space_p_token_ids=[4, 7])
+    assert special_tokens(tokenizer(), stated).region_suffix == (4, 7)
+    with pytest.raises(LiraError, match="expected ids that end with 7"):
+        special_tokens(tokenizer(), config_of(tiny_checkpoint, space_p_token_ids=[4]))
+
+
+def test_prompts(tiny_checkpoint: Path) -> None:
+    assert prompts_of(config_of(tiny_checkpoint)) is UPSTREAM
+    own = {"system": "s", "user": "<image>{question}", "add_bos": True, "tasks": {}}
+    assert prompts_of(config_of(tiny_checkpoint, prompts=own)).add_bos
+    with pytest.raises(LiraError, match=r"config\.json\.prompts: unknown key 'colour'"):
+        prompts_of(config_of(tiny_checkpoint, prompts=own | {"colour": 1}))
+
+
+def test_pictures_of_the_check_vectors_do_not_depend_on_the_machine() -> None:
+    first, second = (checks.picture(32, 0, (0.5,) * 3, (0.25,) * 3) for _ in range(2))
+    assert torch.equal(first, second) and first.shape == (1, 3, 32, 32) and first.dtype == torch.float32
+    assert first.min() >= -2 and first.max() <= 2 and first.std() > 0.3
