@@ -10,6 +10,8 @@ from tokenizers import AddedToken, Tokenizer
 from lira_engine.errors import LiraError
 from lira_engine.manifest import TokenSpec
 
+from .sentencepiece_model import read_sentencepiece
+
 if TYPE_CHECKING:
     from .config import LiraConfig
 
@@ -18,17 +20,16 @@ LIRA_TOKENS = ("[SEG]", "<p>", "</p>", "<region>", "<mark>", "<image_id>")
 
 
 def read_tokenizer(base: Path) -> Tokenizer:
-    """The tokenizer of the base model's folder, without LIRA's tokens.
+    """The tokenizer of the base model's folder, without LIRA's tokens: tokenizer.json or tokenizer.model.
 
     Raises:
         LiraError: there is none, or it cannot be read.
     """
     path = base / "tokenizer.json"
     if not path.is_file():
-        raise LiraError(
-            f"{base}: tokenizer.json is missing; have transformers write it: AutoTokenizer.from_pretrained("
-            f"'{base.name}', trust_remote_code=True).save_pretrained('{base.name}')"
-        )
+        if (base / "tokenizer.model").is_file():
+            return read_sentencepiece(base)
+        raise LiraError(f"{base}: tokenizer.json or tokenizer.model is missing; put the base model's there")
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception

@@ -51,7 +51,10 @@ def test_command_line_writes_a_bundle(
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("internvl2-tiny/tokenizer.json", "tokenizer.json is missing"), ("LIRA-tiny.pth", "LIRA*.pth")],
+    [
+        ("internvl2-tiny/tokenizer.json", "tokenizer.json or tokenizer.model is missing"),
+        ("LIRA-tiny.pth", "LIRA*.pth"),
+    ],
 )
 def test_command_line_names_the_missing_file(
     copied_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, says: str
