@@ -22,6 +22,12 @@ def level_names(config: PixelConfig, kind: str) -> list[str]:
     return [f"{kind}_{config.image_size // height}" for height, _ in memory_sizes(config)]
 
 
+def pixel_encoder_outputs(config: PixelConfig) -> list[str]:
+    """Names of what the pixel encoder says of an image; from the fourth on the pixel decoder's inputs."""
+    levels = [*level_names(config, "attention_features"), *level_names(config, "memory")]
+    return ["pixel_features", "queries", "query_valid", "mask_features", *levels]
+
+
 def semantic_encoder(encoder: SemanticEncoder, config: LiraConfig) -> ir.Model:
     """pixel_values [T,3,S,S] -> features [T,N,C]."""
     size = config.vision.image_size
@@ -32,10 +38,8 @@ def semantic_encoder(encoder: SemanticEncoder, config: LiraConfig) -> ir.Model:
 def pixel_encoder(encoder: PixelEncoder, config: LiraConfig) -> ir.Model:
     """pixel_values [1,3,P,P] -> what the language model and the pixel decoder need of the image."""
     c = config.pixel
-    outputs = ["pixel_features", "queries", "query_valid", "mask_features"]
-    outputs += [*level_names(c, "attention_features"), *level_names(c, "memory")]
     image = {"pixel_values": torch.zeros(1, 3, c.image_size, c.image_size)}
-    model = trace("pixel_encoder", PixelEncoderStage(encoder), image, outputs)
+    model = trace("pixel_encoder", PixelEncoderStage(encoder), image, pixel_encoder_outputs(c))
     body = deformable_sampling(memory_sizes(c), c.num_heads, c.feat_channels // c.num_heads, c.num_points)
     model.functions[body.identifier()] = body
     model.opset_imports[DOMAIN] = DOMAIN_VERSION
