@@ -1,9 +1,9 @@
 """InternVL2's tokenizer.model (SentencePiece BPE) as a tokenizers.Tokenizer.
 
 InternVL2 comes without a tokenizer.json: its repository holds a SentencePiece model, and in
-tokenizer_config.json the tokens that were added to it or that took the place of unused ones. It is converted as
-transformers does for Llama-like models: a pair may merge where the result is a piece, and the
-piece with the best score goes first.
+tokenizer_config.json the tokens that were added to it or that took the place of unused ones. It is converted
+as transformers does for Llama-like models: a pair may merge where the result is a piece, and the piece with
+the best score goes first.
 """
 
 from __future__ import annotations
