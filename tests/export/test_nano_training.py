@@ -98,6 +98,7 @@ def test_written_checkpoint_reads_back(trainee: Trainee, tmp_path: Path) -> None
     torch.testing.assert_close(checkpoint.class_embed, class_embeddings())
 
 
+@torch.enable_grad()
 def test_one_step_of_each_stage_has_finite_losses_and_gradients(trainee: Trainee) -> None:
     from lira_export.nano.train import vision_loss
 

@@ -77,7 +77,8 @@ def evaluate_scene(lira: Lira, scene: Scene, scores: Scores) -> None:
             scores.vqa[kind].add(answers[0].text, answers[1].text)
             scores.segs_in_vqa += sum(len(answer.masks) for answer in answers)
     scores.captions += 1
-    scores.captions_exact += look.ask(task="caption").text.strip() == texts.caption_text(scene)
+    named = texts.caption_phrases(look.ask(task="caption").text)
+    scores.captions_exact += named == sorted(texts.with_article(item.name) for item in scene.objects)
 
 
 def _grounded(look: Look, scene: Scene, mode: Literal["on", "off"], score: GroundedScore) -> None:
@@ -150,7 +151,9 @@ def markdown(report: dict[str, Any]) -> str:
             f"| VQA, both of a pair right: {name} ({entry['count']}) | {entry['paired']:.3f} | (no `[SEG]`) |"
         )
     entry = report["caption"]
-    rows.append(f"| caption, every word right ({entry['count']}) | {entry['exact']:.3f} | (no `[SEG]`) |")
+    rows.append(
+        f"| caption, every object named and no other ({entry['count']}) | {entry['exact']:.3f} | (no `[SEG]`) |"
+    )
     return "\n".join(rows)
 
 

@@ -30,7 +30,6 @@ class JointLoss:
     def __call__(self, scenes: range, rng: np.random.Generator) -> dict[str, Tensor]:
         model, align = self.trainee.lira, self.trainee.alignment
         batch = vision_batch(self.seed, scenes, model.config)
-        packed = [self.packer.pack(draw_samples(scene, rng)) for scene in batch.scenes]
         out = model.pixel_encoder(batch.pixels)
         losses, owners = panoptic_loss(out.class_logits, out.mask_logits_all, batch.classes, batch.masks)
         matched = [own[:-1] for own in owners]  # the last one is background
@@ -38,6 +37,10 @@ class JointLoss:
             visible_queries(out.mask_logits[i], out.query_valid[i], masks, own)
             for i, (masks, own) in enumerate(zip(batch.masks, owners, strict=True))
         ]
+        # Captions follow the order in which the prefix shows the objects: no other order can be read off it.
+        orders = [torch.argsort(own[:-1], stable=True).tolist() for own in owners]
+        samples = [draw_samples(scene, rng, order) for scene, order in zip(batch.scenes, orders, strict=True)]
+        packed = [self.packer.pack(of_scene) for of_scene in samples]
         items = [(scene, item) for scene in batch.scenes for item in scene.objects]
         crops = torch.from_numpy(
             np.concatenate([region(scene, item, model.config, rng) for scene, item in items])
@@ -57,7 +60,7 @@ class JointLoss:
             align.cells(whole, batch.scenes, model)
             + align.regions(regions, names, model)
             + query_names
-            + places
+            + 5 * places
         )
         total = language["ce"] * 2 + 0.2 * masks["attributes"] + 4 * masks["bce"] + 2 * masks["dice"]
         total = total + 0.5 * masks["select"] + 0.5 * masks["identity"] + 0.2 * vision + 0.2 * words
@@ -69,6 +72,7 @@ class JointLoss:
             **language,
             **masks,
             "query_names": query_names,
+            "places": places,
             "oracle": torch.cat(oracle).mean(),
         }
 

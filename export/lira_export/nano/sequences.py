@@ -113,8 +113,11 @@ class Packer:
         return 1.0
 
 
-def draw_samples(scene: Scene, rng: np.random.Generator) -> list[Sample]:
-    """A training mix: two referring expressions, three yes/no pairs, at times a grounded or plain caption."""
+def draw_samples(scene: Scene, rng: np.random.Generator, order: Sequence[int] | None = None) -> list[Sample]:
+    """A training mix: two referring expressions, three yes/no pairs, at times a grounded or plain caption.
+
+    `order` is that of the objects in captions.
+    """
     samples = []
     expressions = referring(scene)
     kinds = sorted({item.kind for item in expressions})
@@ -123,9 +126,9 @@ def draw_samples(scene: Scene, rng: np.random.Generator) -> list[Sample]:
         item = choose(rng, [e for e in expressions if e.kind == kind])
         samples.append(referring_sample(item, ilvc=rng.random() < 0.5))
     if rng.random() < 0.5:
-        samples.append(gcg_sample(scene, ilvc=rng.random() < 0.5))
+        samples.append(gcg_sample(scene, rng.random() < 0.5, order))
     if rng.random() < 0.25:
-        samples.append(caption_sample(scene))
+        samples.append(caption_sample(scene, order))
     pairs = vqa_pairs(scene, rng)
     kinds = sorted({pair.kind for pair in pairs})
     for _ in range(3):

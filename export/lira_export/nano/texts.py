@@ -149,28 +149,32 @@ def referring_sample(item: Referring, ilvc: bool) -> Sample:
     return Sample("refseg", item.kind, True, question, (*phrase, "."))
 
 
-def gcg_sample(scene: Scene, ilvc: bool) -> Sample:
-    """Every object from left to right, as a phrase with its mask.
+def gcg_sample(scene: Scene, ilvc: bool, order: Sequence[int] | None = None) -> Sample:
+    """Every object as a phrase with its mask, in `order` (indices of objects), or from left to right.
 
     With ILVC a phrase is `[SEG]<image_id> <p> a dog </p> [SEG]`, without it ` <p> a dog </p> [SEG]`, with no
     space where the answer starts. Both `[SEG]` of a phrase mean the same object.
     """
     phrases: list[tuple[AnswerPart, ...]] = []
-    for index, item in enumerate(scene.objects):
-        text = with_article(item.name)
+    for index in range(len(scene.objects)) if order is None else order:
+        text = with_article(scene.objects[index].name)
         phrases.append(_coupled_phrase(text, index) if ilvc else (f"<p> {text} </p> ", Seg(index)))
     question = GCG_QUESTION if ilvc else GCG_QUESTION_WITHOUT_ILVC
     return Sample("gcg", "gcg", ilvc, question, _merge_text((*_join_phrases(phrases), ".")))
 
 
-def caption_sample(scene: Scene) -> Sample:
+def caption_sample(scene: Scene, order: Sequence[int] | None = None) -> Sample:
     """`a red star, a dog and a blue circle.`: the phrases of the grounded answer without masks."""
-    parts = _join_phrases([(with_article(item.name),) for item in scene.objects])
+    objects = scene.objects if order is None else [scene.objects[index] for index in order]
+    parts = _join_phrases([(with_article(item.name),) for item in objects])
     return Sample("caption", "caption", False, CAPTION_QUESTION, _merge_text((*parts, ".")))
 
 
-def caption_text(scene: Scene) -> str:
-    return caption_sample(scene).answer
+def caption_phrases(caption: str) -> list[str]:
+    """What a caption names, sorted: the order of objects is the model's choice."""
+    return sorted(
+        phrase for part in caption.strip().rstrip(".").split(", ") for phrase in part.split(" and ")
+    )
 
 
 def vqa_samples(pair: QuestionPair) -> tuple[Sample, Sample]:
