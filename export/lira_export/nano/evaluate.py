@@ -152,7 +152,7 @@ def markdown(report: dict[str, Any]) -> str:
         )
     entry = report["caption"]
     rows.append(
-        f"| caption, every object named and no other ({entry['count']}) | {entry['exact']:.3f} | (no `[SEG]`) |"
+        f"| caption, all objects named, no other ({entry['count']}) | {entry['exact']:.3f} | (no `[SEG]`) |"
     )
     return "\n".join(rows)
 
