@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 if TYPE_CHECKING:
@@ -57,10 +58,13 @@ def golden_checkpoint(golden: Path, golden_config: dict[str, Any]) -> Checkpoint
 
 
 @pytest.fixture(scope="session")
-def golden_bundle(golden_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def golden_bundle(
+    golden: Path, golden_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The bundle of the golden checkpoint, exported once (torch's exporter takes its time).
 
-    The golden data has ids but no tokenizer: its words are its ids, beside the tokens that it names.
+    The golden data has ids but no tokenizer: its words are its ids, beside the tokens that it names. The
+    context is as long as the longest recorded sequence.
     """
     from tokenizers import Tokenizer, models
 
@@ -72,7 +76,22 @@ def golden_bundle(golden_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPa
     words |= {i: token for token, i in config.special_token_ids.items() if i in words}
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in words.items()}, unk_token=words[0]))
     out = tmp_path_factory.mktemp("golden") / "bundle"
-    return export_checkpoint(golden_checkpoint, out, tokenizer=tokenizer, context_length=1024)
+    rows = _recorded_rows(golden)
+    return export_checkpoint(golden_checkpoint, out, tokenizer=tokenizer, context_length=rows)
+
+
+def _recorded_rows(golden: Path) -> int:
+    """Cache rows at the end of the longest recorded sequence."""
+    lengths = []
+    with np.load(golden / "components" / "llm.npz", allow_pickle=False) as data:
+        for prefill in (name for name in data.files if name.startswith("inputs_embeds_")):
+            parts = (prefill.replace("inputs_embeds", part) for part in ("decode_ids", "decode2_ids"))
+            chunk = data[prefill.replace("inputs_embeds", "chunk_embeds")]
+            lengths.append(data[prefill].shape[1] + chunk.shape[1] + sum(len(data[part]) for part in parts))
+    for path in (golden / "e2e").glob("trace_*.npz"):
+        with np.load(path, allow_pickle=False) as trace:
+            lengths.append(int(trace["past_len"][-1] + trace["in_len"][-1]))
+    return max(lengths)
 
 
 @pytest.fixture(scope="session")

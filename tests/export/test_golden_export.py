@@ -17,6 +17,7 @@ from lira_export.graphs.vision import level_names
 
 ENCODER = 2e-4  # encoders, projector, language model
 LOGITS = 1e-3  # mask logits span tens
+UNDECIDED = 1e-4  # below it a sign is rounding; binary masks are compared at the image's size, where none is
 BATCHES = ("AB", "C")
 
 
@@ -73,7 +74,8 @@ def test_golden_sefe_graph(golden: Path, golden_engines: Engines, bundle: Bundle
     names = sorted(key.removeprefix("prefix_") for key in data if key.startswith("prefix_"))
     assert names
     for name in names:
-        batch, i = name.rstrip("0123456789"), int(name[-1])
+        batch = name.rstrip("0123456789")
+        i = int(name.removeprefix(batch))
         features = data[f"vit_embeds_{name}"]
         cells, queries = (encoded[f"{kind}_{batch}"][i : i + 1] for kind in ("clip_feat", "query_pos_feat"))
         tokens = golden_engines.sefe.run(
@@ -119,7 +121,8 @@ def test_golden_pixel_decoder_graph(
             found = golden_engines.pixel_decoder.run({"hidden_states": hidden, **image})["mask_logits"]
             expected = trace[f"seg{i}_mask_logits_s4"][0]
             close(found, expected, LOGITS)
-            np.testing.assert_array_equal(found > 0, expected > 0)
+            decided = abs(expected) > UNDECIDED
+            np.testing.assert_array_equal((found > 0)[decided], (expected > 0)[decided])
             checked += 1
     assert checked
 
@@ -138,8 +141,11 @@ def test_golden_graph_is_standard_and_names_no_machine(bundle: Bundle, golden: P
         assert node.domain == "" or node.domain == "lira"
         if node.op_type == "Resize":
             assert not any(attribute.name == "antialias" and attribute.i for attribute in node.attribute)
-    written = path.read_bytes()
-    for trace in (str(Path.home()), str(Path(__file__).parents[2]), str(golden), "site-packages", ".py"):
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")  # numbers may spell anything
+    written = model.SerializeToString()
+    folders = [Path.home(), Path(__file__).parents[2], golden]
+    for trace in (*(str(folder) for folder in folders if folder.parts[1:]), "site-packages", ".py"):
         assert trace.encode() not in written
     assert not any(value.metadata_props for value in [*model.graph.node, *model.graph.initializer])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from lira_export.model.projector import cell_queries
 ENCODER = 2e-4  # encoders, projector, language model
 LOGITS = 1e-3  # class and mask logits span tens
 INTERMEDIATE_CLASSES = 2e-2  # a nearly empty mask that gains a pixel moves them by this much
+UNDECIDED = 1e-4  # below it a sign is rounding; binary masks are compared at the image's size, where none is
 BATCHES = ("AB", "C")
-NTK_TRAINED_LENGTH = 64  # the golden README records llm_ntk.npz with this max_position_embeddings
+NTK_TRAINED_LENGTH = 64  # max_position_embeddings of llm_ntk.npz, where no README says another one
 
 
 def arrays(golden: Path, name: str) -> dict[str, torch.Tensor]:
@@ -59,9 +61,9 @@ def _no_grad() -> Any:
 def test_golden_merged_weights_equal_the_formula(
     golden: Path, checkpoint: Checkpoint, config: LiraConfig
 ) -> None:
-    base = load_file(next(checkpoint.base.glob("*.safetensors")))
-    lira = torch.load(golden / "split" / "LIRA-tiny.pth", weights_only=True)
-    lira = lira.get("state_dict", lira)
+    base = {name: tensor for path in checkpoint.files["base"] for name, tensor in load_file(path).items()}
+    lira = torch.load(checkpoint.files["lira"][0], weights_only=True)
+    lira = lira.get("state_dict", lira.get("module", lira))
     scale = json.loads((golden / "config.json").read_text())["lora"]["scaling"]
     names = {
         "attention.wqkv": "qkv",
@@ -155,7 +157,8 @@ def test_golden_projector(golden: Path, model: Lira) -> None:
     names = sorted(key.removeprefix("prefix_") for key in data if key.startswith("prefix_"))
     assert names
     for name in names:
-        batch, i = name.rstrip("0123456789"), int(name[-1])
+        batch = name.rstrip("0123456789")
+        i = int(name.removeprefix(batch))
         features = data[f"vit_embeds_{name}"]
         cells, queries = (
             encoded[f"clip_feat_{batch}"][i : i + 1],
@@ -191,7 +194,8 @@ def test_golden_seg_masks(golden: Path, model: Lira, batch: str) -> None:
         )
         expected = data[f"mask_logits_all_layers_{batch}"][:, of_image, 0]
         close(torch.stack(found), expected, LOGITS)
-        assert torch.equal(found[-1] > 0, expected[-1] > 0)
+        decided = expected[-1].abs() > UNDECIDED
+        assert torch.equal((found[-1] > 0)[decided], (expected[-1] > 0)[decided])
 
 
 def test_golden_visual_prompts(golden: Path, model: Lira) -> None:
@@ -249,7 +253,10 @@ def test_golden_llm_prefill_decode_and_chunk(golden: Path, model: Lira) -> None:
 
 def test_golden_llm_dynamic_ntk(golden: Path, config: LiraConfig, checkpoint: Checkpoint) -> None:
     data = arrays(golden, "components/llm_ntk.npz")
-    llm = replace(config.llm, max_position_embeddings=NTK_TRAINED_LENGTH)
+    readme = golden / "README.md"
+    said = re.search(r"max_position_embeddings=(\d+)", readme.read_text("utf-8") if readme.is_file() else "")
+    length = int(said[1]) if said else NTK_TRAINED_LENGTH
+    llm = replace(config.llm, max_position_embeddings=length)
 
     def fresh() -> Lira:
         return Checkpoint.open(checkpoint.folder, replace(config, llm=llm)).load_model()

@@ -33,6 +33,7 @@ from lira_export.model.projector import cell_queries
 
 ROUNDING = 2e-5  # of sums in another order; logits here are below 100
 LOGITS = 1e-3  # the golden README's tolerance
+UNDECIDED = 1e-4  # below it the sign of a logit is rounding
 MakeLira = Callable[..., Lira]
 
 
@@ -194,7 +195,8 @@ def test_golden_seg_queries(golden: Path, golden_checkpoint: Checkpoint) -> None
             found = stage.decode(query, features, resized_mask_features(features, sizes), memories)
             expected = masks[f"mask_logits_all_layers_{batch}"][-1, i]
             torch.testing.assert_close(found, expected, rtol=0, atol=LOGITS)
-            assert torch.equal(found > 0, expected > 0)
+            decided = expected.abs() > UNDECIDED
+            assert torch.equal((found > 0)[decided], (expected > 0)[decided])
 
 
 def test_sefe_in_one_attention(make_lira: MakeLira) -> None:
