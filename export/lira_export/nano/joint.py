@@ -60,10 +60,10 @@ class JointLoss:
             align.cells(whole, batch.scenes, model)
             + align.regions(regions, names, model)
             + query_names
-            + 5 * places
+            + 15 * places
         )
         total = language["ce"] * 2 + 0.2 * masks["attributes"] + 4 * masks["bce"] + 2 * masks["dice"]
-        total = total + 0.5 * masks["select"] + 0.5 * masks["identity"] + 0.2 * vision + 0.2 * words
+        total = total + masks["select"] + 0.5 * masks["identity"] + 0.2 * vision + 0.2 * words
         with torch.no_grad():
             best = [out.mask_logits[i, owner] for i, owner in enumerate(matched)]
             oracle = [soft_iou(b, m[:-1]) for b, m in zip(best, batch.masks, strict=True)]

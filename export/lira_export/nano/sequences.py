@@ -122,7 +122,8 @@ def draw_samples(scene: Scene, rng: np.random.Generator, order: Sequence[int] | 
     expressions = referring(scene)
     kinds = sorted({item.kind for item in expressions})
     for _ in range(2):
-        kind = choose(rng, kinds)
+        # Where things are is the hardest to learn.
+        kind = "location" if "location" in kinds and rng.random() < 0.25 else choose(rng, kinds)
         item = choose(rng, [e for e in expressions if e.kind == kind])
         samples.append(referring_sample(item, ilvc=rng.random() < 0.5))
     if rng.random() < 0.5:

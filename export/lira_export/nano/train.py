@@ -61,7 +61,7 @@ class Stage:
 
 STAGES = {
     "vision": Stage("vision", 1000, 16, 1e-3, 1e-3, first_scene=0),
-    "joint": Stage("joint", 3000, 8, 1e-3, 3e-4, first_scene=1_000_000, warm_up=50),
+    "joint": Stage("joint", 3400, 8, 1e-3, 3e-4, first_scene=1_000_000, warm_up=50),
 }
 
 
