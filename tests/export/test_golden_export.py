@@ -177,4 +177,5 @@ def test_golden_check_vectors_do_not_sit_on_a_decision(bundle: Bundle, stage: st
         assert all(data[name] < 1e-4 for name in data.files if name.startswith("noise."))
     vectors = bundle.check_vectors(stage)
     assert all(np.isfinite(array).all() for array in vectors.outputs.values())
-    assert all(array.std() > 0 for array in vectors.outputs.values())
+    for array in vectors.outputs.values():  # few queries may all be valid
+        assert array.any() if array.dtype == bool else array.std() > 0
