@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -18,10 +18,14 @@ _MEND = "copy the bundle again, or make it again with `lira-edge export CHECKPOI
 
 @dataclass(frozen=True)
 class CheckVectors:
-    """Inputs of a stage and what the fp32 torch reference answers to them, by tensor name."""
+    """Inputs of a stage and what the fp32 torch reference answers to them, by tensor name.
+
+    `noise` is the relative difference of that answer from one in fp64, where it was recorded.
+    """
 
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
+    noise: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ class Bundle:
             missing = {name for name in missing if not name.startswith(("key_cache", "value_cache"))}
         if missing:
             raise LiraError(f"{file} lacks check vectors for {', '.join(sorted(missing))}; {_MEND}")
-        return CheckVectors(inputs, outputs)
+        noise = {name[6:]: float(array) for name, array in arrays.items() if name.startswith("noise.")}
+        return CheckVectors(inputs, outputs, noise)
 
     def engine_folder(self, target: str, precision: str) -> Path:
         """Where the engines for a target are, or will be."""

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lira_engine.build import TOLERANCE, relative_error
+from lira_engine.build import accepted_error, relative_error
 from lira_engine.errors import LiraError
 from lira_engine.manifest import MANIFEST_NAME, FileEntry, Manifest, StageSpec, TensorSpec
 from lira_engine.ort import OrtStage
@@ -25,7 +25,6 @@ Progress = Callable[[str, str], None]
 """Called with a stage's name and what happens to it now: "reference", "graph", "write", "check" or "done"."""
 
 _EXTERNAL_FROM_BYTES = 1024
-_NOISE_MARGIN = 10  # between two roundings of fp32 sums, whose difference from fp64 is the noise
 _MAX_SHOWN = 200
 
 
@@ -100,7 +99,7 @@ class BundleWriter:
             found = runner.run(feeds)
         for output, expected in vectors.outputs.items():
             error = relative_error(found[output], expected)
-            limit = max(TOLERANCE["fp32"], _NOISE_MARGIN * vectors.noise.get(output, 0.0))
+            limit = accepted_error("fp32", vectors.noise.get(output, 0.0))
             if not error <= limit:
                 raise LiraError(
                     f"the graph of {name} is wrong: its output {output} differs from the torch reference by "
