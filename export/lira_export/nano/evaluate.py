@@ -20,8 +20,7 @@ from lira_engine.atomic import atomic_write
 from lira_engine.errors import LiraError
 
 from . import texts
-from .scenes import Scene, render_scene
-from .train import TRAINING_SEED
+from .scenes import TRAINING_SEED, Scene, render_scene
 
 if TYPE_CHECKING:
     from lira_runtime import Lira

@@ -34,6 +34,9 @@ MIN_VISIBLE = 0.85  # of an object's pixels
 MIN_DX = 0.08  # between centres, of the side: left to right is never a matter of taste
 _LAYOUT_SIZE = 128  # pixels of the grid on which visibility is checked, whatever the rendered size
 
+TRAINING_SEED = 1
+"""The stream of scenes that lira-nano is trained on, and never measured on."""
+
 T = TypeVar("T")
 
 

@@ -32,8 +32,8 @@ from .alignment import WordAlignment
 from .architecture import CLASSES, class_embeddings, config_dict, nano_config, tokenizers
 from .batches import region, vision_batch
 from .losses import panoptic_loss, soft_iou
+from .scenes import TRAINING_SEED
 
-TRAINING_SEED = 1
 LossFn = Callable[[range, np.random.Generator], dict[str, Tensor]]
 
 
