@@ -266,7 +266,7 @@ def command(
     processes: Annotated[int, typer.Option(help="training processes, one core each")] = 2,
     overwrite: Annotated[bool, typer.Option(help="replace an existing checkpoint folder")] = False,
 ) -> None:
-    """Train lira-nano from nothing, about two hours on two cores; logs: WORK/vision.log, WORK/joint.log."""
+    """Train lira-nano from nothing, about 75 minutes on two cores; logs: WORK/vision.log, WORK/joint.log."""
     for name, steps in (("vision", vision_steps), ("joint", joint_steps)):
         stage = replace(STAGES[name], steps=steps)
         if stage.images % processes:
