@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "assets" / "sample.png"
 # The sample image is this scene, rendered at this size; training draws from another stream.
 SAMPLE_SCENE = (7, 24, 640)
-GCG = "an orange star, a yellow circle, a fish and a house."
+GCG = "an orange star, a house, a yellow circle and a fish."
 
 
 @pytest.fixture(scope="module")
