@@ -38,6 +38,7 @@ test: lint
 
 lint: $(STAMP)
 	$(BIN)/ruff check --output-format concise .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
