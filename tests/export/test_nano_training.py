@@ -18,6 +18,7 @@ from lira_export.nano.losses import match
 from lira_export.nano.sequences import IGNORE, Packer, draw_samples
 from lira_export.nano.texts import gcg_sample, referring, referring_sample
 from lira_export.nano.train import STAGES, Trainee
+from lira_export.nano.vision import VisionLoss
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +101,8 @@ def test_written_checkpoint_reads_back(trainee: Trainee, tmp_path: Path) -> None
 
 @torch.enable_grad()
 def test_one_step_of_each_stage_has_finite_losses_and_gradients(trainee: Trainee) -> None:
-    from lira_export.nano.train import vision_loss
-
     rng = np.random.default_rng(0)
-    for losses in (vision_loss(trainee, range(2), rng), JointLoss(trainee, 1)(range(2), rng)):
+    for losses in (VisionLoss(trainee, 1)(range(2), rng), JointLoss(trainee, 1)(range(2), rng)):
         trainee.zero_grad()
         losses["loss"].backward()
         assert all(torch.isfinite(value).all() for value in losses.values())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -29,12 +29,12 @@ from lira_engine.errors import LiraError
 from ..checkpoint_writer import write_checkpoint
 from ..model.lira import Lira
 from .alignment import WordAlignment
-from .architecture import CLASSES, class_embeddings, config_dict, nano_config, tokenizers
-from .batches import region, vision_batch
-from .losses import panoptic_loss, soft_iou
+from .architecture import class_embeddings, config_dict, nano_config, tokenizers
+from .joint import JointLoss
 from .scenes import TRAINING_SEED
+from .vision import VisionLoss
 
-LossFn = Callable[[range, np.random.Generator], dict[str, Tensor]]
+OBJECTIVES: dict[str, type[VisionLoss] | type[JointLoss]] = {"vision": VisionLoss, "joint": JointLoss}
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Stage:
 
 STAGES = {
     "vision": Stage("vision", 1000, 16, 1e-3, 1e-3, first_scene=0),
-    "joint": Stage("joint", 3400, 8, 1e-3, 3e-4, first_scene=1_000_000, warm_up=50),
+    "joint": Stage("joint", 3400, 8, 1e-3, 3e-4, first_scene=1_000_000),
 }
 
 
@@ -75,44 +75,6 @@ class Trainee(nn.Module):
         self.lira.pixel_encoder.mask_decoder.class_embed = class_embeddings()
         self.alignment = WordAlignment(tokenizers()[1], config.llm.hidden_size)
         _initialise(self.lira)
-
-
-def vision_loss(trainee: Trainee, scenes: range, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Segments, classes and words of a batch of scenes."""
-    model, align = trainee.lira, trainee.alignment
-    batch = vision_batch(TRAINING_SEED, scenes, model.config)
-    out = model.pixel_encoder(batch.pixels)
-    losses, owners = panoptic_loss(out.class_logits, out.mask_logits_all, batch.classes, batch.masks)
-    crops = [(scene, scene.objects[int(rng.random() * len(scene.objects))]) for scene in batch.scenes]
-    tiles = torch.from_numpy(
-        np.concatenate([region(scene, item, model.config, rng) for scene, item in crops])
-    )
-    features = model.semantic_encoder(torch.cat([batch.tiles, tiles]))
-    whole, regions = features.split([len(batch.tiles), len(tiles)])
-    names = torch.tensor([CLASSES.index(item.name) for _, item in crops])
-    _, query_tokens = model.projector(whole, out.pixel_features, out.queries)
-    query_names, places = align.queries(query_tokens, batch.scenes, owners, model)
-    cells, region_names = align.cells(whole, batch.scenes, model), align.regions(regions, names, model)
-    with torch.no_grad():
-        best = [out.mask_logits[i, owner] for i, owner in enumerate(owners)]
-        iou = torch.cat([soft_iou(b, m)[:-1] for b, m in zip(best, batch.masks, strict=True)]).mean()
-        valid = torch.cat([out.query_valid[i, owner[:-1]] for i, owner in enumerate(owners)]).float().mean()
-    return {
-        "loss": 2 * losses["class"]
-        + 10 * losses["bce"]
-        + 10 * losses["dice"]
-        + cells
-        + region_names
-        + query_names
-        + places,
-        **losses,
-        "cells": cells,
-        "region_names": region_names,
-        "query_names": query_names,
-        "places": places,
-        "iou": iou,
-        "valid": valid,
-    }
 
 
 def train(stage: Stage, folder: Path, processes: int = 2) -> None:
@@ -131,25 +93,12 @@ def _worker(rank: int, stage: Stage, folder: Path, world: int, port: int) -> Non
     torch.manual_seed(0)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     trainee = Trainee()
-    joint = stage.name == "joint"
-    loss_of: Callable[[range, np.random.Generator], dict[str, Tensor]]
-    if joint:
-        from .joint import JointLoss
-
-        loss_of = JointLoss(trainee, TRAINING_SEED)
-    else:
-
-        def loss_of(scenes: range, rng: np.random.Generator) -> dict[str, Tensor]:
-            return vision_loss(trainee, scenes, rng)
-
-    groups = list(_groups(trainee, stage))
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.02)
+    loss_of = OBJECTIVES[stage.name](trainee, TRAINING_SEED)
+    optimizer = torch.optim.AdamW(list(_groups(trainee, stage)), betas=(0.9, 0.98), weight_decay=0.02)
     average = [p.detach().clone() for p in trainee.parameters()]
     first = _resume(folder, stage, trainee, optimizer, average)
     per_rank = stage.images // world
-    log = (folder / f"{stage.name}.log").open("a") if rank == 0 else None
-    totals: dict[str, float] = {}
-    began = time.monotonic()
+    log = _Log(stage, folder)
     for step in range(first, stage.steps):
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * stage.factor(step)
@@ -163,19 +112,33 @@ def _worker(rank: int, stage: Stage, folder: Path, world: int, port: int) -> Non
         decay = min(0.998, (step + 1) / (step + 20))
         for mean, p in zip(average, trainee.parameters(), strict=True):
             mean.lerp_(p.detach(), 1 - decay)
-        if log:
-            for name, value in losses.items():
-                totals[name] = totals.get(name, 0.0) + float(value.detach())
-            if (step + 1) % 25 == 0:
-                parts = " ".join(f"{name} {total / 25:.3f}" for name, total in totals.items())
-                pace = (time.monotonic() - began) / 25
-                print(
-                    f"{stage.name} {step + 1}/{stage.steps} {pace:.2f} s/step {parts}", file=log, flush=True
-                )
-                totals, began = {}, time.monotonic()
+        if rank == 0:
+            log.add(step + 1, losses)
             if (step + 1) % 100 == 0 or step + 1 == stage.steps:
                 _snapshot(folder, stage, step + 1, trainee, optimizer, average)
     dist.destroy_process_group()
+
+
+class _Log:
+    """A line of means every 25 steps."""
+
+    every = 25
+
+    def __init__(self, stage: Stage, folder: Path) -> None:
+        self.stage, self.path = stage, folder / f"{stage.name}.log"
+        self.totals: dict[str, float] = {}
+        self.began = time.monotonic()
+
+    def add(self, step: int, losses: dict[str, Tensor]) -> None:
+        for name, value in losses.items():
+            self.totals[name] = self.totals.get(name, 0.0) + float(value.detach())
+        if step % self.every:
+            return
+        pace = (time.monotonic() - self.began) / self.every
+        parts = " ".join(f"{name} {total / self.every:.3f}" for name, total in self.totals.items())
+        with self.path.open("a") as file:
+            file.write(f"{self.stage.name} {step}/{self.stage.steps} {pace:.2f} s/step {parts}\n")
+        self.totals, self.began = {}, time.monotonic()
 
 
 def _groups(trainee: Trainee, stage: Stage) -> Iterator[dict[str, object]]:
