@@ -17,7 +17,8 @@ from lira_export.nano.joint import JointLoss
 from lira_export.nano.losses import match
 from lira_export.nano.sequences import IGNORE, Packer, draw_samples
 from lira_export.nano.texts import gcg_sample, referring, referring_sample
-from lira_export.nano.train import STAGES, Trainee
+from lira_export.nano.train import STAGES
+from lira_export.nano.trainee import Trainee
 from lira_export.nano.vision import VisionLoss
 
 

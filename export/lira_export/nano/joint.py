@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,9 +12,7 @@ from .architecture import CLASSES, tokenizers
 from .batches import VisionBatch, region, vision_batch
 from .losses import mask_loss, panoptic_loss, soft_iou, visible_queries
 from .sequences import IGNORE, PackedSequence, Packer, draw_samples
-
-if TYPE_CHECKING:
-    from .train import Trainee
+from .trainee import Trainee
 
 
 class JointLoss:

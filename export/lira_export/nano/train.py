@@ -27,11 +27,10 @@ from lira_engine.atomic import atomic_write
 from lira_engine.errors import LiraError
 
 from ..checkpoint_writer import write_checkpoint
-from ..model.lira import Lira
-from .alignment import WordAlignment
-from .architecture import class_embeddings, config_dict, nano_config, tokenizers
+from .architecture import class_embeddings, config_dict, tokenizers
 from .joint import JointLoss
 from .scenes import TRAINING_SEED
+from .trainee import Trainee
 from .vision import VisionLoss
 
 OBJECTIVES: dict[str, type[VisionLoss] | type[JointLoss]] = {"vision": VisionLoss, "joint": JointLoss}
@@ -63,18 +62,6 @@ STAGES = {
     "vision": Stage("vision", 1000, 16, 1e-3, 1e-3, first_scene=0),
     "joint": Stage("joint", 3400, 8, 1e-3, 3e-4, first_scene=1_000_000),
 }
-
-
-class Trainee(nn.Module):
-    """The model and the heads that only training needs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        config = nano_config()
-        self.lira = Lira(config)
-        self.lira.pixel_encoder.mask_decoder.class_embed = class_embeddings()
-        self.alignment = WordAlignment(tokenizers()[1], config.llm.hidden_size)
-        _initialise(self.lira)
 
 
 def train(stage: Stage, folder: Path, processes: int = 2) -> None:
@@ -195,17 +182,6 @@ def _resume(
                 p.copy_(saved)
                 mean.copy_(saved)
     return 0
-
-
-def _initialise(model: Lira) -> None:
-    """Small normal weights for the transformer parts; convolutions keep torch's defaults."""
-    for name, p in model.named_parameters():
-        if p.dim() == 2 and name.startswith(("llm.", "semantic_encoder.", "projector.")):
-            nn.init.normal_(p, std=0.3 if "tok_embeddings" in name else p.shape[1] ** -0.5 * 0.7)
-        elif name.endswith(("class_embedding", "position_embedding")):
-            nn.init.normal_(p, std=0.02)
-        elif name.endswith((".ls1", ".ls2", ".gamma")):
-            nn.init.constant_(p, 0.3)
 
 
 def export_weights(folder: Path, checkpoint: Path, overwrite: bool = False) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,9 +9,7 @@ from torch import Tensor
 from .architecture import CLASSES
 from .batches import region, vision_batch
 from .losses import panoptic_loss, soft_iou
-
-if TYPE_CHECKING:
-    from .train import Trainee
+from .trainee import Trainee
 
 
 class VisionLoss:
