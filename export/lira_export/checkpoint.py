@@ -13,24 +13,23 @@ Nothing is unpickled but tensors. Tensors are read one at a time, when they are 
 
 from __future__ import annotations
 
-import json
 import math
-import pickle
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lira_engine.errors import LiraError
 
 from .config import LiraConfig, internvl_folder
+from .families import FAMILIES, LLM_PREFIX, family_of
 from .model.lira import Lira
 from .model.mask_decoder import MaskDecoder
+from .storage import Storage
+from .tensor_files import open_pth, open_safetensors, safetensors_files
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -43,11 +42,9 @@ _ROLES = {
     ),
     "classes": (("*OVDataset*.pth",), "class embeddings, convnext_large_d_320_CocoPanopticOVDataset.pth"),
 }
-# What the files hold beyond what LIRA reads at inference: the CLIP text tower and heads, InternVL2's own
-# embeddings and LM head (LIRA's override them), a second copy of the frozen trunk.
+# What the files hold beyond what LIRA reads at inference: the CLIP text tower and heads, a second copy of the
+# frozen trunk. The language model's part of it is its family's.
 _UNUSED = {
-    "lira": (),
-    "base": ("language_model.model.tok_embeddings.", "language_model.output."),
     "head": ("backbone.", "panoptic_head.class_embed", "panoptic_head.cls_embed"),
     "clip": (
         "visual.head.",
@@ -62,28 +59,6 @@ _UNUSED = {
         "attn_mask",
     ),
 }
-LLM_PREFIX = "llm.base_model.model."
-LORA_LINEARS = {  # InternLM2's linear layers and the reference model's names for what they hold
-    "attention.wqkv": ("q", "k", "v"),
-    "attention.wo": ("o",),
-    "feed_forward.w1": ("gate",),
-    "feed_forward.w3": ("up",),
-    "feed_forward.w2": ("down",),
-}
-
-
-_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # as safetensors names them
-
-
-class TensorFile:
-    """Shapes, dtypes and lazily read tensors of one checkpoint file or of a folder of safetensors."""
-
-    def __init__(
-        self, shapes: Mapping[str, tuple[int, ...]], dtypes: Set[str], read: Callable[[str], Tensor]
-    ) -> None:
-        self.shapes = shapes
-        self.dtypes = dtypes
-        self.read = read
 
 
 @dataclass
@@ -105,22 +80,26 @@ class Checkpoint:
 
     def __init__(self, folder: Path, config: LiraConfig) -> None:
         self.folder = folder
-        self.config = config
+        self.family = family_of(config.llm.family)
         self.base = internvl_folder(folder)
         self.files: dict[str, list[Path]] = {role: [_find(folder, role)] for role in _ROLES}
         self.files["base"] = safetensors_files(self.base)
         self.notes: list[str] = []
         self._sources = {
-            role: _open_pth(paths[0]) for role, paths in self.files.items() if role not in ("base", "clip")
+            role: open_pth(paths[0]) for role, paths in self.files.items() if role not in ("base", "clip")
         }
-        self._sources["base"] = _open_safetensors(self.files["base"])
+        self._sources["base"] = open_safetensors(self.files["base"])
         clip = self.files["clip"][0]
         self._sources["clip"] = (
-            _open_safetensors([clip]) if clip.suffix == ".safetensors" else _open_pth(clip)
+            open_safetensors([clip]) if clip.suffix == ".safetensors" else open_pth(clip)
         )
+        self.config = self._with_own_vocabulary(config)
         self._class_embed = self._read_class_embed()
         self.lora_rank = self._lora_rank()
         self.lora_alpha = config.lora_alpha if config.lora_alpha is not None else 2.0 * self.lora_rank
+        with torch.device("meta"):
+            parameters = Lira(self.config).named_parameters()
+            self._shapes = {name: tuple(parameter.shape) for name, parameter in parameters}
         self._makers = self._plan()
 
     @classmethod
@@ -143,16 +122,24 @@ class Checkpoint:
         """One tensor of the reference model by its parameter name, fp32, LoRA merged, contiguous."""
         return self._makers[name]().float().contiguous()
 
+    def parameters(self, prefix: str) -> int:
+        """How many values the parameters have whose names begin with ``prefix``."""
+        return sum(math.prod(shape) for name, shape in self._shapes.items() if name.startswith(prefix))
+
     def load_model(self) -> Lira:
         """The reference model in eval mode, fp32."""
         return self.load_part(lambda: Lira(self.config, prototypes=self._class_embed.shape[1]), "")
 
-    def load_part(self, make: Callable[[], Part], prefix: str) -> Part:
-        """A part of the reference model in eval mode, fp32; ``prefix`` begins its parameters' names."""
+    def load_part(
+        self, make: Callable[[], Part], prefix: str, storage: Storage = Storage.EXACT
+    ) -> Part:
+        """A part of the reference model in eval mode, fp32, with weights as ``storage`` keeps them; ``prefix``
+        begins its parameters' names."""
         with torch.device("meta"):
             part = make()
         names = [name for name, _ in part.named_parameters()]
-        part.load_state_dict({name: self.tensor(prefix + name) for name in names}, strict=True, assign=True)
+        state = {name: storage.fit(prefix + name, self.tensor(prefix + name)) for name in names}
+        part.load_state_dict(state, strict=True, assign=True)
         for module in part.modules():
             if isinstance(module, MaskDecoder):  # not persistent: state_dict() is what was trained
                 module.class_embed = self._class_embed
@@ -192,6 +179,25 @@ class Checkpoint:
         """Class embeddings [classes, prototypes, dim], fp32."""
         return self._class_embed
 
+    def _with_own_vocabulary(self, config: LiraConfig) -> LiraConfig:
+        """The configuration with the rows that LIRA's file has, where the base model pads its vocabulary.
+
+        Raises:
+            LiraError: the file holds another family's language model.
+        """
+        shapes, path = self._sources["lira"].shapes, self.files["lira"][0]
+        tables = {name: f"{LLM_PREFIX}{family.embeddings}.weight" for name, family in FAMILIES.items()}
+        rows = shapes.get(tables[self.family.name], (None,))[0]
+        others = [name for name, table in tables.items() if table in shapes]
+        if rows is None and others:
+            raise LiraError(
+                f"{path} was trained on {others[0]}, {self.base / 'config.json'} is {self.family.name}: put "
+                "the base model there that it was trained on"
+            )
+        if rows is None or not self.family.padded_vocabulary:
+            return config
+        return replace(config, llm=replace(config.llm, vocab_size=rows))
+
     def _read_class_embed(self) -> Tensor:
         path = self.files["classes"][0]
         loaded = self._sources["classes"]
@@ -207,25 +213,30 @@ class Checkpoint:
             if name.endswith("lora_A.default.weight"):
                 return shape[0]
         raise LiraError(
-            f"{self.files['lira'][0]}: no LoRA weights found, expected {LLM_PREFIX}model.layers.0.attention."
-            "wqkv.lora_A.default.weight and its siblings; is this upstream's LIRA checkpoint?"
+            f"{self.files['lira'][0]}: no LoRA weights found, expected {LLM_PREFIX}model.layers.0."
+            f"{self.family.linears[0].name}.lora_A.default.weight and its siblings; is this upstream's LIRA "
+            "checkpoint?"
         )
 
     def _plan(self) -> dict[str, Callable[[], Tensor]]:
         """Match every parameter of the model with upstream tensors, then refuse what is left or missing."""
         plan = _Plan(used={role: set() for role in self._sources})
-        with torch.device("meta"):
-            shapes = {name: tuple(p.shape) for name, p in Lira(self.config).named_parameters()}
-        for name, shape in shapes.items():
+        for name, shape in self._shapes.items():
             if not name.startswith("llm."):
                 role, upstream = vision_source(name)
                 plan.makers[name] = self._expect(plan, role, upstream, shape)
-        self._plan_llm(plan, shapes)
+        self._plan_llm(plan)
+        tables = (self.family.embeddings, self.family.head)
+        unused = {
+            "lira": tuple(f"{LLM_PREFIX}{name}." for name in tables[1:] if self.config.llm.tie_word_embeddings),
+            "base": tuple(f"language_model.{name}." for name in tables),  # LIRA's override them
+            **_UNUSED,
+        }
         for role, source in self._sources.items():
             if role == "classes":
                 continue
             for name in source.shapes:
-                if name not in plan.used[role] and not name.startswith(_UNUSED[role]):
+                if name not in plan.used[role] and not name.startswith(unused[role]):
                     plan.problems.append(
                         f"unexpected {name} {source.shapes[name]} in {self._file_name(role)}"
                     )
@@ -238,32 +249,44 @@ class Checkpoint:
             )
         return plan.makers
 
-    def _plan_llm(self, plan: _Plan, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        c = self.config.llm
-        for i in range(c.num_layers):
-            for upstream, ours in LORA_LINEARS.items():
-                names = [f"llm.layers.{i}.{part}.weight" for part in ours]
-                rows = sum(shapes[name][0] for name in names)
-                stem = f"model.layers.{i}.{upstream}"
-                merged = self._merged(
-                    plan, "base", f"language_model.{stem}.weight", stem, (rows, shapes[names[0]][1])
+    def _plan_llm(self, plan: _Plan) -> None:
+        family, shapes = self.family, self._shapes
+        for i in range(self.config.llm.num_layers):
+            ours, theirs = f"llm.layers.{i}.", f"model.layers.{i}."
+            for linear in family.linears:
+                names = [f"{ours}{part}.weight" for part in linear.parts]
+                shape = (sum(shapes[name][0] for name in names), shapes[names[0]][1])
+                stem = theirs + linear.name
+                merged = self._merged(plan, "base", f"language_model.{stem}.weight", stem, shape)
+                for part, name in zip(linear.parts, names, strict=True):
+                    plan.makers[name] = _part(merged, part, self.config.llm) if len(names) > 1 else merged
+                if linear.bias:
+                    name = f"{ours}{linear.parts[0]}.bias"
+                    plan.makers[name] = self._expect(
+                        plan, "base", f"language_model.{stem}.bias", shapes[name]
+                    )
+            for norm, upstream in family.norms.items():
+                name = f"{ours}{norm}.weight"
+                plan.makers[name] = self._expect(
+                    plan, "base", f"language_model.{theirs}{upstream}.weight", shapes[name]
                 )
-                for part, name in zip(ours, names, strict=True):
-                    plan.makers[name] = _part(merged, part, c) if len(ours) > 1 else merged
-            for norm in ("attention_norm", "ffn_norm"):
-                name = f"llm.layers.{i}.{norm}.weight"
-                source = f"language_model.model.layers.{i}.{norm}.weight"
-                plan.makers[name] = self._expect(plan, "base", source, shapes[name])
         plan.makers["llm.norm.weight"] = self._expect(
             plan, "base", "language_model.model.norm.weight", shapes["llm.norm.weight"]
         )
-        table = (c.vocab_size, c.hidden_size)
-        plan.makers["llm.tok_embeddings.weight"] = self._expect(
-            plan, "lira", f"{LLM_PREFIX}model.tok_embeddings.weight", table, grow="mean"
-        )
-        plan.makers["llm.lm_head.weight"] = self._merged(
-            plan, "lira", f"{LLM_PREFIX}output.base_layer.weight", "output", table, grow=True
-        )
+        table = shapes["llm.tok_embeddings.weight"]
+        embeddings = f"{LLM_PREFIX}{family.embeddings}.weight"
+        plan.makers["llm.tok_embeddings.weight"] = self._expect(plan, "lira", embeddings, table, grow="mean")
+        head = LLM_PREFIX + family.head
+        if self.config.llm.tie_word_embeddings:
+            plan.makers["llm.lm_head.weight"] = plan.makers["llm.tok_embeddings.weight"]
+        elif family.head_is_adapted:
+            plan.makers["llm.lm_head.weight"] = self._merged(
+                plan, "lira", f"{head}.base_layer.weight", family.head, table, grow=True
+            )
+        else:
+            plan.makers["llm.lm_head.weight"] = self._expect(
+                plan, "lira", f"{head}.weight", table, grow="mean"
+            )
 
     def _merged(
         self, plan: _Plan, role: str, base: str, stem: str, shape: tuple[int, ...], grow: bool = False
@@ -274,7 +297,12 @@ class Checkpoint:
         read_a = self._expect(plan, "lira", a, (self.lora_rank, shape[1]))
         read_b = self._expect(plan, "lira", b, (shape[0], self.lora_rank), grow="zeros" if grow else None)
         scale = self.lora_alpha / self.lora_rank
-        return lambda: read_base().float() + scale * (read_b().float() @ read_a().float())
+
+        def merge() -> Tensor:
+            merged = read_base().to(torch.float32, copy=True)
+            return merged.addmm_(read_b().float(), read_a().float(), alpha=scale)
+
+        return merge
 
     def _expect(
         self, plan: _Plan, role: str, name: str, shape: tuple[int, ...], grow: str | None = None
@@ -309,33 +337,6 @@ def describe(path: Path) -> tuple[str, list[tuple[str, ...]]] | None:
     return Checkpoint.open(path).describe()
 
 
-def safetensors_files(folder: Path) -> list[Path]:
-    """The shards of a model folder, by its index where there is one.
-
-    Raises:
-        LiraError: no safetensors, a shard is missing, or the index names a file outside the folder.
-    """
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        found = sorted(folder.glob("*.safetensors"))
-        if not found:
-            raise LiraError(f"{folder}: no *.safetensors found, expected the base model's weights there")
-        return found
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
-        raise LiraError(f"{index}: not a safetensors index ({error!r}); download the file again") from None
-    paths = []
-    for name in names:
-        path = folder / str(name)
-        if path.name != name or name == "..":  # a link to another folder is the user's own and fine
-            raise LiraError(f"{index}: names the file {name!r} outside its folder, expected plain file names")
-        if not path.is_file():
-            raise LiraError(f"{folder}: shard {name} is missing ({len(names)} expected); download it again")
-        paths.append(path)
-    return paths
-
-
 def _find(folder: Path, role: str) -> Path:
     patterns, meaning = _ROLES[role]
     found = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
@@ -345,49 +346,6 @@ def _find(folder: Path, role: str) -> Path:
             f"{folder}: found {names} for {meaning}; expected exactly one {' or '.join(patterns)}"
         )
     return found[0]
-
-
-def _open_pth(path: Path) -> TensorFile:
-    try:
-        # Old-format files cannot be memory-mapped.
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError:
-        raise LiraError(
-            f"{path}: holds more than tensors (or is truncated); expected a weights-only .pth"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = str(error).partition("\n")[0] or "it ends too soon"
-        raise LiraError(f"{path}: cannot be read ({reason}); download it again") from None
-    for wrapper in ("state_dict", "module"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if isinstance(loaded, Tensor):
-        loaded = {path.stem: loaded}
-    tensors = (
-        {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, dict) else {}
-    )
-    if not tensors:
-        raise LiraError(f"{path}: no tensors found, expected a state dict")
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
-    return TensorFile(shapes, dtypes, tensors.__getitem__)
-
-
-def _open_safetensors(paths: list[Path]) -> TensorFile:
-    shapes: dict[str, tuple[int, ...]] = {}
-    dtypes: set[str] = set()
-    where: dict[str, Any] = {}
-    for path in paths:
-        try:
-            opened = safe_open(path, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise LiraError(f"{path}: not a complete safetensors file ({error}); download it again") from None
-        for name in opened.keys():  # noqa: SIM118 (not a mapping)
-            stored = opened.get_slice(name)
-            shapes[name] = tuple(stored.get_shape())
-            dtypes.add(_DTYPES.get(stored.get_dtype(), stored.get_dtype()))
-            where[name] = opened
-    return TensorFile(shapes, dtypes, lambda name: where[name].get_tensor(name))
 
 
 def vision_source(name: str) -> tuple[str, str]:

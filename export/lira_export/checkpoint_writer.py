@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lira_engine.atomic import atomic_directory
 
-from .checkpoint import LLM_PREFIX, LORA_LINEARS, vision_source
+from .checkpoint import vision_source
 from .config import LlmConfig
+from .families import INTERNLM2, LLM_PREFIX
 from .model.lira import Lira
 from .tokenizer import LIRA_TOKENS
 
@@ -82,9 +83,9 @@ def _upstream_tensors(model: Lira, rank: int, alpha: float) -> dict[str, dict[st
         return weight.detach() - alpha / rank * (b @ a)
 
     for i in range(config.num_layers):
-        for upstream, ours in LORA_LINEARS.items():
-            parts = [weights[f"llm.layers.{i}.{part}.weight"] for part in ours]
-            stem = f"model.layers.{i}.{upstream}"
+        for linear in INTERNLM2.linears:
+            parts = [weights[f"llm.layers.{i}.{part}.weight"] for part in linear.parts]
+            stem = f"model.layers.{i}.{linear.name}"
             packed = _pack_qkv(parts, config) if len(parts) > 1 else parts[0]
             files["base"][f"language_model.{stem}.weight"] = split(packed, stem)
         for norm in ("attention_norm", "ffn_norm"):

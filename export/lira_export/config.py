@@ -17,6 +17,7 @@ from typing import Any
 from lira_engine.errors import LiraError
 from lira_engine.manifest import PixelSpec, TileSpec
 
+from .families import family_of
 from .tokenizer import LIRA_TOKENS
 
 
@@ -40,7 +41,8 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class LlmConfig:
-    """InternLM2 (InternVL2 ``config.json``, ``llm_config``). ``vocab_size`` includes the six LIRA tokens."""
+    """The language model (InternVL2 ``config.json``, ``llm_config``). ``vocab_size``: rows of the embedding table,
+    the six LIRA tokens included."""
 
     vocab_size: int
     hidden_size: int
@@ -51,12 +53,17 @@ class LlmConfig:
     rope_theta: float
     rms_norm_eps: float
     max_position_embeddings: int = 32768
-    rope_scaling_factor: float = 1.0
+    rope_scaling_factor: float | None = None  # of dynamic NTK; None: no positions beyond the trained ones
     family: str = "internlm2"
+    tie_word_embeddings: bool = False
 
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_heads
+
+    @property
+    def qkv_bias(self) -> bool:
+        return family_of(self.family).qkv_bias
 
 
 @dataclass(frozen=True)
@@ -120,9 +127,10 @@ class LiraConfig:
     tiles: TileSpec = TILES
     pixels: PixelSpec = PIXELS
     special_token_ids: Mapping[str, int] = field(default_factory=dict)
-    bos_token_id: int = 1
+    bos_token_id: int | None = None  # None: the family's
+    synthetic: bool = False  # random weights, see lira_export.synthetic
     space_p_token_ids: tuple[int, ...] | None = None  # None: ask the tokenizer
-    prompts: Mapping[str, Any] | None = None  # None: upstream's InternVL2 chat prompts
+    prompts: Mapping[str, Any] | None = None  # None: the family's chat prompts
     context_length: int | None = None  # None: the exporter's default
 
     @classmethod
@@ -148,6 +156,7 @@ class LiraConfig:
                 llm=_llm(data["llm_config"], added=len(LIRA_TOKENS)),
                 pixel=PixelConfig(),
                 tiles=replace(TILES, size=data["vision_config"]["image_size"]),
+                synthetic=data.get("synthetic", False),
             )
         except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise _unusable(source, error) from None
@@ -185,7 +194,8 @@ class LiraConfig:
                     {key.removeprefix("image_"): value for key, value in pre.get("pixel", {}).items()},
                 ),
                 special_token_ids=data.get("special_token_ids", {}),
-                bos_token_id=data.get("bos_token_id", 1),
+                bos_token_id=data.get("bos_token_id"),
+                synthetic=data.get("synthetic", False),
                 space_p_token_ids=tuple(data["space_p_token_ids"]) if "space_p_token_ids" in data else None,
                 prompts=data.get("prompts"),
                 context_length=data.get("context_length"),
@@ -244,6 +254,8 @@ def _vision(vision: Mapping[str, Any], top: Mapping[str, Any]) -> VisionConfig:
 
 def _llm(llm: Mapping[str, Any], added: int) -> LlmConfig:
     scaling = llm.get("rope_scaling") or {}
+    if scaling and scaling.get("type") != "dynamic":
+        raise ValueError(f"rope_scaling is {scaling}, expected none or type dynamic")
     return LlmConfig(
         vocab_size=llm["vocab_size"] + added,
         hidden_size=llm["hidden_size"],
@@ -254,8 +266,9 @@ def _llm(llm: Mapping[str, Any], added: int) -> LlmConfig:
         rope_theta=float(llm["rope_theta"]),
         rms_norm_eps=llm["rms_norm_eps"],
         max_position_embeddings=llm["max_position_embeddings"],
-        rope_scaling_factor=float(scaling.get("factor", 1.0)),
+        rope_scaling_factor=float(scaling["factor"]) if scaling else None,
         family=llm.get("model_type", "internlm2"),
+        tie_word_embeddings=llm.get("tie_word_embeddings", False),
     )
 
 

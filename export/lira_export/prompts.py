@@ -1,12 +1,18 @@
-"""The prompts that a checkpoint was trained with: its own config's, or upstream's InternVL2 chat."""
+"""The prompts that a checkpoint was trained with: its own config's, or its language model family's chat."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from lira_engine import schema
 from lira_engine.manifest import PromptSpec, TaskSpec
 
 from .config import LiraConfig
+from .families import INTERNLM2, QWEN2
 
+# Qwen2's ChatML, with a line break after each turn and its default system text (upstream's template qwen_chat).
+_QWEN2_SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+_QWEN2_USER = "<|im_start|>user\n<image>\n{question}<|im_end|>\n<|im_start|>assistant\n"
 # What upstream's template internvl2_chat says (xtuner/utils/templates.py), and InternVL2 was trained with.
 _SYSTEM = (
     "<|im_start|>system\n"
@@ -38,9 +44,11 @@ UPSTREAM = PromptSpec(
     },
 )
 
+CHAT = {INTERNLM2.name: UPSTREAM, QWEN2.name: replace(UPSTREAM, system=_QWEN2_SYSTEM, user=_QWEN2_USER)}
+
 
 def prompts_of(config: LiraConfig) -> PromptSpec:
     """Raises LiraError where the checkpoint's own prompts have missing, unknown or wrong keys."""
     if config.prompts is None:
-        return UPSTREAM
+        return CHAT[config.llm.family]
     return schema.read(PromptSpec, dict(config.prompts), "config.json.prompts")

@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Tokenizer
 from lira_engine.errors import LiraError
 from lira_engine.manifest import TokenSpec
 
+from .families import family_of
 from .sentencepiece_model import read_sentencepiece
 
 if TYPE_CHECKING:
@@ -58,10 +59,14 @@ def special_tokens(tokenizer: Tokenizer, config: LiraConfig) -> TokenSpec:
     Raises:
         LiraError: an id is not the one that the checkpoint was trained with, or a token is missing.
     """
+    family = family_of(config.llm.family)
     ids: dict[str, int | None] = dict(add_lira_tokens(tokenizer))
+    # One row of the embeddings per token, and LIRA's are the last.
     first = config.llm.vocab_size - len(LIRA_TOKENS)
     expected = {token: first + i for i, token in enumerate(LIRA_TOKENS)}
-    ids["<|im_end|>"] = tokenizer.token_to_id("<|im_end|>")
+    end, *more = family.eos
+    ids |= {end: tokenizer.token_to_id(end)}
+    ids |= {token: id_ for token in more if (id_ := tokenizer.token_to_id(token)) is not None}
     expected |= {token: id_ for token, id_ in config.special_token_ids.items() if token in ids}
     for token, found in ids.items():
         if found is None or found != expected.get(token, found):
@@ -78,8 +83,8 @@ def special_tokens(tokenizer: Tokenizer, config: LiraConfig) -> TokenSpec:
         )
     known = {token: id_ for token, id_ in ids.items() if id_ is not None}
     return TokenSpec(
-        bos=config.bos_token_id,
-        eos=(known["<|im_end|>"],),
+        bos=family.bos_token_id if config.bos_token_id is None else config.bos_token_id,
+        eos=tuple(known[token] for token in family.eos if token in known),
         seg=known["[SEG]"],
         image_id=known["<image_id>"],
         p=known["<p>"],

@@ -6,7 +6,7 @@ one at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,12 @@ LlmTensors = Mapping[str, np.ndarray]
 layer that has one. ``tensors[name]`` is evaluated when the graph is saved and may read a file."""
 
 
-def build_llm(config: LlmConfig, tensors: LlmTensors, context_length: int) -> ir.Model:
+def build_llm(
+    config: LlmConfig,
+    tensors: LlmTensors,
+    context_length: int,
+    dtype_of: Callable[[str], ir.DataType] = lambda name: ir.DataType.FLOAT,
+) -> ir.Model:
     """Embeddings of S positions and a cache -> logits [1,K,V] and hidden_states [1,K,C] of K of them.
 
     Inputs: inputs_embeds [1,S,C]; position [1] int64, the number of cache rows that are filled;
@@ -35,31 +40,48 @@ def build_llm(config: LlmConfig, tensors: LlmTensors, context_length: int) -> ir
     Outputs: logits, hidden_states (after the final norm), ``key_cache_out.i``, ``value_cache_out.i``. What
     comes after the last layer's attention runs at the K asked positions only.
 
+    ``dtype_of``: in which dtype a linear layer's weight is kept, by its name. All arithmetic is fp32.
+
     Raises:
-        LiraError: ``context_length`` is longer than the positions that the model was trained for.
+        LiraError: see :func:`check_context_length`.
     """
-    if not 0 < context_length <= config.max_position_embeddings:
-        raise LiraError(
-            f"context length {context_length}: expected 1 to {config.max_position_embeddings}, the positions "
-            "that the model was trained for"
-        )
-    return _Writer(config, tensors, context_length).model()
+    check_context_length(config, context_length)
+    return _Writer(config, tensors, context_length, dtype_of).model()
+
+
+def check_context_length(config: LlmConfig, length: int, least: int = 1) -> None:
+    """Raise LiraError where a cache of ``length`` rows is too short, or longer than the positions that the model
+    knows. With dynamic NTK scaling there is no longest one."""
+    longest = config.max_position_embeddings if config.rope_scaling_factor is None else None
+    if length < least or (longest is not None and length > longest):
+        most = f" to {longest}, the positions that the model was trained for" if longest else " or more"
+        raise LiraError(f"context length {length}: expected {least}{most}")
 
 
 def rotary_tables(config: LlmConfig, length: int) -> tuple[np.ndarray, np.ndarray]:
     """cos and sin [length, D/2] float32; angles in float32 as upstream computes them."""
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    inverse = np.float32(1) / np.float32(config.rope_theta) ** exponents
+    inverse = np.float32(1) / np.float32(config.rope_theta) ** _rotary_exponents(config)
     angles = np.arange(length, dtype=np.float32)[:, None] * inverse
     return np.cos(angles), np.sin(angles)
+
+
+def _rotary_exponents(config: LlmConfig) -> np.ndarray:
+    return np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
 
 
 class _Writer:
     """Writes the graph front to back. Every value gets its shape: S rows, K asked rows, the rest is fixed."""
 
-    def __init__(self, config: LlmConfig, tensors: LlmTensors, context_length: int) -> None:
+    def __init__(
+        self,
+        config: LlmConfig,
+        tensors: LlmTensors,
+        context_length: int,
+        dtype_of: Callable[[str], ir.DataType],
+    ) -> None:
         self.config = config
         self.tensors = tensors
+        self.dtype_of = dtype_of
         self.capacity = context_length
         self.tape = ir.tape.Tape()
 
@@ -69,10 +91,8 @@ class _Writer:
         self.position = _value("position", [1], ir.DataType.INT64)
         self.logit_positions = _value("logit_positions", ["K"], ir.DataType.INT64)
         self.positions = self.consecutive(embeds)
-        self.cos_cache, self.sin_cache = (
-            self.tape.initializer(ir.tensor(table, name=name))
-            for name, table in zip(("cos_cache", "sin_cache"), rotary_tables(c, self.capacity), strict=True)
-        )
+        scaled = self.capacity > c.max_position_embeddings
+        self.cos_cache, self.sin_cache = self.scaled_tables() if scaled else self.fixed_tables()
         cache_shape = [1, c.num_kv_heads, self.capacity, c.head_dim]
         names = [f"{kind}_cache.{i}" for i in range(c.num_layers) for kind in ("key", "value")]
         caches = [_value(name, cache_shape) for name in names]
@@ -94,6 +114,41 @@ class _Writer:
         )
         function = cached_attention(c.num_heads, c.num_kv_heads, c.head_dim, self.capacity)
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="lira-edge", functions=[function])
+
+    def fixed_tables(self) -> list[ir.Value]:
+        tables = zip(("cos_cache", "sin_cache"), rotary_tables(self.config, self.capacity), strict=True)
+        return [self.tape.initializer(ir.tensor(table, name=name)) for name, table in tables]
+
+    def scaled_tables(self) -> list[ir.Value]:
+        """Tables for a cache beyond the trained length (dynamic NTK): the base grows with the rows that are
+        filled after this pass. Rows that were cached before keep their rotation, as upstream's do."""
+        c, double = self.config, ir.DataType.DOUBLE
+        assert c.rope_scaling_factor is not None
+        dim, factor = c.head_dim, c.rope_scaling_factor
+
+        def constant(name: str, value: np.ndarray) -> ir.Value:
+            return self.tape.initializer(ir.tensor(value, name=f"rotary.{name}"))
+
+        def scalar(name: str, value: float) -> ir.Value:
+            return constant(name, np.array([value], np.float64))
+
+        rows = self.op("Shape", [self.positions], "rotary.rows", [1], ir.DataType.INT64, start=1, end=2)
+        filled = self.op("Add", [rows, self.position], "rotary.filled", [1], ir.DataType.INT64)
+        length = self.op("Cast", [filled], "rotary.length", [1], double, to=double)
+        trained = scalar("trained", c.max_position_embeddings)
+        beyond = self.op("Max", [length, trained], "rotary.beyond", [1], double)
+        ratio = self.op("Div", [beyond, trained], "rotary.ratio", [1], double)
+        stretched = self.op("Mul", [ratio, scalar("factor", factor)], "rotary.stretched", [1], double)
+        shifted = self.op("Sub", [stretched, scalar("factor_less_one", factor - 1)], "rotary.shifted", [1], double)
+        growth = self.op("Pow", [shifted, scalar("power", dim / (dim - 2))], "rotary.growth", [1], double)
+        base = self.op("Mul", [growth, scalar("theta", c.rope_theta)], "rotary.base", [1], double)
+        single = self.op("Cast", [base], "rotary.base.fp32", [1], to=ir.DataType.FLOAT)
+        exponents = constant("exponents", _rotary_exponents(c))
+        period = self.op("Pow", [single, exponents], "rotary.period", [dim // 2])
+        inverse = self.op("Reciprocal", [period], "rotary.inverse", [dim // 2])
+        slots = constant("slots", np.arange(self.capacity, dtype=np.float32)[:, None])
+        angles = self.op("Mul", [slots, inverse], "rotary.angles", [self.capacity, dim // 2])
+        return [self.op("Cos", [angles], "cos_cache"), self.op("Sin", [angles], "sin_cache")]
 
     def consecutive(self, embeds: ir.Value) -> ir.Value:
         """[1,S] int64: position, position + 1, ..."""
@@ -176,12 +231,19 @@ class _Writer:
             array = self.tensors[name]
             if list(array.shape) != shape[::-1]:
                 raise ValueError(f"tensor {name}: found shape {list(array.shape)}, expected {shape[::-1]}")
-            return ir.tensor(np.ascontiguousarray(array.T, dtype=np.float32), name=name)
+            return ir.tensor(np.ascontiguousarray(array.T, dtype=dtype.numpy()), name=name)
 
         if name not in self.tensors:
             raise ValueError(f"tensor {name} is missing, expected one of shape {shape[::-1]}")
-        lazy = ir.LazyTensor(read, dtype=ir.DataType.FLOAT, shape=ir.Shape(shape), name=name)
-        return self.tape.initializer(lazy)
+        dtype = self.dtype_of(name) if len(shape) > 1 else ir.DataType.FLOAT
+        weight = self.tape.initializer(ir.LazyTensor(read, dtype=dtype, shape=ir.Shape(shape), name=name))
+        return weight if dtype == ir.DataType.FLOAT else widened(self.tape, weight)
+
+
+def widened(tape: ir.tape.Tape, weight: ir.Value) -> ir.Value:
+    """``weight`` in fp32, for the arithmetic."""
+    value = _value(f"{weight.name}.fp32", weight.shape)
+    return tape.op("Cast", [weight], {"to": ir.DataType.FLOAT}, output=value, name=f"{value.name}/Cast")
 
 
 def _value(name: str, shape: Any, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:

@@ -1,4 +1,7 @@
-"""InternLM2 with a plain growing KV cache (InternVL modeling_internlm2.py, eager attention, LoRA merged)."""
+"""The language model with a plain growing KV cache, eager attention, LoRA merged.
+
+InternLM2 as InternVL's modeling_internlm2.py has it, and Qwen2, which differs by biases of q, k and v.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +43,8 @@ class Rotary:
         """cos and sin [..., S, D] for positions [..., S]."""
         c, dim = self.config, self.config.head_dim
         self.longest = max(self.longest, int(positions.max()) + 1)
-        base = c.rope_theta
-        if self.longest > c.max_position_embeddings:
-            s = c.rope_scaling_factor
+        base, s = c.rope_theta, c.rope_scaling_factor
+        if s is not None:  # a factor of 1 up to the trained length
             base *= (s * self.longest / c.max_position_embeddings - (s - 1)) ** (dim / (dim - 2))
         inverse = 1.0 / base ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
         angles = positions[..., None].float() * inverse
@@ -64,9 +66,9 @@ class Layer(nn.Module):
         c, kv = config, config.num_kv_heads * config.head_dim
         self.heads, self.kv_heads = c.num_heads, c.num_kv_heads
         self.attention_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
-        self.q = nn.Linear(c.hidden_size, c.hidden_size, bias=False)
-        self.k = nn.Linear(c.hidden_size, kv, bias=False)
-        self.v = nn.Linear(c.hidden_size, kv, bias=False)
+        self.q = nn.Linear(c.hidden_size, c.hidden_size, bias=c.qkv_bias)
+        self.k = nn.Linear(c.hidden_size, kv, bias=c.qkv_bias)
+        self.v = nn.Linear(c.hidden_size, kv, bias=c.qkv_bias)
         self.o = nn.Linear(c.hidden_size, c.hidden_size, bias=False)
         self.ffn_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         self.gate = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)
