@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -53,9 +54,9 @@ class Bundle:
 
     @cached_property
     def embeddings(self) -> np.ndarray:
-        """The token-embedding table [V, C] float32, memory-mapped: only the rows used are read."""
+        """The token-embedding table [V, C] float32 or float16, memory-mapped: only the rows used are read."""
         model = self.manifest.model
-        return self._array("embeddings.npy", (model.vocab_size, model.hidden_size))
+        return self._array("embeddings.npy", (model.vocab_size, model.hidden_size), ("float32", "float16"))
 
     @cached_property
     def separators(self) -> np.ndarray:
@@ -110,13 +111,13 @@ class Bundle:
             raise LiraError(f"{self.path / MANIFEST_NAME} lists no {name}; {_MEND}")
         return confined(self.path, name)
 
-    def _array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    def _array(self, name: str, shape: tuple[int, ...], dtypes: Sequence[str] = ("float32",)) -> np.ndarray:
         file = self._listed(name)
         try:
             array = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise LiraError(f"{file} cannot be read ({str(error).splitlines()[0]}); {_MEND}") from None
-        if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != np.float32:
+        if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype.name not in dtypes:
             found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
-            raise LiraError(f"{file} holds {found}, expected float32 {shape}; {_MEND}")
+            raise LiraError(f"{file} holds {found}, expected {' or '.join(dtypes)} {shape}; {_MEND}")
         return array

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,22 @@ from lira_engine.ort import OrtStage
 from lira_engine.verify import sha256_of
 
 from .checks import Vectors
+from .llm_pieces import run_in_pieces
 
-Progress = Callable[[str, str], None]
-"""Called with a stage's name and what happens to it now: "reference", "graph", "write", "check" or "done"."""
+
+@dataclass(frozen=True)
+class Step:
+    """Where an export is. ``phase``: "reference", "graph", "write", "check", "done" or "hash"; ``written`` of
+    about ``expected`` bytes are on the disk."""
+
+    stage: str
+    phase: str
+    written: int
+    expected: int
+
+
+Progress = Callable[[Step], None]
+Report = Callable[[str], None]
 
 _EXTERNAL_FROM_BYTES = 1024
 _MAX_SHOWN = 200
@@ -34,33 +47,41 @@ class BundleWriter:
 
     folder: Path
     progress: Progress
+    expected_bytes: int = 0
+    written_bytes: int = 0
     stages: dict[str, StageSpec] = field(default_factory=dict)
 
-    def stage(self, name: str, graph: ir.Model, vectors: Vectors) -> dict[str, np.ndarray]:
-        """Write a stage's graph, weights and check vectors; return what ONNX Runtime makes of the inputs.
+    def stage(self, name: str, make: Callable[[Report], tuple[ir.Model, Vectors]]) -> Vectors:
+        """Write the graph, weights and check vectors that ``make`` returns, check them, return the vectors.
+
+        ``make`` keeps nothing of what it made: by the time of the check the weights are on the disk alone. It
+        is given a function to report its phases with.
 
         Raises:
             LiraError: the graph is not valid ONNX, or its outputs are not the reference's.
         """
-        self.progress(name, "write")
+        graph, vectors = make(lambda phase: self._report(name, phase))
+        self._report(name, "write")
         path = self.folder / f"{name}.onnx"
-        # Always beside the graph: no size is a special case, and a reader can map the weights into memory.
-        ir.save(graph, path, external_data=f"{name}.onnx.data", size_threshold_bytes=_EXTERNAL_FROM_BYTES)
-        check = Path("checks") / f"{name}.npz"
-        (self.folder / check).parent.mkdir(exist_ok=True)
-        vectors.save(self.folder / check)
-        spec = StageSpec(path.name, check.as_posix(), _specs(graph.graph.inputs), _specs(graph.graph.outputs))
-        self.progress(name, "check")
+        spec = self._save(path, graph, vectors)
+        del graph
+        self._report(name, "check")
         self._check_graph(name, path)
-        found = self._check_outputs(name, path, spec, vectors)
+        if name == "llm":
+            found = self._run_llm(path, spec, vectors)
+        else:
+            with OrtStage(name, path, spec) as runner:
+                found = runner.run(vectors.inputs)
+        self._compare(name, found, vectors)
         self.stages[name] = spec
-        self.progress(name, "done")
-        return found
+        self._report(name, "done")
+        return vectors
 
     def array(self, name: str, tensor: Tensor) -> np.ndarray:
-        """Write a float32 array and return it memory-mapped."""
+        """Write an array and return it memory-mapped."""
         path = self.folder / f"{name}.npy"
         np.save(path, tensor.numpy(), allow_pickle=False)
+        self.written_bytes += path.stat().st_size
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
     def tokenizer(self, tokenizer: Tokenizer) -> None:
@@ -69,6 +90,7 @@ class BundleWriter:
 
     def finish(self, **facts: Any) -> Manifest:
         """Hash every file and write ``lira.json``; ``facts`` are the Manifest's other fields."""
+        self._report("bundle", "hash")
         files = {
             path.relative_to(self.folder).as_posix(): FileEntry(sha256_of(path), path.stat().st_size)
             for path in sorted(self.folder.rglob("*"))
@@ -78,6 +100,28 @@ class BundleWriter:
         Manifest.from_json(manifest.to_json())  # refuse now what would be refused when the bundle is opened
         (self.folder / MANIFEST_NAME).write_text(manifest.dumps(), encoding="utf-8")
         return manifest
+
+    def _report(self, stage: str, phase: str, more: int = 0) -> None:
+        self.progress(Step(stage, phase, self.written_bytes + more, self.expected_bytes))
+
+    def _save(self, path: Path, graph: ir.Model, vectors: Vectors) -> StageSpec:
+        data = path.with_name(f"{path.name}.data")
+        # Always beside the graph: no size is a special case, and a reader can map the weights into memory.
+        ir.save(
+            graph,
+            path,
+            external_data=data.name,
+            size_threshold_bytes=_EXTERNAL_FROM_BYTES,
+            max_workers=1,  # each worker has a tensor in memory
+            callback=lambda tensor, info: self._report(path.stem, "write", info.offset),
+        )
+        check = Path("checks") / f"{path.stem}.npz"
+        (self.folder / check).parent.mkdir(exist_ok=True)
+        vectors.save(self.folder / check)
+        files = [file for file in (path, data, self.folder / check) if file.is_file()]
+        self.written_bytes += sum(file.stat().st_size for file in files)
+        inputs, outputs = _specs(graph.graph.inputs), _specs(graph.graph.outputs)
+        return StageSpec(path.name, check.as_posix(), inputs, outputs)
 
     @staticmethod
     def _check_graph(name: str, path: Path) -> None:
@@ -89,14 +133,15 @@ class BundleWriter:
                 f"the graph of {name} is not valid ONNX ({reason}): this is a fault of lira-edge"
             ) from error
 
+    def _run_llm(self, path: Path, spec: StageSpec, vectors: Vectors) -> dict[str, np.ndarray]:
+        layers = sum(name.startswith("key_cache.") for name in spec.inputs)
+        found: dict[str, np.ndarray] = {}
+        for done, found in run_in_pieces(path, layers, vectors.inputs):  # noqa: B007
+            self._report("llm", f"check, layer {done} of {layers}")
+        return found
+
     @staticmethod
-    def _check_outputs(name: str, path: Path, spec: StageSpec, vectors: Vectors) -> dict[str, np.ndarray]:
-        feeds = dict(vectors.inputs)
-        for missing in spec.inputs.keys() - feeds.keys():  # caches: they start empty
-            tensor = spec.inputs[missing]
-            feeds[missing] = np.zeros(tensor.shape, tensor.dtype)  # type: ignore[arg-type]
-        with OrtStage(name, path, spec) as runner:
-            found = runner.run(feeds)
+    def _compare(name: str, found: Mapping[str, np.ndarray], vectors: Vectors) -> None:
         for output, expected in vectors.outputs.items():
             error = relative_error(found[output], expected)
             limit = accepted_error("fp32", vectors.noise.get(output, 0.0))
@@ -106,7 +151,6 @@ class BundleWriter:
                     f"{error:.1e} of the largest value, at most {limit:.0e} is accepted; no bundle was "
                     "written. Report this with the versions that `lira-edge doctor` prints"
                 )
-        return found
 
 
 def _specs(values: Any) -> dict[str, TensorSpec]:

@@ -14,7 +14,7 @@ Nothing is unpickled but tensors. Tensors are read one at a time, when they are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -90,9 +90,7 @@ class Checkpoint:
         }
         self._sources["base"] = open_safetensors(self.files["base"])
         clip = self.files["clip"][0]
-        self._sources["clip"] = (
-            open_safetensors([clip]) if clip.suffix == ".safetensors" else open_pth(clip)
-        )
+        self._sources["clip"] = open_safetensors([clip]) if clip.suffix == ".safetensors" else open_pth(clip)
         self.config = self._with_own_vocabulary(config)
         self._class_embed = self._read_class_embed()
         self.lora_rank = self._lora_rank()
@@ -130,11 +128,10 @@ class Checkpoint:
         """The reference model in eval mode, fp32."""
         return self.load_part(lambda: Lira(self.config, prototypes=self._class_embed.shape[1]), "")
 
-    def load_part(
-        self, make: Callable[[], Part], prefix: str, storage: Storage = Storage.EXACT
-    ) -> Part:
-        """A part of the reference model in eval mode, fp32, with weights as ``storage`` keeps them; ``prefix``
-        begins its parameters' names."""
+    def load_part(self, make: Callable[[], Part], prefix: str, storage: Storage = Storage.EXACT) -> Part:
+        """A part of the reference model in eval mode, fp32, with the values that ``storage`` keeps.
+
+        ``prefix`` begins its parameters' names."""
         with torch.device("meta"):
             part = make()
         names = [name for name, _ in part.named_parameters()]
@@ -173,6 +170,12 @@ class Checkpoint:
         }
         rows += [*sizes.items(), *(("note", note) for note in self.notes)]
         return f"checkpoint {c.name}", rows
+
+    @property
+    def stored_dtype(self) -> str:
+        """Of the base model's weights, as torch calls it; float32 where they differ."""
+        dtypes = self._sources["base"].dtypes
+        return next(iter(dtypes)) if len(dtypes) == 1 else "float32"
 
     @property
     def class_embed(self) -> Tensor:
@@ -228,7 +231,9 @@ class Checkpoint:
         self._plan_llm(plan)
         tables = (self.family.embeddings, self.family.head)
         unused = {
-            "lira": tuple(f"{LLM_PREFIX}{name}." for name in tables[1:] if self.config.llm.tie_word_embeddings),
+            "lira": tuple(
+                f"{LLM_PREFIX}{name}." for name in tables[1:] if self.config.llm.tie_word_embeddings
+            ),
             "base": tuple(f"language_model.{name}." for name in tables),  # LIRA's override them
             **_UNUSED,
         }

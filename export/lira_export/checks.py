@@ -7,14 +7,14 @@ which fp32 and fp64 agree best, and how well they do is kept as the input's nois
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lira_engine.build import relative_error
 
@@ -29,10 +29,14 @@ from .model.lira import PixelEncoder
 from .model.mask_decoder import MaskDecoder
 from .model.projector import Projector, TextToVision
 from .model.vit import SemanticEncoder
+from .storage import Storage
 
 CANDIDATES = 3
 CALM = 2e-5
 """Relative difference of fp32 and fp64 at which no decision has flipped, only sums were rounded."""
+
+MASKS_AT_ONCE = 32
+LM_HEAD = "llm.lm_head.weight"
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -65,19 +69,20 @@ def semantic_encoder(encoder: SemanticEncoder, config: LiraConfig) -> Vectors:
 def pixel_encoder(encoder: PixelEncoder, config: LiraConfig) -> Vectors:
     """One picture."""
     c, names = config.pixel, pixel_encoder_outputs(config.pixel)
-    # In fp64 the lowered form: the same mathematics, without 300 masks of the whole image.
-    exact = PixelEncoderStage(copy.deepcopy(encoder)).double()
+    encoder.masks_at_once = MASKS_AT_ONCE
+    # In fp64 the lowered form: the same mathematics, without a mask of the whole image for each query.
+    exact = PixelEncoderStage(encoder)
 
     def candidate(seed: int) -> Vectors:
         pixels = picture(c.image_size, seed, config.pixels.mean, config.pixels.std)
         out = encoder(pixels)
         attention = resized_mask_features(out.mask_features, memory_sizes(c))
         outputs = (out.pixel_features, out.queries, out.query_valid, out.mask_features)
-        return _vectors(
-            {"pixel_values": pixels},
-            dict(zip(names, (*outputs, *attention, *out.memories), strict=True)),
-            dict(zip(names, exact(pixels.double()), strict=True)),
-        )
+        found = dict(zip(names, (*outputs, *attention, *out.memories), strict=True))
+        del out
+        with _in_double(exact):
+            expected = dict(zip(names, exact(pixels.double()), strict=True))
+        return _vectors({"pixel_values": pixels}, found, expected)
 
     with torch.no_grad():
         return _calmest(map(candidate, range(CANDIDATES)))
@@ -95,7 +100,9 @@ def sefe(projector: Projector, features: np.ndarray, pixel: Arrays) -> Vectors:
     return _vectors(inputs, dict(zip(("pixel_tokens", "query_tokens"), tokens, strict=True)))
 
 
-def llm(checkpoint: Checkpoint, rows: Iterable[np.ndarray], context_length: int) -> Vectors:
+def llm(
+    checkpoint: Checkpoint, rows: Iterable[np.ndarray], context_length: int, storage: Storage = Storage.EXACT
+) -> Vectors:
     """``rows`` [n,C] of embeddings one after the other into an empty cache; caches are not recorded.
 
     The reference runs layer by layer: one layer's weights are in memory at a time.
@@ -109,11 +116,11 @@ def llm(checkpoint: Checkpoint, rows: Iterable[np.ndarray], context_length: int)
     x = embeds
     with torch.no_grad():
         for i in range(config.num_layers):
-            layer = checkpoint.load_part(lambda: Layer(config), f"llm.layers.{i}.")
+            layer = checkpoint.load_part(lambda: Layer(config), f"llm.layers.{i}.", storage)
             x, _ = layer(x, rope, causal, None)
         norm = checkpoint.load_part(lambda: RMSNorm(config.hidden_size, config.rms_norm_eps), "llm.norm.")
         hidden = norm(x)[:, positions]
-        logits = hidden @ checkpoint.tensor("llm.lm_head.weight").T
+        logits = hidden @ storage.fit(LM_HEAD, checkpoint.tensor(LM_HEAD)).T
     inputs = {
         "inputs_embeds": embeds,
         "position": torch.zeros(1, dtype=torch.int64),
@@ -130,12 +137,13 @@ def pixel_decoder(
     image = {name: torch.from_numpy(pixel[name]) for name in names}
     features, levels = image[names[0]], list(image.values())[1:]
     attention, memories = levels[: len(levels) // 2], levels[len(levels) // 2 :]
-    exact = PixelDecoderStage(copy.deepcopy(text2vision), copy.deepcopy(decoder)).double()
+    exact = PixelDecoderStage(text2vision, decoder)
 
     def candidate(row: Tensor) -> Vectors:
         feat, pos = text2vision(row[None])[None].chunk(2, dim=-1)
         found = decoder(feat, pos, features, memories).mask_logits[0]
-        expected = exact(row[None].double(), features.double(), *map(_double, (attention, memories)))
+        with _in_double(exact):
+            expected = exact(row[None].double(), features.double(), *map(_double, (attention, memories)))
         inputs = {"hidden_states": row[None], **image}
         return _vectors(inputs, {"mask_logits": found}, {"mask_logits": expected})
 
@@ -179,6 +187,26 @@ def _calmest(candidates: Iterable[Vectors]) -> Vectors:
             break
     assert best is not None
     return best
+
+
+@contextmanager
+def _in_double(module: nn.Module) -> Iterator[None]:
+    """Run a module in fp64, one layer's weights at a time: a whole copy of them would be twice their size."""
+
+    def cast(layer: nn.Module, dtype: torch.dtype) -> None:
+        for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype)
+
+    hooks = []
+    for layer in module.modules():
+        hooks.append(layer.register_forward_pre_hook(lambda layer, _: cast(layer, torch.float64)))
+        hooks.append(layer.register_forward_hook(lambda layer, *_: cast(layer, torch.float32)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _double(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lira_engine.manifest import MANIFEST_NAME, Manifest
+
+if TYPE_CHECKING:
+    from .bundle_writer import Step
 
 
 def export(
@@ -18,6 +25,14 @@ def export(
     context_length: Annotated[
         int | None, typer.Option(min=1, help="Slots of the KV cache (default: the checkpoint's, or 4096).")
     ] = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[STAGE=]DTYPE",
+            help="How weights are kept: fp16, bf16 or fp32, for all stages or, repeated, for single ones "
+            "(default: fp16, or fp32 for a checkpoint that is fp32). Arithmetic is fp32 in any case.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Write a trained checkpoint as a bundle: five portable graphs, tokenizer, embeddings, check vectors.
@@ -27,17 +42,37 @@ def export(
     """
     console = Console(highlight=False)
     started = time.perf_counter()
-    with console.status("torch: loading") as status:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("torch: loading", total=None)
         from .export import export_checkpoint
 
-        def progress(stage: str, phase: str) -> None:
+        def progress(step: Step) -> None:
             elapsed = time.perf_counter() - started
-            status.update(f"{stage}: {phase} ({elapsed:.0f} s)")
-            if phase == "done":
-                console.print(f"{stage:<18}{elapsed:7.1f} s")
+            description = f"{step.stage}: {step.phase} ({elapsed:.0f} s)"
+            bar.update(task, description=description, completed=step.written, total=step.expected)
+            if step.phase == "done":
+                console.print(f"{step.stage:<18}{elapsed:7.1f} s")
 
         export_checkpoint(
-            checkpoint, output, context_length=context_length, overwrite=overwrite, progress=progress
+            checkpoint,
+            output,
+            context_length=context_length,
+            dtypes=_by_stage(dtype or ()),
+            overwrite=overwrite,
+            progress=progress,
         )
+    provenance = Manifest.load(output / MANIFEST_NAME).provenance
+    for stage, weights in provenance["weights"].items():
+        for name, reason in weights["kept_fp32"].items():
+            console.print(f"{stage}: {name} stays fp32 ({reason})", soft_wrap=True)
+    if provenance["synthetic"]:
+        console.print("SYNTHETIC: the weights are random, the answers will be meaningless")
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     console.print(f"{output}: {size / 2**20:.1f} MiB; next: lira-edge build {output}", soft_wrap=True)
+
+
+def _by_stage(options: Iterable[str]) -> dict[str, str]:
+    """["fp16", "llm=bf16"] -> {"all": "fp16", "llm": "bf16"}"""
+    pairs = (option.rpartition("=") for option in options)
+    return {stage or "all": dtype for stage, _, dtype in pairs}

@@ -41,8 +41,8 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class LlmConfig:
-    """The language model (InternVL2 ``config.json``, ``llm_config``). ``vocab_size``: rows of the embedding table,
-    the six LIRA tokens included."""
+    """The language model (InternVL2 ``config.json``, ``llm_config``). ``vocab_size``: rows of the table of
+    embeddings, the six LIRA tokens included."""
 
     vocab_size: int
     hidden_size: int

@@ -10,7 +10,7 @@ from lira_engine.manifest import PromptSpec, TaskSpec
 from .config import LiraConfig
 from .families import INTERNLM2, QWEN2
 
-# Qwen2's ChatML, with a line break after each turn and its default system text (upstream's template qwen_chat).
+# Qwen2's ChatML: a line break after each turn, its default system text (upstream's template qwen_chat).
 _QWEN2_SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 _QWEN2_USER = "<|im_start|>user\n<image>\n{question}<|im_end|>\n<|im_start|>assistant\n"
 # What upstream's template internvl2_chat says (xtuner/utils/templates.py), and InternVL2 was trained with.

@@ -1,8 +1,8 @@
 """In which dtype a bundle keeps a stage's weights.
 
-The arithmetic of a portable graph is fp32. Its matrices may be kept in 16 bits: each is then followed by a Cast,
-which engines fold away or build on. Weights are rounded where they are read, so that the torch reference and the
-check vectors know the same values as the graph. Vectors (norms, biases, layer scales) always stay fp32.
+The arithmetic of a portable graph is fp32. Its matrices may be kept in 16 bits: each is then followed by a
+Cast, which engines fold away or build on. Weights are rounded where they are read, so that the torch
+reference and the check vectors know the same values as the graph. Vectors (norms, biases) stay fp32.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from lira_engine.errors import LiraError
 from lira_engine.manifest import STAGES
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# Rounding to 11 or 8 bits moves a tensor by at most 2^-11 or 2^-8 of its largest value, unless it overflows or
-# sinks below the smallest normal number.
+# Rounding to 11 or 8 bits moves a tensor by at most 2^-11 or 2^-8 of its largest value, unless it overflows
+# or sinks below the smallest normal number.
 _MOST_ERROR = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 
 
@@ -65,8 +65,8 @@ def storages(asked: Mapping[str, str], stored: str) -> dict[str, Storage]:
 
     Args:
         asked: stage, or "all", -> "fp16", "bf16" or "fp32"; a stage's own goes before "all".
-        stored: dtype of the checkpoint, as torch calls it. What was trained in fp32 stays so unless asked; the
-            rest is kept in fp16, which has three bits more than bf16 for what merging an adapter adds.
+        stored: dtype of the checkpoint, as torch calls it. What was trained in fp32 stays so unless asked;
+            the rest is kept in fp16, which has three bits more than bf16 for what merging an adapter adds.
 
     Raises:
         LiraError: an unknown stage or dtype.

@@ -16,7 +16,7 @@ from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
 from lira_engine.main import main
 from lira_export import checks
-from lira_export.bundle_writer import BundleWriter
+from lira_export.bundle_writer import BundleWriter, Step
 from lira_export.checkpoint import Checkpoint
 from lira_export.config import LiraConfig
 from lira_export.export import LlmTensors, export_checkpoint
@@ -71,12 +71,12 @@ def test_command_line_names_the_missing_file(
 def test_context_length_that_no_image_fits_or_the_model_does_not_know(
     tiny_checkpoint: Path, tmp_path: Path, length: int
 ) -> None:
-    with pytest.raises(LiraError, match=rf"context length {length}: expected 3 .* to 256"):
+    with pytest.raises(LiraError, match=rf"context length {length}: expected 3 to 256, the positions"):
         export_checkpoint(tiny_checkpoint, tmp_path / "bundle", context_length=length)
 
 
 def test_interrupted_export_leaves_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    def interrupt(stage: str, phase: str) -> None:
+    def interrupt(step: Step) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -93,15 +93,17 @@ def identity() -> ir.Model:
 
 
 def test_a_graph_that_differs_from_the_reference_is_refused(tmp_path: Path) -> None:
-    writer = BundleWriter(tmp_path, lambda stage, phase: None)
+    writer = BundleWriter(tmp_path, lambda step: None)
     x = np.array([[1, 2, 3]], np.float32)
-    writer.stage("right", identity(), checks.Vectors({"x": x}, {"y": x * (1 + 1e-6)}))
+
+    def stage(name: str, y: np.ndarray, noise: float = 0.0) -> None:
+        writer.stage(name, lambda report: (identity(), checks.Vectors({"x": x}, {"y": y}, {"y": noise})))
+
+    stage("right", x * (1 + 1e-6))
     with pytest.raises(LiraError, match=r"graph of wrong is wrong: its output y differs .* 1\.0e-02"):
-        writer.stage(
-            "wrong", identity(), checks.Vectors({"x": x}, {"y": x + np.array([0, 0, 0.0303], np.float32)})
-        )
+        stage("wrong", x + np.array([0, 0, 0.0303], np.float32))
     # What fp32 itself cannot say of this input is not held against the graph.
-    writer.stage("noisy", identity(), checks.Vectors({"x": x}, {"y": x + np.float32(0.03)}, {"y": 0.002}))
+    stage("noisy", x + np.float32(0.03), noise=0.002)
     assert set(writer.stages) == {"right", "noisy"}
 
 
@@ -110,8 +112,8 @@ def test_a_graph_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
     model.graph[0].op_type = "Nonsense"
     x = np.zeros((1, 3), np.float32)
     with pytest.raises(LiraError, match="not valid ONNX"):
-        BundleWriter(tmp_path, lambda stage, phase: None).stage(
-            "s", model, checks.Vectors({"x": x}, {"y": x})
+        BundleWriter(tmp_path, lambda step: None).stage(
+            "s", lambda report: (model, checks.Vectors({"x": x}, {"y": x}))
         )
 
 

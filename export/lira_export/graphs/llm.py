@@ -50,8 +50,8 @@ def build_llm(
 
 
 def check_context_length(config: LlmConfig, length: int, least: int = 1) -> None:
-    """Raise LiraError where a cache of ``length`` rows is too short, or longer than the positions that the model
-    knows. With dynamic NTK scaling there is no longest one."""
+    """Raise LiraError where a cache of ``length`` rows is too short, or longer than the positions that the
+    model knows. With dynamic NTK scaling there is no longest one."""
     longest = config.max_position_embeddings if config.rope_scaling_factor is None else None
     if length < least or (longest is not None and length > longest):
         most = f" to {longest}, the positions that the model was trained for" if longest else " or more"
@@ -139,7 +139,9 @@ class _Writer:
         beyond = self.op("Max", [length, trained], "rotary.beyond", [1], double)
         ratio = self.op("Div", [beyond, trained], "rotary.ratio", [1], double)
         stretched = self.op("Mul", [ratio, scalar("factor", factor)], "rotary.stretched", [1], double)
-        shifted = self.op("Sub", [stretched, scalar("factor_less_one", factor - 1)], "rotary.shifted", [1], double)
+        shifted = self.op(
+            "Sub", [stretched, scalar("factor_less_one", factor - 1)], "rotary.shifted", [1], double
+        )
         growth = self.op("Pow", [shifted, scalar("power", dim / (dim - 2))], "rotary.growth", [1], double)
         base = self.op("Mul", [growth, scalar("theta", c.rope_theta)], "rotary.base", [1], double)
         single = self.op("Cast", [base], "rotary.base.fp32", [1], to=ir.DataType.FLOAT)

@@ -35,6 +35,7 @@ class PixelEncoder(nn.Module):
     def __init__(self, config: LiraConfig, prototypes: int = 1) -> None:
         super().__init__()
         self.config = config.pixel
+        self.masks_at_once: int | None = None  # see cell_queries
         self.backbone = ConvNeXt(config.pixel)
         self.pixel_decoder = PixelDecoder(config.pixel)
         self.mask_decoder = MaskDecoder(config.pixel, prototypes)
@@ -47,7 +48,9 @@ class PixelEncoder(nn.Module):
         decoded = self.mask_decoder(feat, pos, mask_features, memories)
         classes = self.mask_decoder.class_logits(decoded.query_feat, decoded.mask_logits, mask_features)
         queries = torch.cat([decoded.query_feat, pos], dim=-1)
-        pixel_queries, valid, _ = cell_queries(classes, decoded.mask_logits, queries, c.image_size, c.grid)
+        pixel_queries, valid, _ = cell_queries(
+            classes, decoded.mask_logits, queries, c.image_size, c.grid, self.masks_at_once
+        )
         cells = torch.cat([shuffle_cells(trunk[-1], c.cell_shuffle), pixel_queries], dim=-1)
         return PixelFeatures(
             cells,

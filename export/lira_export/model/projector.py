@@ -74,20 +74,32 @@ class TextToVision(nn.Module):
 
 
 def cell_queries(
-    class_logits: Tensor, mask_logits: Tensor, queries: Tensor, image_size: int, grid: int
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    queries: Tensor,
+    image_size: int,
+    grid: int,
+    at_once: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Panoptic post-processing: which query owns which cell (upstream panoptic_postprocess).
 
     Args:
         class_logits: [B,Q,classes+1]. mask_logits: [B,Q,P/4,P/4]. queries: [B,Q,2D].
+        at_once: of how many queries the masks are in memory at the size of the image; all (None) as upstream.
 
     Returns:
         pixel queries [B,cells,2D], valid [B,Q] bool (owns at least one cell), grid probabilities [B,Q,g,g].
     """
     score = class_logits.softmax(-1)[..., :-1].amax(-1)
-    full = F.interpolate(mask_logits, size=(image_size, image_size), mode="bilinear", align_corners=False)
-    weighted = (score * 0.5 + 0.5)[..., None, None] * full.sigmoid()
-    probability = F.interpolate(weighted, size=(grid, grid), mode="bilinear", align_corners=False)
+
+    def on_grid(logits: Tensor, score: Tensor) -> Tensor:
+        full = F.interpolate(logits, size=(image_size, image_size), mode="bilinear", align_corners=False)
+        weighted = (score * 0.5 + 0.5)[..., None, None] * full.sigmoid()
+        return F.interpolate(weighted, size=(grid, grid), mode="bilinear", align_corners=False)
+
+    some = at_once or mask_logits.shape[1]
+    parts = zip(mask_logits.split(some, dim=1), score.split(some, dim=1), strict=True)
+    probability = torch.cat([on_grid(*part) for part in parts], dim=1)
     flat = probability.flatten(2)  # [B, Q, cells]
     pixel_queries = flat.softmax(1).transpose(1, 2) @ queries
     owner = flat.argmax(1)  # [B, cells]
