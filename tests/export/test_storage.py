@@ -44,7 +44,7 @@ def test_export_in_16_bits(tiny_checkpoint: Path, tmp_path: Path, dtype: str, on
 
 def test_a_stage_of_its_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(["export", str(tiny_checkpoint), "-o", str(out), "--dtype", "fp16", "--dtype", "llm=fp32"])
     bundle = Bundle.open(out)
     assert set(kept_dtypes(bundle, "llm").values()) == {"FLOAT"}
@@ -61,7 +61,7 @@ def test_what_does_not_fit_stays_fp32_and_is_named(
     tensors["projector.model.query_proj.weight"] *= 1e-9  # below fp16's smallest number
     torch.save(tensors, path)
     out = tmp_path / "bundle"
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(["export", str(copied_checkpoint), "-o", str(out), "--dtype", "fp16"])
     printed = capsys.readouterr().out
     assert "llm: llm.lm_head.weight stays fp32 (largest value 7e+04" in printed

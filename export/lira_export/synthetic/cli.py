@@ -1,0 +1,40 @@
+"""`lira-edge synthesize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def synthesize(
+    size: Annotated[
+        str, typer.Argument(metavar="SIZE", help="lira-2b, lira-8b, lira-qwen2-1.5b or lira-nano.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a synthetic checkpoint.")] = False,
+) -> None:
+    """Write a checkpoint of random weights in true shapes, to measure a device before there are weights.
+
+    Its answers are meaningless. Speed and memory do not depend on what weights say.
+    """
+    console = Console(highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("torch: loading", total=None)
+        from .synthesize import WARNING
+        from .synthesize import synthesize as write
+
+        def progress(name: str, written: int, total: int) -> None:
+            bar.update(task, description=name[-48:], completed=written, total=total)
+
+        write(size, output, seed=seed, overwrite=overwrite, progress=progress)
+    console.print(WARNING, style="bold yellow")
+    size_on_disk = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    console.print(
+        f"{output}: {size_on_disk / 2**30:.2f} GiB; next: lira-edge export {output} -o BUNDLE", soft_wrap=True
+    )
