@@ -16,7 +16,15 @@ BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that 
 def build(
     bundle: BundlePath,
     target: Annotated[str, typer.Option(help="Where the engines will run: cpu.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="Precision of weights and arithmetic: fp32.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, or the language model's weights in int8 or int4.")
+    ] = "fp32",
+    block_size: Annotated[int, typer.Option(help="Inputs that share a scale: 32 or 128.")] = 32,
+    lm_head_bits: Annotated[int, typer.Option(help="Of the LM head in an int4 build: 4 or 8.")] = 4,
+    encoders: Annotated[
+        str,
+        typer.Option(help="Other stages in an int8 or int4 build: fp32, int8, or auto (int8 where faster)."),
+    ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads for the checks.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again what is up to date.")] = False,
 ) -> None:
@@ -24,6 +32,7 @@ def build(
 
     Writes BUNDLE/engines/TARGET-PRECISION/, whole or not at all.
     """
+    from lira_engine.build import BuildOptions
     from lira_engine.build import build as build_engines
     from lira_engine.bundle import Bundle
     from lira_engine.engine_folder import read_build
@@ -38,12 +47,15 @@ def build(
             if phase == "done":
                 console.print(f"{stage:<18}{time.perf_counter() - started:7.1f} s")
 
-        folder = build_engines(opened, target, precision, threads=threads, force=force, progress=progress)
+        options = BuildOptions(block_size, lm_head_bits, encoders)  # type: ignore[arg-type]
+        folder = build_engines(
+            opened, target, precision, options, threads=threads, force=force, progress=progress
+        )
     record = read_build(folder, "")
     worst = max(error for errors in record.errors.values() for error in errors.values())
     size = sum(entry.bytes for entry in record.files.values())
     console.print(
-        f"{folder}: {size / 2**20:.1f} MiB, largest relative error on the check vectors {worst:.1e}",
+        f"{folder}: {size / 2**20:.1f} MiB, largest error on the check vectors {worst:.1e}",
         soft_wrap=True,
     )
 

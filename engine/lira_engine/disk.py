@@ -9,13 +9,13 @@ from lira_engine.errors import LiraError
 
 
 def check_disk(target: Path, needed: int, what: str) -> None:
-    """Raise LiraError where the disk of ``target``, which need not exist, has less than ``needed`` bytes free."""
+    """Raise LiraError where the disk of `target`, which need not exist, has less than `needed` bytes free."""
     folder = target.absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise LiraError(
-            f"{folder} has {free >> 20} MiB of disk left, {what} needs about {needed >> 20} MiB: free some, or "
-            "choose another disk"
+            f"{folder} has {free >> 20} MiB of disk left, {what} needs about {needed >> 20} MiB: free some, "
+            "or choose another disk"
         )

@@ -18,13 +18,17 @@ from lira_engine.verify import Verify, verify_folder
 FORMAT = "lira-engines"
 FORMAT_VERSION = 1
 BUILD_NAME = "build.json"
-PRECISIONS = {"cpu": ("fp32",)}
+PRECISIONS = {"cpu": ("fp32", "int8", "int4")}
 
 
 @dataclass(frozen=True)
 class Build:
-    """The record of a build. `sources` holds the SHA-256 of the bundle's files that it was made from,
-    `errors` the largest error of each output on the check vectors, relative to the output's largest value."""
+    """The record of a build.
+
+    `sources` holds the SHA-256 of the bundle's files that it was made from, `precisions` what each stage came
+    out in, `speedups` int8's over fp32 where both were tried, `errors` those on the check vectors (see
+    lira_engine.accuracy).
+    """
 
     lira_edge_version: str
     target: str
@@ -34,6 +38,8 @@ class Build:
     tools: dict[str, str]
     sources: dict[str, str]
     files: dict[str, FileEntry]
+    precisions: dict[str, str]
+    speedups: dict[str, float]
     errors: dict[str, dict[str, float]]
     seconds: dict[str, float]
 

@@ -152,7 +152,13 @@ def _describe_engines(path: Path, verify: bool) -> Tables:
         (
             "relative error on the check vectors, build time",
             [
-                (stage, f"{max(errors.values(), default=0):.1e}", f"{build.seconds.get(stage, 0):.1f} s")
+                (
+                    stage,
+                    build.precisions.get(stage, ""),
+                    f"{max(errors.values(), default=0):.1e}",
+                    f"{build.seconds.get(stage, 0):.1f} s",
+                    f"int8 {build.speedups[stage]:.2f}x fp32" if stage in build.speedups else "",
+                )
                 for stage, errors in build.errors.items()
             ],
         ),

@@ -44,8 +44,10 @@ ORT_ERRORS = (
 class OrtStage:
     """A stage's ONNX file in a CPU session. `run` takes and returns numpy arrays by tensor name."""
 
-    def __init__(self, name: str, path: Path, spec: StageSpec, threads: int | None = None) -> None:
-        """`threads` None leaves the number to ONNX Runtime (one per core).
+    def __init__(
+        self, name: str, path: Path, spec: StageSpec, threads: int | None = None, prepack: bool = True
+    ) -> None:
+        """`threads`, `prepack`: see `open_session`.
 
         Raises LiraError where the file cannot be loaded or its tensors are not those of `spec`.
         """
@@ -53,7 +55,7 @@ class OrtStage:
         self.input_specs: Mapping[str, TensorSpec] = spec.inputs
         self.output_specs: Mapping[str, TensorSpec] = spec.outputs
         self._outputs = list(spec.outputs)
-        self._session: onnxruntime.InferenceSession | None = open_session(path, threads)
+        self._session: onnxruntime.InferenceSession | None = open_session(path, threads, prepack)
         found = {tensor.name for tensor in self._session.get_inputs()}
         missing = spec.outputs.keys() - {tensor.name for tensor in self._session.get_outputs()}
         if found != spec.inputs.keys() or missing:
@@ -84,10 +86,19 @@ class OrtStage:
         self.close()
 
 
-def open_session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """A CPU session. Raises LiraError with the reason where ONNX Runtime does not accept the file."""
+def open_session(
+    path: Path, threads: int | None = None, prepack: bool = True
+) -> onnxruntime.InferenceSession:
+    """A CPU session.
+
+    `threads` None leaves the number to ONNX Runtime (one per core). `prepack` False keeps weights as they
+    are: a second copy, in the order in which kernels read, pays only where a session runs more than once.
+    Raises LiraError with the reason where ONNX Runtime does not accept the file.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about graphs, not for users
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     try:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lira_engine.build import relative_error
+from lira_engine.accuracy import relative_error
 
 from .checkpoint import Checkpoint
 from .config import LiraConfig

@@ -32,7 +32,7 @@ def run_in_pieces(
             final = last == num_layers - 1
             ends = ["logits", "hidden_states"] if final else [f"layers.{last}.residual"]
             _save_piece(model, piece_path, begin, ends)
-            session = open_session(piece_path)
+            session = open_session(piece_path, prepack=False)
             inputs = {node.name: node.shape for node in session.get_inputs()}
             empty = {n: np.zeros(shape, np.float32) for n, shape in inputs.items() if "_cache." in n}
             found = session.run(ends, {n: state[n] for n in inputs if n not in empty} | empty)

@@ -22,6 +22,8 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # or sinks below the smallest normal number.
 _MOST_ERROR = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 
+_ROWS = 4096  # at a time: a language model's tables are large
+
 
 @dataclass
 class Storage:
@@ -40,10 +42,13 @@ class Storage:
         """``tensor`` (fp32) with the values that are kept of it, fp32."""
         if self.dtype == torch.float32 or tensor.dim() < 2:
             return tensor
-        rounded = tensor.to(self.dtype).float()
-        largest = float(tensor.abs().max())
-        error = float((rounded - tensor).abs().max())
-        if error <= _MOST_ERROR[self.dtype] * largest:  # false for infinities and NaN
+        rounded = torch.empty_like(tensor)
+        largest, error = 0.0, 0.0
+        for part, out in zip(tensor.split(_ROWS), rounded.split(_ROWS), strict=True):
+            out.copy_(part.to(self.dtype))
+            largest = max(largest, float(part.abs().max()))
+            error = max(error, float((out - part).abs().max().nan_to_num(nan=float("inf"))))
+        if error <= _MOST_ERROR[self.dtype] * largest < float("inf"):
             return rounded
         self.kept[name] = f"largest value {largest:.3g}, rounding moves it by {error:.1e}"
         return tensor
