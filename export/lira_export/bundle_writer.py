@@ -160,8 +160,8 @@ class BundleWriter:
 
 
 def release_memory() -> None:
-    """Give back what is no longer used: torch's exporter leaves modules in cycles, and glibc keeps what was freed
-    for as long as anything above it is in use."""
+    """Give back what is no longer used: torch's exporter leaves modules in cycles, and glibc keeps what was
+    freed for as long as anything above it is in use."""
     gc.collect()
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

@@ -35,7 +35,9 @@ class PixelEncoder(nn.Module):
     def __init__(self, config: LiraConfig, prototypes: int = 1) -> None:
         super().__init__()
         self.config = config.pixel
-        self.masks_at_once: int | None = None  # see cell_queries
+        # Of how many queries masks are in memory at the size of the image, and then those of the last layer
+        # alone; None: of all, and of every layer, as upstream.
+        self.masks_at_once: int | None = None
         self.backbone = ConvNeXt(config.pixel)
         self.pixel_decoder = PixelDecoder(config.pixel)
         self.mask_decoder = MaskDecoder(config.pixel, prototypes)
@@ -45,7 +47,8 @@ class PixelEncoder(nn.Module):
         trunk = self.backbone(pixel_values)
         mask_features, memories = self.pixel_decoder(trunk)
         feat, pos = self.mask_decoder.learned_queries(pixel_values.shape[0])
-        decoded = self.mask_decoder(feat, pos, mask_features, memories)
+        few = self.masks_at_once is not None
+        decoded = self.mask_decoder(feat, pos, mask_features, memories, last_only=few)
         classes = self.mask_decoder.class_logits(decoded.query_feat, decoded.mask_logits, mask_features)
         queries = torch.cat([decoded.query_feat, pos], dim=-1)
         pixel_queries, valid, _ = cell_queries(

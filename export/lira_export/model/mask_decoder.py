@@ -76,7 +76,7 @@ class MaskPrediction(NamedTuple):
 
     query_feat: Tensor  # [B, Q, D], without post_norm
     mask_logits: Tensor  # [B, Q, P/4, P/4]
-    mask_logits_all: list[Tensor]  # before layer 0 and after each layer
+    mask_logits_all: list[Tensor]  # before layer 0 and after each layer; the last one alone, if asked so
 
 
 class MaskDecoder(nn.Module):
@@ -129,12 +129,14 @@ class MaskDecoder(nn.Module):
         memories: Sequence[Tensor],
         isolated: bool = False,
         regions: Tensor | None = None,
+        last_only: bool = False,
     ) -> MaskPrediction:
         """Decode queries [B,Q,D] against one image each.
 
         Args:
             isolated: queries do not see each other, as if each were decoded alone ([SEG], upstream).
             regions: [B,Q,H,W] masks that replace the predicted attention masks (region prompts).
+            last_only: forget the masks of all layers but the last.
         """
         keys = self.keys(memories)
         queries = query_feat.shape[1]
@@ -146,7 +148,7 @@ class MaskDecoder(nn.Module):
             blocked = self.blocked(logits, memories[level].shape[-2:], regions)
             query_feat = layer(query_feat, query_pos, *keys[level], blocked, alone)
             logits = torch.einsum("bqc,bchw->bqhw", self.mask_embedding(query_feat), mask_features)
-            logits_all.append(logits)
+            logits_all = [logits] if last_only else [*logits_all, logits]
         return MaskPrediction(query_feat, logits, logits_all)
 
     def blocked(self, mask_logits: Tensor, size: Sequence[int], regions: Tensor | None) -> Tensor:
