@@ -118,8 +118,12 @@ class Lira:
         return Scene(self, picture, prefix, {name: pixel[name] for name in sorted(decoder_inputs)}, timings)
 
     def encode_tiles(self, tiles: np.ndarray) -> np.ndarray:
-        """tiles [T, 3, S, S] float32 -> features [T, N, C] float32."""
-        return self.engines.semantic_encoder.run({"pixel_values": tiles})["features"]
+        """tiles [T, 3, S, S] float32 -> features [T, N, C] float32.
+
+        One at a time: a tile is work enough for all cores, and seven need seven times its memory.
+        """
+        run = self.engines.semantic_encoder.run
+        return np.concatenate([run({"pixel_values": tile[None]})["features"] for tile in tiles])
 
     def embed(self, token_ids: Sequence[int]) -> np.ndarray:
         """token ids [n] -> embeddings [n, C] float32. Reads only these rows of the table."""

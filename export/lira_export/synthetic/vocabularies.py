@@ -64,7 +64,7 @@ def _filled(
     texts = [text for prompt in CHAT.values() for text in (prompt.system, prompt.user)]
     texts += [task.question for prompt in CHAT.values() for task in prompt.tasks.values()]
     texts = [re.sub(r"<\|.*?\|>", " ", text) for text in texts]  # special tokens are no pieces
-    trainer = trainers.BpeTrainer(vocab_size=len(first) + 1500, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=len(first) + 1500, max_token_length=6, show_progress=False)
     split = tokenizer.pre_tokenizer
     if split is None:  # learn words, not sentences
         tokenizer.pre_tokenizer = pre_tokenizers.Split(SPACE, "merged_with_next")

@@ -1,0 +1,161 @@
+"""Everything at true size: synthesize, export, build, parity, pixel encoder, answer; and the table of it.
+
+    python benchmarks/true_size.py WORK                       # all steps, hours of work and 60 GB of disk
+    python benchmarks/true_size.py WORK --only export-lira-2b # one step
+    python benchmarks/true_size.py WORK --only table          # docs/true-size.md from the results so far
+
+Each step runs in a process of its own: its peak memory is that process's, and its result stays in
+WORK/results/STEP.json. Weights are random: speed and memory do not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+SIZES = ("lira-2b", "lira-qwen2-1.5b", "lira-8b")
+HERE = Path(__file__).resolve().parent
+PHOTO = HERE.parent / "assets" / "coffee.jpg"
+TABLE = HERE.parent / "docs" / "true-size.md"
+Result = dict[str, Any]
+
+
+def measured(command: list[str]) -> Result:
+    """Run a command; wall-clock seconds and peak resident memory of it and its children, in MiB."""
+    started = time.perf_counter()
+    child = subprocess.Popen(command)
+    _, status, usage = os.wait4(child.pid, 0)
+    if os.waitstatus_to_exitcode(status):
+        raise SystemExit(f"failed: {' '.join(command)}")
+    return {"seconds": round(time.perf_counter() - started, 1), "peak_rss_mib": usage.ru_maxrss >> 10}
+
+
+def cli(*arguments: str | Path) -> list[str]:
+    return [str(Path(sys.executable).with_name("lira-edge")), *map(str, arguments)]
+
+
+def folder_size(folder: Path) -> float:
+    """GiB."""
+    files = (path for path in folder.rglob("*") if path.is_file() and "engines" not in path.parts)
+    return round(sum(path.stat().st_size for path in files) / 2**30, 2)
+
+
+def synthesize(work: Path, size: str) -> Result:
+    out = work / "checkpoints" / size
+    return measured(cli("synthesize", size, "-o", out, "--overwrite")) | {"gib": folder_size(out)}
+
+
+def export(work: Path, size: str) -> Result:
+    out = work / "bundles" / size
+    found = measured(cli("export", work / "checkpoints" / size, "-o", out, "--overwrite"))
+    return found | {"gib": folder_size(out)}
+
+
+def build(work: Path, size: str, precision: str) -> Result:
+    bundle = work / "bundles" / size
+    found = measured(cli("build", bundle, "--precision", precision, "--force"))
+    folder = bundle / "engines" / f"cpu-{precision}"
+    record = json.loads((folder / "build.json").read_text())
+    gib = round(sum(path.stat().st_size for path in folder.iterdir()) / 2**30, 2)
+    return found | {"gib": gib, "precisions": record["precisions"], "errors": record["errors"]}
+
+
+def answer(work: Path, size: str, precision: str) -> Result:
+    out = work / "answer.json"
+    script = [sys.executable, str(HERE / "answer.py"), str(work / "bundles" / size)]
+    measured([*script, "--precision", precision, "--image", str(PHOTO), "-o", str(out)])
+    return json.loads(out.read_text())
+
+
+def child(work: Path, name: str, argument: str = "") -> Result:
+    """A function of true_size_checks.py in a process of its own."""
+    out = work / f"{name}.json"
+    found = measured([sys.executable, str(HERE / "true_size_checks.py"), str(work), name, str(out), argument])
+    return json.loads(out.read_text()) | found
+
+
+def pixel_encoder(work: Path, rounds: int = 3) -> Result:
+    """Both graphs in turn, each time in a new process; the best time and the memory of each."""
+    runs: dict[str, list[Result]] = {"lowered": [], "straightforward": []}
+    for kind in runs:
+        child(work, "pixel_graph", kind)
+    for _ in range(rounds):
+        for kind, found in runs.items():
+            found.append(child(work, "pixel_run", kind))
+    best: dict[str, Result] = {
+        kind: {
+            "seconds": min(run["run_s"] for run in found),
+            "peak_rss_mib": max(run["peak_rss_mib"] for run in found),
+            "activations_mib": max(run["peak_rss_mib"] - run["weights_mib"] for run in found),
+        }
+        for kind, found in runs.items()
+    }
+    slow, fast = best["straightforward"], best["lowered"]
+    ratios = {key: round(slow[key] / fast[key], 2) for key in fast}
+    return {**best, "ratio": ratios}
+
+
+def steps() -> dict[str, Callable[[Path], Result]]:
+    found: dict[str, Callable[[Path], Result]] = {}
+    for size in SIZES:
+        found[f"synthesize-{size}"] = partial(synthesize, size=size)
+        found[f"export-{size}"] = partial(export, size=size)
+    found["parity"] = partial(child, name="parity")
+    found["parity-llm"] = partial(child, name="parity_llm")
+    found["pixel-encoder"] = pixel_encoder
+    for precision in ("int4", "int8"):
+        found[f"build-lira-2b-{precision}"] = partial(build, size="lira-2b", precision=precision)
+    found["answer-lira-2b-int4"] = partial(answer, size="lira-2b", precision="int4")
+    return found
+
+
+def machine() -> Result:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].partition(":")[2].strip() if lines else model
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    packages = ("onnxruntime", "torch", "onnx", "numpy")
+    versions = {name: metadata.version(name) for name in packages}
+    return {"cpu": model, "cores": os.cpu_count(), "memory_gib": round(memory, 1), **versions}
+
+
+def table(results: Mapping[str, Result]) -> str:
+    """The markdown page."""
+    from true_size_page import page
+
+    return page(results, machine())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--only", metavar="STEP", nargs="+", choices=[*steps(), "table"])
+    asked = parser.parse_args()
+    folder = asked.work / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in asked.only or steps():
+        if name == "table":
+            continue
+        print(f"== {name}", flush=True)
+        result = steps()[name](asked.work)
+        (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps(result), flush=True)
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    TABLE.write_text(table(results), encoding="utf-8")
+    print(f"wrote {TABLE}")
+
+
+if __name__ == "__main__":
+    main()

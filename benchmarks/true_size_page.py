@@ -1,0 +1,117 @@
+"""The page that true_size.py writes: docs/true-size.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Result = Mapping[str, Any]
+
+
+def page(results: Mapping[str, Result], machine: Mapping[str, Any]) -> str:
+    """Markdown. Steps that were not run are left out."""
+    named = ", ".join(f"{key} {value}" for key, value in machine.items())
+    lines = [
+        "# True sizes",
+        "",
+        "Random weights in the published shapes (`lira-edge synthesize`): speed and memory do not depend on",
+        "what weights say. Written by `python benchmarks/true_size.py WORK`; a line by `--only STEP`.",
+        "",
+        f"Machine: {named}. Memory is the peak resident memory of the step's process.",
+        "",
+        "| step | seconds | peak memory | written |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name, result in results.items():
+        if "seconds" in result and "gib" in result:
+            memory = f"{result['peak_rss_mib']:,} MiB"
+            lines.append(f"| `{name}` | {result['seconds']:.0f} | {memory} | {result['gib']:.2f} GiB |")
+    for title, part, write in SECTIONS:
+        if part in results:
+            lines += ["", f"## {title}", "", *write(results[part])]
+    return "\n".join(lines) + "\n"
+
+
+def _pixel_encoder(result: Result) -> Iterator[str]:
+    yield "`--only pixel-encoder`: 1024 x 1024, ONNX Runtime, a process each, in turns. Straightforward: the"
+    yield "reference's own steps, with 300 masks at the size of the image."
+    yield ""
+    yield "| graph | seconds | peak memory | beyond the weights |"
+    yield "| --- | ---: | ---: | ---: |"
+    for kind in ("straightforward", "lowered"):
+        found = result[kind]
+        yield (
+            f"| {kind} | {found['seconds']:.1f} | {found['peak_rss_mib']:,} MiB "
+            f"| {found['activations_mib']:,} MiB |"
+        )
+    ratio = result["ratio"]
+    yield (
+        f"| ratio | {ratio['seconds']:.2f} | {ratio['peak_rss_mib']:.2f} | {ratio['activations_mib']:.2f} |"
+    )
+
+
+def _parity(result: Result) -> Iterator[str]:
+    yield "`--only parity`: the portable graphs in ONNX Runtime against the torch reference. Errors: largest"
+    yield "difference over largest value; booleans are equal. Noise: what the reference's own outputs move by"
+    yield "when its input moves by 1e-6."
+    yield ""
+    yield "| stage | output | error | noise |"
+    yield "| --- | --- | ---: | ---: |"
+    for stage, outputs in result["stages"].items():
+        for output, error in outputs.items():
+            if output.startswith("noise.") or output == "tiles":
+                continue
+            noise = outputs.get(f"noise.{output}")
+            told = f"{noise:.1e}" if noise is not None else ""
+            yield f"| {stage} | {output} | {error:.1e} | {told} |"
+
+
+def _parity_llm(result: Result) -> Iterator[str]:
+    yield f"`--only parity-llm`: {result['layers']} layers on {result['rows']} rows, teacher-forced:"
+    yield f"smallest cosine {result['smallest_cosine']:.7f}, largest difference"
+    yield f"{result['largest_error']:.1e} of values up to {result['largest_value']:.1f}."
+
+
+def _answer(result: Result) -> Iterator[str]:
+    yield "`--only answer-lira-2b-int4`: two questions about assets/coffee.jpg (seven tiles), tokens forced;"
+    yield f"peak resident memory {result['peak_rss_mib']:,} MiB. Seconds:"
+    yield ""
+    keys = [key for key in result["refseg"] if not isinstance(result["refseg"][key], list)]
+    yield "| | refseg | gcg, the same image |"
+    yield "| --- | ---: | ---: |"
+    for key in keys:
+        yield f"| {key} | {result['refseg'][key]} | {result['gcg'][key]} |"
+    for key in ("mask_s", "region_s", "region_prefill_s"):
+        shown = [", ".join(map(str, result[task][key])) for task in ("refseg", "gcg")]
+        yield f"| {key} | {shown[0]} | {shown[1]} |"
+
+
+def _decode(result: Result) -> Iterator[str]:
+    yield f"`python benchmarks/decode_peer.py`: int4, block 32, LM head too, {result['prompt']} tokens before,"
+    yield "both in one process, in turns."
+    yield ""
+    yield "| | ms per token | tokens/s |"
+    yield "| --- | ---: | ---: |"
+    for name, ms in result["ms_per_token"].items():
+        yield f"| {name} | {ms} | {result['tokens_per_s'][name]} |"
+    ratio = result["speedup"]
+    yield ""
+    yield f"Ratio of the two, turn by turn: {ratio['median']} ({ratio['smallest']} to {ratio['largest']})."
+
+
+def _build(result: Result) -> Iterator[str]:
+    yield "| stage | precision | root mean square error on the check vectors (fp32: largest) |"
+    yield "| --- | --- | ---: |"
+    for stage, precision in result["precisions"].items():
+        yield f"| {stage} | {precision} | {max(result['errors'][stage].values()):.1e} |"
+
+
+SECTIONS = (
+    ("Pixel encoder", "pixel-encoder", _pixel_encoder),
+    ("Parity", "parity", _parity),
+    ("Parity of the language model", "parity-llm", _parity_llm),
+    ("LIRA-2B, int4 engines", "build-lira-2b-int4", _build),
+    ("LIRA-2B, int8 engines", "build-lira-2b-int8", _build),
+    ("LIRA-2B answers", "answer-lira-2b-int4", _answer),
+    ("Decode, beside onnxruntime-genai", "decode", _decode),
+)
