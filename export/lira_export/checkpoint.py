@@ -33,7 +33,7 @@ from .tensor_files import open_pth, open_safetensors, safetensors_files
 
 Part = TypeVar("Part", bound=nn.Module)
 
-_ROLES = {
+ROLES = {
     "lira": (("LIRA*.pth",), "upstream's LIRA weights, LIRA-*.pth"),
     "head": (("omg_seg*.pth",), "the OMG-Seg head, omg_seg_convl.pth"),
     "clip": (
@@ -82,7 +82,7 @@ class Checkpoint:
         self.folder = folder
         self.family = family_of(config.llm.family)
         self.base = internvl_folder(folder)
-        self.files: dict[str, list[Path]] = {role: [_find(folder, role)] for role in _ROLES}
+        self.files: dict[str, list[Path]] = {role: [_find(folder, role)] for role in ROLES}
         self.files["base"] = safetensors_files(self.base)
         self.notes: list[str] = []
         self._sources = {
@@ -337,13 +337,13 @@ def describe(path: Path) -> tuple[str, list[tuple[str, ...]]] | None:
     Raises:
         LiraError: see :meth:`Checkpoint.open`.
     """
-    if not any(any(path.glob(pattern)) for patterns, _ in _ROLES.values() for pattern in patterns):
+    if not any(any(path.glob(pattern)) for patterns, _ in ROLES.values() for pattern in patterns):
         return None
     return Checkpoint.open(path).describe()
 
 
 def _find(folder: Path, role: str) -> Path:
-    patterns, meaning = _ROLES[role]
+    patterns, meaning = ROLES[role]
     found = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
     if len(found) != 1:
         names = ", ".join(p.name for p in found) or "nothing"

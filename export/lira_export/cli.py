@@ -19,9 +19,17 @@ if TYPE_CHECKING:
 
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT_DIR", help="Folder with LIRA's five checkpoint files.")
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT_DIR",
+            help="Folder with LIRA's five checkpoint files, or hub:OWNER/NAME[/FILE][@REVISION].",
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="Folder to write.")],
+    base: Annotated[str | None, typer.Option(help="InternVL2 folder, or hub:OWNER/NAME.")] = None,
+    head: Annotated[str | None, typer.Option(help="OMG-Seg head, a file or hub:.")] = None,
+    clip: Annotated[str | None, typer.Option(help="open_clip weights, a file or hub:.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Class embeddings, a file or hub:.")] = None,
     context_length: Annotated[
         int | None, typer.Option(min=1, help="Slots of the KV cache (default: the checkpoint's, or 4096).")
     ] = None,
@@ -45,7 +53,13 @@ def export(
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("torch: loading", total=None)
+        from .checkpoint import ROLES
         from .export import export_checkpoint
+        from .hub import gather
+
+        given = {"base": base, "head": head, "clip": clip, "classes": classes}
+        sources = {role: source for role, source in given.items() if source is not None}
+        folder = gather(checkpoint, sources, {role: patterns for role, (patterns, _) in ROLES.items()})
 
         def progress(step: Step) -> None:
             elapsed = time.perf_counter() - started
@@ -55,7 +69,7 @@ def export(
                 console.print(f"{step.stage:<18}{elapsed:7.1f} s")
 
         export_checkpoint(
-            checkpoint,
+            folder,
             output,
             context_length=context_length,
             dtypes=_by_stage(dtype or ()),

@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Tokenizer
 from lira_engine.errors import LiraError
 from lira_engine.manifest import TokenSpec
 
+from .bpe_files import has_bpe_files, read_bpe_files
 from .families import family_of
 from .sentencepiece_model import read_sentencepiece
 
@@ -21,7 +22,8 @@ LIRA_TOKENS = ("[SEG]", "<p>", "</p>", "<region>", "<mark>", "<image_id>")
 
 
 def read_tokenizer(base: Path) -> Tokenizer:
-    """The tokenizer of the base model's folder, without LIRA's tokens: tokenizer.json or tokenizer.model.
+    """The tokenizer of the base model's folder, without LIRA's tokens: tokenizer.json, tokenizer.model, or
+    vocab.json and merges.txt.
 
     Raises:
         LiraError: there is none, or it cannot be read.
@@ -30,7 +32,12 @@ def read_tokenizer(base: Path) -> Tokenizer:
     if not path.is_file():
         if (base / "tokenizer.model").is_file():
             return read_sentencepiece(base)
-        raise LiraError(f"{base}: tokenizer.json or tokenizer.model is missing; put the base model's there")
+        if has_bpe_files(base):
+            return read_bpe_files(base)
+        raise LiraError(
+            f"{base}: no tokenizer.json, no tokenizer.model, no vocab.json with merges.txt; put the base "
+            "model's there"
+        )
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception

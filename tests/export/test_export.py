@@ -52,7 +52,7 @@ def test_command_line_writes_a_bundle(
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("internvl2-tiny/tokenizer.json", "tokenizer.json or tokenizer.model is missing"),
+        ("internvl2-tiny/tokenizer.json", "no tokenizer.json, no tokenizer.model, no vocab.json"),
         ("LIRA-tiny.pth", "LIRA*.pth"),
     ],
 )
