@@ -117,8 +117,8 @@ class Checkpoint:
         return iter(self._makers)
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor of the reference model by its parameter name, fp32, LoRA merged, contiguous."""
-        return self._makers[name]().float().contiguous()
+        """One tensor of the reference model by its parameter name, fp32, LoRA merged, contiguous, a copy."""
+        return self._makers[name]().contiguous()
 
     def parameters(self, prefix: str) -> int:
         """How many values the parameters have whose names begin with ``prefix``."""
@@ -304,8 +304,7 @@ class Checkpoint:
         scale = self.lora_alpha / self.lora_rank
 
         def merge() -> Tensor:
-            merged = read_base().to(torch.float32, copy=True)
-            return merged.addmm_(read_b().float(), read_a().float(), alpha=scale)
+            return read_base().addmm_(read_b(), read_a(), alpha=scale)
 
         return merge
 
@@ -325,7 +324,7 @@ class Checkpoint:
             plan.problems.append(
                 f"misshapen {name}: expected {shape}, found {found} in {self._file_name(role)}"
             )
-        return lambda: source.read(name)
+        return lambda: source.read(name).to(torch.float32, copy=True)  # not the mapped file itself
 
     def _file_name(self, role: str) -> str:
         return f"{self.base.name}/" if role == "base" else self.files[role][0].name

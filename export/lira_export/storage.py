@@ -39,17 +39,18 @@ class Storage:
     kept: dict[str, str] = field(default_factory=dict)
 
     def fit(self, name: str, tensor: Tensor) -> Tensor:
-        """``tensor`` (fp32) with the values that are kept of it, fp32."""
+        """``tensor`` (fp32) with the values that are kept of it, fp32; written in its place."""
         if self.dtype == torch.float32 or tensor.dim() < 2:
             return tensor
-        rounded = torch.empty_like(tensor)
         largest, error = 0.0, 0.0
-        for part, out in zip(tensor.split(_ROWS), rounded.split(_ROWS), strict=True):
-            out.copy_(part.to(self.dtype))
+        for part in tensor.split(_ROWS):
+            moved = (part.to(self.dtype).float() - part).abs().max()
             largest = max(largest, float(part.abs().max()))
-            error = max(error, float((out - part).abs().max().nan_to_num(nan=float("inf"))))
+            error = max(error, float(moved.nan_to_num(nan=float("inf"))))
         if error <= _MOST_ERROR[self.dtype] * largest < float("inf"):
-            return rounded
+            for part in tensor.split(_ROWS):
+                part.copy_(part.to(self.dtype))
+            return tensor
         self.kept[name] = f"largest value {largest:.3g}, rounding moves it by {error:.1e}"
         return tensor
 

@@ -81,7 +81,8 @@ def test_rounding() -> None:
     assert storage.fit("vector", vector) is vector
     assert storage.fit("nan", torch.tensor([[float("nan")]])).isnan().all()
     assert list(storage.kept) == ["nan"]
-    assert storage.holds(torch.tensor([[0.5]])) and not storage.holds(matrix)
+    unfit = torch.tensor([[2049.0]])
+    assert storage.holds(torch.tensor([[0.5]])) and not storage.holds(unfit)
     assert not Storage().holds(torch.tensor([[0.5]]))
 
 
