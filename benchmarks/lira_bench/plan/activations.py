@@ -1,0 +1,123 @@
+"""How much memory a graph's intermediate values take, and how much its products move: from shapes alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from lira_bench.plan import polynomial
+from lira_bench.plan.operators import IN_PLACE, VIEWS, operations, shape_of
+from lira_bench.plan.polynomial import Terms
+
+FLOAT_BYTES = 4
+"""Sizes are those of fp32 values; an engine in fp16 takes half."""
+
+
+def constants(graph: ir.Graph) -> set[ir.Value]:
+    """Initializers and what is computed from nothing else: made once, before the first run."""
+    found: set[ir.Value] = set(graph.initializers.values())
+    for node in graph:
+        if all(value is None or value in found for value in node.inputs):
+            found.update(node.outputs)
+    return found
+
+
+def peak(graph: ir.Graph) -> list[Terms]:
+    """Bytes of intermediate values that live at the same time: the largest of these sums.
+
+    A value lives from the node that makes it to its last reader, outputs to the end, inputs are the caller's.
+    Views share memory and what is done element by element may be written in place. Not counted: what a kernel
+    keeps inside (attention scores, the columns of a convolution, packed copies).
+    """
+    fixed = constants(graph)
+    memory = _Memory(graph, fixed)
+    live: dict[ir.Value, Terms] = {}
+    moments: list[Terms] = []
+    for node in graph:
+        made = [value for value in node.outputs if value not in fixed]
+        if not made:
+            continue
+        memory.read(value for value in node.inputs if value is not None)
+        replaced = memory.replaceable(node, live)
+        if replaced is not None:
+            memory.share(node.outputs[0], replaced)
+        for value in made:
+            if memory.root(value) is value:
+                live[value] = _bytes(value)
+        moments.append(polynomial.plus(*live.values()))
+        for value in [value for value in live if memory.unread(value)]:
+            del live[value]
+    return polynomial.largest(moments)
+
+
+def moved(graph: ir.Graph) -> Terms:
+    """Bytes of intermediate values that nodes with products read and write. What stands between two of them
+    (sums, norms, activations) counts as fused, as it is in a good engine. Of a cache only what is new."""
+    fixed = constants(graph)
+    total: list[Terms] = []
+    for node in graph:
+        if all(value in fixed for value in node.outputs) or operations(node) is None:
+            continue
+        cached = (node.domain, node.op_type) == ("lira", "CachedAttention")
+        values = [*node.inputs[:3], node.outputs[0]] if cached else [*node.inputs, *node.outputs]
+        total += [_bytes(value) for value in values if value is not None and value not in fixed]
+    return polynomial.plus(*total)
+
+
+def _bytes(value: ir.Value) -> Terms:
+    size = FLOAT_BYTES if value.dtype is None or value.dtype.is_floating_point() else value.dtype.itemsize
+    return polynomial.of(shape_of(value), round(size))
+
+
+class _Memory:
+    """Which values share memory, and how many readers it still has."""
+
+    def __init__(self, graph: ir.Graph, fixed: set[ir.Value]) -> None:
+        self._roots: dict[ir.Value, ir.Value] = {}
+        self._outside = set(graph.inputs) | fixed
+        self._kept = set(graph.outputs)
+        self._readers: Counter[ir.Value] = Counter()
+        for node in graph:
+            if node.op_type in VIEWS and node.inputs[0] is not None and node.inputs[0] not in fixed:
+                self._roots[node.outputs[0]] = self.root(node.inputs[0])
+        # The caller's arrays are no graph's to reuse; caches are updated in place.
+        for node in graph:
+            if (node.domain, node.op_type) == ("lira", "CachedAttention"):
+                for before, after in zip(node.inputs[3:5], node.outputs[1:], strict=True):
+                    assert before is not None
+                    self._roots[after] = before
+        for node in graph:
+            self._readers.update(self.root(value) for value in node.inputs if value is not None)
+        self._kept = {self.root(value) for value in graph.outputs}
+
+    def root(self, value: ir.Value) -> ir.Value:
+        while value in self._roots:
+            value = self._roots[value]
+        return value
+
+    def read(self, values: Iterable[ir.Value]) -> None:
+        for value in values:
+            self._readers[self.root(value)] -= 1
+
+    def unread(self, root: ir.Value) -> bool:
+        return self._readers[root] <= 0 and root not in self._kept
+
+    def share(self, value: ir.Value, root: ir.Value) -> None:
+        """`value` takes the place of `root`, with its own readers."""
+        self._readers[root] += self._readers.pop(value, 0)
+        if value in self._kept:
+            self._kept.add(root)
+        self._roots[value] = root
+
+    def replaceable(self, node: ir.Node, live: dict[ir.Value, Terms]) -> ir.Value | None:
+        """The memory that a node's output may take over."""
+        if node.domain != "" or node.op_type not in IN_PLACE or len(node.outputs) != 1:
+            return None
+        wanted = _bytes(node.outputs[0])
+        for value in node.inputs:
+            root = None if value is None else self.root(value)
+            if root in live and self.unread(root) and live[root] == wanted:
+                return root
+        return None
