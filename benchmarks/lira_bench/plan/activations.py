@@ -28,8 +28,8 @@ def peak(graph: ir.Graph) -> list[Terms]:
     """Bytes of intermediate values that live at the same time: the largest of these sums.
 
     A value lives from the node that makes it to its last reader, outputs to the end, inputs are the caller's.
-    Views share memory and what is done element by element may be written in place. Not counted: what a kernel
-    keeps inside (attention scores, the columns of a convolution, packed copies).
+    Views share memory and what is done element by element may be written in place. Of what kernels keep
+    inside, `_inside` is counted.
     """
     fixed = constants(graph)
     memory = _Memory(graph, fixed)
@@ -46,24 +46,42 @@ def peak(graph: ir.Graph) -> list[Terms]:
         for value in made:
             if memory.root(value) is value:
                 live[value] = _bytes(value)
-        moments.append(polynomial.plus(*live.values()))
+        moments.append(polynomial.plus(*live.values(), _inside(node)))
         for value in [value for value in live if memory.unread(value)]:
             del live[value]
     return polynomial.largest(moments)
 
 
-def moved(graph: ir.Graph) -> Terms:
-    """Bytes of intermediate values that nodes with products read and write. What stands between two of them
-    (sums, norms, activations) counts as fused, as it is in a good engine. Of a cache only what is new."""
+def moved(graph: ir.Graph) -> tuple[Terms, Terms]:
+    """Bytes of intermediate values that nodes read and write: those with products, and all others.
+
+    Views move nothing. Of a cache only new rows count: what attention reads depends on the context.
+    """
     fixed = constants(graph)
-    total: list[Terms] = []
+    products: list[Terms] = []
+    others: list[Terms] = []
     for node in graph:
-        if all(value in fixed for value in node.outputs) or operations(node) is None:
+        if node.op_type in VIEWS or all(value in fixed for value in node.outputs):
             continue
-        cached = (node.domain, node.op_type) == ("lira", "CachedAttention")
-        values = [*node.inputs[:3], node.outputs[0]] if cached else [*node.inputs, *node.outputs]
-        total += [_bytes(value) for value in values if value is not None and value not in fixed]
-    return polynomial.plus(*total)
+        values = [*node.inputs, *node.outputs]
+        if (node.domain, node.op_type) == ("lira", "CachedAttention"):
+            values = [*node.inputs[:3], node.outputs[0]]
+        sizes = [_bytes(value) for value in values if value is not None and value not in fixed]
+        (others if operations(node) is None else products).extend(sizes)
+    return polynomial.plus(*products), polynomial.plus(*others)
+
+
+def _inside(node: ir.Node) -> Terms:
+    """Bytes that a kernel keeps: the scores of attention with a mask (without one, kernels keep none), and
+    one level's samples, before and after they are weighted. Not the columns of a convolution, not packed
+    copies, and nothing for the language model's attention."""
+    if (node.domain, node.op_type) == ("lira", "DeformableSampling"):
+        value, weights = shape_of(node.inputs[0]), shape_of(node.inputs[2])
+        return polynomial.of([*weights[:3], weights[4], value[3]], 2 * FLOAT_BYTES)
+    if (node.domain, node.op_type) == ("", "Attention") and len(node.inputs) == 4:
+        query, key = shape_of(node.inputs[0]), shape_of(node.inputs[1])
+        return polynomial.of([*query[:3], key[2]], FLOAT_BYTES)
+    return {}
 
 
 def _bytes(value: ir.Value) -> Terms:
@@ -76,15 +94,12 @@ class _Memory:
 
     def __init__(self, graph: ir.Graph, fixed: set[ir.Value]) -> None:
         self._roots: dict[ir.Value, ir.Value] = {}
-        self._outside = set(graph.inputs) | fixed
-        self._kept = set(graph.outputs)
         self._readers: Counter[ir.Value] = Counter()
         for node in graph:
             if node.op_type in VIEWS and node.inputs[0] is not None and node.inputs[0] not in fixed:
                 self._roots[node.outputs[0]] = self.root(node.inputs[0])
-        # The caller's arrays are no graph's to reuse; caches are updated in place.
-        for node in graph:
             if (node.domain, node.op_type) == ("lira", "CachedAttention"):
+                # Caches are the caller's, updated in place.
                 for before, after in zip(node.inputs[3:5], node.outputs[1:], strict=True):
                     assert before is not None
                     self._roots[after] = before

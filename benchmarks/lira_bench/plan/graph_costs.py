@@ -48,14 +48,18 @@ class StageCosts:
         other_parameters: the floating-point constants besides: kernels, biases, scales, tables.
         operations: by kind (see `operators.Kind`), two for a multiply-add.
         peak: bytes of intermediate values in fp32, the largest of these.
-        moved: bytes of intermediate values in fp32 that products read and write.
+        products: nodes with such operations.
+        moved: bytes of intermediate values in fp32 that they read and write.
+        unfused: bytes that all other nodes read and write, where each runs by itself.
     """
 
     matrices: tuple[Matrix, ...]
     other_parameters: int
     operations: dict[str, Terms]
     peak: tuple[Terms, ...]
+    products: int
     moved: Terms
+    unfused: Terms
 
     @property
     def parameters(self) -> int:
@@ -97,6 +101,7 @@ def count_graph(model: ir.Model) -> StageCosts:
     graph = model.graph
     matrices: dict[str, tuple[int, int]] = {}
     counted: dict[str, Terms] = {}
+    products = 0
     fixed = activations.constants(graph)
     for node in graph:
         if all(value in fixed for value in node.outputs):
@@ -108,15 +113,19 @@ def count_graph(model: ir.Model) -> StageCosts:
             matrices[weight.name] = (inputs, outputs)
         found = operations(node)
         if found is not None:
+            products += 1
             kind, terms = found
             counted[kind] = polynomial.plus(counted.get(kind, {}), terms)
+    moved, unfused = activations.moved(graph)
     sizes = sorted(Counter(matrices.values()).items())
     return StageCosts(
         matrices=tuple(Matrix(inputs, outputs, count) for (inputs, outputs), count in sizes),
         other_parameters=parameters(graph) - sum(inputs * outputs for inputs, outputs in matrices.values()),
         operations=dict(sorted(counted.items())),
         peak=tuple(activations.peak(graph)),
-        moved=activations.moved(graph),
+        products=products,
+        moved=moved,
+        unfused=unfused,
     )
 
 

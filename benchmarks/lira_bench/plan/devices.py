@@ -1,0 +1,221 @@
+"""Devices and their figures: dense ones of the GPU alone, each with the document that says so.
+
+Vendors quote Jetson boards with structured sparsity and with the DLA's share; LIRA's weights are not sparse
+and nothing of it runs on the DLA, so both are taken out here. Where a document has no such figure, it is
+derived, and the row says how.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lira_engine.errors import LiraError
+
+THIS_MACHINE = "this-machine"
+Kind = Literal["jetson", "rtx", "cpu"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device.
+
+    Attributes:
+        memory_gib: all of it; on Jetson boards the CPU and the system share it.
+        bandwidth: of its memory, GB/s.
+        fp32, fp16: peak of dense products, 10^12 operations a second; fp16 accumulated in fp32. Zero: none.
+        int8: the same for 8-bit integers.
+        int4: products with 4-bit weights, where the device was measured; elsewhere as fp16.
+        power: watts.
+        source: where the figures are from. derived: which are not in it, and how they follow.
+    """
+
+    name: str
+    title: str
+    kind: Kind
+    memory_gib: float
+    bandwidth: float
+    fp32: float
+    fp16: float
+    int8: float
+    power: str
+    source: str
+    derived: str
+    int4: float | None = None
+
+
+_SUPER_POST = (
+    "NVIDIA, 'NVIDIA Jetson Orin Nano Developer Kit Gets a \"Super\" Boost', table of both modes, "
+    "https://developer.nvidia.com/blog/nvidia-jetson-orin-nano-developer-kit-gets-a-super-boost/"
+)
+_NX_SHEET = (
+    "NVIDIA, Jetson Orin NX Series data sheet, DS-10712-001; "
+    "https://www.nvidia.com/en-us/autonomous-machines/embedded-systems/jetson-orin/"
+)
+_AGX_SHEET = (
+    "NVIDIA, Jetson AGX Orin Series data sheet, DS-10662-001 v1.8, page 7; "
+    "https://www.nvidia.com/en-us/autonomous-machines/embedded-systems/jetson-orin/"
+)
+_THOR_POST = (
+    "NVIDIA, 'Introducing NVIDIA Jetson Thor, the Ultimate Platform for Physical AI', "
+    "https://developer.nvidia.com/blog/introducing-nvidia-jetson-thor-the-ultimate-platform-for-physical-ai/"
+)
+_FP32 = "fp32 = CUDA cores x clock x 2"
+
+DEVICES = {
+    device.name: device
+    for device in (
+        Device(
+            "orin-nano",
+            "Jetson Orin Nano 8GB",
+            "jetson",
+            memory_gib=8,
+            bandwidth=68,
+            fp32=1.28,
+            fp16=10,
+            int8=20,
+            power="7-15",
+            source=_SUPER_POST,
+            derived=f"{_FP32} (1024 at 625 MHz)",
+        ),
+        Device(
+            "orin-nano-super",
+            "Jetson Orin Nano Super 8GB",
+            "jetson",
+            memory_gib=8,
+            bandwidth=102,
+            fp32=2.09,
+            fp16=17,
+            int8=33,
+            power="7-25",
+            source=_SUPER_POST,
+            derived=f"{_FP32} (1024 at 1020 MHz)",
+        ),
+        Device(
+            "orin-nx-8",
+            "Jetson Orin NX 8GB",
+            "jetson",
+            memory_gib=8,
+            bandwidth=102.4,
+            fp32=1.57,
+            fp16=12.5,
+            int8=25,
+            power="10-25",
+            source=_NX_SHEET,
+            derived="int8 = (70 sparse TOPS - 20 of the DLA) / 2; fp16 = int8 / 2; "
+            f"{_FP32} (1024 at 765 MHz); the faster MAXN SUPER mode of JetPack 6.2 is not counted",
+        ),
+        Device(
+            "orin-nx-16",
+            "Jetson Orin NX 16GB",
+            "jetson",
+            memory_gib=16,
+            bandwidth=102.4,
+            fp32=1.88,
+            fp16=15,
+            int8=30,
+            power="10-25",
+            source=_NX_SHEET,
+            derived="int8 = (100 sparse TOPS - 40 of the DLAs) / 2; fp16 = int8 / 2; "
+            f"{_FP32} (1024 at 918 MHz); the faster MAXN SUPER mode of JetPack 6.2 is not counted",
+        ),
+        Device(
+            "agx-orin-32",
+            "Jetson AGX Orin 32GB",
+            "jetson",
+            memory_gib=32,
+            bandwidth=204.8,
+            fp32=3.37,
+            fp16=27,
+            int8=54,
+            power="15-40",
+            source=_AGX_SHEET,
+            derived=f"int8 = 108 sparse TOPS of the GPU / 2; fp16 = int8 / 2; {_FP32} (1792 at 939 MHz)",
+        ),
+        Device(
+            "agx-orin-64",
+            "Jetson AGX Orin 64GB",
+            "jetson",
+            memory_gib=64,
+            bandwidth=204.8,
+            fp32=5.3,
+            fp16=42.5,
+            int8=85,
+            power="15-60",
+            source=_AGX_SHEET,
+            derived=f"int8 = 170 sparse TOPS of the GPU / 2; fp16 = int8 / 2; {_FP32} (2048 at 1.3 GHz)",
+        ),
+        Device(
+            "thor",
+            "Jetson AGX Thor (T5000)",
+            "jetson",
+            memory_gib=128,
+            bandwidth=273,
+            fp32=8.0,
+            fp16=258,
+            int8=517,
+            power="40-130",
+            source=_THOR_POST,
+            derived="int8 = 1035 sparse TOPS / 2, fp16 = 2070 sparse FP4 TFLOPS / 8 (half for dense, half for "
+            f"each doubling of the bits); {_FP32} (2560 at 1.57 GHz)",
+        ),
+        Device(
+            "rtx-4060",
+            "GeForce RTX 4060",
+            "rtx",
+            memory_gib=8,
+            bandwidth=272,
+            fp32=15.1,
+            fp16=30.2,
+            int8=121,
+            power="115",
+            source="table of the card at https://hmc-tech.com/gpu/nvidia-geforce-rtx-4060-vs-nvidia-geforce-rtx-4060 "
+            "(third party)",
+            derived="bandwidth = 128 bits x 17 Gbit/s / 8",
+        ),
+        Device(
+            "rtx-4090",
+            "GeForce RTX 4090",
+            "rtx",
+            memory_gib=24,
+            bandwidth=1008,
+            fp32=82.6,
+            fp16=165.2,
+            int8=660.6,
+            power="450",
+            source="NVIDIA, Ada GPU Architecture white paper V2.01, table of the RTX 4090; the same figures at "
+            "https://waredb.com/processor/nvidia-geforce-rtx-4090",
+            derived="none",
+        ),
+        Device(
+            "rtx-5090",
+            "GeForce RTX 5090",
+            "rtx",
+            memory_gib=32,
+            bandwidth=1792,
+            fp32=104.8,
+            fp16=209.5,
+            int8=838,
+            power="575",
+            source="NVIDIA, RTX Blackwell GPU Architecture white paper; memory, bandwidth, power and sparse "
+            "figures at https://www.spheron.network/blog/nvidia-rtx-5090-specs/ (third party)",
+            derived="int8 = 3352 sparse FP4 TOPS / 4; fp16 = 838 sparse, accumulated in fp16 / 4; "
+            f"{_FP32} (21760 at 2.41 GHz)",
+        ),
+    )
+}
+
+
+def names() -> list[str]:
+    return [*DEVICES, THIS_MACHINE]
+
+
+def find(name: str) -> Device:
+    """Raises LiraError with the choices for an unknown name. Measures, where this machine is asked for."""
+    if name == THIS_MACHINE:
+        from lira_bench.plan.this_machine import measured
+
+        return measured()
+    if name not in DEVICES:
+        raise LiraError(f"device {name!r} is not known; expected one of {', '.join(names())}")
+    return DEVICES[name]

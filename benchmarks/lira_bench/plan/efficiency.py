@@ -1,0 +1,68 @@
+"""What share of a device's figures work reaches, per kind of device, and what is assumed besides.
+
+Only the CPU's are measured: fitted to LIRA-2B in int4 and int8 engines on two cores (docs/plan.md has the
+table). Those of GPUs are assumptions, not measurements: nothing of this project has run on one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lira_bench.plan.devices import Kind
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Shares and constants of a kind of device.
+
+    Attributes:
+        compute: share of the peak that products reach. bandwidth: share of the memory's bandwidth.
+        fused: whether what stands between products (sums, norms, activations) costs no memory traffic.
+        launch: seconds per node with products, on top of the work.
+        preprocess: seconds to decode, cut and resize an image.
+        overhead_gib: memory that the process and its libraries take beside weights, cache and activations.
+        reserve_gib: memory that is not the process's: operating system, firmware, display.
+    """
+
+    compute: float
+    bandwidth: float
+    fused: bool
+    launch: float
+    preprocess: float
+    overhead_gib: float
+    reserve_gib: float
+    basis: str
+
+
+EFFICIENCY: dict[Kind, Efficiency] = {
+    "cpu": Efficiency(
+        compute=0.90,
+        bandwidth=0.67,
+        fused=False,
+        launch=0.0,
+        preprocess=0.1,
+        overhead_gib=0.9,
+        reserve_gib=1.0,
+        basis="fitted to LIRA-2B measured on two cores",
+    ),
+    "jetson": Efficiency(
+        compute=0.40,
+        bandwidth=0.70,
+        fused=True,
+        launch=5e-6,
+        preprocess=0.1,
+        overhead_gib=1.0,
+        reserve_gib=1.5,
+        basis="ASSUMED, NOT measured",
+    ),
+    "rtx": Efficiency(
+        compute=0.40,
+        bandwidth=0.70,
+        fused=True,
+        launch=5e-6,
+        preprocess=0.05,
+        overhead_gib=0.6,
+        reserve_gib=0.5,
+        basis="ASSUMED, NOT measured",
+    ),
+}

@@ -1,0 +1,98 @@
+"""How a stage is kept and computed in an engine of a given precision: bytes of its weights, peak of its work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lira_bench.plan.devices import Device
+from lira_bench.plan.graph_costs import StageCosts
+from lira_engine.engine_folder import PRECISIONS as BUILT
+from lira_engine.errors import LiraError
+from lira_engine.passes.dynamic_matmul import SMALLEST
+
+GPU_PRECISIONS = ("fp32", "fp16", "int8", "int4")
+BLOCKS = (32, 128)
+# What the measured build of LIRA-2B took (`lira-edge build` tries int8 and keeps it where it is faster).
+_INT8_ON_CPU = ("semantic_encoder", "sefe")
+
+
+@dataclass(frozen=True)
+class StagePrecision:
+    """One stage in an engine.
+
+    Attributes:
+        matrices: how the weights of linear layers are kept: fp32, fp16, int8, int4, or 2xint4 (eight bits as
+            twice four, as CPU engines keep them).
+        rest: bytes of every other parameter and of an intermediate value.
+        block: inputs that share a scale, 0 where an output has one.
+    """
+
+    matrices: str
+    rest: int
+    block: int
+
+    def weight_bytes(self, costs: StageCosts) -> int:
+        total = costs.other_parameters * self.rest
+        for matrix in costs.matrices:
+            size = self._matrix_bytes(matrix.inputs, matrix.outputs)
+            total += size * matrix.count
+        return total
+
+    def _matrix_bytes(self, inputs: int, outputs: int) -> int:
+        elements = inputs * outputs
+        if self.matrices in ("fp32", "fp16"):
+            return elements * (4 if self.matrices == "fp32" else 2)
+        if self.block == 0:
+            if min(inputs, outputs) < SMALLEST:
+                return elements * self.rest
+            return elements + outputs * self.rest
+        blocks = outputs * -(-inputs // self.block)  # the last one is filled up
+        if self.matrices == "int8":
+            return blocks * (self.block + self.rest)
+        four = blocks * (self.block // 2 + self.rest)
+        return 2 * four if self.matrices == "2xint4" else four
+
+    def seconds_at_peak(self, flops: dict[str, float], device: Device) -> float:
+        """Time for operations by kind where every one runs at the device's peak."""
+        rest = device.fp32 if self.rest == 4 else device.fp16
+        linear = {
+            "fp32": device.fp32,
+            "fp16": device.fp16,
+            "int8": device.int8,
+            "int4": device.int4 or device.fp16,
+            "2xint4": (device.int4 or device.fp16) / 2,
+        }[self.matrices]
+        return sum(
+            count / ((linear if kind == "linear" else rest) * 1e12) for kind, count in flops.items() if count
+        )
+
+
+def choices(device: Device) -> tuple[str, ...]:
+    """The precisions that engines for a device have."""
+    return BUILT["cpu"] if device.kind == "cpu" else GPU_PRECISIONS
+
+
+def stage_precision(stage: str, precision: str, device: Device, block: int | None = None) -> StagePrecision:
+    """What a stage is, in a build of `precision`; `block` None takes 32 on CPUs and 128 on GPUs.
+
+    On CPUs as `lira-edge build` makes engines: in int8 and int4 builds the semantic encoder and SEFE are int8,
+    the pixel stages fp32. On GPUs every stage but the language model is fp16 then, and so is what the language
+    model computes in int4. Raises LiraError with the choices for another precision or block.
+    """
+    if precision not in choices(device):
+        raise LiraError(
+            f"precision {precision!r} is not one that {device.name} has; expected {', '.join(choices(device))}"
+        )
+    cpu = device.kind == "cpu"
+    block = block if block is not None else (32 if cpu else 128)
+    if block not in BLOCKS:
+        raise LiraError(f"block size {block}; expected 32 or 128")
+    if precision in ("fp32", "fp16"):
+        return StagePrecision(precision, 4 if precision == "fp32" else 2, 0)
+    if stage == "llm":
+        if cpu:
+            return StagePrecision("2xint4" if precision == "int8" else "int4", 4, block)
+        return StagePrecision(precision, 2, block)
+    if cpu:
+        return StagePrecision("int8" if stage in _INT8_ON_CPU else "fp32", 4, 0)
+    return StagePrecision("fp16", 2, 0)

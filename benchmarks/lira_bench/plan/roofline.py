@@ -1,0 +1,151 @@
+"""How long stages and answers take: the larger of operations over peak and bytes over bandwidth.
+
+A stage has two parts. Products (matrices, convolutions, attention) take the larger of the two times. What
+stands between them is bandwidth alone; it counts on a CPU, where every operator runs by itself, and not on a
+GPU, where it is taken as fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lira_bench.plan import polynomial
+from lira_bench.plan.devices import Device
+from lira_bench.plan.efficiency import EFFICIENCY, Efficiency
+from lira_bench.plan.graph_costs import ModelCosts
+from lira_bench.plan.precision import StagePrecision, stage_precision
+from lira_bench.plan.workload import Answer, Workload
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """Seconds of one run of a stage: of its operations, of its bytes, of what is not fused, of launches."""
+
+    compute: float
+    traffic: float
+    unfused: float = 0.0
+    launches: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return max(self.compute, self.traffic) + self.unfused + self.launches
+
+    @property
+    def bound(self) -> str:
+        """What the products wait for."""
+        return "compute" if self.compute > self.traffic else "bandwidth"
+
+
+@dataclass(frozen=True)
+class AnswerTime:
+    """An answer about a new image, from the picture to the last mask. `decode` is the mean step."""
+
+    answer: Answer
+    decode: float
+    total: float
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        return 1 / self.decode
+
+    @property
+    def end_to_end_tokens_per_second(self) -> float:
+        return self.answer.new_tokens / self.total
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds. `stages` are single runs: a tile, a prefill, a decoding step, a mask, a region."""
+
+    workload: Workload
+    preprocess: float
+    stages: Mapping[str, StageTime]
+    answers: Mapping[str, AnswerTime]
+
+    @property
+    def semantic_encoder(self) -> float:
+        """All tiles of the image: the runtime encodes one after the other."""
+        return self.workload.tiles * self.stages["semantic_encoder"].seconds
+
+    @property
+    def ttft(self) -> float:
+        """From the picture to the first token."""
+        once = sum(self.stages[name].seconds for name in ("pixel_encoder", "sefe", "prefill"))
+        return self.preprocess + self.semantic_encoder + once
+
+    @property
+    def region(self) -> float:
+        """One tile and its rows."""
+        return self.stages["region_encode"].seconds + self.stages["region_prefill"].seconds
+
+
+class Roofline:
+    """Times of a model's stages on a device."""
+
+    def __init__(
+        self,
+        costs: ModelCosts,
+        device: Device,
+        precision: str,
+        block: int | None = None,
+        efficiency: Efficiency | None = None,
+    ) -> None:
+        """Raises LiraError for a precision that the device does not have."""
+        self.costs = costs
+        self.device = device
+        self.efficiency = efficiency or EFFICIENCY[device.kind]
+        self.precisions: dict[str, StagePrecision] = {
+            stage: stage_precision(stage, precision, device, block) for stage in costs.stages
+        }
+
+    def stage(self, name: str, dims: polynomial.Dims, cache_rows: float = 0.0) -> StageTime:
+        """One run. `cache_rows`: rows of the KV cache that are read."""
+        costs, kept = self.costs.stages[name], self.precisions[name]
+        share, width = self.efficiency, kept.rest
+        rate = self.device.bandwidth * 1e9 * share.bandwidth
+        scale = width / 4  # intermediate values are counted in fp32
+        cache = cache_rows * self.costs.kv_elements() * width
+        read = kept.weight_bytes(costs) + cache + scale * polynomial.value(costs.moved, dims)
+        unfused = 0.0 if share.fused else scale * polynomial.value(costs.unfused, dims) / rate
+        return StageTime(
+            compute=kept.seconds_at_peak(costs.flops(dims), self.device) / share.compute,
+            traffic=read / rate,
+            unfused=unfused,
+            launches=share.launch * costs.products,
+        )
+
+    def llm(self, rows: int, before: float) -> StageTime:
+        """A pass of `rows` rows behind `before` rows that the cache holds; logits of the last one."""
+        dims = {"S": float(rows), "K": 1.0, "context": before + (rows + 1) / 2}
+        return self.stage("llm", dims, cache_rows=before + rows)
+
+    def predict(self, workload: Workload) -> Prediction:
+        tokens = self.costs.model.tokens_per_tile
+        tile = self.stage("semantic_encoder", {"T": 1.0})
+        prompt, region = workload.prompt_rows, self.costs.region_rows
+        stages = {
+            "semantic_encoder": tile,
+            "pixel_encoder": self.stage("pixel_encoder", {}),
+            "sefe": self.stage("sefe", {"M": float(workload.tiles * tokens)}),
+            "prefill": self.llm(prompt, 0),
+            "decode": self.llm(1, prompt),
+            "pixel_decoder": self.stage("pixel_decoder", {}),
+            "region_encode": tile,
+            "region_prefill": self.llm(region, prompt),
+        }
+        prediction = Prediction(workload, self.efficiency.preprocess, stages, {})
+        answers = {answer.name: self._answer(answer, prediction) for answer in workload.answers}
+        return Prediction(workload, self.efficiency.preprocess, stages, answers)
+
+    def _answer(self, answer: Answer, prediction: Prediction) -> AnswerTime:
+        """Steps and regions at the mean length of the sequence. Prefill yields the first token; a region's
+        pass reads the token that asked for it."""
+        rows = answer.rows(self.costs.region_rows)
+        middle = prediction.workload.prompt_rows + rows / 2
+        decode = self.llm(1, middle).seconds
+        region = self.stage("semantic_encoder", {"T": 1.0}).seconds
+        region += self.llm(self.costs.region_rows, middle).seconds
+        total = prediction.ttft + answer.steps * decode + answer.regions * region
+        total += answer.masks * prediction.stages["pixel_decoder"].seconds
+        return AnswerTime(answer, decode, total)

@@ -1,0 +1,112 @@
+"""This machine as a device: what ONNX Runtime's products and a read of the memory reach here, measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from lira_bench.bandwidth import read_bandwidth, usable_cores
+from lira_bench.plan.devices import THIS_MACHINE, Device
+from lira_engine.doctor import examine
+from lira_engine.errors import LiraError
+
+_ROWS, _SIZE, _BLOCK = 512, 2048, 32
+_REPEATS = 8
+
+
+@cache
+def measured() -> Device:
+    """Memory, its bandwidth and the peaks of fp32, int8 and int4 products; takes about four seconds.
+
+    Other work on the machine lowers what is found. Raises LiraError where ONNX Runtime is missing.
+    """
+    fp32, int8, int4 = (_peak(make) for make in (_fp32, _int8, _int4))
+    processor = next(row[1] for title, rows in examine() if title == "machine" for row in rows if row[0] == "processor")
+    return Device(
+        THIS_MACHINE,
+        f"this machine ({processor})",
+        "cpu",
+        memory_gib=round(_memory_gib(), 1),
+        bandwidth=round(read_bandwidth(), 1),
+        fp32=fp32,
+        fp16=0,
+        int8=int8,
+        int4=int4,
+        power="unknown",
+        source=f"measured now, on {usable_cores()} cores: lira_bench.bandwidth, and the best of "
+        f"{_REPEATS} products of {_ROWS} x {_SIZE} by {_SIZE} x {_SIZE} in ONNX Runtime per precision",
+        derived="none",
+    )
+
+
+def _memory_gib() -> float:
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="utf-8")
+        kib = next(int(line.split()[1]) for line in text.splitlines() if line.startswith("MemTotal:"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        raise LiraError("how much memory this machine has is not known here: name a --device") from None
+    return kib / 2**20
+
+
+def _fp32(rng: np.random.Generator) -> tuple[onnx.NodeProto, dict[str, np.ndarray]]:
+    weight = rng.standard_normal((_SIZE, _SIZE)).astype(np.float32)
+    return helper.make_node("MatMul", ["x", "weight"], ["y"]), {"weight": weight}
+
+
+def _int8(rng: np.random.Generator) -> tuple[onnx.NodeProto, dict[str, np.ndarray]]:
+    """As the encoders of quantized engines multiply."""
+    weight = rng.integers(-127, 128, (_SIZE, _SIZE)).astype(np.int8)
+    node = helper.make_node(
+        "DynamicQuantizeMatMul", ["x", "weight", "scales"], ["y"], domain="com.microsoft"
+    )
+    return node, {"weight": weight, "scales": np.ones(_SIZE, np.float32)}
+
+
+def _int4(rng: np.random.Generator) -> tuple[onnx.NodeProto, dict[str, np.ndarray]]:
+    """As the language model of quantized engines multiplies."""
+    blocks = _SIZE // _BLOCK
+    weight = rng.integers(0, 256, (_SIZE, blocks, _BLOCK // 2)).astype(np.uint8)
+    node = helper.make_node(
+        "MatMulNBits",
+        ["x", "weight", "scales"],
+        ["y"],
+        domain="com.microsoft",
+        K=_SIZE,
+        N=_SIZE,
+        bits=4,
+        block_size=_BLOCK,
+        accuracy_level=4,
+    )
+    return node, {"weight": weight, "scales": np.ones(_SIZE * blocks, np.float32)}
+
+
+def _peak(make: object) -> float:
+    """10^12 operations a second."""
+    import onnxruntime
+
+    rng = np.random.default_rng(0)
+    node, constants = make(rng)  # type: ignore[operator]
+    shape: Sequence[int] = (_ROWS, _SIZE)
+    graph = helper.make_graph(
+        [node],
+        "peak",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape)],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds = {"x": rng.standard_normal(shape).astype(np.float32)}
+    best = float("inf")
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        session.run(None, feeds)
+        best = min(best, time.perf_counter() - started)
+    return round(2 * _ROWS * _SIZE * _SIZE / best / 1e12, 4)
