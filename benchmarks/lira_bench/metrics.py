@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 
 def intersection_and_union(found: np.ndarray, truth: np.ndarray) -> tuple[int, int]:
@@ -53,18 +59,126 @@ class SegmentationScore:
         return float(np.mean([i / u if u else 1.0 for i, u in pairs])) if self.unions else float("nan")
 
 
+def iou_matrix(found: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> np.ndarray:
+    """IoU of every mask with every other, [len(found), len(truth)] float64."""
+    scores = [[iou(f, t) for t in truth] for f in found]
+    return np.array(scores, dtype=np.float64).reshape(len(found), len(truth))
+
+
+def matched(scores: np.ndarray, threshold: float = 0.5) -> list[tuple[int, int, float]]:
+    """One-to-one pairs (row, column, score) with score >= threshold, the best of all that are left first."""
+    order = sorted(np.ndindex(scores.shape), key=lambda pair: -scores[pair])
+    pairs, rows, columns = [], set(), set()
+    for i, j in order:
+        if scores[i, j] >= threshold and i not in rows and j not in columns:
+            pairs.append((i, j, float(scores[i, j])))
+            rows.add(i)
+            columns.add(j)
+    return pairs
+
+
 def matched_pairs(
     found: Sequence[np.ndarray], truth: Sequence[np.ndarray], threshold: float = 0.5
 ) -> list[tuple[int, int, float]]:
     """One-to-one pairs (found, truth, IoU) with IoU >= threshold, best first, as GranDf's recall has them."""
-    scores = [(iou(f, t), i, j) for i, f in enumerate(found) for j, t in enumerate(truth)]
-    pairs, used_found, used_truth = [], set(), set()
-    for score, i, j in sorted(scores, key=lambda entry: -entry[0]):
-        if score >= threshold and i not in used_found and j not in used_truth:
-            pairs.append((i, j, score))
-            used_found.add(i)
-            used_truth.add(j)
-    return pairs
+    return matched(iou_matrix(found, truth), threshold)
+
+
+def mean_matched_iou(scores: np.ndarray) -> float:
+    """GLaMM's mIoU of one image: the mean IoU of the masks that find a partner, one to one, with IoU > 0.
+
+    0.0 where none does. Masks without a partner do not lower it: recall and AP50 are there for them.
+    """
+    found = [score for _, _, score in matched(scores, 0.0) if score > 0]
+    return float(np.mean(found)) if found else 0.0
+
+
+def average_precision(
+    found: Sequence[Sequence[Mapping[str, Any]]],
+    truth: Sequence[Sequence[Mapping[str, Any]]],
+    threshold: float = 0.5,
+) -> float:
+    """COCO's AP of masks at one IoU threshold, by pycocotools; `found[i]` and `truth[i]` belong to image i.
+
+    Masks are COCO run-length encodings. All are of one category and have score 1.0, as in GLaMM's evaluation:
+    a grounded answer does not rank its masks. At most 100 masks an image count. nan where there is no truth.
+    """
+    if not any(truth):
+        return float("nan")
+    if not any(found):
+        return 0.0
+    sizes = [next((mask["size"] for mask in (*t, *f)), (1, 1)) for t, f in zip(truth, found, strict=True)]
+    images = [{"id": index, "height": h, "width": w} for index, (h, w) in enumerate(sizes)]
+    wanted = [
+        {"id": number, "image_id": index, "category_id": 1, "iscrowd": 0, "segmentation": mask}
+        | {"area": int(coco_mask.area(mask)), "bbox": coco_mask.toBbox(mask).tolist()}
+        for number, (index, mask) in enumerate(_numbered(truth), 1)  # id 0 would mean "no match"
+    ]
+    results = [
+        {"image_id": index, "category_id": 1, "segmentation": mask, "score": 1.0}
+        for index, mask in _numbered(found)
+    ]
+    with redirect_stdout(io.StringIO()):  # pycocotools reports what it does
+        reference = COCO()
+        reference.dataset = {"images": images, "annotations": wanted, "categories": [{"id": 1}]}
+        reference.createIndex()
+        evaluation = COCOeval(reference, reference.loadRes(results), "segm")
+        evaluation.params.iouThrs = np.array([threshold])
+        evaluation.params.areaRng = evaluation.params.areaRng[:1]
+        evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:1]
+        evaluation.params.maxDets = evaluation.params.maxDets[-1:]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return float(evaluation.eval["precision"].mean())
+
+
+def _numbered(masks: Sequence[Sequence[Mapping[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
+    return [(index, dict(mask)) for index, of_image in enumerate(masks) for mask in of_image]
+
+
+@dataclass
+class BinaryScore:
+    """POPE: accuracy, and precision, recall and F1 of "yes"."""
+
+    true_yes: int = 0
+    false_yes: int = 0
+    true_no: int = 0
+    false_no: int = 0
+
+    def add(self, said: bool, truth: bool) -> None:
+        """True stands for yes."""
+        self.true_yes += said and truth
+        self.false_yes += said and not truth
+        self.true_no += not said and not truth
+        self.false_no += not said and truth
+
+    @property
+    def count(self) -> int:
+        return self.true_yes + self.false_yes + self.true_no + self.false_no
+
+    @property
+    def accuracy(self) -> float:
+        return _ratio(self.true_yes + self.true_no, self.count)
+
+    @property
+    def precision(self) -> float:
+        return _ratio(self.true_yes, self.true_yes + self.false_yes)
+
+    @property
+    def recall(self) -> float:
+        return _ratio(self.true_yes, self.true_yes + self.false_no)
+
+    @property
+    def f1(self) -> float:
+        return _ratio(2 * self.true_yes, 2 * self.true_yes + self.false_yes + self.false_no)
+
+    @property
+    def yes_share(self) -> float:
+        return _ratio(self.true_yes + self.false_yes, self.count)
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
 
 
 @dataclass

@@ -69,27 +69,64 @@ def test_refs_point_at_annotations(folder: Path) -> None:
     assert {ref["ann_id"] for ref in refs if ref["kind"] == "name"} == set(annotations)
 
 
-def test_phrases_of_grounded_captions(folder: Path) -> None:
-    annotations = {
-        annotation["id"]: annotation for annotation in load(folder, "instances.json")["annotations"]
-    }
+def test_groundings_have_the_form_of_grandf(folder: Path) -> None:
+    of_image: dict[int, list[dict]] = {}
+    for annotation in load(folder, "instances.json")["annotations"]:
+        of_image.setdefault(annotation["image_id"], []).append(annotation)
     grounded = load(folder, "gcg.json")
     assert len(grounded) == 5
     for entry in grounded:
-        for phrase in entry["phrases"]:
-            start, end = phrase["span"]
-            assert entry["caption"][start:end] == phrase["phrase"]
-            assert phrase["phrase"].endswith(annotations[phrase["ann_id"]]["name"])
-            assert phrase["rle"] == annotations[phrase["ann_id"]]["segmentation"]
+        annotations = of_image[entry["image_id"]]
+        assert (entry["height"], entry["width"]) == (128, 128)
+        assert len(entry["groundings"]) == len(annotations)
+        for (phrase, grounding), annotation in zip(entry["groundings"].items(), annotations, strict=True):
+            start, end = grounding["token_positives"]
+            assert entry["caption"][start:end] == phrase
+            assert phrase.endswith(annotation["name"])
+            assert grounding["rle_masks"] == [annotation["segmentation"]]
+
+
+def lines(folder: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
 
 
 def test_questions_come_in_pairs(folder: Path) -> None:
-    questions = [json.loads(line) for line in (folder / "vqa.jsonl").read_text(encoding="utf-8").splitlines()]
+    questions = lines(folder, "vqa.jsonl")
     assert len(questions) % 2 == 0
+    assert [question["question_id"] for question in questions] == list(range(len(questions)))
     for number, (yes, no) in enumerate(zip(questions[::2], questions[1::2], strict=True)):
         assert yes["pair_id"] == no["pair_id"] == number
         assert (yes["answer"], no["answer"]) == ("Yes", "No")
-        assert yes["kind"] == no["kind"] and yes["image_id"] == no["image_id"]
+        assert yes["kind"] == no["kind"] and yes["image"] == no["image"]
+        assert (folder / "images" / yes["image"]).is_file()
+
+
+def test_questions_of_existence_have_the_form_of_pope(folder: Path) -> None:
+    asked = [q for q in lines(folder, "vqa.jsonl") if q["kind"] == "existence"]
+    pope = lines(folder, "pope.jsonl")
+    assert [(q["image"], q["text"], q["label"]) for q in pope] == [
+        (q["image"], q["question"], q["answer"].lower()) for q in asked
+    ]
+    assert [q["question_id"] for q in pope] == list(range(len(pope)))
+
+
+def test_attributes_are_true_of_the_object_and_not_named_by_the_expression(folder: Path) -> None:
+    attributes = lines(folder, "attributes.jsonl")
+    assert {entry["kind"] for entry in attributes} == {"color", "category", "location"}
+    for entry in attributes:
+        scene = render_scene(9, int(Path(entry["image"]).stem), 128)
+        wanted = entry["expression"].removeprefix("the ").removesuffix(" shape")
+        (item,) = [item for item in scene.objects if wanted in (item.category, item.color)]
+        x, y = item.center
+        sides = {"left": x < 0.4, "right": x > 0.6, "top": y < 0.4, "bottom": y > 0.6}
+        true = {
+            "color": [item.color],
+            "category": [item.category],
+            "location": [side for side, fits in sides.items() if fits],
+        }
+        assert entry["answer"] == true[entry["kind"]] != []
+        assert set(entry["answer"]) < set(entry["words"])
+        assert not set(entry["expression"].split()) & set(entry["words"])
 
 
 def test_a_folder_with_content_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,5 @@
-"""Writes scenes as a folder in the formats of the field: RefCOCO (referring), GranDf (grounded), AttrEval
-pairs.
+"""Writes scenes as a folder in the formats of the field: RefCOCO, GranD-f, VQA, AttrEval and POPE. `lira-edge
+eval` reads them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from rich.progress import track
 from lira_engine.atomic import atomic_directory
 from lira_export.nano.scenes import SHAPES, Scene, SceneObject, render_scene
 from lira_export.nano.sprites import sprite_names
-from lira_export.nano.texts import caption_sample, referring, standard_pairs, with_article
+from lira_export.nano.texts import (
+    attribute_questions,
+    caption_sample,
+    referring,
+    standard_pairs,
+    with_article,
+)
 
 CATEGORIES = (*sprite_names(), *SHAPES)
 SPLIT = "test"
@@ -39,8 +45,10 @@ def write_dataset(folder: Path, seed: int, count: int, size: int = 384) -> None:
     """Writes scenes 0 to `count` - 1 of stream `seed`, the whole folder or nothing.
 
     images/NNNNNN.png; instances.json (COCO: annotations with RLE masks); refs.json (RefCOCO's list of refs,
-    one per object and kind of expression); gcg.json (caption, phrases with character spans and RLE masks);
-    vqa.jsonl (one question a line, two lines per `pair_id`). Raises LiraError if `folder` holds anything.
+    one per object and kind of expression); gcg.json (GranD-f's training form: caption, and per phrase its
+    character span and RLE masks); vqa.jsonl (one question a line, two lines per `pair_id`, as AttrEval has
+    them); attributes.jsonl (AttrEval's expressions with candidate words); pope.jsonl (is there ...?).
+    Raises LiraError if `folder` holds anything.
     """
     index = _Index()
     with atomic_directory(folder) as partial:
@@ -53,8 +61,9 @@ def write_dataset(folder: Path, seed: int, count: int, size: int = 384) -> None:
         _write_json(partial / "instances.json", index.instances(seed))
         _write_json(partial / "refs.json", index.refs)
         _write_json(partial / "gcg.json", index.grounded)
-        lines = "".join(json.dumps(question) + "\n" for question in index.questions)
-        (partial / "vqa.jsonl").write_text(lines, encoding="utf-8")
+        _write_lines(partial / "vqa.jsonl", index.questions)
+        _write_lines(partial / "attributes.jsonl", index.attributes)
+        _write_lines(partial / "pope.jsonl", index.existence)
 
 
 @dataclass
@@ -64,6 +73,8 @@ class _Index:
     refs: list[dict[str, Any]] = field(default_factory=list)
     grounded: list[dict[str, Any]] = field(default_factory=list)
     questions: list[dict[str, Any]] = field(default_factory=list)
+    attributes: list[dict[str, Any]] = field(default_factory=list)
+    existence: list[dict[str, Any]] = field(default_factory=list)
     sentences: int = 0
 
     def add(self, scene: Scene, file_name: str) -> None:
@@ -81,7 +92,7 @@ class _Index:
         annotations = self.annotations[first - 1 :]
         self._add_refs(scene, annotations, image)
         self._add_grounded(scene, annotations, image)
-        self._add_questions(scene, image)
+        self._add_questions(scene, file_name)
 
     def _add_refs(self, scene: Scene, annotations: list[dict[str, Any]], image: dict[str, Any]) -> None:
         refs: dict[tuple[int, str], dict[str, Any]] = {}
@@ -110,23 +121,46 @@ class _Index:
 
     def _add_grounded(self, scene: Scene, annotations: list[dict[str, Any]], image: dict[str, Any]) -> None:
         caption = caption_sample(scene).answer
-        phrases = []
+        groundings = {}  # by phrase: no two objects of a scene have the same name
         end = 0
         for item, annotation in zip(scene.objects, annotations, strict=True):
             phrase = with_article(item.name)
             start = caption.index(phrase, end)
             end = start + len(phrase)
-            rle = annotation["segmentation"]
-            phrases.append({"phrase": phrase, "span": [start, end], "ann_id": annotation["id"], "rle": rle})
-        self.grounded.append({**image, "caption": caption, "phrases": phrases})
+            groundings[phrase] = {"token_positives": [start, end], "rle_masks": [annotation["segmentation"]]}
+        height, width = scene.image.shape[:2]
+        self.grounded.append(
+            {**image, "height": height, "width": width, "caption": caption, "groundings": groundings}
+        )
 
-    def _add_questions(self, scene: Scene, image: dict[str, Any]) -> None:
+    def _add_questions(self, scene: Scene, file_name: str) -> None:
         first = len(self.questions) // 2
         for pair_id, pair in enumerate(standard_pairs(scene), first):
             for question, answer in ((pair.yes, "Yes"), (pair.no, "No")):
+                numbered = {"question_id": len(self.questions), "image": file_name}
                 self.questions.append(
-                    {"pair_id": pair_id, **image, "question": question, "answer": answer, "kind": pair.kind}
+                    {
+                        **numbered,
+                        "pair_id": pair_id,
+                        "question": question,
+                        "answer": answer,
+                        "kind": pair.kind,
+                    }
                 )
+                if pair.kind == "existence":
+                    numbered["question_id"] = len(self.existence)
+                    self.existence.append({**numbered, "text": question, "label": answer.lower()})
+        for asked in attribute_questions(scene):
+            self.attributes.append(
+                {
+                    "question_id": len(self.attributes),
+                    "image": file_name,
+                    "expression": asked.expression,
+                    "kind": asked.kind,
+                    "words": asked.words,
+                    "answer": asked.answers,
+                }
+            )
 
     def instances(self, seed: int) -> dict[str, Any]:
         categories = [
@@ -157,3 +191,7 @@ def _annotation(item: SceneObject) -> dict[str, Any]:
 
 def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def _write_lines(path: Path, entries: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")

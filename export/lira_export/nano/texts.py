@@ -44,6 +44,7 @@ YES_NO = " Please answer yes or no."
 
 REFERRING_KINDS = ("name", "category", "color", "location")
 VQA_KINDS = ("existence", "color", "category", "location")
+LOCATIONS = ("left", "right", "top", "bottom")
 
 _STANDARD_STREAM = 1  # of `scene_rng`
 
@@ -103,6 +104,19 @@ class QuestionPair:
     no: str
 
 
+@dataclass(frozen=True)
+class AttributeQuestion:
+    """AttrEval's referring segmentation: which of `words` fits the object, whose `expression` names none of
+    them? `answers` are those that do.
+    """
+
+    expression: str
+    object_index: int
+    kind: str
+    words: tuple[str, ...]
+    answers: tuple[str, ...]
+
+
 def answer_text(parts: Iterable[AnswerPart]) -> str:
     """The answer as text, `[SEG]<image_id> <p> a dog </p> [SEG].`, region features left out."""
     names = {Seg: "[SEG]", Region: "<image_id>"}
@@ -137,6 +151,34 @@ def referring(scene: Scene) -> list[Referring]:
         if sign * (second - first) >= LOCATION_MARGIN and sign * (0.5 - first) > 0:
             found.append(Referring(f"the object {where}", ordered[0], "location"))
     return found
+
+
+def attribute_questions(scene: Scene) -> list[AttributeQuestion]:
+    """Of every object the colour and the location where its shape alone refers to it, the shape where its
+    colour does; of pictured objects the location.
+    """
+    categories = Counter(item.category for item in scene.objects)
+    colors = Counter(item.color for item in scene.objects)
+    found = []
+    for index, item in enumerate(scene.objects):
+        sides = _sides(item)
+        if categories[item.category] == 1:
+            expression = f"the {item.category}"
+            if item.color is not None:
+                found.append(AttributeQuestion(expression, index, "color", tuple(COLORS), (item.color,)))
+            if sides:
+                found.append(AttributeQuestion(expression, index, "location", LOCATIONS, sides))
+        if item.color is not None and colors[item.color] == 1:
+            expression = f"the {item.color} shape"
+            found.append(AttributeQuestion(expression, index, "category", SHAPES, (item.category,)))
+    return found
+
+
+def _sides(item: SceneObject) -> tuple[str, ...]:
+    """The words of LOCATIONS that fit."""
+    x, y = item.center
+    limits = (("left", x), ("right", 1 - x), ("top", y), ("bottom", 1 - y))
+    return tuple(word for word, distance in limits if distance < SIDE_START)
 
 
 def referring_sample(item: Referring, ilvc: bool) -> Sample:

@@ -1,0 +1,1 @@
+"""Accuracy of a bundle's engines in the field's own formats and metrics: `lira-edge eval`."""

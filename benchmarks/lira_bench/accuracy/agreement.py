@@ -1,0 +1,75 @@
+"""Two engines on the same answer: which tokens the other would have chosen, and what masks it makes.
+
+Teacher-forced: the other engine reads the tokens that the first one chose, so that one early difference does
+not make all later steps incomparable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from lira_bench.metrics import iou
+from lira_runtime import Answer, Scene
+from lira_runtime.events import FinishedEvent
+from lira_runtime.prompts import Prompt
+from lira_runtime.sampling import make_sampler
+
+
+@dataclass
+class Agreement:
+    """Of one engine with another, over any number of answers."""
+
+    tokens: int = 0
+    agreed: int = 0
+    ious: list[float] = field(default_factory=list)
+
+    def add(
+        self,
+        tokens: Sequence[int],
+        chosen: Sequence[int],
+        masks: Sequence[np.ndarray],
+        expected: Sequence[np.ndarray],
+    ) -> None:
+        """One answer: the first engine's tokens and masks (`expected`), and what the other made of them.
+
+        A token that the other did not get to, and a mask that it did not make, count as disagreement.
+        """
+        self.tokens += len(tokens)
+        self.agreed += sum(a == b for a, b in zip(chosen, tokens, strict=False))
+        self.ious += [iou(a, b) for a, b in zip(masks, expected, strict=False)]
+        self.ious += [0.0] * (len(expected) - len(masks))
+
+    @property
+    def share(self) -> float:
+        """Of the tokens; 1.0 for none."""
+        return self.agreed / self.tokens if self.tokens else 1.0
+
+    @property
+    def mean_iou(self) -> float:
+        """Of the masks; 1.0 for none."""
+        return float(np.mean(self.ious)) if self.ious else 1.0
+
+
+def replay(
+    scene: Scene,
+    prompt: Prompt,
+    tokens: Sequence[int],
+    *,
+    use_ilvc: bool = True,
+    banned: Collection[int] = (),
+) -> tuple[Answer, list[int]]:
+    """An answer with given tokens, and what the scene's engine would have chosen at each step (greedily,
+    never one of `banned`)."""
+    greedy = make_sampler(banned=banned)
+    chosen: list[int] = []
+
+    def choose(logits: np.ndarray) -> int:
+        chosen.append(greedy(logits))
+        return tokens[len(chosen) - 1]
+
+    *_, last = scene.stream_prompt(replace(prompt, max_new_tokens=len(tokens)), choose, use_ilvc=use_ilvc)
+    assert isinstance(last, FinishedEvent), "a stream ends with FinishedEvent"
+    return last.answer, chosen

@@ -1,0 +1,166 @@
+"""AttrEval: does the model know the attributes of what it is asked about, and of what it segments.
+
+Source: the paper's supplementary text, section 4. Two kinds of lines, in one file or in two. Question pairs:
+image, question, answer (yes or no), kind, pair_id; without pair_ids, two lines that follow each other are a
+pair, as in upstream's refcoco_attri.jsonl. Referring segmentation: image, expression, kind, words (the
+candidates) and answer (the true word, or a list where several are true); the expression does not name the
+attribute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lira_bench.accuracy.files import Annotations, need, need_text
+from lira_bench.accuracy.items import (
+    Dataset,
+    Entry,
+    Item,
+    LeftOut,
+    Metrics,
+    Question,
+    Record,
+    Source,
+    Task,
+    mean,
+    rounded,
+)
+from lira_bench.accuracy.vqa import ask
+from lira_bench.metrics import PairedAccuracy
+from lira_engine.errors import LiraError
+
+if TYPE_CHECKING:
+    from lira_runtime import Answer
+
+TOP = (1, 3, 5)
+ALL = "all"
+
+Line = tuple[str, dict[str, Any]]
+
+
+def read(source: Source) -> Dataset:
+    """One item per pair and one per referring expression; a limit holds for each of the two."""
+    files = Annotations(source.data)
+    if source.data.is_file():
+        paths = [source.data]
+    else:
+        patterns = (("attreval.jsonl", "*_attri.jsonl", "vqa.jsonl"), ("attributes.jsonl",))
+        paths = [path for names in patterns if (path := files.find_optional(*names)) is not None]
+    if not paths:
+        raise LiraError(
+            f"{files.folder} holds no attreval.jsonl, *_attri.jsonl, vqa.jsonl or attributes.jsonl"
+        )
+    pairs: list[Entry] = []
+    expressions: list[Entry] = []
+    for path in paths:
+        questions: list[Line] = []
+        for key, line in files.lines(path):
+            if isinstance(line, LeftOut):
+                pairs.append(line)
+            elif "words" in line:
+                expressions.append(_expression(key, line))
+            else:
+                questions.append((key, line))
+        pairs += _pairs(questions, source.instruction)
+    return Dataset((*pairs[: source.limit], *expressions[: source.limit]), files.hashes)
+
+
+def _pairs(lines: Sequence[Line], instruction: str | None) -> Iterator[Entry]:
+    together: dict[Any, list[Line]] = {}
+    numbered = any("pair_id" in line for _, line in lines)
+    for index, (key, line) in enumerate(lines):
+        if numbered and not isinstance(line.get("pair_id"), (str, int)):
+            yield LeftOut(key, "key 'pair_id' is missing, which other lines have")
+        else:
+            together.setdefault(line["pair_id"] if numbered else index // 2, []).append((key, line))
+    for members in together.values():
+        yield _pair(members, instruction)
+
+
+def _pair(members: Sequence[Line], instruction: str | None) -> Entry:
+    key = members[0][0]
+    try:
+        if len(members) != 2:
+            raise LiraError(f"{len(members)} questions in the pair, expected two")
+        texts = [need_text(line, "question") for _, line in members]
+        answers = [need_text(line, "answer").strip().lower() for _, line in members]
+        images = {need_text(line, "image") for _, line in members}
+        if sorted(answers) != ["no", "yes"]:
+            raise LiraError(f"the pair's answers are {answers[0]} and {answers[1]}, expected a yes and a no")
+        if len(images) > 1:
+            raise LiraError(f"the pair is about two images, {' and '.join(sorted(images))}, expected one")
+        kind = _kind(members[0][1])
+    except LiraError as error:
+        return LeftOut(key, str(error))
+    yes = answers.index("yes")
+    questions = (ask(texts[yes], instruction), ask(texts[1 - yes], instruction))
+    return Item(key, images.pop(), questions, {"kind": kind})
+
+
+def _expression(key: str, line: dict[str, Any]) -> Entry:
+    try:
+        image, expression = need_text(line, "image"), need_text(line, "expression")
+        words, answer = need(line, "words", list), need(line, "answer", (str, list))
+        answers = [answer] if isinstance(answer, str) else answer
+        if len(words) < 2 or not all(isinstance(word, str) and word.strip() for word in words):
+            raise LiraError("key 'words' is no list of at least two words")
+        if not answers or any(word not in words for word in answers):
+            raise LiraError(f"the answer {answer!r} is not among the words")
+        kind = _kind(line)
+    except LiraError as error:
+        return LeftOut(key, str(error))
+    truth = {"kind": kind, "answers": answers}
+    return Item(key, image, (Question("refseg", expression),), truth, words=tuple(words))
+
+
+def _kind(line: dict[str, Any]) -> str:
+    return need_text(line, "kind") if "kind" in line else "attribute"
+
+
+def judge(item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray]) -> dict[str, Any]:
+    """A pair: its kind alone, as the answers say the rest. An expression: the five best words at the first
+    `[SEG]`, and the rank of the best true one (None without a mask)."""
+    if not item.words:
+        return {"kind": item.truth["kind"]}
+    ranked = answers[0].attributes(item.words, top=len(item.words)) if answers[0].masks else []
+    true = [place for place, (word, _) in enumerate(ranked, 1) if word in item.truth["answers"]]
+    return {
+        "kind": item.truth["kind"],
+        "ranked": [[word, rounded(share)] for word, share in ranked[:5]],
+        "rank": min(true, default=None),
+        "answers": item.truth["answers"],
+        "chance": rounded(len(set(item.truth["answers"])) / len(item.words)),
+    }
+
+
+def total(scored: Sequence[tuple[Item, Record]]) -> Metrics:
+    """KIND.paired: both questions of a pair right; KIND.single: of all its questions. KIND.topN: a true word
+    among the N best at the `[SEG]`; KIND.chance: what guessing would reach at top 1. `all` is every kind."""
+    pairs: dict[str, PairedAccuracy] = {}
+    ranks: dict[str, list[dict[str, Any]]] = {}
+    for item, record in scored:
+        scores = record["scores"]
+        for kind in (ALL, scores["kind"]):
+            if item.words:
+                ranks.setdefault(kind, []).append(scores)
+            else:
+                texts = [answer["text"] for answer in record["answers"]]
+                pairs.setdefault(kind, PairedAccuracy()).add(*texts)
+    totals: Metrics = {}
+    for kind, score in pairs.items():
+        totals[f"{kind}.paired"] = rounded(score.paired)
+        totals[f"{kind}.single"] = rounded(score.single)
+        totals[f"{kind}.pairs"] = score.pairs
+    for kind, of_kind in ranks.items():
+        for top in TOP:
+            hits = [float(entry["rank"] is not None and entry["rank"] <= top) for entry in of_kind]
+            totals[f"{kind}.top{top}"] = mean(hits)
+        totals[f"{kind}.chance"] = mean([entry["chance"] for entry in of_kind])
+        totals[f"{kind}.expressions"] = len(of_kind)
+    return totals
+
+
+TASK = Task("attreval", read, judge, total, short_answers=True)

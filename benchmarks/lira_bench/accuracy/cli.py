@@ -1,0 +1,117 @@
+"""`lira-edge eval`: accuracy of a bundle's engines in the field's own formats and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from lira_bench.accuracy.run import Progress
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `lira-edge export` wrote.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Annotations: a folder, or one of its files.")],
+    task: Annotated[str, typer.Option(help="refseg, gcg, vqa, attreval or pope.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="OUT", help="Folder; default: eval-BUNDLE-TASK-ENGINES."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Default: DIR/images, or the annotations' folder.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of RefCOCO or GranD-f: val, testA, test, ...")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many items, the first ones.")] = None,
+    compare: Annotated[
+        str | None, typer.Option(metavar="OTHER", help="Another bundle, or engines such as cpu-int4.")
+    ] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help="Appended to questions: 'Answer with a single word.'")
+    ] = None,
+    ilvc: Annotated[
+        str, typer.Option(help="Encode regions again as they are named: auto, on, off.")
+    ] = "auto",
+    target: Annotated[str, typer.Option(help="Engines: cpu, or portable (the graphs).")] = "cpu",
+    precision: Annotated[str, typer.Option(help="Precision of the engines.")] = "fp32",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads, of each worker.")] = None,
+    workers: Annotated[str | None, typer.Option(help="ray: spread the images over a Ray cluster.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew instead of going on.")] = False,
+) -> None:
+    """Measure accuracy on annotated images, alone or beside other engines.
+
+    Writes OUT/report.json and OUT/samples.jsonl; the same command goes on where it was stopped.
+    """
+    from lira_bench.accuracy import ray_workers, tables
+    from lira_bench.accuracy.compare import comparison, other_engines
+    from lira_bench.accuracy.files import images_folder
+    from lira_bench.accuracy.items import Source
+    from lira_bench.accuracy.run import evaluate as run_evaluation
+    from lira_bench.accuracy.tasks import task_named
+    from lira_bench.accuracy.worker import EngineChoice, Job
+    from lira_engine.errors import LiraError
+
+    if workers not in (None, "ray"):
+        raise LiraError(f"--workers is {workers!r}, expected ray")
+    if workers == "ray":
+        ray_workers.check_installed()
+    asked = task_named(task)
+    if instruction is not None and not asked.short_answers:
+        raise LiraError(f"--instruction is for questions with short answers, task {task} has none")
+    if split is not None and not asked.has_splits:
+        raise LiraError(f"--split is for refseg and gcg, the data of task {task} has none")
+    if ilvc not in ("auto", "on", "off"):
+        raise LiraError(f"--ilvc is {ilvc!r}, expected auto, on or off")
+    # Ray's workers have a working directory of their own.
+    engines = EngineChoice(bundle.resolve(), target, precision)
+    other = None if compare is None else other_engines(compare, engines)
+    source = Source(data.resolve(), split, limit, instruction)
+    job = Job(engines, task, images_folder(source.data, images).resolve(), ilvc, threads)
+    folder = out or Path(f"eval-{bundle.resolve().name}-{task}-{target}-{precision}")
+
+    console = Console(highlight=False, markup=False)
+    dataset = asked.read(source)
+    with _progress(f"{target}-{precision}") as progress:
+        this = run_evaluation(
+            job, source, dataset, folder, overwrite=overwrite, workers=workers, progress=progress
+        )
+    if other is None:
+        tables.print_metrics(console, this)
+    else:
+        name, choice = other
+        beside = Job(choice, task, job.images, ilvc, threads)
+        with _progress(name) as progress:
+            second = run_evaluation(
+                beside,
+                source,
+                dataset,
+                folder / f"compare-{name}",
+                overwrite=overwrite,
+                workers=workers,
+                progress=progress,
+                compared_with=this,
+            )
+        tables.print_comparison(console, this, name, comparison(this, second))
+        tables.print_left_out(console, this)
+    console.print(f"wrote {folder / 'report.json'} and samples.jsonl", soft_wrap=True)
+    if task == "attreval":
+        from lira_bench.accuracy import bars  # matplotlib takes its time
+
+        if bars.write(folder / "attributes.png", this.scored, job.images):
+            console.print(f"wrote {folder / 'attributes.png'}", soft_wrap=True)
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Progress]:
+    """A bar on the terminal's error stream while the block runs."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=Console(stderr=True), transient=True) as shown:
+        bar = shown.add_task(title, total=None)
+        yield lambda done, total: shown.update(bar, completed=done, total=total)

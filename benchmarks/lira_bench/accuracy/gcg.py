@@ -1,0 +1,78 @@
+"""Grounded conversation generation: AP50, mIoU and recall, as GLaMM defines them on GranD-f."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lira_bench.accuracy import grandf, segmentation
+from lira_bench.accuracy.items import Item, Metrics, Record, Task, mean, rounded
+from lira_bench.metrics import average_precision, iou_matrix, matched, mean_matched_iou
+from lira_runtime import rle
+
+if TYPE_CHECKING:
+    from lira_runtime import Answer
+
+IOU = 0.5
+
+
+def judge(item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray]) -> dict[str, Any]:
+    """The masks of the answer's phrases beside the true ones, paired one to one, best first."""
+    phrases = [phrase for phrase in answers[0].phrases if phrase.mask is not None]
+    found = [phrase.mask.binary for phrase in phrases if phrase.mask is not None]
+    scores = iou_matrix(found, masks)
+    said = [normalised(phrase.text) for phrase in phrases]
+    true = [normalised(phrase) for phrase in item.truth["phrases"]]
+    same = np.array([[a == b and a != "" for b in true] for a in said], dtype=bool).reshape(scores.shape)
+    return {
+        "found": len(found),
+        "truth": len(masks),
+        "miou": rounded(mean_matched_iou(scores)),
+        "matched": [[i, j, rounded(value)] for i, j, value in matched(scores, IOU)],
+        "named": len(matched(np.where(same, scores, 0.0), IOU)),
+    }
+
+
+def total(scored: Sequence[tuple[Item, Record]]) -> Metrics:
+    """ap50: COCO's AP of masks at IoU 0.5. miou: mean over images of their matched masks' mean IoU.
+
+    recall: the share of true masks with a mask at IoU >= 0.5, one to one. GLaMM also asks that a sentence
+    model (BERT) find the phrases alike; there is none here, so `phrase_recall` stands beside it: the share
+    with such a mask whose phrase is the same but for case, articles and punctuation. GLaMM's figure
+    lies between the two.
+    """
+    objects = sum(record["scores"]["truth"] for _, record in scored)
+    matches = sum(len(record["scores"]["matched"]) for _, record in scored)
+    named = sum(record["scores"]["named"] for _, record in scored)
+    found = [_found(record) for _, record in scored]
+    true = [_truth(item, record) for item, record in scored]
+    return {
+        "ap50": rounded(average_precision(found, true, IOU)) if objects else None,
+        "miou": mean([record["scores"]["miou"] for _, record in scored]),
+        "recall": rounded(matches / objects) if objects else None,
+        "phrase_recall": rounded(named / objects) if objects else None,
+        "images": len(scored),
+        "objects": objects,
+        "masks": sum(map(len, found)),
+    }
+
+
+def normalised(phrase: str) -> str:
+    """Lower case, without articles, quotes and punctuation."""
+    words = "".join(c if c.isalnum() or c in "'-" else " " for c in phrase.lower()).split()
+    return " ".join(word for word in words if word not in ("a", "an", "the"))
+
+
+def _found(record: Record) -> list[dict[str, Any]]:
+    answer = record["answers"][0]
+    return [answer["masks"][p["mask"]]["rle"] for p in answer["phrases"] if p["mask"] is not None]
+
+
+def _truth(item: Item, record: Record) -> list[dict[str, Any]]:
+    height, width = record["size"]
+    return [rle.encode(segmentation.decode(mask, height, width)) for mask in item.masks]
+
+
+TASK = Task("gcg", grandf.read, judge, total, has_splits=True)

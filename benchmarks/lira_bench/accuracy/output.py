@@ -1,0 +1,158 @@
+"""The folder that an evaluation writes, and from which an interrupted one goes on.
+
+`report.json` is there from the start, with what is run and `"complete": false`; `samples.jsonl` grows by a
+line per item. Neither holds times or paths: every way to run the same evaluation gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from lira_bench.accuracy.items import Record
+from lira_engine.atomic import atomic_write
+from lira_engine.errors import LiraError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two evaluations into one folder are not told apart there
+    fcntl = None  # type: ignore[assignment]
+
+REPORT, SAMPLES = "report.json", "samples.jsonl"
+FORMAT = "lira-eval"
+FORMAT_VERSION = 1
+_MEND = "choose another -o, or start anew with --overwrite"
+
+
+class Output:
+    """Open for one evaluation. A context manager; `records` holds what earlier runs did, by key.
+
+    Items that were left out are not among them: they are tried again, as their image may be there now.
+    """
+
+    def __init__(self, folder: Path, run: dict[str, Any], overwrite: bool = False) -> None:
+        """Raises LiraError where the folder holds something else, or an evaluation of something else."""
+        self.folder = folder
+        self._run = run
+        self._report, self._samples = folder / REPORT, folder / SAMPLES
+        self._refuse_foreign(overwrite)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not self._report.is_file():
+                self._write_report({"complete": False, "run": run})
+            self._file: IO[bytes] = self._samples.open("a+b")
+        except OSError as error:
+            raise LiraError(f"{folder} cannot be written: {error.strerror}") from None
+        try:
+            if not _lock(self._file):
+                raise LiraError(f"{folder} is being written by another evaluation: choose another -o")
+            if overwrite:
+                self._file.truncate(0)
+                self._write_report({"complete": False, "run": run})
+            self.records = self._read_samples()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, record: Record) -> None:
+        """Keep a record, at once: what was answered survives whatever happens next."""
+        self._file.write(_line(record))
+        self._file.flush()
+        self.records[record["item"]] = record
+
+    def finish(self, records: Iterable[Record], report: dict[str, Any]) -> None:
+        """Put the samples into their final order, then the report beside them."""
+        with atomic_write(self._samples) as file:
+            file.writelines(map(_line, records))
+        self._write_report({"complete": True, "run": self._run, **report})
+
+    def _write_report(self, content: dict[str, Any]) -> None:
+        content = {"format": FORMAT, "format_version": FORMAT_VERSION, **content}
+        with atomic_write(self._report) as file:
+            file.write((json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+    def _refuse_foreign(self, overwrite: bool) -> None:
+        folder = self.folder
+        if folder.exists() and not folder.is_dir():
+            raise LiraError(f"{folder} is a file, expected the path of a folder to write")
+        if not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir()):
+            return
+        if not self._report.is_file():
+            raise LiraError(f"{folder} holds other things than an evaluation: choose another -o")
+        earlier = read_report(folder)
+        if overwrite:
+            return
+        for key in {**self._run, **earlier["run"]}:
+            was, now = earlier["run"].get(key), self._run.get(key)
+            if was != now:
+                raise LiraError(f"{folder} holds an evaluation with {_named(key, was, now)}: {_MEND}")
+
+    def _read_samples(self) -> dict[str, Record]:
+        """The records of earlier runs, the latest of an item. Cuts off a last line that a kill tore."""
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content.rfind(b"\n") + 1
+        self._file.truncate(whole)
+        records: dict[str, Record] = {}
+        for number, line in enumerate(content[:whole].splitlines(), 1):
+            try:
+                record = json.loads(line)
+                key = record["item"]
+            except (ValueError, KeyError, TypeError):
+                raise LiraError(f"{self._samples}:{number} is damaged: start anew with --overwrite") from None
+            if "left_out" not in record:
+                records[key] = record
+        return records
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """report.json of an evaluation. Raises LiraError where it is none."""
+    path = folder / REPORT
+    report: Any = None
+    with suppress(OSError, ValueError, RecursionError):
+        report = json.loads(path.read_text(encoding="utf-8"))
+    if (
+        not isinstance(report, dict)
+        or report.get("format") != FORMAT
+        or not isinstance(report.get("run"), dict)
+    ):
+        raise LiraError(f"{path} is not the report of an evaluation: choose another -o")
+    if report.get("format_version") != FORMAT_VERSION:
+        version = report.get("format_version")
+        raise LiraError(f"{path} has format version {version}, expected {FORMAT_VERSION}: {_MEND}")
+    return report
+
+
+def _line(record: Record) -> bytes:
+    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _named(key: str, was: Any, now: Any) -> str:
+    """What differs, in a few words."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        inner = next(name for name in {**was, **now} if was.get(name) != now.get(name))
+        return _named(f"{key}.{inner}", was.get(inner), now.get(inner))
+    short = [str(value)[:12] if len(str(value)) == 64 else str(value) for value in (was, now)]
+    return f"{key} {short[0]}, this one has {short[1]}"
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Whether this process may write the file. File systems without locks count as free."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,149 @@
+"""One evaluation from its data to its report, in this process or over Ray, going on where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lira_bench.accuracy import ray_workers
+from lira_bench.accuracy.compare import comparison
+from lira_bench.accuracy.items import Dataset, Evaluation, Item, Record, Source
+from lira_bench.accuracy.output import Output
+from lira_bench.accuracy.tasks import task_named
+from lira_bench.accuracy.worker import EngineChoice, Group, Job, Worker, grouped, left_out
+from lira_engine.bundle import Bundle
+from lira_engine.engine_folder import build_command, read_build
+from lira_engine.errors import LiraError
+from lira_engine.manifest import MANIFEST_NAME
+from lira_engine.verify import sha256_of
+
+Progress = Callable[[int, int], None]
+"""Called with (items done, items in all)."""
+
+
+def evaluate(
+    job: Job,
+    source: Source,
+    dataset: Dataset,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    workers: str | None = None,  # "ray", or this process
+    progress: Progress = lambda done, total: None,
+    compared_with: Evaluation | None = None,
+) -> Evaluation:
+    """Ask what is not yet in `out`, and write its samples.jsonl and report.json.
+
+    `compared_with`: the evaluation whose answers these engines read, too (teacher-forced), if their
+    tokenizers are the same. Raises LiraError for what Output refuses, for engines that fail, and where no
+    item at all could be evaluated.
+    """
+    run = describe(job, source, dataset)
+    references = None
+    if compared_with is not None:
+        same_tokens = run["bundle"]["tokenizer"] == compared_with.run["bundle"]["tokenizer"]
+        references = compared_with.records if same_tokens else None
+        run["compared_with"] = compared_with.run
+    with Output(out, run, overwrite) as output:
+        lost = _ask(job, dataset, output, workers, references, progress)
+        evaluation = _summed_up(job.task, run, dataset, output.records, lost)
+        if not evaluation.records:
+            first = "".join(f"; {entry['item']}: {entry['reason']}" for entry in evaluation.left_out[:1])
+            raise LiraError(f"none of {len(dataset.entries)} entries could be evaluated{first}")
+        report = {"counts": evaluation.counts, "metrics": evaluation.metrics, "left_out": evaluation.left_out}
+        if compared_with is not None:
+            report["comparison"] = comparison(compared_with, evaluation)
+        output.finish(_samples(evaluation), report)
+    return evaluation
+
+
+def _samples(evaluation: Evaluation) -> list[Record]:
+    """All records in the order of the data."""
+    reasons = {entry["item"]: entry["reason"] for entry in evaluation.left_out}
+    return [
+        evaluation.records[entry.key]
+        if entry.key in evaluation.records
+        else left_out(entry.key, reasons[entry.key])
+        for entry in evaluation.dataset.entries
+    ]
+
+
+def describe(job: Job, source: Source, dataset: Dataset) -> dict[str, Any]:
+    """All that the result depends on, and nothing else: no paths, no threads, no workers."""
+    engines = job.engines
+    bundle = Bundle.open(engines.bundle)
+    return {
+        "task": job.task,
+        "bundle": {
+            "name": bundle.manifest.name,
+            "sha256": sha256_of(bundle.path / MANIFEST_NAME),
+            "tokenizer": sha256_of(bundle.tokenizer_file),
+        },
+        "target": engines.target,
+        "precision": engines.precision,
+        "engines": _engines_hash(bundle, engines),
+        "lira_edge_version": metadata.version("lira-edge"),
+        "ilvc": job.ilvc,
+        "limit": source.limit,
+        "split": source.split,
+        "instruction": source.instruction,
+        "data": dict(sorted(dataset.files.items())),
+    }
+
+
+def _engines_hash(bundle: Bundle, engines: EngineChoice) -> str | None:
+    """SHA-256 over the hashes of the built files; None for the portable graphs, which the bundle's covers."""
+    if engines.target == "portable":
+        return None
+    mend = f"run `{build_command(bundle.path, engines.target, engines.precision)}`"
+    build = read_build(bundle.engine_folder(engines.target, engines.precision), mend)
+    files = {name: entry.sha256 for name, entry in sorted(build.files.items())}
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def _ask(
+    job: Job,
+    dataset: Dataset,
+    output: Output,
+    workers: str | None,
+    references: dict[str, Record] | None,
+    progress: Progress,
+) -> dict[str, str]:
+    """Answer what has no record yet. Returns why items were left out, by key."""
+    missing = [item for item in dataset.items if item.key not in output.records]
+    done, lost = len(dataset.items) - len(missing), {}
+    progress(done, len(dataset.items))
+    groups = grouped(missing, references)
+    if groups:
+        answering = ray_workers.records(job, groups) if workers == "ray" else _in_this_process(job, groups)
+        for record in answering:
+            output.append(record)
+            if "left_out" in record:
+                lost[record["item"]] = record["left_out"]
+            done += 1
+            progress(done, len(dataset.items))
+    return lost
+
+
+def _in_this_process(job: Job, groups: Sequence[Group]) -> Iterator[Record]:
+    with Worker(job) as worker:
+        for group in groups:
+            yield from worker.records(group)
+
+
+def _summed_up(
+    task: str, run: dict[str, Any], dataset: Dataset, records: dict[str, Record], lost: dict[str, str]
+) -> Evaluation:
+    kept = {key: record for key, record in records.items() if "left_out" not in record}
+    missing = []
+    for entry in dataset.entries:
+        reason = lost.get(entry.key) if isinstance(entry, Item) else entry.reason
+        if reason is not None:
+            missing.append({"item": entry.key, "reason": reason})
+    scored = [(item, kept[item.key]) for item in dataset.items if item.key in kept]
+    counts = {"entries": len(dataset.entries), "evaluated": len(scored), "left_out": len(missing)}
+    return Evaluation(run, task_named(task).total(scored), counts, missing, dataset, kept)

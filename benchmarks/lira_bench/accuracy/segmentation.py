@@ -1,0 +1,64 @@
+"""COCO segmentations of every kind -> masks, without trusting the file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco
+
+from lira_engine.errors import LiraError
+from lira_runtime import rle
+
+
+def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """A segmentation of an image of this size -> [height, width] bool.
+
+    Polygons ([[x0, y0, x1, y1, ...], ...]), run lengths as a list (COCO's "uncompressed") or as a string, or
+    a list of the latter two, which is their union. Raises LiraError for a mask of another size, and for
+    anything else.
+    """
+    if isinstance(segmentation, Mapping):
+        return _from_runs(segmentation, height, width)
+    if not isinstance(segmentation, Sequence) or isinstance(segmentation, str) or not segmentation:
+        raise LiraError("the segmentation is neither polygons nor run lengths")
+    if all(isinstance(part, Mapping) for part in segmentation):
+        union = np.zeros((height, width), dtype=bool)
+        for part in segmentation:
+            union |= _from_runs(part, height, width)
+        return union
+    for polygon in segmentation:
+        _check_polygon(polygon, height, width)
+    drawn = coco.decode(coco.frPyObjects([list(map(float, part)) for part in segmentation], height, width))
+    return np.asarray(drawn.any(axis=2))
+
+
+def _from_runs(encoded: Mapping[str, Any], height: int, width: int) -> np.ndarray:
+    size = encoded.get("size")
+    if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int for side in size):
+        raise LiraError("the run lengths have no size, expected [height, width]")
+    if size != [height, width]:
+        raise LiraError(
+            f"the mask is {size[1]} x {size[0]} (width x height), expected the image's {width} x {height}"
+        )
+    counts = encoded.get("counts")
+    if not isinstance(counts, list):
+        return rle.decode(encoded)
+    if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != height * width:
+        raise LiraError(f"the run lengths do not cover {width} x {height} pixels")
+    inside = np.arange(len(counts)) % 2 == 1  # column after column, the first run outside
+    return np.repeat(inside, counts).reshape(width, height).T
+
+
+def _check_polygon(polygon: Any, height: int, width: int) -> None:
+    if not isinstance(polygon, Sequence) or isinstance(polygon, str):
+        raise LiraError("the segmentation is neither polygons nor run lengths")
+    if len(polygon) < 6 or len(polygon) % 2:
+        raise LiraError(f"a polygon has {len(polygon)} numbers, expected pairs of at least three corners")
+    for index, value in enumerate(polygon):
+        side = height if index % 2 else width
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or not -side <= value <= 2 * side:  # it is traced point by point
+            raise LiraError(f"a polygon has the corner {value!r}, far outside of {width} x {height} pixels")

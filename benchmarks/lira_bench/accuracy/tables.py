@@ -1,0 +1,64 @@
+"""An evaluation for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lira_bench.accuracy.items import Evaluation
+
+_SHOWN = 5  # reasons for leaving items out
+
+
+def print_metrics(out: Console, evaluation: Evaluation) -> None:
+    """The metrics, and what was left out."""
+    run = evaluation.run
+    table = Table(box=None, pad_edge=False)
+    table.add_column(run["task"])
+    table.add_column(f"{run['bundle']['name']} {run['target']}-{run['precision']}", justify="right")
+    for name, value in evaluation.metrics.items():
+        table.add_row(name, _figure(value))
+    out.print(table)
+    print_left_out(out, evaluation)
+
+
+def print_comparison(out: Console, this: Evaluation, other_name: str, found: dict[str, Any]) -> None:
+    """Both side by side."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column(this.run["task"])
+    first = f"{this.run['target']}-{this.run['precision']}"
+    for column in (first, other_name, "difference"):
+        table.add_column(column, justify="right")
+    for name, values in found["metrics"].items():
+        table.add_row(name, _figure(values["this"]), _figure(values["other"]), _figure(values["delta"], "+"))
+    out.print(table)
+    if found["tokens"]:
+        out.print(
+            f"{other_name}, reading the answers of {first}, would have chosen "
+            f"{100 * found['token_agreement']:.2f} % of {found['tokens']} tokens",
+            soft_wrap=True,
+        )
+    else:
+        out.print("token agreement was not measured: the bundles have different tokenizers", soft_wrap=True)
+    if found["masks"]:
+        out.print(f"IoU of its {found['masks']} masks with those of {first}: {found['mask_iou']:.4f}")
+
+
+def print_left_out(out: Console, evaluation: Evaluation) -> None:
+    """How many entries were left out, and why the first of them were."""
+    entries = evaluation.left_out
+    if not entries:
+        return
+    out.print(f"left out: {len(entries)} of {evaluation.counts['entries']} entries", style="bold")
+    for entry in entries[:_SHOWN]:
+        out.print(f"  {entry['item']}: {entry['reason']}", soft_wrap=True)
+    if len(entries) > _SHOWN:
+        out.print(f"  and {len(entries) - _SHOWN} more, all in the report")
+
+
+def _figure(value: float | int | None, sign: str = "") -> str:
+    if value is None:
+        return "-"
+    return f"{value:{sign}d}" if isinstance(value, int) else f"{value:{sign}.4f}"

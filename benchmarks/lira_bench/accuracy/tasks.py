@@ -1,0 +1,18 @@
+"""The tasks of `lira-edge eval`, by name."""
+
+from __future__ import annotations
+
+from lira_bench.accuracy import attreval, gcg, pope, refseg, vqa
+from lira_bench.accuracy.items import Task
+from lira_engine.errors import LiraError
+
+TASKS: dict[str, Task] = {
+    task.name: task for task in (refseg.TASK, gcg.TASK, vqa.TASK, attreval.TASK, pope.TASK)
+}
+
+
+def task_named(name: str) -> Task:
+    """Raises LiraError for a name that there is not."""
+    if name not in TASKS:
+        raise LiraError(f"there is no task {name!r}; there are: {', '.join(TASKS)}")
+    return TASKS[name]

@@ -1,0 +1,69 @@
+"""Visual question answering: VQA's accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lira_bench.accuracy.files import Annotations, need, need_text
+from lira_bench.accuracy.items import (
+    Dataset,
+    Entry,
+    Item,
+    LeftOut,
+    Metrics,
+    Question,
+    Record,
+    Source,
+    Task,
+    mean,
+    rounded,
+)
+from lira_bench.accuracy.text_answers import vqa_accuracy
+from lira_engine.errors import LiraError
+
+if TYPE_CHECKING:
+    from lira_runtime import Answer
+
+
+def read(source: Source) -> Dataset:
+    """A line: image, question, and `answer` or `answers` (a text, or a list of them)."""
+    files = Annotations(source.data)
+    path = files.find("vqa.jsonl", "*vqa*.jsonl")
+    entries: list[Entry] = []
+    for key, line in files.lines(path):
+        entries.append(line if isinstance(line, LeftOut) else _entry(key, line, source.instruction))
+    return Dataset(tuple(entries[: source.limit]), files.hashes)
+
+
+def ask(question: str, instruction: str | None) -> Question:
+    """A question for the bundle's task `vqa`, with what `--instruction` appends to it."""
+    return Question("vqa", f"{question} {instruction}" if instruction else question)
+
+
+def _entry(key: str, line: dict[str, Any], instruction: str | None) -> Entry:
+    try:
+        image, question = need_text(line, "image"), need_text(line, "question")
+        answers = need(line, "answers" if "answers" in line else "answer", (str, list))
+        answers = [answers] if isinstance(answers, str) else answers
+        if not answers or not all(isinstance(answer, str) for answer in answers):
+            raise LiraError("the answers are not a list of texts")
+    except LiraError as error:
+        return LeftOut(key, str(error))
+    return Item(key, image, (ask(question, instruction),), {"answers": answers})
+
+
+def judge(item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray]) -> dict[str, Any]:
+    """See text_answers.vqa_accuracy."""
+    return {"accuracy": rounded(vqa_accuracy(answers[0].text, item.truth["answers"]))}
+
+
+def total(scored: Sequence[tuple[Item, Record]]) -> Metrics:
+    """accuracy: the mean over questions."""
+    values = [record["scores"]["accuracy"] for _, record in scored]
+    return {"accuracy": mean(values), "questions": len(values)}
+
+
+TASK = Task("vqa", read, judge, total, short_answers=True)
