@@ -156,8 +156,8 @@ DEVICES = {
             int8=517,
             power="40-130",
             source=_THOR_POST,
-            derived="int8 = 1035 sparse TOPS / 2, fp16 = 2070 sparse FP4 TFLOPS / 8 (half for dense, half for "
-            f"each doubling of the bits); {_FP32} (2560 at 1.57 GHz)",
+            derived="int8 = 1035 sparse TOPS / 2, fp16 = 2070 sparse FP4 TFLOPS / 8 (half for dense, half "
+            f"for each doubling of the bits); {_FP32} (2560 at 1.57 GHz)",
         ),
         Device(
             "rtx-4060",
@@ -169,8 +169,8 @@ DEVICES = {
             fp16=30.2,
             int8=121,
             power="115",
-            source="table of the card at https://hmc-tech.com/gpu/nvidia-geforce-rtx-4060-vs-nvidia-geforce-rtx-4060 "
-            "(third party)",
+            source="table of the card (third party), "
+            "https://hmc-tech.com/gpu/nvidia-geforce-rtx-4060-vs-nvidia-geforce-rtx-4060",
             derived="bandwidth = 128 bits x 17 Gbit/s / 8",
         ),
         Device(
@@ -183,7 +183,7 @@ DEVICES = {
             fp16=165.2,
             int8=660.6,
             power="450",
-            source="NVIDIA, Ada GPU Architecture white paper V2.01, table of the RTX 4090; the same figures at "
+            source="NVIDIA, Ada GPU Architecture white paper V2.01, table of the RTX 4090; as listed at "
             "https://waredb.com/processor/nvidia-geforce-rtx-4090",
             derived="none",
         ),
@@ -210,12 +210,18 @@ def names() -> list[str]:
     return [*DEVICES, THIS_MACHINE]
 
 
+def kind_of(name: str) -> Kind:
+    """Raises LiraError with the choices for an unknown name. Measures nothing."""
+    if name != THIS_MACHINE and name not in DEVICES:
+        raise LiraError(f"device {name!r} is not known; expected one of {', '.join(names())}")
+    return "cpu" if name == THIS_MACHINE else DEVICES[name].kind
+
+
 def find(name: str) -> Device:
     """Raises LiraError with the choices for an unknown name. Measures, where this machine is asked for."""
     if name == THIS_MACHINE:
         from lira_bench.plan.this_machine import measured
 
         return measured()
-    if name not in DEVICES:
-        raise LiraError(f"device {name!r} is not known; expected one of {', '.join(names())}")
+    kind_of(name)
     return DEVICES[name]

@@ -36,12 +36,12 @@ class Efficiency:
 
 EFFICIENCY: dict[Kind, Efficiency] = {
     "cpu": Efficiency(
-        compute=0.90,
-        bandwidth=0.67,
+        compute=0.93,
+        bandwidth=0.70,
         fused=False,
         launch=0.0,
-        preprocess=0.1,
-        overhead_gib=0.9,
+        preprocess=0.08,
+        overhead_gib=1.1,
         reserve_gib=1.0,
         basis="fitted to LIRA-2B measured on two cores",
     ),

@@ -12,6 +12,7 @@ from lira_bench.plan.precision import StagePrecision
 from lira_bench.plan.workload import Workload
 
 GIB = 2**30
+OVERHEAD = "process and libraries"
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ class Memory:
 
     @property
     def largest(self) -> str:
+        """The largest part that depends on the model and its precision."""
         parts = self.parts()
-        return max(parts, key=lambda name: parts[name])
+        return max((name for name in parts if name != OVERHEAD), key=lambda name: parts[name])
 
     def parts(self) -> dict[str, int]:
         return {
@@ -67,7 +69,7 @@ class Memory:
             "KV cache": self.kv_cache,
             "image features": self.features,
             f"activations ({self.largest_stage})": self.activations,
-            "process and libraries": self.overhead,
+            OVERHEAD: self.overhead,
         }
 
 

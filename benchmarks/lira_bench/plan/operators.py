@@ -27,22 +27,22 @@ CONTEXT = "context"
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 """Another shape for the same memory."""
 
-IN_PLACE = frozenset(
-    "Add Sub Mul Div Gelu Relu Sigmoid Tanh Erf Clip Cast Where Softmax LayerNormalization RMSNormalization "
-    "GroupNormalization Max Min Neg Sqrt Exp Not".split()
-)
+# fmt: off
+IN_PLACE = frozenset({
+    "Add", "Cast", "Clip", "Div", "Erf", "Exp", "Gelu", "GroupNormalization", "LayerNormalization", "Max",
+    "Min", "Mul", "Neg", "Not", "RMSNormalization", "Relu", "Sigmoid", "Softmax", "Sqrt", "Sub", "Tanh",
+    "Where",
+})
 """What may be written over an input of the same size that nobody reads afterwards."""
 
-_WITHOUT_PRODUCTS = (
-    VIEWS
-    | IN_PLACE
-    | frozenset(
-        "Transpose Concat Split Slice Gather GatherElements GatherND Expand Tile Pad Shape Size Constant "
-        "ConstantOfShape Range Resize ReduceSum ReduceMax ReduceMin ReduceMean ReduceL2 ArgMax TopK Equal "
-        "Greater GreaterOrEqual Less LessOrEqual And Or Abs Ceil Cos Floor Mod Pow Reciprocal Round Sin "
-        "CastLike TensorScatter ScatterND RotaryEmbedding CumSum Log".split()
-    )
-)
+_WITHOUT_PRODUCTS = VIEWS | IN_PLACE | {
+    "Abs", "And", "ArgMax", "CastLike", "Ceil", "Concat", "Constant", "ConstantOfShape", "Cos", "CumSum",
+    "Equal", "Expand", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Less",
+    "LessOrEqual", "Log", "Mod", "Or", "Pad", "Pow", "Range", "Reciprocal", "ReduceL2", "ReduceMax",
+    "ReduceMean", "ReduceMin", "ReduceSum", "Resize", "RotaryEmbedding", "Round", "ScatterND", "Shape", "Sin",
+    "Size", "Slice", "Split", "TensorScatter", "Tile", "TopK", "Transpose",
+}
+# fmt: on
 
 
 def shape_of(value: ir.Value | None) -> list[int | str]:
@@ -112,7 +112,9 @@ def _conv_transpose(node: ir.Node) -> tuple[Kind, Terms]:
 def _attention(node: ir.Node) -> tuple[Kind, Terms]:
     query, key, value = (shape_of(node.inputs[i]) for i in range(3))
     if len(query) != 4 or len(node.inputs) > 4:
-        raise LiraError(f"{node.name}: expected Attention of query, key, value [B,H,S,D] and a mask, no cache")
+        raise LiraError(
+            f"{node.name}: expected Attention of query, key, value [B,H,S,D] and a mask, no cache"
+        )
     scores = [*query[:3], key[2]]
     return "attention", polynomial.plus(
         polynomial.of([*scores, query[3]], 2), polynomial.of([*scores, value[3]], 2)

@@ -1,4 +1,4 @@
-"""Counts that depend on dimensions with names: `{"S*context": 4, "S": 10, "1": 7}` is 4*S*context + 10*S + 7."""
+"""Counts that depend on named dimensions: `{"S*context": 4, "S": 10, "1": 7}` is 4*S*context + 10*S + 7."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def value(terms: Terms, dims: Dims) -> float:
 
 
 def largest(many: Iterable[Terms]) -> list[Terms]:
-    """Those that may be the largest one, whatever the dimensions are: none is at most another, term by term."""
+    """Those that may be the largest, whatever the dimensions are: none is at most another, term by term."""
     kept: list[Terms] = []
     for terms in many:
         if any(_at_most(terms, other) for other in kept):

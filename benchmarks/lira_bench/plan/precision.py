@@ -1,10 +1,10 @@
-"""How a stage is kept and computed in an engine of a given precision: bytes of its weights, peak of its work."""
+"""How a stage is kept and computed in an engine of a precision: bytes of its weights, peak of its work."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lira_bench.plan.devices import Device
+from lira_bench.plan.devices import Device, Kind
 from lira_bench.plan.graph_costs import StageCosts
 from lira_engine.engine_folder import PRECISIONS as BUILT
 from lira_engine.errors import LiraError
@@ -67,22 +67,26 @@ class StagePrecision:
         )
 
 
-def choices(device: Device) -> tuple[str, ...]:
-    """The precisions that engines for a device have."""
-    return BUILT["cpu"] if device.kind == "cpu" else GPU_PRECISIONS
+def choices(kind: Kind) -> tuple[str, ...]:
+    """The precisions that engines for a kind of device have."""
+    return BUILT["cpu"] if kind == "cpu" else GPU_PRECISIONS
+
+
+def check_precision(precision: str, kind: Kind, name: str) -> None:
+    """Raise LiraError with the choices for a precision that a device does not have."""
+    if precision not in choices(kind):
+        found = ", ".join(choices(kind))
+        raise LiraError(f"precision {precision!r} is not one that {name} has; expected {found}")
 
 
 def stage_precision(stage: str, precision: str, device: Device, block: int | None = None) -> StagePrecision:
     """What a stage is, in a build of `precision`; `block` None takes 32 on CPUs and 128 on GPUs.
 
-    On CPUs as `lira-edge build` makes engines: in int8 and int4 builds the semantic encoder and SEFE are int8,
-    the pixel stages fp32. On GPUs every stage but the language model is fp16 then, and so is what the language
-    model computes in int4. Raises LiraError with the choices for another precision or block.
+    On CPUs as `lira-edge build` makes engines: in int8 and int4 builds the semantic encoder and SEFE are
+    int8, the pixel stages fp32. On GPUs every stage but the language model is fp16 then, and so is what the
+    language model computes in int4. Raises LiraError with the choices for another precision or block.
     """
-    if precision not in choices(device):
-        raise LiraError(
-            f"precision {precision!r} is not one that {device.name} has; expected {', '.join(choices(device))}"
-        )
+    check_precision(precision, device.kind, device.name)
     cpu = device.kind == "cpu"
     block = block if block is not None else (32 if cpu else 128)
     if block not in BLOCKS:

@@ -20,8 +20,13 @@ from lira_bench.plan.workload import Answer, Workload
 
 @dataclass(frozen=True)
 class StageTime:
-    """Seconds of one run of a stage: of its operations, of its bytes, of what is not fused, of launches."""
+    """Seconds of one run of a stage: of its operations, of its bytes, of what is not fused, of launches.
 
+    `flops` and `bytes` are what the first two times are of.
+    """
+
+    flops: float
+    bytes: float
     compute: float
     traffic: float
     unfused: float = 0.0
@@ -42,12 +47,12 @@ class AnswerTime:
     """An answer about a new image, from the picture to the last mask. `decode` is the mean step."""
 
     answer: Answer
-    decode: float
+    decode: StageTime
     total: float
 
     @property
     def decode_tokens_per_second(self) -> float:
-        return 1 / self.decode
+        return 1 / self.decode.seconds
 
     @property
     def end_to_end_tokens_per_second(self) -> float:
@@ -108,8 +113,11 @@ class Roofline:
         cache = cache_rows * self.costs.kv_elements() * width
         read = kept.weight_bytes(costs) + cache + scale * polynomial.value(costs.moved, dims)
         unfused = 0.0 if share.fused else scale * polynomial.value(costs.unfused, dims) / rate
+        flops = costs.flops(dims)
         return StageTime(
-            compute=kept.seconds_at_peak(costs.flops(dims), self.device) / share.compute,
+            flops=sum(flops.values()),
+            bytes=read,
+            compute=kept.seconds_at_peak(flops, self.device) / share.compute,
             traffic=read / rate,
             unfused=unfused,
             launches=share.launch * costs.products,
@@ -143,9 +151,9 @@ class Roofline:
         pass reads the token that asked for it."""
         rows = answer.rows(self.costs.region_rows)
         middle = prediction.workload.prompt_rows + rows / 2
-        decode = self.llm(1, middle).seconds
+        decode = self.llm(1, middle)
         region = self.stage("semantic_encoder", {"T": 1.0}).seconds
         region += self.llm(self.costs.region_rows, middle).seconds
-        total = prediction.ttft + answer.steps * decode + answer.regions * region
+        total = prediction.ttft + answer.steps * decode.seconds + answer.regions * region
         total += answer.masks * prediction.stages["pixel_decoder"].seconds
         return AnswerTime(answer, decode, total)

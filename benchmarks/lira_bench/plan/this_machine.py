@@ -27,7 +27,9 @@ def measured() -> Device:
     Other work on the machine lowers what is found. Raises LiraError where ONNX Runtime is missing.
     """
     fp32, int8, int4 = (_peak(make) for make in (_fp32, _int8, _int4))
-    processor = next(row[1] for title, rows in examine() if title == "machine" for row in rows if row[0] == "processor")
+    processor = next(
+        row[1] for title, rows in examine() if title == "machine" for row in rows if row[0] == "processor"
+    )
     return Device(
         THIS_MACHINE,
         f"this machine ({processor})",
@@ -62,9 +64,7 @@ def _fp32(rng: np.random.Generator) -> tuple[onnx.NodeProto, dict[str, np.ndarra
 def _int8(rng: np.random.Generator) -> tuple[onnx.NodeProto, dict[str, np.ndarray]]:
     """As the encoders of quantized engines multiply."""
     weight = rng.integers(-127, 128, (_SIZE, _SIZE)).astype(np.int8)
-    node = helper.make_node(
-        "DynamicQuantizeMatMul", ["x", "weight", "scales"], ["y"], domain="com.microsoft"
-    )
+    node = helper.make_node("DynamicQuantizeMatMul", ["x", "weight", "scales"], ["y"], domain="com.microsoft")
     return node, {"weight": weight, "scales": np.ones(_SIZE, np.float32)}
 
 
