@@ -1,66 +1,33 @@
-"""Engines of one bundle of lira-nano side by side: how often they agree, and what each precision costs in quality.
+"""Engines of one bundle of lira-nano side by side: how often they agree, what each precision costs in quality.
 
     python benchmarks/compare_precisions.py bundles/lira-nano --scenes 100 --markdown docs/precisions.md
 
-Agreement is teacher-forced: every engine reads the tokens that fp32 chose, so that one early difference does not
-make all later steps incomparable. Scenes are of a seed that was not trained on.
+Agreement is teacher-forced (see lira_bench.accuracy.agreement): every engine reads the tokens that fp32 chose.
+Scenes are of a seed that was not trained on.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 from rich.progress import track
 
+from lira_bench.accuracy.agreement import Agreement, replay
 from lira_export.nano.evaluate import Scores, evaluate_scene, summary
 from lira_export.nano.scenes import render_scene
-from lira_runtime import Answer, Lira, Scene
-from lira_runtime.events import FinishedEvent
+from lira_runtime import Lira
 
 SEED = 2
 PRECISIONS = ("fp32", "int8", "int4")
 
 
-@dataclass
-class Agreement:
-    """Of one precision with fp32, over grounded answers."""
-
-    tokens: int = 0
-    agreed: int = 0
-    ious: list[float] = field(default_factory=list)
-
-
-def replay(lira: Lira, scene: Scene, tokens: Sequence[int]) -> tuple[Answer, list[int]]:
-    """A grounded answer with given tokens, and what the engine would have chosen at each step."""
-    chosen: list[int] = []
-
-    def choose(logits: np.ndarray) -> int:
-        chosen.append(int(logits.argmax()))
-        return tokens[len(chosen) - 1]
-
-    prompt = replace(lira.prompt(None, "gcg"), max_new_tokens=len(tokens))
-    *_, last = scene.stream_prompt(prompt, choose)
-    assert isinstance(last, FinishedEvent)
-    return last.answer, chosen
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    union = int((a | b).sum())
-    return float((a & b).sum() / union) if union else 1.0
-
-
 def row(name: str, scores: Scores, agreement: Agreement) -> str:
     found = summary(scores)
-    share = agreement.agreed / agreement.tokens if agreement.tokens else 1.0
-    mean = float(np.mean(agreement.ious)) if agreement.ious else 1.0
     cells = [
         name,
-        f"{share:.4f}",
-        f"{mean:.4f}",
+        f"{agreement.share:.4f}",
+        f"{agreement.mean_iou:.4f}",
         f"{found['refseg']['on']['all']['ciou']:.3f}",
         f"{found['gcg']['on']['mask_recall']:.3f}",
         f"{found['vqa']['attributes']['paired']:.3f}",
@@ -86,18 +53,16 @@ def main() -> None:
         tokens = looks["fp32"].ask(task="gcg").token_ids
         expected = None
         for name, lira in engines.items():
-            answer, chosen = replay(lira, looks[name], tokens)
-            expected = expected or answer
-            agreements[name].tokens += len(tokens)
-            agreements[name].agreed += sum(a == b for a, b in zip(chosen, tokens, strict=True))
-            pairs = zip(answer.masks, expected.masks, strict=True)
-            agreements[name].ious += [iou(a.binary, b.binary) for a, b in pairs]
+            answer, chosen = replay(looks[name], lira.prompt(None, "gcg"), tokens)
+            masks = [mask.binary for mask in answer.masks]
+            expected = masks if expected is None else expected
+            agreements[name].add(tokens, chosen, masks, expected)
     lines = [
         "# lira-nano by precision",
         "",
-        f"`python benchmarks/compare_precisions.py BUNDLE --scenes {asked.scenes}`: scenes of seed {SEED}, none of",
-        "them trained on. Agreement with fp32: tokens and masks of grounded answers, teacher-forced. int8 and int4",
-        "are the language model's weights; the encoders are int8 where the build found that faster.",
+        f"`python benchmarks/compare_precisions.py BUNDLE --scenes {asked.scenes}`: scenes of seed {SEED}, none",
+        "of them trained on. Agreement with fp32: tokens and masks of grounded answers, teacher-forced. int8 and",
+        "int4 are the language model's weights; the encoders are int8 where the build found that faster.",
         "",
         "| engines | tokens agree | mask IoU with fp32 | RefSeg cIoU | GCG recall | VQA pairs | captions |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",

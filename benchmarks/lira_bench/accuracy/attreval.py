@@ -129,7 +129,7 @@ def judge(item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray]) ->
     true = [place for place, (word, _) in enumerate(ranked, 1) if word in item.truth["answers"]]
     return {
         "kind": item.truth["kind"],
-        "ranked": [[word, rounded(share)] for word, share in ranked[:5]],
+        "ranked": [[word, rounded(share, 4)] for word, share in ranked[:5]],
         "rank": min(true, default=None),
         "answers": item.truth["answers"],
         "chance": rounded(len(set(item.truth["answers"])) / len(item.words)),

@@ -97,6 +97,8 @@ def evaluate(
             )
         tables.print_comparison(console, this, name, comparison(this, second))
         tables.print_left_out(console, this)
+        if second.left_out != this.left_out:
+            tables.print_left_out(console, second)
     console.print(f"wrote {folder / 'report.json'} and samples.jsonl", soft_wrap=True)
     if task == "attreval":
         from lira_bench.accuracy import bars  # matplotlib takes its time

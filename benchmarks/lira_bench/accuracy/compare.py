@@ -43,7 +43,8 @@ def comparison(this: Evaluation, other: Evaluation) -> dict[str, Any]:
     metrics = {}
     for name in {**this.metrics, **other.metrics}:
         was, now = this.metrics.get(name), other.metrics.get(name)
-        delta = None if was is None or now is None else rounded(now - was)
+        delta = None if was is None or now is None else now - was
+        delta = rounded(delta) if isinstance(delta, float) else delta
         metrics[name] = {"this": was, "other": now, "delta": delta}
     agreement = Agreement()
     for _, record in other.scored:

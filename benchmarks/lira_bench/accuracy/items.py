@@ -111,9 +111,9 @@ class Task:
     has_splits: bool = False  # takes Source.split
 
 
-def rounded(value: float) -> float:
-    """Six digits: enough to compare, and not the noise of the last bit."""
-    return round(float(value), 6)
+def rounded(value: float, digits: int = 6) -> float:
+    """Of counts, six digits. Of what an engine computed, four: more differ with the number of threads."""
+    return round(float(value), digits)
 
 
 def mean(values: Sequence[float]) -> float | None:

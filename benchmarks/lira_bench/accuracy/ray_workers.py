@@ -35,7 +35,7 @@ def records(job: Job, groups: Sequence[Group]) -> Iterator[Record]:
     pool_of: Any = import_module("ray.util").ActorPool
     started_here = not ray.is_initialized()
     if started_here:
-        ray.init(log_to_driver=False, logging_level="warning")
+        ray.init(log_to_driver=False, logging_level="error")
     try:
         count, cpus = _workers(ray, job.threads, len(groups))
         gpus = 0 if job.engines.target in _CPU_TARGETS else 1

@@ -190,5 +190,5 @@ def _plain(question: Question, answer: Answer) -> dict[str, Any]:
     plain = runtime_report.as_dict(answer)
     del plain["timings"]
     for mask in plain["masks"]:
-        mask["score"] = rounded(mask["score"])
+        mask["score"] = rounded(mask["score"], 4)
     return {"task": question.task, "question": question.text, **plain}
