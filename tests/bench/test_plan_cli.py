@@ -13,6 +13,7 @@ from lira_bench.plan.cli import plan
 from lira_bench.plan.devices import Device
 from lira_engine.errors import LiraError
 
+DOCS = Path(__file__).parents[2] / "docs" / "plan.md"
 # The machine of docs/true-size.md, as docs/plan.md has it: GB/s, and 10^12 operations a second.
 QUIET = Device("this-machine", "two cores", "cpu", 23.5, 35, 0.175, 0, 0.36, "", "x", "none", int4=0.177)
 
@@ -31,22 +32,22 @@ def record(**changes: Any) -> dict[str, Any]:
         "format_version": 1,
         "bundle": "lira-2b",
         "precision": "int4",
-        "task": "gcg",
+        "task": "refseg",
         "stages": {
             "semantic_encoder": {"median": 18.87, "count": 7},
             "pixel_encoder": {"median": 14.52},
             "sefe": {"median": 0.26},
             "prefill": {"median": 38.38, "tokens": 2098},
             "decode": {"median": 0.0634},
-            "pixel_decoder": {"median": 0.031},
+            "pixel_decoder": {"median": 0.034},
             "region_encode": {"median": 2.72},
             "region_prefill": {"median": 5.45, "tokens": 260},
         },
         "ttft_s": {"median": 72.1},
-        "tokens_per_s": {"decode": 15.77, "end_to_end": 0.41},
-        "new_tokens": 42,
-        "masks": 6,
-        "regions": 3,
+        "tokens_per_s": {"decode": 15.77, "end_to_end": 0.0828},
+        "new_tokens": 6,
+        "masks": 1,
+        "regions": 0,
         **changes,
     }
 
@@ -84,7 +85,7 @@ def test_all_devices(quiet: None, tmp_path: Path, capsys: pytest.CaptureFixture[
     table = tmp_path / "plan.md"
     plan("lira-2b", all_devices=True, precision="int4", markdown=table)
     lines = [line for line in table.read_text().splitlines() if line.startswith("| ")]
-    assert [line.split(" | ")[0].strip("| ") for line in lines] == ["device", "---", *devices.names()]
+    assert [line.split(" | ")[0].strip("| ") for line in lines] == ["name", "---", *devices.names()]
     assert len({line.count(" | ") for line in lines}) == 1
     plan("lira-2b", all_devices=True, precision="fp16", markdown=table)
     assert "| this-machine" not in table.read_text()
@@ -136,6 +137,17 @@ def test_what_a_record_lacks_is_named(quiet: None, bench: Path, capsys: pytest.C
     for key in ("stages.sefe.median", "stages.prefill.tokens", "regions"):
         assert key in text.partition("lacks")[2]
     assert "tokens_per_s" not in text.partition("lacks")[0], "answers are not known without their regions"
+
+
+@pytest.mark.parametrize("precision", ["int4", "fp16"])
+def test_the_page_has_these_tables(quiet: None, tmp_path: Path, precision: str) -> None:
+    """docs/plan.md is what the command and the table of devices say now, this machine aside."""
+    page = DOCS.read_text(encoding="utf-8")
+    assert devices.table() in page
+    written = tmp_path / "plan.md"
+    plan("lira-2b", all_devices=True, precision=precision, markdown=written)
+    rows = [line for line in written.read_text().splitlines() if line.startswith("| ")]
+    assert "\n".join(row for row in rows if not row.startswith("| this-machine")) in page
 
 
 @pytest.mark.parametrize(

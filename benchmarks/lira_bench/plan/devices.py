@@ -225,3 +225,20 @@ def find(name: str) -> Device:
         return measured()
     kind_of(name)
     return DEVICES[name]
+
+
+def table() -> str:
+    """The devices in Markdown."""
+    lines = [
+        "| name | device | GiB | GB/s | fp32 | fp16 | int8 | W | source | derived |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
+    ]
+    for one in DEVICES.values():
+        figures = (one.memory_gib, one.bandwidth, one.fp32, one.fp16, one.int8)
+        cells = [f"`{one.name}`", one.title, *(f"{figure:g}" for figure in figures)]
+        lines.append("| " + " | ".join([*cells, one.power, one.source, one.derived]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(table(), end="")

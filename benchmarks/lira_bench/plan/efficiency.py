@@ -37,7 +37,7 @@ class Efficiency:
 EFFICIENCY: dict[Kind, Efficiency] = {
     "cpu": Efficiency(
         compute=0.93,
-        bandwidth=0.70,
+        bandwidth=0.69,
         fused=False,
         launch=0.0,
         preprocess=0.08,

@@ -18,7 +18,7 @@ from lira_bench.plan.roofline import AnswerTime, StageTime
 from lira_bench.plan.workload import QUERY_ROWS, TEXT_ROWS
 from lira_runtime.timings import AUTHORS_TOKENS_PER_SECOND
 
-_NOT_ON_TERMINALS = ("", "mask ms", "region s")
+_NOT_ON_TERMINALS = ("device", "mask ms", "region s")
 AUTHORS = f"{AUTHORS_TOKENS_PER_SECOND:g}"
 
 
@@ -106,7 +106,13 @@ def print_compared(out: Console, comparison: Comparison, missing: Sequence[str],
     for name in ("", "predicted", "measured", "", "error"):
         table.add_column(name, justify="right" if name else "left")
     for one in comparison.rows:
-        table.add_row(one.name, _figure(one.predicted), _figure(one.measured), one.unit, f"{one.error:+.0%}")
+        table.add_row(
+            one.name,
+            _figure(one.predicted),
+            _figure(one.measured),
+            one.unit,
+            f"{round(100 * one.error):+d} %",
+        )
     out.print(table)
     fits = [f"{share:.0%} of the {name}" for name, share in comparison.fitting.items()]
     if fits:
@@ -202,7 +208,7 @@ def _all_title(plans: Sequence[Plan]) -> str:
 
 def _all_rows(plans: Sequence[Plan]) -> tuple[list[str], list[list[str]]]:
     names = list(plans[0].prediction.answers)
-    head = ["device", "", "fits", "GiB", "TTFT s", "mask ms", "region s", "decode tok/s"]
+    head = ["name", "device", "fits", "GiB", "TTFT s", "mask ms", "region s", "decode tok/s"]
     head += [f"{name} tok/s" for name in names]
     rows = []
     for plan in plans:
