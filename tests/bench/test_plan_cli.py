@@ -89,7 +89,32 @@ def test_all_devices(quiet: None, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert len({line.count(" | ") for line in lines}) == 1
     plan("lira-2b", all_devices=True, precision="fp16", markdown=table)
     assert "| this-machine" not in table.read_text()
-    assert "this-machine has no fp16 engines." in table.read_text()
+    assert "this-machine is left out: precision 'fp16' is not one that" in table.read_text()
+
+
+def test_all_devices_where_this_one_cannot_be_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def find(name: str) -> Device:
+        if name == "this-machine":
+            raise LiraError("ONNX Runtime is not installed")
+        return devices.DEVICES[name]
+
+    monkeypatch.setattr(devices, "find", find)
+    table = tmp_path / "plan.md"
+    plan("lira-2b", all_devices=True, markdown=table)
+    assert "this-machine is left out: ONNX Runtime is not installed." in table.read_text()
+    assert "| rtx-5090 |" in table.read_text() and "| this-machine |" not in table.read_text()
+
+
+def test_a_busy_machine_is_said_to_be_busy(
+    quiet: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lira_bench.plan.report.usable_cores", lambda: 2)
+    for load, busy in ((2.5, True), (1.5, False)):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
+        plan("lira-2b", device="this-machine")
+        assert ("NOTE: this machine is busy (load 2.5 on 2 cores)" in capsys.readouterr().out) == busy
 
 
 def test_beside_a_measurement(

@@ -36,7 +36,7 @@ def plan(
     """
     from lira_bench.plan import devices, graph_costs, report
     from lira_bench.plan.against import Measured, compare
-    from lira_bench.plan.planning import make_plan, plans_for
+    from lira_bench.plan.planning import make_plan, plans_for_all
     from lira_bench.plan.precision import check_precision
     from lira_bench.plan.workload import workload
     from lira_engine.errors import LiraError
@@ -51,13 +51,10 @@ def plan(
     asked = workload(costs, tiles)
     out = Console(highlight=False, markup=False)
     if device is None:
-        everything = [devices.find(name) for name in devices.names()]
-        plans, unable = plans_for(costs, everything, precision, asked, block_size)
-        if not plans:
-            raise LiraError(f"precision {precision!r} is not known; expected fp32, fp16, int8 or int4")
-        report.print_all(out, plans, unable)
+        plans, left_out = plans_for_all(costs, precision, asked, block_size)
+        report.print_all(out, plans, left_out)
         if markdown is not None:
-            _write(out, markdown, report.markdown(plans, unable))
+            _write(out, markdown, report.markdown(plans, left_out))
         if json is not None:
             _write_json(out, json, [one.as_dict() for one in plans])
         return

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lira_bench.plan import devices
 from lira_bench.plan.devices import Device
 from lira_bench.plan.efficiency import Efficiency
 from lira_bench.plan.graph_costs import ModelCosts
 from lira_bench.plan.memory import Memory, plan_memory
-from lira_bench.plan.precision import StagePrecision, choices
+from lira_bench.plan.precision import GPU_PRECISIONS, StagePrecision, check_precision
 from lira_bench.plan.roofline import Prediction, Roofline
 from lira_bench.plan.workload import Workload
+from lira_engine.errors import LiraError
 from lira_runtime.timings import AUTHORS_TOKENS_PER_SECOND
 
 
@@ -83,15 +84,20 @@ def make_plan(
     )
 
 
-def plans_for(
-    costs: ModelCosts,
-    devices: Iterable[Device],
-    precision: str,
-    workload: Workload,
-    block: int | None = None,
-) -> tuple[list[Plan], list[Device]]:
-    """Plans, and the devices that have no engines of this precision."""
-    listed = list(devices)
-    able = [device for device in listed if precision in choices(device.kind)]
-    unable = [device for device in listed if device not in able]
-    return [make_plan(costs, device, precision, workload, block) for device in able], unable
+def plans_for_all(
+    costs: ModelCosts, precision: str, workload: Workload, block: int | None = None
+) -> tuple[list[Plan], list[str]]:
+    """Plans for every device that has engines of this precision, and why others are left out: this machine
+    too, where it cannot be measured. Raises LiraError for a precision that no device has."""
+    plans, left_out = [], []
+    for name in devices.names():
+        try:
+            check_precision(precision, devices.kind_of(name), name)  # before anything is measured
+            device = devices.find(name)
+        except LiraError as error:
+            left_out.append(f"{name} is left out: {error}.")
+            continue
+        plans.append(make_plan(costs, device, precision, workload, block))
+    if not plans:
+        raise LiraError(f"precision {precision!r} is not known; expected {', '.join(GPU_PRECISIONS)}")
+    return plans, left_out

@@ -10,7 +10,6 @@ from rich.table import Table
 
 from lira_bench.bandwidth import usable_cores
 from lira_bench.plan.against import Comparison
-from lira_bench.plan.devices import Device
 from lira_bench.plan.memory import GIB
 from lira_bench.plan.planning import Plan
 from lira_bench.plan.precision import StagePrecision
@@ -68,7 +67,7 @@ def assumptions(plan: Plan) -> Iterator[str]:
         f"the system; {memory.rows_held} rows of cache, {memory.rows_needed} needed with the regions"
     )
     yield (
-        f"prompt: {workload.tiles} tiles, {workload.prompt_rows} rows, {TEXT_ROWS} of them text and "
+        f"prompt: {_some(workload.tiles, 'tile')}, {workload.prompt_rows} rows, {TEXT_ROWS} of them text and "
         f"{QUERY_ROWS} at most object queries"
     )
     if device.kind == "cpu" and hasattr(os, "getloadavg") and os.getloadavg()[0] > usable_cores():
@@ -78,7 +77,7 @@ def assumptions(plan: Plan) -> Iterator[str]:
         )
 
 
-def print_all(out: Console, plans: Sequence[Plan], unable: Sequence[Device]) -> None:
+def print_all(out: Console, plans: Sequence[Plan], left_out: Sequence[str]) -> None:
     table = Table(title=_all_title(plans), box=None, pad_edge=False, header_style="bold")
     head, rows = _all_rows(plans)
     shown = [i for i, name in enumerate(head) if name not in _NOT_ON_TERMINALS]
@@ -87,17 +86,17 @@ def print_all(out: Console, plans: Sequence[Plan], unable: Sequence[Device]) -> 
     for row in rows:
         table.add_row(*(row[i] for i in shown))
     out.print(table)
-    for line in _all_notes(plans, unable):
+    for line in _all_notes(plans, left_out):
         out.print(line, style="dim", soft_wrap=True)
 
 
-def markdown(plans: Sequence[Plan], unable: Sequence[Device]) -> str:
+def markdown(plans: Sequence[Plan], left_out: Sequence[str]) -> str:
     """The table over all devices."""
     head, rows = _all_rows(plans)
     lines = [f"**{_all_title(plans)}**", "", "| " + " | ".join(head) + " |"]
     lines.append("| --- | --- | --- |" + " ---: |" * (len(head) - 3))
     lines += ["| " + " | ".join(row) + " |" for row in rows]
-    lines += ["", *_all_notes(plans, unable)]
+    lines += ["", *_all_notes(plans, left_out)]
     return "\n".join(lines) + "\n"
 
 
@@ -131,7 +130,7 @@ def _memory_table(plan: Plan) -> Table:
         note = _kept(plan.precisions[stage]) if stage in plan.precisions else ""
         if name == "KV cache":
             note = f"{plan.memory.rows_held} rows of {plan.memory.kv_row / 1024:.0f} KiB"
-        table.add_row(name, f"{size / GIB:.2f}", note)
+        table.add_row(name, _figure(size / GIB), note)
     table.add_row("total", f"{plan.memory.total / GIB:.2f}", f"of {_gib(plan.memory.usable)} usable")
     return table
 
@@ -153,7 +152,7 @@ def _time_table(plan: Plan) -> Table:
 
     table.add_row("preprocess", "", "", _figure(prediction.preprocess), "stated")
     add(
-        f"semantic_encoder, {prediction.workload.tiles} tiles",
+        f"semantic_encoder, {_some(prediction.workload.tiles, 'tile')}",
         stages["semantic_encoder"],
         prediction.workload.tiles,
     )
@@ -199,8 +198,9 @@ def _all_title(plans: Sequence[Plan]) -> str:
         f"{_some(time.answer.regions, 'region')}"
         for time in first.prediction.answers.values()
     )
+    tiles = _some(first.prediction.workload.tiles, "tile")
     return (
-        f"{first.model}, {first.precision}: predicted, {first.prediction.workload.tiles} tiles, "
+        f"{first.model}, {first.precision}: predicted, {tiles}, "
         f"{first.prediction.workload.prompt_rows} prompt rows; in brackets over the authors' "
         f"{AUTHORS} tok/s; {answers}"
     )
@@ -230,14 +230,13 @@ def _all_rows(plans: Sequence[Plan]) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
-def _all_notes(plans: Sequence[Plan], unable: Sequence[Device]) -> list[str]:
+def _all_notes(plans: Sequence[Plan], left_out: Sequence[str]) -> list[str]:
     kinds = {plan.device.kind: plan.efficiency for plan in plans}
     notes = [
         f"{kind}: {share.compute:.0%} of the peak, {share.bandwidth:.0%} of the bandwidth ({share.basis})."
         for kind, share in kinds.items()
     ]
-    notes += [f"{device.name} has no {plans[0].precision} engines." for device in unable]
-    return notes
+    return [*notes, *left_out]
 
 
 def _kept(precision: StagePrecision) -> str:
@@ -247,7 +246,8 @@ def _kept(precision: StagePrecision) -> str:
 
 def _beside(rate: float) -> str:
     """A rate with its ratio to the authors'."""
-    return f"{_figure(rate)} ({rate / AUTHORS_TOKENS_PER_SECOND:.2g}x)"
+    ratio = rate / AUTHORS_TOKENS_PER_SECOND
+    return f"{_figure(rate)} ({ratio:.0f}x)" if ratio >= 10 else f"{_figure(rate)} ({ratio:.2g}x)"
 
 
 def _some(count: int, noun: str) -> str:
@@ -263,4 +263,4 @@ def _figure(value: float) -> str:
 
 
 def _gib(size: float) -> str:
-    return f"{size / GIB:.2f} GiB"
+    return f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"

@@ -88,7 +88,7 @@ def _int4(rng: np.random.Generator) -> tuple[onnx.NodeProto, dict[str, np.ndarra
 
 def _peak(make: object) -> float:
     """10^12 operations a second."""
-    import onnxruntime
+    from lira_engine.ort import onnxruntime  # which says how it is installed, where it is missing
 
     rng = np.random.default_rng(0)
     node, constants = make(rng)  # type: ignore[operator]
