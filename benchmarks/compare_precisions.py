@@ -1,9 +1,9 @@
-"""Engines of one bundle of lira-nano side by side: how often they agree, what each precision costs in quality.
+"""Engines of one bundle of lira-nano side by side: how often they agree, and what a precision costs.
 
     python benchmarks/compare_precisions.py bundles/lira-nano --scenes 100 --markdown docs/precisions.md
 
-Agreement is teacher-forced (see lira_bench.accuracy.agreement): every engine reads the tokens that fp32 chose.
-Scenes are of a seed that was not trained on.
+Agreement is teacher-forced (see lira_bench.accuracy.agreement): every engine reads the tokens that fp32
+chose. Scenes are of a seed that was not trained on.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def main() -> None:
     lines = [
         "# lira-nano by precision",
         "",
-        f"`python benchmarks/compare_precisions.py BUNDLE --scenes {asked.scenes}`: scenes of seed {SEED}, none",
-        "of them trained on. Agreement with fp32: tokens and masks of grounded answers, teacher-forced. int8 and",
-        "int4 are the language model's weights; the encoders are int8 where the build found that faster.",
+        f"`python benchmarks/compare_precisions.py BUNDLE --scenes {asked.scenes}`: scenes of seed {SEED},",
+        "none of them trained on. Agreement with fp32: tokens and masks of grounded answers, teacher-forced.",
+        "int8 and int4 are the language model's weights; the encoders are int8 where that was found faster.",
         "",
         "| engines | tokens agree | mask IoU with fp32 | RefSeg cIoU | GCG recall | VQA pairs | captions |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
