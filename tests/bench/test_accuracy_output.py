@@ -1,0 +1,120 @@
+"""The folder of an evaluation: what goes on, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lira_bench.accuracy.output import Output, read_report
+from lira_engine.errors import LiraError
+
+RUN = {"task": "vqa", "limit": None, "data": {"vqa.jsonl": "a" * 64}}
+
+
+def record(number: int) -> dict[str, Any]:
+    return {"item": f"vqa.jsonl:{number}", "scores": {"accuracy": 1.0}, "text": "é"}
+
+
+def keys(output: Output) -> list[str]:
+    return [key.rpartition(":")[2] for key in output.records]
+
+
+def write_two(folder: Path) -> None:
+    with Output(folder, RUN) as output:
+        output.append(record(1))
+        output.append(record(2))
+
+
+def test_a_record_is_on_disk_at_once(tmp_path: Path) -> None:
+    with Output(tmp_path / "out", RUN) as output:
+        output.append(record(1))
+        (line,) = (tmp_path / "out" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+        assert json.loads(line) == record(1)
+        report = read_report(tmp_path / "out")
+        assert (report["complete"], report["run"]) == (False, RUN)
+
+
+def test_the_same_run_goes_on_behind_a_torn_line(tmp_path: Path) -> None:
+    write_two(tmp_path)
+    with open(tmp_path / "samples.jsonl", "ab") as file:
+        file.write(b'{"item": "vqa.jsonl:3", "sco')
+    with Output(tmp_path, RUN) as output:
+        assert keys(output) == ["1", "2"]
+        output.append(record(3))
+    with Output(tmp_path, RUN) as output:
+        assert keys(output) == ["1", "2", "3"]
+        output.finish([record(i) for i in (1, 2, 3)], {"metrics": {"accuracy": 1.0}})
+    assert [json.loads(line) for line in (tmp_path / "samples.jsonl").open()] == [
+        record(i) for i in (1, 2, 3)
+    ]
+    assert read_report(tmp_path)["complete"] is True
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "samples.jsonl"]
+
+
+def test_what_was_left_out_is_tried_again(tmp_path: Path) -> None:
+    with Output(tmp_path, RUN) as output:
+        output.append({"item": "vqa.jsonl:1", "left_out": "no such file"})
+        output.append(record(2))
+    with Output(tmp_path, RUN) as output:
+        assert keys(output) == ["2"]
+        output.append(record(1))
+    with Output(tmp_path, RUN) as output:
+        assert sorted(keys(output)) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({**RUN, "limit": 5}, "limit None, this one has 5"),
+        ({**RUN, "task": "pope"}, "task vqa, this one has pope"),
+        ({**RUN, "data": {"vqa.jsonl": "b" * 64}}, "data.vqa.jsonl aaaaaaaaaaaa, this one has bbbbbbbbbbbb"),
+        ({**RUN, "data": {}}, "data.vqa.jsonl aaaaaaaaaaaa, this one has None"),
+    ],
+)
+def test_another_run_is_refused_until_it_may_overwrite(
+    tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    write_two(tmp_path)
+    with pytest.raises(LiraError) as error:
+        Output(tmp_path, changed)
+    assert said in str(error.value) and "--overwrite" in str(error.value)
+    with Output(tmp_path, RUN) as output:
+        assert keys(output) == ["1", "2"]  # the refusal cost nothing
+    with Output(tmp_path, changed, overwrite=True) as output:
+        assert keys(output) == []
+    assert read_report(tmp_path)["run"] == changed
+
+
+def test_a_folder_with_other_things_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("all of it")
+    with pytest.raises(LiraError, match="holds other things"):
+        Output(tmp_path, RUN, overwrite=True)
+    (tmp_path / "report.json").write_text('{"by": "somebody"}')
+    with pytest.raises(LiraError, match="is not the report of an evaluation"):
+        Output(tmp_path, RUN, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "thesis.txt"]
+    with pytest.raises(LiraError, match="is a file"):
+        Output(tmp_path / "thesis.txt", RUN)
+
+
+def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
+    write_two(tmp_path)
+    samples = tmp_path / "samples.jsonl"
+    samples.write_bytes(samples.read_bytes().replace(b'{"item"', b'"item"', 1))
+    with pytest.raises(LiraError, match=r"samples\.jsonl:1 is damaged"):
+        Output(tmp_path, RUN)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there two evaluations into one folder are not told apart")
+def test_two_evaluations_do_not_write_one_folder(tmp_path: Path) -> None:
+    with Output(tmp_path, RUN) as output:
+        output.append(record(1))
+        with pytest.raises(LiraError, match="being written by another evaluation"):
+            Output(tmp_path, RUN, overwrite=True)
+        output.append(record(2))
+    with Output(tmp_path, RUN) as output:
+        assert keys(output) == ["1", "2"]
