@@ -36,8 +36,8 @@ class Efficiency:
 
 EFFICIENCY: dict[Kind, Efficiency] = {
     "cpu": Efficiency(
-        compute=0.93,
-        bandwidth=0.69,
+        compute=0.92,
+        bandwidth=0.70,
         fused=False,
         launch=0.0,
         preprocess=0.08,
