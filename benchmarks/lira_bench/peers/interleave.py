@@ -1,0 +1,84 @@
+"""Turns A B A B: ours, the peer, ours, the peer, each in a process of its own, and what they say of both."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lira_bench.peers.process import Worker
+
+Answers = list[dict[str, Any]]
+SETTLE = 0.2  # seconds between turns: threads that spin after their work have gone to sleep
+
+
+def interleave(
+    ours: Worker, peer: Worker, rounds: int, command: dict[str, Any], progress: Callable[[str], None]
+) -> tuple[Answers, Answers]:
+    """`command` asked of both in turn, `rounds` times, one at a time; the answers of both."""
+    found: tuple[Answers, Answers] = ([], [])
+    for number in range(rounds):
+        for answers, worker in zip(found, (ours, peer), strict=True):
+            progress(f"{peer.name}: round {number + 1} of {rounds}, {worker.name}")
+            time.sleep(SETTLE)
+            answers.append(worker.ask(**command))
+    return found
+
+
+def spread(ours: Sequence[float], peer: Sequence[float]) -> tuple[float, float, float]:
+    """Median, smallest and largest ratio of the peer's time over ours, round by round."""
+    ratios = [b / a for a, b in zip(ours, peer, strict=True)]
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def language_model_figures(ours: Answers, peer: Answers, prompt_tokens: int, steps: int) -> dict[str, Any]:
+    """Fields of a PeerResult, from turns."""
+    decode = [[turn["decode_s"] for turn in turns] for turns in (ours, peer)]
+    prefill = [[turn["prefill_s"] for turn in turns] for turns in (ours, peer)]
+    ms = [1000 * statistics.median(seconds) / steps for seconds in decode]
+    rate = [prompt_tokens / statistics.median(seconds) for seconds in prefill]
+    return {
+        "prompt_tokens": prompt_tokens,
+        "steps": steps,
+        **_pair("ms_per_token", ms),
+        **_ratios("ratio", spread(*decode)),
+        **_pair("prefill_tokens_per_s", rate),
+        **_ratios("prefill_ratio", spread(*prefill)),
+    }
+
+
+def answer_figures(ours: Answers, peer: Answers) -> dict[str, Any]:
+    """Fields of a PeerResult, from whole answers."""
+    both = (ours, peer)
+    total = [[answer["seconds"] for answer in answers] for answers in both]
+    decode = [[answer["decode_ms"] for answer in answers] for answers in both]
+    prefill = [[answer["stages"]["prefill"] for answer in answers] for answers in both]
+    prompt_tokens = peer[0]["prefill_tokens"]
+    rate = [prompt_tokens / statistics.median(seconds) for seconds in prefill]
+    stages = [
+        {
+            name: statistics.median(answer["stages"][name] for answer in answers)
+            for name in answers[0]["stages"]
+        }
+        for answers in both
+    ]
+    return {
+        "prompt_tokens": prompt_tokens,
+        "steps": peer[0]["new_tokens"],
+        **_pair("ms_per_token", [statistics.median(ms) for ms in decode]),
+        **_ratios("ratio", spread(*decode)),
+        **_pair("prefill_tokens_per_s", rate),
+        **_ratios("prefill_ratio", spread(*prefill)),
+        **_pair("answer_s", [statistics.median(seconds) for seconds in total]),
+        **_ratios("answer_ratio", spread(*total)),
+        **_pair("stages", stages),
+    }
+
+
+def _pair(name: str, values: Sequence[Any]) -> dict[str, Any]:
+    return {f"ours_{name}": values[0], f"peer_{name}": values[1]}
+
+
+def _ratios(name: str, found: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip((f"{name}_median", f"{name}_min", f"{name}_max"), found, strict=True))

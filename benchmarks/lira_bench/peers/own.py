@@ -1,0 +1,106 @@
+"""Our own engines, run in the same kind of process as a peer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lira_bench.peers.model import Stepwise
+from lira_bench.peers.schedule import Answered, forced_answer
+from lira_engine.bundle import Bundle
+from lira_engine.engine_folder import check_target, engine_file, usable_build
+from lira_engine.engines import open_llm
+from lira_engine.errors import LiraError
+from lira_engine.runner import LlmRunner
+
+
+def open_own_llm(bundle: Bundle, target: str, precision: str, threads: int) -> LlmRunner:
+    """The language model's engine alone, or the portable graph ("portable").
+
+    Raises:
+        LiraError: no usable engines for the target, as :func:`lira_engine.engines.open_engines` says it.
+    """
+    if target == "portable":
+        return open_llm(bundle, bundle.stage_file("llm"), target, threads)
+    check_target(target, precision)
+    usable_build(bundle, target, precision, "sizes")
+    file = bundle.engine_folder(target, precision) / engine_file("llm")
+    return open_llm(bundle, file, target, threads)
+
+
+class OwnModel(Stepwise):
+    """Token ids in, embeddings looked up in the bundle's table at each pass, as the runtime does it."""
+
+    def __init__(self, bundle: Path, target: str, precision: str, threads: int) -> None:
+        opened = Bundle.open(bundle, "sizes")
+        self._table = opened.embeddings
+        self._llm = open_own_llm(opened, target, precision, threads)
+        self._cache = self._llm.new_cache()
+
+    def prefill(self, ids: Sequence[int]) -> int:
+        self._cache.truncate(0)
+        return self._read(ids)
+
+    def step(self, token: int) -> int:
+        return self._read([token])
+
+    def _read(self, ids: Sequence[int]) -> int:
+        embeds = np.asarray(self._table[np.asarray(ids)], np.float32)
+        return int(self._llm.forward(embeds, self._cache).logits[0].argmax())
+
+    def close(self) -> None:
+        self._llm.close()
+
+
+class OwnAnswers:
+    """The runtime with all engines; each answer looks at the image anew."""
+
+    def __init__(self, bundle: Path, target: str, precision: str, threads: int, image: Path) -> None:
+        from lira_runtime import Lira
+
+        self._lira = Lira.open(bundle, target, precision, threads)
+        self._image = image
+
+    def answer(self) -> Answered:
+        from lira_runtime.events import FinishedEvent
+        from lira_runtime.sampling import make_sampler
+
+        lira = self._lira
+        prompt, tokens = forced_answer(lira.manifest, lira.tokenizer)
+        prompt = replace(prompt, max_new_tokens=len(tokens))
+        started = time.perf_counter()
+        scene = lira.look(self._image)
+        found: Any = None
+        for event in scene.stream_prompt(prompt, make_sampler(), forced=dict(enumerate(tokens))):
+            if isinstance(event, FinishedEvent):
+                found = event.answer
+        masks = [mask.binary for mask in found.masks]  # decoded here, where nothing asked for them before
+        seconds = time.perf_counter() - started
+        t = found.timings
+        if t.new_tokens != len(tokens):
+            raise LiraError(
+                f"the answer of {len(tokens)} tokens and its regions do not fit into the bundle's context of "
+                f"{lira.manifest.model.context_length}: export it with a longer --context-length"
+            )
+        stages = {
+            "preprocess": t.look.preprocess,
+            "semantic": t.look.encode_semantic,
+            "pixel": t.look.encode_pixel,
+            "sefe": t.look.sefe,
+            "prefill": t.prefill,
+            "decode": sum(t.decode),
+            "mask": sum(t.masks),
+            "region": sum(t.regions),
+            "region_prefill": sum(t.region_prefill),
+        }
+        decode_ms = 1000 * sum(t.decode) / len(t.decode)
+        areas = [int(mask.sum()) for mask in masks]
+        return Answered(seconds, t.prefill_tokens, len(tokens), decode_ms, stages, areas)
+
+    def close(self) -> None:
+        self._lira.close()

@@ -1,0 +1,98 @@
+"""The parent's side of a worker."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from lira_engine.errors import LiraError
+
+LONG_ENOUGH = 0.05  # seconds between two commands, to say what was used in between
+
+
+class WorkerError(LiraError):
+    """`worker` reported an error, or ended."""
+
+    def __init__(self, worker: str, text: str) -> None:
+        super().__init__(text)
+        self.worker = worker
+
+
+class Worker:
+    """`lira_bench.peers.worker` in another process. A context manager that ends it.
+
+    Attributes:
+        peak_rss_mib: known once the worker was asked to close.
+        idle_cores: most processor time that it used between two commands, over the time that passed: threads
+            that spin while others are measured.
+    """
+
+    def __init__(self, name: str, python: str, log: Path) -> None:
+        """`python` has lira-edge and the peer's packages; `log` takes the error stream."""
+        self.name = name
+        self._log = log
+        self._errors = log.open("ab")
+        try:
+            self._process = subprocess.Popen(
+                [python, "-m", "lira_bench.peers.worker", name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+                encoding="utf-8",
+            )
+        except OSError as error:
+            self._errors.close()
+            raise WorkerError(name, f"{python} cannot be started: {error.strerror}") from None
+        self.peak_rss_mib: int | None = None
+        self.idle_cores = 0.0
+        self._idle_since: tuple[float, float] | None = None  # wall clock, processor time
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Its answer. Raises WorkerError with the reason that it gave, or how it ended."""
+        assert self._process.stdin and self._process.stdout
+        asked = time.perf_counter()
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            code = self._process.wait()
+            how = f"was killed by signal {-code} (out of memory?)" if code < 0 else f"ended with {code}"
+            raise WorkerError(self.name, f"its process {how} while asked to {do}; see {self._log}")
+        answer: dict[str, Any] = json.loads(line)
+        before, after = answer.pop("cpu")
+        if self._idle_since and asked - self._idle_since[0] > LONG_ENOUGH:
+            idle = (before - self._idle_since[1]) / (asked - self._idle_since[0])
+            self.idle_cores = max(self.idle_cores, idle)
+        self._idle_since = (time.perf_counter(), after)
+        if "error" in answer:
+            raise WorkerError(self.name, answer["error"])
+        return answer
+
+    def close(self) -> None:
+        """Ask it to free what it holds and to end; learn its peak memory."""
+        self.peak_rss_mib = self.ask("close")["peak_rss_mib"]
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._process.stdin and self._process.stdout
+        if kind is not None and self._process.poll() is None:
+            self._process.kill()
+        self._process.stdin.close()  # nothing more to do: it ends by itself
+        self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()

@@ -1,0 +1,114 @@
+"""What came of a peer, and the table of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Status = Literal["measured", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class PeerResult:
+    """One peer beside us. Ratios are the peer's time over ours, turn by turn: above 1, ours is faster.
+
+    Attributes:
+        name: as in the registry. ran: what it was, with version and quantization.
+        reason: why it was skipped or failed, with what mends it.
+        threads, prompt_tokens, steps, rounds: the same for both sides.
+        ours_ms_per_token, peer_ms_per_token: medians over rounds, LM head and choice of the token included.
+        ours_prefill_tokens_per_s, peer_prefill_tokens_per_s: medians over rounds.
+        ours_answer_s, peer_answer_s: whole answers, where they were compared; with their ratios.
+        ours_stages, peer_stages: seconds by stage of a whole answer, median over rounds.
+        ours_peak_rss_mib, peer_peak_rss_mib: of the measuring process, conversion not included.
+        ours_idle_cores, peer_idle_cores: largest processor use while the other one was measured.
+    """
+
+    name: str
+    status: Status
+    ran: str = ""
+    reason: str = ""
+    threads: int | None = None
+    prompt_tokens: int | None = None
+    steps: int | None = None
+    rounds: int | None = None
+    ours_ms_per_token: float | None = None
+    peer_ms_per_token: float | None = None
+    ratio_median: float | None = None
+    ratio_min: float | None = None
+    ratio_max: float | None = None
+    ours_prefill_tokens_per_s: float | None = None
+    peer_prefill_tokens_per_s: float | None = None
+    prefill_ratio_median: float | None = None
+    prefill_ratio_min: float | None = None
+    prefill_ratio_max: float | None = None
+    ours_answer_s: float | None = None
+    peer_answer_s: float | None = None
+    answer_ratio_median: float | None = None
+    answer_ratio_min: float | None = None
+    answer_ratio_max: float | None = None
+    ours_stages: dict[str, float] = field(default_factory=dict)
+    peer_stages: dict[str, float] = field(default_factory=dict)
+    ours_peak_rss_mib: int | None = None
+    peer_peak_rss_mib: int | None = None
+    ours_idle_cores: float | None = None
+    peer_idle_cores: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def table(results: Sequence[PeerResult]) -> str:
+    """Markdown: what was measured, then who was not and why, then the stages of whole answers."""
+    lines: list[str] = []
+    measured = [result for result in results if result.status == "measured"]
+    if measured:
+        lines += [
+            "| peer | ms per token: ours | peer | ratio | prefill tokens/s: ours | peer | ratio | "
+            "peak MiB: ours | peer |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        ]
+        lines += [_row(result) for result in measured]
+        lines += ["", "Ratios: the peer's time over ours, median (smallest to largest)."]
+        lines += ["", *(f"- {result.name}: {result.ran}" for result in measured)]
+    for result in measured:
+        if result.peer_stages:
+            lines += ["", *_answer(result)]
+    others = [result for result in results if result.status != "measured"]
+    if others:
+        lines += ["", *(f"- {result.name}: {result.status}, {result.reason}" for result in others)]
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _row(r: PeerResult) -> str:
+    cells = [
+        r.name,
+        f"{r.ours_ms_per_token:.1f}",
+        f"{r.peer_ms_per_token:.1f}",
+        _spread(r.ratio_median, r.ratio_min, r.ratio_max),
+        f"{r.ours_prefill_tokens_per_s:.1f}",
+        f"{r.peer_prefill_tokens_per_s:.1f}",
+        _spread(r.prefill_ratio_median, r.prefill_ratio_min, r.prefill_ratio_max),
+        *("?" if peak is None else f"{peak:,}" for peak in (r.ours_peak_rss_mib, r.peer_peak_rss_mib)),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _answer(r: PeerResult) -> list[str]:
+    ratio = _spread(r.answer_ratio_median, r.answer_ratio_min, r.answer_ratio_max)
+    lines = [
+        f"{r.name}, a whole answer of {r.steps} tokens after {r.prompt_tokens}: ours "
+        f"{r.ours_answer_s:.2f} s, peer {r.peer_answer_s:.2f} s, ratio {ratio}. Seconds by stage:",
+        "",
+        "| stage | ours | peer |",
+        "| --- | ---: | ---: |",
+    ]
+    for stage, seconds in r.peer_stages.items():
+        lines.append(f"| {stage} | {r.ours_stages[stage]:.2f} | {seconds:.2f} |")
+    return lines
+
+
+def _spread(median: float | None, smallest: float | None, largest: float | None) -> str:
+    return f"{median:.2f} ({smallest:.2f} to {largest:.2f})"

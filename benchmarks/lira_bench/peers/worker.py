@@ -1,0 +1,151 @@
+"""A peer, or our own engines, in a process of its own: thread pools, memory and native libraries do not meet.
+
+    python -m lira_bench.peers.worker NAME
+
+Commands come as JSON lines on the standard input, an answer each goes out as a JSON line; what libraries
+print goes to the standard error.
+
+==============================================  ============================================================
+{"do": "about"}                                 {"missing": [packages], "version": ...}
+{"do": "convert", "source", "out", "threads"}   {}
+{"do": "prepare", ...}                          {"ran": quantization}; see `Commands.prepare`
+{"do": "turn", "tokens": N, "steps": K}         {"prefill_s", "decode_s", "tokens"}: N ids are read, one token
+                                                is decoded untimed, then K timed
+{"do": "answer"}                                the fields of `schedule.Answered`
+{"do": "close"}                                 {"peak_rss_mib"}, and the process ends
+==============================================  ============================================================
+
+Every answer has "cpu": processor seconds of the process so far, before and after the command. What went wrong
+is {"error": one line}, with its traceback on the standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from lira_bench.peers.registry import OWN, PEERS, missing, version
+from lira_bench.peers.weights import write_folder
+from lira_engine.bundle import Bundle
+from lira_engine.errors import LiraError
+
+
+def prompt_ids(vocab_size: int, count: int) -> list[int]:
+    """Ids spread over the vocabulary, the same ones for everybody."""
+    return [int(i) for i in np.random.default_rng(0).integers(0, vocab_size, count)]
+
+
+class Commands:
+    """One method per command; keyword arguments are the command's keys."""
+
+    def __init__(self, name: str) -> None:
+        self.peer = None if name == OWN else PEERS[name]
+        self.model: Any = None
+        self.vocab_size = 0
+
+    def about(self) -> dict[str, Any]:
+        if self.peer is None:
+            return {"missing": [], "version": ""}
+        return {"missing": missing(self.peer), "version": version(self.peer)}
+
+    def convert(self, source: str, out: str, threads: int) -> dict[str, Any]:
+        """`source` is a bundle for ourselves, who write the Hugging Face folder; that folder for peers."""
+        if self.peer is None:
+            write_folder(Bundle.open(source, "sizes"), Path(out))
+        else:
+            self.peer.load().convert(Path(source), Path(out), threads)
+        return {}
+
+    def prepare(
+        self,
+        bundle: str,
+        threads: int,
+        target: str = "",
+        precision: str = "",
+        folder: str = "",
+        checkpoint: str = "",
+        image: str = "",
+    ) -> dict[str, Any]:
+        """Open the model. `target`, `precision`: ours; `folder`: a peer's converted model; `image`: where
+        whole answers are asked for, of the torch reference with its `checkpoint`."""
+        spec = Bundle.open(bundle, "sizes").manifest.model
+        self.vocab_size = spec.vocab_size
+        if self.peer is None:
+            from lira_bench.peers.own import OwnAnswers, OwnModel
+
+            ours = (Path(bundle), target, precision, threads)
+            self.model = OwnAnswers(*ours, Path(image)) if image else OwnModel(*ours)
+        elif self.peer.answers:
+            self.model = self.peer.load().Model(Path(bundle), Path(checkpoint), threads, Path(image))
+        else:
+            self.model = self.peer.load().Model(Path(folder), threads, spec.context_length)
+        return {"ran": "" if self.peer is None else self.model.quantization}
+
+    def turn(self, tokens: int, steps: int) -> dict[str, Any]:
+        return asdict(self.model.turn(prompt_ids(self.vocab_size, tokens), steps))
+
+    def answer(self) -> dict[str, Any]:
+        return asdict(self.model.answer())
+
+    def close(self) -> dict[str, Any]:
+        if self.model is not None:
+            self.model.close()
+        return {"peak_rss_mib": peak_rss_mib()}
+
+
+def peak_rss_mib() -> int | None:
+    """Of this process; None where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> 20 if sys.platform == "darwin" else peak >> 10
+
+
+def serve(name: str, commands: IO[str], answers: IO[str]) -> None:
+    """Until "close" or the end of the commands."""
+    doer = Commands(name)
+    for line in commands:
+        command = json.loads(line)
+        verb = command.pop("do")
+        before = time.process_time()
+        try:
+            answer = getattr(doer, verb)(**command)
+        except Exception as error:  # whatever a peer raises is its result
+            traceback.print_exc()
+            answer = {"error": reason(error)}
+        answer["cpu"] = [before, time.process_time()]
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+        if verb == "close":
+            return
+
+
+def reason(error: Exception) -> str:
+    """One line, with the kind of error where we did not word it ourselves."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, LiraError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def main() -> None:
+    # Libraries print where they like: our answers get a descriptor of their own.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    serve(sys.argv[1], sys.stdin, answers)
+    answers.close()
+    sys.stdout.flush()
+    # Some libraries' threads outlive their objects and would crash in the interpreter's own farewell.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
