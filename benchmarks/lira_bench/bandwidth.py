@@ -37,5 +37,6 @@ def usable_cores() -> int:
 
 def _seconds(pool: ThreadPoolExecutor, parts: list[np.ndarray]) -> float:
     started = time.perf_counter()
-    list(pool.map(np.max, parts))  # reads everything, writes nothing, and does not hold the interpreter's lock
+    # Reads everything, writes nothing, and does not hold the interpreter's lock.
+    list(pool.map(np.max, parts))
     return time.perf_counter() - started

@@ -15,7 +15,7 @@ from lira_engine.errors import LiraError
 
 DOCS = Path(__file__).parents[2] / "docs" / "plan.md"
 # The machine of docs/true-size.md, as docs/plan.md has it: GB/s, and 10^12 operations a second.
-QUIET = Device("this-machine", "two cores", "cpu", 23.5, 34.1, 0.1807, 0, 0.3647, "", "x", "none", int4=0.1784)
+QUIET = Device("this-machine", "idle", "cpu", 23.5, 34.1, 0.1807, 0, 0.3647, "", "x", "none", int4=0.1784)
 
 
 @pytest.fixture
