@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+
+from lira_engine.machine import usable_cores
 
 _BYTES = 512 * 2**20  # many times the caches of the machines that this runs on
 _REPEATS = 5
@@ -26,13 +27,6 @@ def read_bandwidth(threads: int | None = None) -> float:
     with ThreadPoolExecutor(count) as pool:
         best = min(_seconds(pool, parts) for _ in range(_REPEATS))
     return _BYTES / best / 1e9
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _seconds(pool: ThreadPoolExecutor, parts: list[np.ndarray]) -> float:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
-import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from lira_engine.extras import (
@@ -20,8 +16,7 @@ from lira_engine.extras import (
     missing_packages,
 )
 from lira_engine.inspect import Tables
-
-_L4T = Path("/etc/nv_tegra_release")
+from lira_engine.machine import gpus, this_machine
 
 
 def examine() -> Tables:
@@ -34,74 +29,23 @@ def examine() -> Tables:
 
 
 def _machine() -> list[tuple[str, ...]]:
+    here = this_machine()
+    memory = "unknown" if here.memory_gib is None else f"{here.memory_gib:.1f} GiB"
+    if here.available_gib is not None:
+        memory += f", {here.available_gib:.1f} GiB available"
     rows: list[tuple[str, ...]] = [
-        ("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
-        ("processor", f"{_cpu_name()}, {_cores()} cores"),
-        ("memory", _memory()),
+        ("system", here.system),
+        ("processor", f"{here.cpu}, {here.cores} cores"),
+        ("memory", memory),
         ("disk", f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in {Path.cwd()}"),
-        ("python", f"{platform.python_version()} ({sys.executable})"),
+        ("python", f"{here.python} ({sys.executable})"),
     ]
-    rows += [("gpu", gpu) for gpu in _gpus()] or [("gpu", "none found (no answer from nvidia-smi)")]
-    rows += [("jetson", line) for line in _jetson()]
-    return rows
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _cpu_name() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in ("model name", "Model"):
-                return value.strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory() -> str:
-    with suppress(OSError, ValueError, KeyError, IndexError):
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        kib = {line.partition(":")[0]: int(line.split()[1]) for line in lines}
-        return f"{kib['MemTotal'] / 2**20:.1f} GiB, {kib['MemAvailable'] / 2**20:.1f} GiB available"
-    with suppress(OSError, ValueError, AttributeError):
-        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
-    return "unknown"
-
-
-def _gpus() -> list[str]:
-    """Name, memory and driver of each NVIDIA GPU, as nvidia-smi says."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    return [f"{line} (driver)" for line in _answer(query)]
-
-
-def _jetson() -> list[str]:
-    """Model, L4T release and JetPack of a Jetson board; nothing elsewhere."""
-    if not _L4T.exists():
-        return []
-    lines = []
-    with suppress(OSError):
-        lines.append(Path("/proc/device-tree/model").read_text(encoding="utf-8").strip("\0\n "))
-    with suppress(OSError):
-        lines.append("L4T " + _L4T.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
-    if shutil.which("dpkg-query"):
-        lines += [
-            f"JetPack {line}" for line in _answer(["dpkg-query", "-W", "-f=${Version}", "nvidia-jetpack"])
-        ]
-    return lines
-
-
-def _answer(command: list[str]) -> list[str]:
-    """The lines that a program prints, none where it fails or hangs."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    rows += [("gpu", f"{gpu.name}, {gpu.memory}, {gpu.driver} (driver)") for gpu in here.gpus]
+    if not here.gpus:
+        rows.append(("gpu", "none found (no answer from nvidia-smi)"))
+    if here.power_mode is not None:
+        rows.append(("power mode", here.power_mode))
+    return rows + [("jetson", line) for line in here.jetson]
 
 
 def _packages() -> list[tuple[str, ...]]:
@@ -154,7 +98,7 @@ def _problems() -> list[tuple[str, ...]]:
     both = [package for package in ONNXRUNTIMES if installed(package)]
     if len(both) < 2:
         return []
-    wanted = "cuda" if _gpus() else "cpu"
+    wanted = "cuda" if gpus() else "cpu"
     return [
         (
             f"{' and '.join(both)} are both installed and overwrite each other's files: "

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lira_engine import LiraError, doctor
+from lira_engine import LiraError, doctor, machine
 from lira_engine.extras import installed
 from lira_engine.inspect import describe
 from lira_engine.main import main
@@ -101,15 +101,19 @@ def test_doctor_on_a_bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_doctor_on_a_jetson_with_both_wheels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(doctor, "installed", lambda package: "1.23.2")
-    monkeypatch.setattr(doctor.shutil, "which", lambda program: program)
-    answers = {"nvidia-smi": ["Orin (nvgpu), [N/A], 540.4.0"], "dpkg-query": ["6.2+b77"]}
-    monkeypatch.setattr(doctor, "_answer", lambda command: answers[command[0]])
+    answers = {
+        "nvidia-smi": ["Orin (nvgpu), [N/A], 540.4.0"],
+        "dpkg-query": ["6.2+b77"],
+        "nvpmodel": ["NV Power Mode: MAXN", "0"],
+    }
+    monkeypatch.setattr(machine, "_answer", lambda command: answers[command[0]])
     release = tmp_path / "nv_tegra_release"
     release.write_text("# R36 (release), REVISION: 4.3, GCID: 38968081\n")
-    monkeypatch.setattr(doctor, "_L4T", release)
+    monkeypatch.setattr(machine, "_L4T", release)
     tables = dict(doctor.examine())
     assert ("gpu", "Orin (nvgpu), [N/A], 540.4.0 (driver)") in tables["machine"]
     assert ("jetson", "L4T R36 (release), REVISION: 4.3, GCID: 38968081") in tables["machine"]
     assert ("jetson", "JetPack 6.2+b77") in tables["machine"]
+    assert ("power mode", "MAXN") in tables["machine"]
     ((problem,),) = tables["problems"]
     assert "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'lira-edge[cuda]'" in problem

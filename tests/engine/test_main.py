@@ -96,7 +96,8 @@ def test_an_extra_that_is_missing(
 
 def test_unknown_command_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("paint") == 2
-    assert capsys.readouterr().err.startswith("error: there is no command 'paint'; there are: build, doctor")
+    expected = "error: there is no command 'paint'; there are: bench, build, doctor"
+    assert capsys.readouterr().err.startswith(expected)
     assert run("--version") == 0
     assert capsys.readouterr().out == f"lira-edge {metadata.version('lira-edge')}\n"
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from lira_bench.bandwidth import usable_cores
 from lira_bench.plan.against import Comparison
 from lira_bench.plan.memory import GIB
 from lira_bench.plan.planning import Plan
 from lira_bench.plan.precision import StagePrecision
 from lira_bench.plan.roofline import AnswerTime, StageTime
 from lira_bench.plan.workload import QUERY_ROWS, TEXT_ROWS
+from lira_engine.machine import usable_cores
 from lira_runtime.timings import AUTHORS_TOKENS_PER_SECOND
 
 _NOT_ON_TERMINALS = ("device", "mask ms", "region s")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from lira_bench.bandwidth import read_bandwidth, usable_cores
+from lira_bench.bandwidth import read_bandwidth
 from lira_bench.plan.devices import THIS_MACHINE, Device
-from lira_engine.doctor import examine
+from lira_engine import machine
 from lira_engine.errors import LiraError
 
 _ROWS, _SIZE, _BLOCK = 512, 2048, 32
@@ -27,33 +26,24 @@ def measured() -> Device:
     Other work on the machine lowers what is found. Raises LiraError where ONNX Runtime is missing.
     """
     fp32, int8, int4 = (_peak(make) for make in (_fp32, _int8, _int4))
-    processor = next(
-        row[1] for title, rows in examine() if title == "machine" for row in rows if row[0] == "processor"
-    )
+    here = machine.this_machine()
+    if here.memory_gib is None:
+        raise LiraError("how much memory this machine has is not known here: name a --device")
     return Device(
         THIS_MACHINE,
-        f"this machine ({processor})",
+        f"this machine ({here.cpu}, {here.cores} cores)",
         "cpu",
-        memory_gib=round(_memory_gib(), 1),
+        memory_gib=round(here.memory_gib, 1),
         bandwidth=round(read_bandwidth(), 1),
         fp32=fp32,
         fp16=0,
         int8=int8,
         int4=int4,
         power="unknown",
-        source=f"measured now, on {usable_cores()} cores: lira_bench.bandwidth, and the best of "
+        source=f"measured now, on {here.cores} cores: lira_bench.bandwidth, and the best of "
         f"{_REPEATS} products of {_ROWS} x {_SIZE} by {_SIZE} x {_SIZE} in ONNX Runtime per precision",
         derived="none",
     )
-
-
-def _memory_gib() -> float:
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="utf-8")
-        kib = next(int(line.split()[1]) for line in text.splitlines() if line.startswith("MemTotal:"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        raise LiraError("how much memory this machine has is not known here: name a --device") from None
-    return kib / 2**20
 
 
 def _fp32(rng: np.random.Generator) -> tuple[onnx.NodeProto, dict[str, np.ndarray]]:

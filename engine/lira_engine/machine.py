@@ -1,0 +1,138 @@
+"""Facts about the machine: processor, memory, GPUs, and what a board says about itself."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_L4T = Path("/etc/nv_tegra_release")
+_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """As nvidia-smi says: a name, memory ("24564 MiB"), the driver's version."""
+
+    name: str
+    memory: str
+    driver: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """None and () stand for what the system does not say.
+
+    Attributes:
+        cores: that this process may run on. memory_gib, available_gib: of the whole machine.
+        jetson: model, L4T and JetPack of a Jetson board.
+        power_mode: of a Jetson board (nvpmodel), or the governor of the first core.
+    """
+
+    system: str
+    cpu: str
+    cores: int
+    memory_gib: float | None
+    available_gib: float | None
+    gpus: tuple[Gpu, ...]
+    jetson: tuple[str, ...]
+    power_mode: str | None
+    python: str
+
+
+def this_machine() -> Machine:
+    """Ask the system, and nvidia-smi, nvpmodel and dpkg-query where they are; takes up to a second."""
+    total, available = _memory()
+    return Machine(
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpu=_cpu(),
+        cores=usable_cores(),
+        memory_gib=total,
+        available_gib=available,
+        gpus=tuple(gpus()),
+        jetson=tuple(_jetson()),
+        power_mode=_power_mode(),
+        python=platform.python_version(),
+    )
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def gpus() -> list[Gpu]:
+    """The NVIDIA GPUs; none where nvidia-smi is missing or fails."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    fields = [[part.strip() for part in line.split(",")] for line in _answer(query)]
+    return [Gpu(*parts) for parts in fields if len(parts) == 3]
+
+
+def peak_rss_mib() -> int | None:
+    """Most memory that this process had resident so far, MiB; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> 20 if sys.platform == "darwin" else peak >> 10
+
+
+def _cpu() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Model"):
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> tuple[float | None, float | None]:
+    """Total and available, GiB."""
+    with suppress(OSError, ValueError, KeyError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        kib = {line.partition(":")[0]: int(line.split()[1]) for line in lines}
+        return kib["MemTotal"] / 2**20, kib["MemAvailable"] / 2**20
+    with suppress(OSError, ValueError, AttributeError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, None
+    return None, None
+
+
+def _jetson() -> list[str]:
+    if not _L4T.exists():
+        return []
+    lines = []
+    with suppress(OSError):
+        lines.append(Path("/proc/device-tree/model").read_text(encoding="utf-8").strip("\0\n "))
+    with suppress(OSError):
+        lines.append("L4T " + _L4T.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
+    jetpack = _answer(["dpkg-query", "-W", "-f=${Version}", "nvidia-jetpack"])
+    return lines + [f"JetPack {line}" for line in jetpack]
+
+
+def _power_mode() -> str | None:
+    for line in _answer(["nvpmodel", "-q"]):
+        key, _, value = line.partition(":")
+        if key == "NV Power Mode":
+            return value.strip()
+    with suppress(OSError):
+        return f"governor {_GOVERNOR.read_text(encoding='utf-8').strip()}"
+    return None
+
+
+def _answer(command: list[str]) -> list[str]:
+    """The lines that a program prints, none where it is missing, fails or hangs."""
+    if shutil.which(command[0]) is None:
+        return []
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
