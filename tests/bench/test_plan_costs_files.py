@@ -48,7 +48,7 @@ def test_parameters_are_all_that_the_files_hold(bundle: Path) -> None:
 
 
 def test_all_sizes_have_files() -> None:
-    assert {"lira-2b", "lira-qwen2-1.5b", "lira-nano"} <= set(graph_costs.sizes())
+    assert {"lira-2b", "lira-8b", "lira-qwen2-1.5b", "lira-nano"} <= set(graph_costs.sizes())
 
 
 def test_what_is_neither_size_nor_bundle_is_refused(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class Measured:
             raise LiraError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise LiraError(
-                f'{path} lacks "format": "{FORMAT}"; expected what `lira-edge bench --json` wrote'
+                f'{path} lacks "format": "{FORMAT}"; expected the bench.json of `lira-edge bench`'
             )
         if data.get("format_version") != FORMAT_VERSION:
             raise LiraError(

@@ -22,7 +22,7 @@ def plan(
         int | None, typer.Option(help="Inputs per scale: 32 or 128. Default: 32 on CPUs, 128 on GPUs.")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(metavar="BENCH", help="What `lira-edge bench --json` wrote: compare.")
+        Path | None, typer.Option(metavar="BENCH", help="The bench.json of `lira-edge bench`: compare.")
     ] = None,
     all_devices: Annotated[bool, typer.Option("--all-devices", help="One table over all devices.")] = False,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures here.")] = None,

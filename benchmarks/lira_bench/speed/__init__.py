@@ -1,0 +1,1 @@
+"""`lira-edge bench`: where an answer's time goes, tokens per second, memory and bandwidth."""

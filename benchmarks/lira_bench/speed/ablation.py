@@ -1,0 +1,133 @@
+"""The paper's ablation of speed: what SEFE and ILVC cost (supplementary text, section 7)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lira_bench.speed.measure import Run
+from lira_bench.speed.record import Recorder, Wrapped
+from lira_engine.runner import Engines, StageRunner
+from lira_runtime.prompts import Ilvc
+
+
+@dataclass(frozen=True)
+class Variant:
+    """`against` is the variant that it differs from by one thing; `paper` the difference that the authors
+    report, in tokens per second. `task` None is the task that was asked for."""
+
+    name: str
+    title: str
+    ilvc: Ilvc = "on"
+    task: str | None = None
+    against: str | None = None
+    paper: float | None = None
+    change: Callable[[Engines, Recorder], Engines] | None = None
+
+
+class _NoQueries(Wrapped):
+    """The pixel encoder, its queries declared invalid: none of them joins the prefix."""
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = dict(self.stage.run(feeds))
+        outputs["query_valid"] = np.zeros_like(outputs["query_valid"])
+        return outputs
+
+
+class _LeftOut(Wrapped):
+    """A stage that does not run: its outputs are zeros, with no rows where `empty` says so."""
+
+    def __init__(self, stage: StageRunner, empty: Sequence[str] = ()) -> None:
+        super().__init__(stage)
+        self._empty = empty
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = {}
+        for name, spec in self.output_specs.items():
+            shape = [size if isinstance(size, int) else 1 for size in spec.shape]
+            if name in self._empty:
+                shape[1] = 0
+            outputs[name] = np.zeros(shape, spec.dtype)
+        return outputs
+
+
+class _RegionsOnly(Wrapped):
+    """The semantic encoder, for regions alone: the tiles of the image have no rows."""
+
+    def __init__(self, stage: StageRunner, recorder: Recorder) -> None:
+        super().__init__(stage)
+        self._recorder = recorder
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self._recorder.phase != "look":
+            return self.stage.run(feeds)
+        ((name, spec),) = self.output_specs.items()
+        tiles = len(next(iter(feeds.values())))
+        return {name: np.zeros((tiles, 0, int(spec.shape[-1])), spec.dtype)}
+
+
+def without_fusion(engines: Engines, recorder: Recorder) -> Engines:
+    """Tiles alone in the prefix: neither the fusion nor its rows, cells and queries. The pixel encoder still
+    runs, for masks."""
+    return replace(
+        engines,
+        pixel_encoder=_NoQueries(engines.pixel_encoder),
+        sefe=_LeftOut(engines.sefe, empty=("pixel_tokens",)),
+    )
+
+
+def pixel_encoder_alone(engines: Engines, recorder: Recorder) -> Engines:
+    """Cells and queries alone in the prefix, as in OMG-LLaVA, on which LIRA builds: the semantic encoder sees
+    regions only, and nothing is fused."""
+    return replace(
+        engines,
+        semantic_encoder=_RegionsOnly(engines.semantic_encoder, recorder),
+        sefe=_LeftOut(engines.sefe),
+    )
+
+
+FULL = Variant("full", "full")
+VARIANTS = (
+    FULL,
+    Variant("no-sefe-tiles", "no SEFE, tiles alone", against="full", paper=1.8, change=without_fusion),
+    Variant(
+        "no-sefe-pixels",
+        "no SEFE, pixels alone",
+        against="full",
+        paper=1.8,
+        change=pixel_encoder_alone,
+    ),
+    Variant("no-ilvc", "no ILVC", ilvc="off", against="full", paper=1.3),
+    Variant("vqa", "VQA", task="vqa"),
+    Variant("vqa-no-ilvc", "VQA, no ILVC", ilvc="off", task="vqa", against="vqa", paper=0.0),
+)
+
+
+def ablation(runs: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
+    """For JSON, from the runs of all variants by name: medians of both rates, the differences (median of what
+    came round by round), and the paper's."""
+    rows = []
+    for variant in VARIANTS:
+        of_variant = runs[variant.name]
+        row: dict[str, Any] = {
+            "name": variant.name,
+            "title": variant.title,
+            "against": variant.against,
+            "paper_difference": variant.paper,
+            "new_tokens": round(statistics.median(run.new_tokens for run in of_variant)),
+            "total_s": statistics.median(run.total for run in of_variant),
+        }
+        for rate in ("decode_tokens_per_s", "end_to_end_tokens_per_s"):
+            mine = [getattr(run, rate) for run in of_variant]
+            row[rate] = statistics.median(mine)
+            if variant.against is not None:
+                theirs = [getattr(run, rate) for run in runs[variant.against]]
+                row[f"{rate}_difference"] = statistics.median(
+                    a - b for a, b in zip(mine, theirs, strict=True)
+                )
+        rows.append(row)
+    return rows

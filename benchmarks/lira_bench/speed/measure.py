@@ -1,0 +1,113 @@
+"""One answer, from the image's file to the masks that are shown, with everything that ran for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from PIL.Image import Image
+
+from lira_bench.speed.record import Mark, Recorder, Span
+from lira_bench.speed.schedule import forced_tokens
+from lira_runtime import Answer, Lira
+from lira_runtime.events import FinishedEvent, MaskEvent, RegionEvent, TokenEvent
+from lira_runtime.prompts import Ilvc, Prompt
+from lira_runtime.sampling import make_sampler
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked. `forced` holds the whole answer's tokens, or is None where the model chooses them."""
+
+    task: str
+    prompt: Prompt
+    ilvc: Ilvc
+    forced: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A measured answer. All times are seconds.
+
+    Attributes:
+        size: of the image, width and height.
+        ttft: to the first token, the look at the image included. total: to the last shown mask.
+        decode_tokens_per_s: passes that read one token, over the language model's time alone.
+        end_to_end_tokens_per_s: all tokens over `total`.
+        regions: seconds per region, crop and encoder; masks: how many were decoded.
+    """
+
+    image: str
+    size: tuple[int, int]
+    spans: tuple[Span, ...]
+    marks: tuple[Mark, ...]
+    new_tokens: int
+    ttft: float
+    total: float
+    decode_tokens_per_s: float
+    end_to_end_tokens_per_s: float
+    regions: tuple[float, ...]
+    masks: int
+    finish_reason: str
+
+    def seconds(self, stage: str) -> list[float]:
+        """Of each time that the stage ran."""
+        return [span.seconds for span in self.spans if span.stage == stage]
+
+    def token_gaps(self) -> list[float]:
+        """Inter-token latencies: what a reader waits between one token and the next, masks and regions
+        included."""
+        times = [mark.at for mark in self.marks if mark.kind == "token"]
+        return [later - earlier for earlier, later in pairwise(times)]
+
+
+def question(lira: Lira, task: str, expression: str | None, ilvc: Ilvc, forced: bool) -> Question:
+    """Raises LiraError for a task that the bundle lacks, an expression that it does not take, and one that it
+    needs."""
+    prompt = lira.prompt(None, task, expression, ilvc)
+    if not forced:
+        return Question(task, prompt, ilvc, None)
+    tokens = forced_tokens(task, lira.manifest.tokens, lira.tokenizer, ilvc != "off")
+    return Question(task, replace(prompt, max_new_tokens=len(tokens)), ilvc, tuple(tokens))
+
+
+def measure(lira: Lira, recorder: Recorder, image: Path | Image, asked: Question) -> Run:
+    """Look at the image anew and ask; `lira`'s engines are those that `recorder` listens to."""
+    banned = (lira.manifest.tokens.image_id,) if asked.ilvc == "off" else ()
+    forced = None if asked.forced is None else dict(enumerate(asked.forced))
+    recorder.begin()
+    scene = lira.look(image)
+    recorder.spans.insert(0, Span("preprocess", 0.0, scene.look_timings.preprocess))
+    recorder.phase = "prefill"
+    answer: Answer | None = None
+    choose = make_sampler(banned=banned)
+    for event in scene.stream_prompt(asked.prompt, choose, use_ilvc=asked.ilvc != "off", forced=forced):
+        if isinstance(event, TokenEvent):
+            recorder.mark("token", lira.tokenizer.decode([event.token_id]) or str(event.token_id))
+            recorder.phase = "answer"
+        elif isinstance(event, MaskEvent):
+            recorder.mark("mask", f"mask {event.index + 1}")
+        elif isinstance(event, RegionEvent):
+            recorder.mark("region", f"region of mask {event.mask_index + 1}")
+        elif isinstance(event, FinishedEvent):
+            answer = event.answer
+    assert answer is not None, "a stream ends with FinishedEvent"
+    for phrase in answer.phrases:  # decoded when looked at; whoever asked does look
+        if phrase.mask is not None:
+            _ = phrase.mask.binary
+    timings = answer.timings
+    return Run(
+        image=image.name if isinstance(image, Path) else "generated",
+        size=scene.image.size,
+        spans=tuple(recorder.spans),
+        marks=tuple(recorder.marks),
+        new_tokens=timings.new_tokens,
+        ttft=timings.ttft,
+        total=timings.total,
+        decode_tokens_per_s=timings.decode_tokens_per_second,
+        end_to_end_tokens_per_s=timings.end_to_end_tokens_per_second,
+        regions=tuple(timings.regions),
+        masks=len(timings.masks),
+        finish_reason=answer.finish_reason,
+    )

@@ -1,0 +1,39 @@
+"""The files of a benchmark."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lira_bench.speed import pictures, report, trace
+from lira_bench.speed.measure import Run
+from lira_engine.atomic import atomic_write
+from lira_engine.errors import LiraError
+
+RECORD = "bench.json"
+OTHERS = ("bench.md", "stages.png", "timeline.png", "trace.json")
+
+
+def check(folder: Path, overwrite: bool) -> None:
+    """Raise LiraError where the results could not be written, or would replace others unasked."""
+    if folder.exists() and not folder.is_dir():
+        raise LiraError(f"{folder} is not a folder: choose another -o")
+    if (folder / RECORD).exists() and not overwrite:
+        raise LiraError(f"{folder} holds a benchmark already: choose another -o, or add --overwrite")
+
+
+def write(folder: Path, record: Mapping[str, Any], run: Run) -> None:
+    """All files, the record last: a folder that has it is complete."""
+    (folder / RECORD).unlink(missing_ok=True)
+    contents = {
+        "bench.md": report.markdown(record).encode(),
+        "stages.png": pictures.bars(record),
+        "timeline.png": pictures.timeline(record, run),
+        "trace.json": trace.chrome_trace(run, report.heading(record)).encode(),
+        RECORD: (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode(),
+    }
+    for name, content in contents.items():
+        with atomic_write(folder / name) as file:
+            file.write(content)

@@ -1,0 +1,59 @@
+"""One answer as a Chrome trace: opens in chrome://tracing and in Perfetto."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lira_bench.speed.measure import Run
+from lira_bench.speed.record import STAGES
+from lira_bench.speed.report import TITLES
+
+_MARKS = "tokens, masks, regions"
+
+
+def chrome_trace(run: Run, title: str) -> str:
+    """JSON in the trace event format: a row per stage, one for tokens, masks and regions. Microseconds."""
+    events: list[dict[str, Any]] = [_named("process_name", 0, title)]
+    lanes = [stage for stage in STAGES if run.seconds(stage)]
+    for lane, stage in enumerate(lanes, 1):
+        events += [_named("thread_name", lane, TITLES[stage]), _order(lane)]
+    marks = len(lanes) + 1
+    events += [_named("thread_name", marks, _MARKS), _order(marks)]
+    for span in run.spans:
+        sizes = {"rows": span.rows, "context": span.context} if span.rows else {}
+        events.append(
+            {
+                "name": TITLES[span.stage],
+                "ph": "X",
+                "ts": _micro(span.start),
+                "dur": _micro(span.seconds),
+                "pid": 1,
+                "tid": lanes.index(span.stage) + 1,
+                "args": sizes,
+            }
+        )
+    for mark in run.marks:
+        events.append(
+            {
+                "name": f"{mark.kind}: {mark.text}",
+                "ph": "i",
+                "ts": _micro(mark.at),
+                "pid": 1,
+                "tid": marks,
+                "s": "t" if mark.kind == "token" else "p",
+            }
+        )
+    return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}, ensure_ascii=False) + "\n"
+
+
+def _named(kind: str, lane: int, name: str) -> dict[str, Any]:
+    return {"name": kind, "ph": "M", "pid": 1, "tid": lane, "args": {"name": name}}
+
+
+def _order(lane: int) -> dict[str, Any]:
+    return {"name": "thread_sort_index", "ph": "M", "pid": 1, "tid": lane, "args": {"sort_index": lane}}
+
+
+def _micro(seconds: float) -> float:
+    return round(1e6 * seconds, 1)

@@ -1,0 +1,42 @@
+"""What a decoding step reads: the language model's weights once, and the filled rows of its cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from lira_engine.bundle import Bundle
+from lira_engine.engine_folder import engine_file
+from lira_engine.manifest import ModelSpec
+
+# Tables of all positions, of which a step reads one row.
+_TABLES = ("cos_cache", "sin_cache")
+
+
+def llm_file(bundle: Bundle, target: str, precision: str) -> Path:
+    """The graph of the language model that runs."""
+    if target == "portable":
+        return bundle.stage_file("llm")
+    return bundle.engine_folder(target, precision) / engine_file("llm")
+
+
+def weight_bytes(graph: Path) -> int:
+    """Bytes of all weights as the graph stores them, packed, with their scales. Their data is not read.
+
+    Portable graphs store halves, which ONNX Runtime widens when it opens them.
+    """
+    model = onnx.load(graph, load_external_data=False)
+    return sum(_size(tensor) for tensor in model.graph.initializer if tensor.name not in _TABLES)
+
+
+def cache_bytes(spec: ModelSpec, rows: float) -> float:
+    """Bytes of the keys and values of `rows` rows, float32."""
+    return rows * spec.num_layers * 2 * spec.num_kv_heads * spec.head_dim * 4
+
+
+def _size(tensor: onnx.TensorProto) -> int:
+    for entry in tensor.external_data:
+        if entry.key == "length":
+            return int(entry.value)
+    return len(tensor.raw_data) or onnx.numpy_helper.to_array(tensor).nbytes
