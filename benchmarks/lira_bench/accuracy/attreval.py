@@ -143,7 +143,7 @@ def total(scored: Sequence[tuple[Item, Record]]) -> Metrics:
     ranks: dict[str, list[dict[str, Any]]] = {}
     for item, record in scored:
         scores = record["scores"]
-        for kind in (ALL, scores["kind"]):
+        for kind in dict.fromkeys((ALL, scores["kind"])):
             if item.words:
                 ranks.setdefault(kind, []).append(scores)
             else:
