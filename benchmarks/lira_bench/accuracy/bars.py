@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from lira_bench.accuracy.files import image_path
 from lira_bench.accuracy.items import Item, Record
@@ -16,30 +17,34 @@ from lira_engine.atomic import atomic_write
 from lira_runtime import draw, rle
 from lira_runtime.images import open_image
 
-ROWS = 4
+ROWS = 3
+SIDE = 240  # pixels of a picture's longer side: the file is to stay small
 _ORDER = ("color", "colour", "location")  # of the charts, other kinds behind them
-_RIGHT, _OTHER = tuple(v / 255 for v in draw.PALETTE[2]), (0.62, 0.64, 0.68)
+_RIGHT, _OTHER = tuple(v / 255 for v in draw.PALETTE[2]), (0.72, 0.74, 0.78)
+_OUTLINE = tuple(v / 255 for v in draw.PALETTE[0])
+_CAPTION = "Probability of a word among the candidates at the [SEG]. Green: true."
 
 
 def write(path: Path, scored: Sequence[tuple[Item, Record]], images: Path) -> bool:
-    """A PNG with up to four expressions: picture and mask, top five colours, top five locations; true words
-    are green. Expressions with more kinds of attributes come first. Returns whether there was any to draw."""
+    """A PNG with up to three expressions: picture and mask, top five colours, top five locations; true words
+    are green. Every image comes once before any comes twice, expressions with more kinds of attributes first.
+    Returns whether there was any to draw."""
     rows = _rows(scored)
     if not rows:
         return False
     columns = 1 + max(len(kinds) for kinds in rows)
-    figure = Figure(figsize=(3.6 * columns, 3.0 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(2.9 * columns, 2.4 * len(rows) + 0.3), layout="constrained")
     FigureCanvasAgg(figure)
+    figure.supxlabel(_CAPTION, fontsize=9)
     for number, kinds in enumerate(rows):
         item, record = kinds[0]
         axes = figure.add_subplot(len(rows), columns, number * columns + 1)
-        axes.imshow(_masked(images, record))
-        axes.set_title(item.questions[0].text or "", fontsize=10)
-        axes.set_axis_off()
+        _draw_picture(axes, images, record)
+        axes.set_title(f"“{item.questions[0].text}”", fontsize=10)
         for place, (_, of_kind) in enumerate(kinds, 2):
             _draw_bars(figure.add_subplot(len(rows), columns, number * columns + place), of_kind["scores"])
     with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
+        figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
     return True
 
 
@@ -50,29 +55,41 @@ def _rows(scored: Sequence[tuple[Item, Record]]) -> list[list[tuple[Item, Record
         if item.words and record["scores"]["ranked"]:
             together.setdefault((item.image, item.questions[0].text), []).append((item, record))
     rows = [sorted(kinds, key=lambda pair: _place(pair[1]["scores"]["kind"])) for kinds in together.values()]
-    return sorted(rows, key=lambda kinds: -len(kinds))[:ROWS]
+    rows.sort(key=lambda kinds: -len(kinds))
+    first = {kinds[0][0].image: index for index, kinds in reversed(list(enumerate(rows)))}
+    other_images = [rows[index] for index in sorted(first.values())]
+    same_images = [kinds for index, kinds in enumerate(rows) if first[kinds[0][0].image] != index]
+    return [*other_images, *same_images][:ROWS]
 
 
 def _place(kind: str) -> int:
     return _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
 
 
-def _masked(images: Path, record: Record) -> np.ndarray:
-    """[H, W, 3] uint8: the picture, tinted where the mask is and darker elsewhere."""
-    pixels = np.asarray(open_image(image_path(images, record["image"])), dtype=np.float64)
-    mask = rle.decode(record["answers"][0]["masks"][0]["rle"])
-    tint = np.array(draw.PALETTE[0], dtype=np.float64)
-    mixed = np.where(mask[..., None], 0.6 * pixels + 0.4 * tint, 0.5 * pixels)
-    return mixed.round().astype(np.uint8)
+def _draw_picture(axes: Any, images: Path, record: Record) -> None:
+    """The picture, dark outside of the mask. Inside it stays as it is: its colour is what is asked about."""
+    picture = open_image(image_path(images, record["image"]))
+    mask = Image.fromarray(rle.decode(record["answers"][0]["masks"][0]["rle"]))
+    scale = min(1.0, SIDE / max(picture.size))
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    pixels = np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BILINEAR))  # [h, w, 3]
+    inside = np.asarray(mask.resize(size, Image.Resampling.NEAREST)) > 0  # [h, w]
+    axes.imshow(np.where(inside[..., None], pixels, pixels // 3))
+    if inside.any() and not inside.all():
+        axes.contour(inside, levels=[0.5], colors=[_OUTLINE], linewidths=1.8)
+    axes.set_axis_off()
 
 
 def _draw_bars(axes: Any, scores: dict[str, Any]) -> None:
     words = [word for word, _ in scores["ranked"]]
     shares = [share for _, share in scores["ranked"]]
     colors = [_RIGHT if word in scores["answers"] else _OTHER for word in words]
-    axes.bar(range(len(words)), shares, color=colors, width=0.7)
+    bars = axes.bar(range(len(words)), shares, color=colors, width=0.7)
+    axes.bar_label(bars, [f"{share:.2f}" for share in shares], fontsize=8, padding=1)
     axes.set_xticks(range(len(words)), words, fontsize=9)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.12)
+    axes.set_yticks([0, 0.5, 1])
+    axes.tick_params("y", labelsize=8)
     axes.set_title(f"{scores['kind']} (true: {', '.join(scores['answers'])})", fontsize=10)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

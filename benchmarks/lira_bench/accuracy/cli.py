@@ -30,6 +30,10 @@ def evaluate(
     compare: Annotated[
         str | None, typer.Option(metavar="OTHER", help="Another bundle, or engines such as cpu-int4.")
     ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Fail (exit code 2) below it; with --compare it is OTHER's."),
+    ] = None,
     instruction: Annotated[
         str | None, typer.Option(help="Appended to questions: 'Answer with a single word.'")
     ] = None,
@@ -46,7 +50,7 @@ def evaluate(
 
     Writes OUT/report.json and OUT/samples.jsonl; the same command goes on where it was stopped.
     """
-    from lira_bench.accuracy import ray_workers, tables
+    from lira_bench.accuracy import gate, ray_workers, tables
     from lira_bench.accuracy.compare import comparison, other_engines
     from lira_bench.accuracy.files import images_folder
     from lira_bench.accuracy.items import Source
@@ -66,6 +70,7 @@ def evaluate(
         raise LiraError(f"--split is for refseg and gcg, the data of task {task} has none")
     if ilvc not in ("auto", "on", "off"):
         raise LiraError(f"--ilvc is {ilvc!r}, expected auto, on or off")
+    required = gate.parse(require or [])
     # Ray's workers have a working directory of their own.
     engines = EngineChoice(bundle.resolve(), target, precision)
     other = None if compare is None else other_engines(compare, engines)
@@ -80,6 +85,7 @@ def evaluate(
             job, source, dataset, folder, overwrite=overwrite, workers=workers, progress=progress
         )
     if other is None:
+        figures: gate.Figures = this.metrics
         tables.print_metrics(console, this)
     else:
         name, choice = other
@@ -95,7 +101,9 @@ def evaluate(
                 progress=progress,
                 compared_with=this,
             )
-        tables.print_comparison(console, this, name, comparison(this, second))
+        found = comparison(this, second)
+        figures = {**second.metrics, **{key: found[key] for key in ("token_agreement", "mask_iou")}}
+        tables.print_comparison(console, this, name, found)
         tables.print_left_out(console, this)
         if second.left_out != this.left_out:
             tables.print_left_out(console, second)
@@ -105,6 +113,7 @@ def evaluate(
 
         if bars.write(folder / "attributes.png", this.scored, job.images):
             console.print(f"wrote {folder / 'attributes.png'}", soft_wrap=True)
+    gate.check(required, figures)
 
 
 @contextmanager

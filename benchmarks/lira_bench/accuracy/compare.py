@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,7 @@ def comparison(this: Evaluation, other: Evaluation) -> dict[str, Any]:
         delta = None if was is None or now is None else now - was
         delta = rounded(delta) if isinstance(delta, float) else delta
         metrics[name] = {"this": was, "other": now, "delta": delta}
-    agreement = Agreement()
-    for _, record in other.scored:
-        found = record.get("agreement", {"tokens": 0, "agreed": 0, "mask_ious": []})
-        agreement.tokens += found["tokens"]
-        agreement.agreed += found["agreed"]
-        agreement.ious += found["mask_ious"]
+    agreement = agreement_of([other])
     return {
         "token_agreement": rounded(agreement.share) if agreement.tokens else None,
         "tokens": agreement.tokens,
@@ -59,3 +55,15 @@ def comparison(this: Evaluation, other: Evaluation) -> dict[str, Any]:
         "masks": len(agreement.ious),
         "metrics": metrics,
     }
+
+
+def agreement_of(others: Sequence[Evaluation]) -> Agreement:
+    """How far engines agreed with those that they were compared with, over all their evaluations together."""
+    agreement = Agreement()
+    for evaluation in others:
+        for _, record in evaluation.scored:
+            found = record.get("agreement", {"tokens": 0, "agreed": 0, "mask_ious": []})
+            agreement.tokens += found["tokens"]
+            agreement.agreed += found["agreed"]
+            agreement.ious += found["mask_ious"]
+    return agreement

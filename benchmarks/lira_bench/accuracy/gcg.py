@@ -1,4 +1,7 @@
-"""Grounded conversation generation: AP50, mIoU and recall, as GLaMM defines them on GranD-f."""
+"""Grounded conversation generation: AP50, mIoU and recall, as GLaMM defines them on GranD-f.
+
+Source: mbzuai-oryx/groundingLMM, eval/gcg/evaluate.py.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import numpy as np
 
 from lira_bench.accuracy import grandf, segmentation
 from lira_bench.accuracy.items import Item, Metrics, Record, Task, mean, rounded
+from lira_bench.accuracy.text_answers import normalised
 from lira_bench.metrics import average_precision, iou_matrix, matched, mean_matched_iou
 from lira_runtime import rle
 
@@ -38,10 +42,10 @@ def judge(item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray]) ->
 def total(scored: Sequence[tuple[Item, Record]]) -> Metrics:
     """ap50: COCO's AP of masks at IoU 0.5. miou: mean over images of their matched masks' mean IoU.
 
-    recall: the share of true masks with a mask at IoU >= 0.5, one to one. GLaMM also asks that a sentence
-    model (BERT) find the phrases alike; there is none here, so `phrase_recall` stands beside it: the share
-    with such a mask whose phrase is the same but for case, articles and punctuation. GLaMM's figure
-    lies between the two.
+    recall: the share of true masks with a mask at IoU >= 0.5, one to one. GLaMM also asks that BERT find the
+    two phrases alike (cosine >= 0.5), and stops at an image's best remaining pair where it does not: its
+    figure is never above this one. There is no BERT here; `phrase_recall` stands beside it: the share with
+    such a mask whose phrase is the same but for case, articles and punctuation.
     """
     objects = sum(record["scores"]["truth"] for _, record in scored)
     matches = sum(len(record["scores"]["matched"]) for _, record in scored)
@@ -57,12 +61,6 @@ def total(scored: Sequence[tuple[Item, Record]]) -> Metrics:
         "objects": objects,
         "masks": sum(map(len, found)),
     }
-
-
-def normalised(phrase: str) -> str:
-    """Lower case, without articles, quotes and punctuation."""
-    words = "".join(c if c.isalnum() or c in "'-" else " " for c in phrase.lower()).split()
-    return " ".join(word for word in words if word not in ("a", "an", "the"))
 
 
 def _found(record: Record) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """The folder that an evaluation writes, and from which an interrupted one goes on.
 
 `report.json` is there from the start, with what is run and `"complete": false`; `samples.jsonl` grows by a
-line per item. Neither holds times or paths: every way to run the same evaluation gives the same bytes.
+line per item. Neither holds times or paths: every way to run the same evaluation with the same number of
+threads gives the same bytes. (With another number engines add up in another order: a last digit may differ.)
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Referring segmentation: RefCOCO's refs and instances -> cIoU and gIoU."""
+"""Referring segmentation: RefCOCO's refs and instances -> cIoU and gIoU.
+
+gRefCOCO's expressions that name several objects, or none, are scored as GRES defines it (Liu et al., CVPR
+2023; henghuiding/ReLA, gres_model/evaluation/refer_evaluation.py).
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ from lira_bench.accuracy.items import (
     Record,
     Source,
     Task,
+    mean,
     rounded,
 )
 from lira_bench.metrics import SegmentationScore, intersection_and_union
@@ -27,6 +32,7 @@ from lira_engine.errors import LiraError
 if TYPE_CHECKING:
     from lira_runtime import Answer
 
+NO_TARGET = -1  # gRefCOCO's ann_id where the expression names nothing in the image
 PICKLES = (".p", ".pkl", ".pickle")
 _CONVERT = (
     "python -c \"import json, pickle, sys; json.dump(pickle.load(open(sys.argv[1], 'rb')), "
@@ -35,11 +41,13 @@ _CONVERT = (
 
 
 def read(source: Source) -> Dataset:
-    """`refs.json` (or `refs(unc).json`, ...) and `instances.json` of one folder, one item per sentence.
+    """`refs.json` (or `refs(unc).json`, `grefs(unc).json`, ...) and `instances.json` of one folder, one item
+    per sentence.
 
-    A ref: ref_id, ann_id, image_id, split and sentences [{sent}]. Masks are the annotations' polygons or run
-    lengths; images are named by instances.json, as the refs' own file_name carries the annotation's number.
-    Raises LiraError for a pickle, which is what RefCOCO is published as: it is never opened.
+    A ref: ann_id, image_id, split and sentences [{sent}]. ann_id is a number or, in gRefCOCO, a list of them:
+    all of them together are the true mask, and [-1] stands for none. Masks are the annotations' polygons or
+    run lengths; images are named by instances.json, as the refs' own file_name carries the annotation's
+    number. Raises LiraError for a pickle, which is what RefCOCO is published as: it is never opened.
     """
     files = Annotations(source.data)
     path = _refs_file(files, source.data)
@@ -60,13 +68,14 @@ def read(source: Source) -> Dataset:
 
 
 def _refs_file(files: Annotations, data: Path) -> Path:
+    names = ("refs.json", "refs*.json", "grefs*.json")
     pickled = data if data.suffix in PICKLES else None
-    found = None if pickled else (data if data.is_file() else files.find_optional("refs.json", "refs*.json"))
+    found = None if pickled else (data if data.is_file() else files.find_optional(*names))
     if found is not None:
         return found
     pickled = pickled or next((p for p in sorted(files.folder.glob("refs*")) if p.suffix in PICKLES), None)
     if pickled is None:
-        raise LiraError(f"{files.folder} holds no refs.json or refs*.json")
+        raise LiraError(f"{files.folder} holds no {', '.join(names[:-1])} or {names[-1]}")
     raise LiraError(
         f"{pickled} is a pickle, which can run any code when opened; expected JSON. If you trust its source: "
         f"{_CONVERT} '{pickled}' '{pickled.with_suffix('.json')}'"
@@ -95,15 +104,17 @@ def _entries(
     try:
         if split is not None and need(ref, "split", str) != split:
             return
-        annotation_id, image_id = need(ref, "ann_id", int), need(ref, "image_id", int)
+        wanted, image_id = _annotation_ids(ref), need(ref, "image_id", int)
         sentences = need(ref, "sentences", list)
-        if annotation_id not in annotations or image_id not in images:
-            lacking = f"image {image_id}" if image_id not in images else f"annotation {annotation_id}"
-            raise LiraError(f"instances.json has no {lacking}")
+        if image_id not in images:
+            raise LiraError(f"instances.json has no image {image_id}")
+        for annotation_id in wanted:
+            if annotation_id not in annotations:
+                raise LiraError(f"instances.json has no annotation {annotation_id}")
         image = images[image_id]
         name = need_text(image, "file_name")
         size = (need(image, "height", int), need(image, "width", int))
-        mask = need(annotations[annotation_id], "segmentation", (list, dict))
+        masks = tuple(need(annotations[number], "segmentation", (list, dict)) for number in wanted)
     except LiraError as error:
         yield LeftOut(key, str(error))
         return
@@ -114,31 +125,62 @@ def _entries(
         except LiraError as error:
             yield LeftOut(place, str(error))
             continue
-        yield Item(place, name, (Question("refseg", expression),), {}, (mask,), size)
+        yield Item(place, name, (Question("refseg", expression),), {}, masks, size)
+
+
+def _annotation_ids(ref: Any) -> list[int]:
+    """The annotations that an expression means; none where it names nothing in the image."""
+    found = need(ref, "ann_id", (int, list))
+    listed = found if isinstance(found, list) else [found]
+    if not all(type(number) is int for number in listed):
+        raise LiraError("key 'ann_id' is a list with other things than whole numbers")
+    return [] if listed == [NO_TARGET] else listed
 
 
 def judge(item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray]) -> dict[str, Any]:
-    """The answer's first mask beside the true one; an answer without a mask counts as an empty one."""
-    found = answers[0].masks[0].binary if answers[0].masks else np.zeros_like(masks[0])
-    intersection, union = intersection_and_union(found, masks[0])
+    """The answer's first mask beside the true one (the union of `masks`, empty for no target); an answer
+    without a mask counts as an empty one. Two empty masks have IoU 1."""
+    assert item.size is not None, "read() gives every item the image's size"
+    truth = np.zeros(item.size, dtype=bool)  # [H, W]
+    for mask in masks:
+        truth |= mask
+    found = answers[0].masks[0].binary if answers[0].masks else np.zeros_like(truth)
+    intersection, union = intersection_and_union(found, truth)
     return {
         "intersection": intersection,
         "union": union,
         "iou": rounded(intersection / union if union else 1.0),
+        "empty": not found.any(),
     }
 
 
 def total(scored: Sequence[tuple[Item, Record]]) -> Metrics:
-    """cIoU: all intersections over all unions. gIoU: the mean of the IoUs."""
+    """ciou: all intersections over all unions. giou: the mean of the IoUs, where an expression without a
+    target counts 1 for an empty mask and 0 for any other.
+
+    Where there are such expressions, also n_acc: the share of them that got an empty mask or none, and t_acc:
+    the share of all others that got a mask.
+    """
+    if not scored:
+        return {"ciou": None, "giou": None, "expressions": 0, "without_mask": 0}
     score = SegmentationScore(
         [record["scores"]["intersection"] for _, record in scored],
         [record["scores"]["union"] for _, record in scored],
     )
-    if not scored:
-        return {"ciou": None, "giou": None, "expressions": 0, "without_mask": 0}
-    without = sum(not record["answers"][0]["masks"] for _, record in scored)
-    ciou = rounded(score.ciou) if any(score.unions) else None
-    return {"ciou": ciou, "giou": rounded(score.giou), "expressions": len(scored), "without_mask": without}
+    empty: dict[bool, list[float]] = {True: [], False: []}  # of those with a target, of those without
+    for item, record in scored:
+        empty[bool(item.masks)].append(float(record["scores"]["empty"]))
+    metrics: Metrics = {
+        "ciou": rounded(score.ciou) if any(score.unions) else None,
+        "giou": rounded(score.giou),
+        "expressions": len(scored),
+        "without_mask": sum(not record["answers"][0]["masks"] for _, record in scored),
+    }
+    if empty[False]:
+        metrics["n_acc"] = mean(empty[False])
+        metrics["t_acc"] = mean([1 - value for value in empty[True]])
+        metrics["no_target"] = len(empty[False])
+    return metrics
 
 
 TASK = Task("refseg", read, judge, total, has_splits=True)
