@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pycocotools import mask as coco
 
 from lira_bench.accuracy import segmentation
 from lira_bench.accuracy.files import image_path, images_folder
@@ -48,59 +47,6 @@ def reasons(dataset: Dataset) -> dict[str, str]:
     return {entry.key: entry.reason for entry in dataset.entries if isinstance(entry, LeftOut)}
 
 
-# --- masks --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "stored",
-    [
-        POLYGON,
-        RUNS,
-        rle.encode(MASK),
-        [rle.encode(MASK)],
-        [rle.encode(MASK & (np.arange(WIDTH) < 5)), rle.encode(MASK & (np.arange(WIDTH) >= 5))],
-    ],
-    ids=["polygon", "uncompressed", "compressed", "list", "union"],
-)
-def test_every_kind_of_segmentation(stored: Any) -> None:
-    found = segmentation.decode(stored, HEIGHT, WIDTH)
-    assert found.dtype == bool and np.array_equal(found, MASK)
-
-
-def test_polygons_are_drawn_as_pycocotools_draws_them() -> None:
-    parts = [[0.4, 1.2, 7.9, 0.3, 5.5, 9.9], [2, 8, 9.5, 8.5, 9, 11.5, 2.2, 11]]
-    expected = coco.decode(coco.merge(coco.frPyObjects(parts, HEIGHT, WIDTH))).astype(bool)
-    assert np.array_equal(segmentation.decode(parts, HEIGHT, WIDTH), expected)
-    assert expected.any()
-
-
-@pytest.mark.parametrize(
-    ("stored", "said"),
-    [
-        (
-            {**RUNS, "size": [WIDTH, HEIGHT]},
-            "the mask is 12 x 10 (width x height), expected the image's 10 x 12",
-        ),
-        ({"counts": RUNS["counts"]}, "no size"),
-        ({**RUNS, "counts": [5, 5]}, "do not cover"),
-        ({**RUNS, "counts": [-5, HEIGHT * WIDTH + 5]}, "do not cover"),
-        ({**RUNS, "counts": "05"}, "covers 5 pixels"),
-        ([], "neither"),
-        ("abc", "neither"),
-        ([[1, 2, 3, 4]], "4 numbers"),
-        ([[1, 2, 3, 4, 5, 6, 7]], "7 numbers"),
-        ([[1, 2, 3, 4, 5, 1e9]], "far outside"),
-        ([[1, 2, 3, 4, 5, float("nan")]], "far outside"),
-        ([[1, 2, 3, 4, 5, "6"]], "far outside"),
-        ([{"size": [1, 1], "counts": [1]}], "expected the image's"),
-    ],
-)
-def test_damaged_segmentations(stored: Any, said: str) -> None:
-    with pytest.raises(LiraError) as error:
-        segmentation.decode(stored, HEIGHT, WIDTH)
-    assert said in str(error.value)
-
-
 # --- RefCOCO ------------------------------------------------------------------------------------------
 
 
@@ -132,6 +78,17 @@ def test_a_ref_gives_an_item_per_sentence(refcoco: Path) -> None:
     assert dataset.items[3].key == "refs(unc).json[1].sentences[1]"
     assert set(dataset.files) == {"refs(unc).json", "instances.json"}
     assert len(read("refseg", refcoco, limit=3).entries) == 3
+
+
+def test_grefcoco_names_several_objects_or_none(refcoco: Path) -> None:
+    (refcoco / "refs(unc).json").unlink()
+    write(refcoco / "grefs(unc).json", [ref(0, ann_id=[70, 71]), ref(1, ann_id=[-1]), ref(1, ann_id=["70"])])
+    dataset = read("refseg", refcoco)
+    assert [item.masks for item in dataset.items] == [(POLYGON, RUNS)] * 2 + [()] * 2
+    assert {item.size for item in dataset.items} == {(HEIGHT, WIDTH)}
+    assert reasons(dataset) == {
+        "grefs(unc).json[2]": "key 'ann_id' is a list with other things than whole numbers"
+    }
 
 
 def test_splits_are_chosen_by_name(refcoco: Path) -> None:

@@ -1,0 +1,69 @@
+"""`lira-edge eval` as it is typed, and what it writes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lira_engine.main import main
+
+
+class Evaluate:
+    """evaluate(TASK, OUT, *MORE) runs the command in this process, with one thread; returns its exit code."""
+
+    def __init__(self, bundle: Path, data: Path) -> None:
+        self.bundle, self.data = bundle, data
+
+    def __call__(self, *arguments: Any, **others: Path) -> int:
+        with pytest.raises(SystemExit) as stopped:
+            main(self.arguments(*arguments, **others))
+        assert isinstance(stopped.value.code, int)
+        return stopped.value.code
+
+    def arguments(
+        self, task: str, out: str | Path, *more: object, bundle: Path | None = None, data: Path | None = None
+    ) -> list[str]:
+        typed = ["eval", bundle or self.bundle, "--data", data or self.data, "--task", task, "-o", out]
+        return [str(argument) for argument in (*typed, "--threads", 1, *more)]
+
+    def process(self, *arguments: Any, **others: Path) -> list[str]:
+        """The command line for a process of its own."""
+        code = "from lira_engine.main import main; main()"
+        return [sys.executable, "-c", code, *self.arguments(*arguments, **others)]
+
+    @staticmethod
+    def report(out: str | Path) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(Path(out, "report.json").read_text(encoding="utf-8"))
+        return content
+
+    @staticmethod
+    def samples(out: str | Path) -> list[dict[str, Any]]:
+        text = Path(out, "samples.jsonl").read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+
+    @staticmethod
+    def same_bytes(one: str | Path, other: str | Path) -> bool:
+        names = ("report.json", "samples.jsonl")
+        return all(Path(one, name).read_bytes() == Path(other, name).read_bytes() for name in names)
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def evaluate(accuracy_bundle: Path, accuracy_data: Path) -> Evaluate:
+    return Evaluate(accuracy_bundle, accuracy_data)
+
+
+@pytest.fixture(scope="session")
+def grounded(evaluate: Evaluate, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The evaluation of grounded captions, done in one go."""
+    out = tmp_path_factory.mktemp("grounded") / "out"
+    assert evaluate("gcg", out) == 0
+    return out

@@ -1,0 +1,73 @@
+"""Two engines side by side."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from lira_bench.accuracy.agreement import replay
+from lira_bench.metrics import iou
+from lira_runtime import Lira
+from lira_runtime.rle import decode
+
+if TYPE_CHECKING:
+    from .conftest import Evaluate
+
+
+def test_compare_with_other_engines(
+    evaluate: Evaluate, grounded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(grounded, "out")
+    assert evaluate("gcg", "out", "--compare", "cpu-int4") == 0
+    assert evaluate.same_bytes("out", grounded)
+    other = evaluate.report("out/compare-cpu-int4")
+    found = other["comparison"]
+    assert (
+        other["run"]["precision"] == "int4" and other["run"]["compared_with"] == evaluate.report("out")["run"]
+    )
+    for name, value in evaluate.report("out")["metrics"].items():
+        entry = found["metrics"][name]
+        assert (entry["this"], entry["other"]) == (value, other["metrics"][name])
+        assert entry["delta"] == pytest.approx(entry["other"] - value, abs=1e-6)
+
+    tokens, agreed, ious = 0, 0, []
+    with Lira.open(evaluate.bundle, precision="int4", threads=1) as lira:
+        for sample in evaluate.samples(grounded):
+            (answer,) = sample["answers"]
+            scene = lira.look(evaluate.data / "images" / sample["image"])
+            again, chosen = replay(scene, lira.prompt(None, "gcg"), answer["token_ids"])
+            assert list(again.token_ids) == answer["token_ids"]
+            tokens += len(chosen)
+            agreed += sum(a == b for a, b in zip(chosen, answer["token_ids"], strict=True))
+            pairs = zip(again.masks, answer["masks"], strict=True)
+            ious += [iou(mask.binary, decode(expected["rle"])) for mask, expected in pairs]
+    assert (found["tokens"], found["masks"]) == (tokens, len(ious))
+    assert found["token_agreement"] == pytest.approx(agreed / tokens, abs=1e-6)
+    assert found["mask_iou"] == pytest.approx(np.mean(ious), abs=1e-5)
+    assert 0.95 < found["mask_iou"] < 1
+    printed = capsys.readouterr().out
+    assert "cpu-fp32" in printed and "cpu-int4" in printed and f"{found['mask_iou']:.4f}" in printed
+
+
+def test_compare_with_another_bundle_that_computes_the_same(evaluate: Evaluate, grounded: Path) -> None:
+    shutil.copytree(grounded, "out")
+    shutil.copytree(evaluate.bundle, "copy")
+    assert evaluate("gcg", "out", "--compare", "copy") == 0
+    found = evaluate.report("out/compare-copy")["comparison"]
+    assert (found["token_agreement"], found["mask_iou"]) == (1.0, 1.0)
+    assert {entry["delta"] for entry in found["metrics"].values()} == {0}
+
+
+@pytest.mark.parametrize(
+    ("other", "said"), [("cpu-fp32", "the very engines"), ("cpu-fp4", "cpu-fp32, cpu-int4")]
+)
+def test_compare_with_what_is_not_there(
+    evaluate: Evaluate, other: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate("gcg", "out", "--compare", other) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("out").exists()

@@ -1,0 +1,34 @@
+"""`--require NAME=VALUE`."""
+
+from __future__ import annotations
+
+import pytest
+
+from lira_bench.accuracy import gate
+from lira_engine.errors import LiraError
+
+FIGURES: gate.Figures = {"ciou": 0.9, "giou": None, "expressions": 4}
+
+
+def test_what_is_reached_passes() -> None:
+    gate.check(gate.parse(["ciou=0.9", "expressions=4"]), FIGURES)
+    gate.check({}, FIGURES)
+
+
+def test_what_is_not_reached_is_named_with_both_numbers() -> None:
+    with pytest.raises(LiraError) as error:
+        gate.check(gate.parse(["ciou=0.95", "expressions=3", "giou=0"]), FIGURES)
+    assert str(error.value) == (
+        "not good enough: ciou is 0.9, required 0.95; giou is not measured, required 0"
+    )
+
+
+def test_a_figure_that_there_is_not() -> None:
+    with pytest.raises(LiraError, match="no such figure; there are: ciou, giou, expressions"):
+        gate.check({"cIoU": 0.5}, FIGURES)
+
+
+@pytest.mark.parametrize("text", ["ciou", "ciou=", "=0.5", "ciou=high", "ciou=nan", ""])
+def test_what_is_not_name_and_value(text: str) -> None:
+    with pytest.raises(LiraError, match="expected NAME=VALUE"):
+        gate.parse([text])
