@@ -107,7 +107,9 @@ def evaluate(
         tables.print_left_out(console, this)
         if second.left_out != this.left_out:
             tables.print_left_out(console, second)
-    console.print(f"wrote {folder / 'report.json'} and samples.jsonl", soft_wrap=True)
+    written = [folder] if other is None else [folder, folder / f"compare-{other[0]}"]
+    for of_engines in written:
+        console.print(f"wrote {of_engines / 'report.json'} and samples.jsonl", soft_wrap=True)
     if task == "attreval":
         from lira_bench.accuracy import bars  # matplotlib takes its time
 
