@@ -1,39 +1,124 @@
 """Engines of one bundle of lira-nano side by side: how often they agree, and what a precision costs.
 
-    python benchmarks/compare_precisions.py bundles/lira-nano --scenes 100 --markdown docs/precisions.md
+    python benchmarks/compare_precisions.py BUNDLE --scenes 100 --markdown docs/precisions.md
 
-Agreement is teacher-forced (see lira_bench.accuracy.agreement): every engine reads the tokens that fp32
-chose. Scenes are of a seed that was not trained on.
+Writes scenes that were not trained on and evaluates them as `lira-edge eval --compare` does: int8 and int4
+answer on their own, and read the answers that fp32 gave (teacher-forced, see lira_bench.accuracy.agreement).
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.progress import track
 
-from lira_bench.accuracy.agreement import Agreement, replay
-from lira_export.nano.evaluate import Scores, evaluate_scene, summary
-from lira_export.nano.scenes import render_scene
-from lira_runtime import Lira
+from lira_bench.accuracy.compare import agreement_of
+from lira_bench.accuracy.items import Evaluation, Source
+from lira_bench.accuracy.run import evaluate
+from lira_bench.accuracy.tasks import task_named
+from lira_bench.accuracy.worker import EngineChoice, Job
+from lira_engine.bundle import Bundle
+from lira_engine.engine_folder import build_command, read_build
+from lira_export.nano.dataset import write_dataset
+from lira_export.nano.scenes import TRAINING_SEED
 
 SEED = 2
-PRECISIONS = ("fp32", "int8", "int4")
+assert SEED != TRAINING_SEED
+PRECISIONS = ("fp32", "int8", "int4")  # the others are compared with the first one
+MEASURES = (  # task, metric, its name, the metric that says of how many
+    ("refseg", "ciou", "RefSeg cIoU", "expressions"),
+    ("refseg", "giou", "RefSeg gIoU", "expressions"),
+    ("gcg", "ap50", "GCG AP50", "objects"),
+    ("gcg", "miou", "GCG mIoU", "objects"),
+    ("gcg", "recall", "GCG recall", "objects"),
+    ("vqa", "accuracy", "VQA accuracy", "questions"),
+    ("attreval", "all.paired", "AttrEval paired accuracy", "all.pairs"),
+    ("attreval", "color.top1", "AttrEval colour at `[SEG]`, top 1", "color.expressions"),
+    ("pope", "f1", "POPE F1", "questions"),
+)
+TASKS = tuple(dict.fromkeys(task for task, *_ in MEASURES))
+PAGE = """\
+# What a precision costs
+
+```
+lira-edge export checkpoints/lira-nano -o BUNDLE
+{builds}
+python benchmarks/compare_precisions.py BUNDLE --scenes {scenes} --markdown docs/precisions.md
+```
+
+The last line wrote this page: {scenes} scenes of seed {seed} (lira-nano was trained on seed {training_seed}),
+engines for the CPU.
+
+{table}
+
+What it means:
+
+- *Tokens that agree* and *mask IoU* are the sharper test of a lowering. The engines read the answers that
+  {first} gave to all of it ({tokens} tokens, {masks} masks): how often they would have chosen the same next
+  token, and how far their masks cover the same pixels.
+- The other lines are answers that run free, beside the truth; [eval.md](eval.md) defines them. A difference
+  of a few answers, up or down, is chance.
+- int8 and int4 are the bits of the language model's weights. The encoders are int8 where the build found
+  that faster on its machine, and right; on another one these columns can differ by that.
+- A miniature shows whether a lowering is right. What it costs a larger model has to be measured there:
+  `lira-edge eval BUNDLE --compare cpu-int4`.
+"""
 
 
-def row(name: str, scores: Scores, agreement: Agreement) -> str:
-    found = summary(scores)
-    cells = [
-        name,
-        f"{agreement.share:.4f}",
-        f"{agreement.mean_iou:.4f}",
-        f"{found['refseg']['on']['all']['ciou']:.3f}",
-        f"{found['gcg']['on']['mask_recall']:.3f}",
-        f"{found['vqa']['attributes']['paired']:.3f}",
-        f"{found['caption']['exact']:.3f}",
+def measure(bundle: Path, data: Path, work: Path) -> dict[str, dict[str, Evaluation]]:
+    """Evaluations by precision and task."""
+    found: dict[str, dict[str, Evaluation]] = {precision: {} for precision in PRECISIONS}
+    for task in track(TASKS, "tasks"):
+        source = Source(data)
+        dataset = task_named(task).read(source)
+        first = None
+        for precision in PRECISIONS:
+            job = Job(EngineChoice(bundle, "cpu", precision), task, data / "images")
+            out = work / f"{task}-{precision}"
+            found[precision][task] = evaluate(job, source, dataset, out, compared_with=first)
+            first = first or found[precision][task]
+    return found
+
+
+def engines_size(bundle: Path, precision: str) -> float:
+    """MiB of the built files."""
+    mend = f"run `{build_command(bundle, 'cpu', precision)}`"
+    build = read_build(Bundle.open(bundle).engine_folder("cpu", precision), mend)
+    return sum(entry.bytes for entry in build.files.values()) / 2**20
+
+
+def table(bundle: Path, found: dict[str, dict[str, Evaluation]]) -> str:
+    """A line per measure, a column per precision."""
+    others = [agreement_of(list(found[precision].values())) for precision in PRECISIONS[1:]]
+    rows = [
+        ["", *PRECISIONS],
+        ["---", *["---:"] * len(PRECISIONS)],
+        ["built files, MiB", *(f"{engines_size(bundle, precision):.1f}" for precision in PRECISIONS)],
+        [f"tokens that agree with {PRECISIONS[0]}", "", *(f"{100 * other.share:.2f} %" for other in others)],
+        [f"mask IoU with {PRECISIONS[0]}", "", *(f"{other.mean_iou:.4f}" for other in others)],
     ]
-    return "| " + " | ".join(cells) + " |"
+    for task, metric, name, count in MEASURES:
+        of_task = [found[precision][task].metrics for precision in PRECISIONS]
+        figures = ["-" if (value := metrics[metric]) is None else f"{value:.3f}" for metrics in of_task]
+        rows.append([f"{name} ({of_task[0][count]} {count.rpartition('.')[2]})", *figures])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def page(bundle: Path, scenes: int, found: dict[str, dict[str, Evaluation]]) -> str:
+    """Markdown, with the commands that write it."""
+    agreement = agreement_of(list(found[PRECISIONS[-1]].values()))
+    return PAGE.format(
+        builds="\n".join(f"lira-edge build BUNDLE --precision {precision}" for precision in PRECISIONS),
+        scenes=scenes,
+        seed=SEED,
+        training_seed=TRAINING_SEED,
+        table=table(bundle, found),
+        first=PRECISIONS[0],
+        tokens=agreement.tokens,
+        masks=len(agreement.ious),
+    )
 
 
 def main() -> None:
@@ -42,33 +127,11 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=100)
     parser.add_argument("--markdown", type=Path)
     asked = parser.parse_args()
-    engines = {name: Lira.open(asked.bundle, precision=name) for name in PRECISIONS}
-    scores = {name: Scores() for name in PRECISIONS}
-    agreements = {name: Agreement() for name in PRECISIONS}
-    for index in track(range(asked.scenes), description="scenes"):
-        scene = render_scene(SEED, index)
-        for name, lira in engines.items():
-            evaluate_scene(lira, scene, scores[name])
-        looks = {name: lira.look(scene.image) for name, lira in engines.items()}
-        tokens = looks["fp32"].ask(task="gcg").token_ids
-        expected = None
-        for name, lira in engines.items():
-            answer, chosen = replay(looks[name], lira.prompt(None, "gcg"), tokens)
-            masks = [mask.binary for mask in answer.masks]
-            expected = masks if expected is None else expected
-            agreements[name].add(tokens, chosen, masks, expected)
-    lines = [
-        "# lira-nano by precision",
-        "",
-        f"`python benchmarks/compare_precisions.py BUNDLE --scenes {asked.scenes}`: scenes of seed {SEED},",
-        "none of them trained on. Agreement with fp32: tokens and masks of grounded answers, teacher-forced.",
-        "int8 and int4 are the language model's weights; the encoders are int8 where that was found faster.",
-        "",
-        "| engines | tokens agree | mask IoU with fp32 | RefSeg cIoU | GCG recall | VQA pairs | captions |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-        *(row(name, scores[name], agreements[name]) for name in PRECISIONS),
-    ]
-    text = "\n".join(lines) + "\n"
+    with TemporaryDirectory() as folder:
+        data = Path(folder) / "scenes"
+        write_dataset(data, SEED, asked.scenes)
+        found = measure(asked.bundle, data, Path(folder))
+    text = page(asked.bundle, asked.scenes, found)
     print(text)
     if asked.markdown:
         asked.markdown.write_text(text, encoding="utf-8")
