@@ -1,4 +1,7 @@
-"""What the tests share: the golden data. `pytest tests --golden DIR` takes another folder of that layout."""
+"""What the tests share: the golden data, and lira-nano's bundle.
+
+`pytest tests --golden DIR` takes another folder of the golden data's layout.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from lira_engine.runner import Engines
     from lira_export.checkpoint import Checkpoint
 
+ROOT = Path(__file__).parent.parent
 RECORDED = Path(__file__).parent / "golden"
 
 
@@ -92,6 +96,14 @@ def _recorded_rows(golden: Path) -> int:
         with np.load(path, allow_pickle=False) as trace:
             lengths.append(int(trace["past_len"][-1] + trace["in_len"][-1]))
     return max(lengths)
+
+
+@pytest.fixture(scope="session")
+def nano_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """lira-nano as it is exported, without engines. To be read only: who builds engines does so in a copy."""
+    from lira_export.export import export_checkpoint
+
+    return export_checkpoint(ROOT / "checkpoints" / "lira-nano", tmp_path_factory.mktemp("nano") / "exported")
 
 
 @pytest.fixture(scope="session")

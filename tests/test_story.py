@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,6 @@ from PIL import Image
 
 from lira_bench.metrics import iou
 from lira_engine.build import build
-from lira_export.export import export_checkpoint
 from lira_export.nano import evaluate
 from lira_export.nano.scenes import Scene, render_scene
 from lira_runtime import Lira
@@ -28,8 +28,8 @@ GCG = "an orange star, a house, a yellow circle and a fish."
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = export_checkpoint(ROOT / "checkpoints" / "lira-nano", tmp_path_factory.mktemp("nano") / "bundle")
+def bundle(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = shutil.copytree(nano_bundle, tmp_path_factory.mktemp("nano") / "bundle")
     build(out, target="cpu")
     return out
 

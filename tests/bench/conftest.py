@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
 SCENES = 6
 
 
 @pytest.fixture(scope="session")
-def accuracy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def accuracy_bundle(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """lira-nano with engines cpu-fp32 and cpu-int4."""
     from lira_engine.build import build
-    from lira_export.export import export_checkpoint
 
-    out = export_checkpoint(ROOT / "checkpoints" / "lira-nano", tmp_path_factory.mktemp("nano") / "bundle")
+    out = shutil.copytree(nano_bundle, tmp_path_factory.mktemp("nano") / "bundle")
     for precision in ("fp32", "int4"):
         build(out, target="cpu", precision=precision)
     return out

@@ -11,14 +11,10 @@ from lira_bench.plan import graph_costs
 from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
 
-CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "lira-nano"
-
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from lira_export.export import export_checkpoint
-
-    return export_checkpoint(CHECKPOINT, tmp_path_factory.mktemp("plan") / "bundle")
+def bundle(nano_bundle: Path) -> Path:
+    return nano_bundle
 
 
 def test_the_shipped_file_is_what_the_command_writes(bundle: Path, tmp_path: Path) -> None:
