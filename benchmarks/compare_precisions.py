@@ -101,8 +101,9 @@ def table(bundle: Path, found: dict[str, dict[str, Evaluation]]) -> str:
     ]
     for task, metric, name, count in MEASURES:
         of_task = [found[precision][task].metrics for precision in PRECISIONS]
-        figures = ["-" if (value := metrics[metric]) is None else f"{value:.3f}" for metrics in of_task]
-        rows.append([f"{name} ({of_task[0][count]} {count.rpartition('.')[2]})", *figures])
+        values = [metrics.get(metric) for metrics in of_task]  # few scenes can lack a kind
+        figures = ["-" if value is None else f"{value:.3f}" for value in values]
+        rows.append([f"{name} ({of_task[0].get(count, 0)} {count.rpartition('.')[2]})", *figures])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 

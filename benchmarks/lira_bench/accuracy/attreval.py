@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lira_bench.accuracy.files import Annotations, need, need_text
+from lira_bench.accuracy.files import Annotations, is_text, need, need_text
 from lira_bench.accuracy.items import (
     Dataset,
     Entry,
@@ -105,7 +105,7 @@ def _expression(key: str, line: dict[str, Any]) -> Entry:
         image, expression = need_text(line, "image"), need_text(line, "expression")
         words, answer = need(line, "words", list), need(line, "answer", (str, list))
         answers = [answer] if isinstance(answer, str) else answer
-        if len(words) < 2 or not all(isinstance(word, str) and word.strip() for word in words):
+        if len(words) < 2 or not all(map(is_text, words)):
             raise LiraError("key 'words' is no list of at least two words")
         if not answers or any(word not in words for word in answers):
             raise LiraError(f"the answer {answer!r} is not among the words")

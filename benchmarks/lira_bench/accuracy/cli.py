@@ -125,6 +125,7 @@ def _progress(title: str) -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=Console(stderr=True), transient=True) as shown:
+    console = Console(stderr=True)
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         bar = shown.add_task(title, total=None)
         yield lambda done, total: shown.update(bar, completed=done, total=total)

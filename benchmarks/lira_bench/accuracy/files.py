@@ -89,13 +89,25 @@ def need(entry: Mapping[str, Any], key: str, kind: type | tuple[type, ...]) -> A
     return value
 
 
-def need_text(entry: Mapping[str, Any], *keys: str) -> str:
-    """The text, not empty, under the first of `keys` that is there."""
-    key = next((key for key in keys if key in entry), keys[0])
+def need_text(entry: Mapping[str, Any], key: str) -> str:
+    """The text under `key`, not empty. Raises LiraError that names the key."""
     text: str = need(entry, key, str)
-    if not text.strip():
-        raise LiraError(f"key {key!r} is empty")
+    if not is_text(text):
+        raise LiraError(
+            f"key {key!r} is empty" if not text.strip() else f"key {key!r} is {_short(text)}, no text"
+        )
     return text
+
+
+def is_text(value: object) -> bool:
+    """Whether it is a text with something in it. JSON can hold halves of characters, which no file can."""
+    if not isinstance(value, str) or not value.strip():
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def images_folder(data: Path, given: Path | None) -> Path:

@@ -71,3 +71,17 @@ def test_compare_with_what_is_not_there(
     assert evaluate("gcg", "out", "--compare", other) == 2
     assert said in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+def test_a_lowering_that_is_not_good_enough_fails(
+    evaluate: Evaluate, grounded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(grounded, "out")
+    asked = ("gcg", "out", "--compare", "cpu-int4", "--require", "recall=0.5", "--require")
+    assert evaluate(*asked, "mask_iou=0.95") == 0
+    assert evaluate(*asked, "mask_iou=1") == 2
+    captured = capsys.readouterr()
+    assert captured.err.strip().startswith("error: not good enough: mask_iou is 0.9")
+    assert "cpu-int4" in captured.out and evaluate.report("out/compare-cpu-int4")["complete"] is True
+    assert evaluate("gcg", "other", "--require", "recall") == 2
+    assert "expected NAME=VALUE" in capsys.readouterr().err and not Path("other").exists()

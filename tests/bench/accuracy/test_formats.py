@@ -111,7 +111,7 @@ def test_damaged_refs_are_named_and_the_rest_is_kept(refcoco: Path) -> None:
         ref(0, ann_id=99),
         ref(0, image_id=6),
         "nonsense",
-        ref(0, sentences=[{"sent": "good"}, {"tokens": []}, {"sent": "  "}]),
+        ref(0, sentences=[{"sent": "good"}, {"tokens": []}, {"sent": "  "}, 7, {"sent": "half \ud800"}]),
     ]
     write(refcoco / "refs(unc).json", damaged)
     dataset = read("refseg", refcoco)
@@ -122,6 +122,8 @@ def test_damaged_refs_are_named_and_the_rest_is_kept(refcoco: Path) -> None:
         "refs(unc).json[3]": "found 'nonsense', expected an object",
         "refs(unc).json[4].sentences[1]": "key 'sent' is missing",
         "refs(unc).json[4].sentences[2]": "key 'sent' is empty",
+        "refs(unc).json[4].sentences[3]": "found 7, expected an object",
+        "refs(unc).json[4].sentences[4]": "key 'sent' is 'half \\ud800', no text",
     }
     assert [item.questions[0].text for item in dataset.items] == ["good"]
 
@@ -338,13 +340,14 @@ def test_attreval_expressions(tmp_path: Path) -> None:
         {**line, "answer": "green"},
         {**line, "words": ["red"], "answer": "red"},
         {**line, "answer": []},
+        {**line, "words": ["red", "\ud800"], "answer": "red"},
     ]
     write_lines(tmp_path / "attributes.jsonl", lines)
     write_lines(tmp_path / "vqa.jsonl", [question(1, "yes"), question(1, "no"), question(2, "yes")])
     dataset = read("attreval", tmp_path)
     assert [item.words for item in dataset.items] == [(), ("red", "blue"), ("red", "blue")]
     assert [item.truth.get("answers") for item in dataset.items] == [None, ["red"], ["red", "blue"]]
-    assert len(reasons(dataset)) == 4
+    assert len(reasons(dataset)) == 5
     limited = read("attreval", tmp_path, limit=1)
     assert [entry.key for entry in limited.entries] == ["vqa.jsonl:1", "attributes.jsonl:1"]
 
