@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -23,9 +23,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lira_engine.machine import this_machine
+
 SIZES = ("lira-2b", "lira-qwen2-1.5b", "lira-8b")
 HERE = Path(__file__).resolve().parent
-PHOTO = HERE.parent / "assets" / "coffee.jpg"
+ASSETS = HERE.parent / "assets"
+PHOTO = ASSETS / "coffee.jpg"
 TABLE = HERE.parent / "docs" / "true-size.md"
 Result = dict[str, Any]
 
@@ -70,10 +73,21 @@ def build(work: Path, size: str, precision: str) -> Result:
     return found | {"gib": gib, "precisions": record["precisions"], "errors": record["errors"]}
 
 
-def answer(work: Path, size: str, precision: str) -> Result:
-    out = work / "answer.json"
-    script = [sys.executable, str(HERE / "answer.py"), str(work / "bundles" / size)]
-    measured([*script, "--precision", precision, "--image", str(PHOTO), "-o", str(out)])
+def bench(work: Path, task: str, runs: int) -> Result:
+    """LIRA-2B's int4 engines answer about a photograph; with the paper's ablation."""
+    out = work / "bench" / task
+    asked = ("--precision", "int4", "--task", task, "--images", PHOTO, "--runs", str(runs), "--ablation")
+    measured(cli("bench", work / "bundles" / "lira-2b", *asked, "-o", out, "--overwrite"))
+    for picture in ("stages.png", "timeline.png"):
+        shutil.copyfile(out / picture, ASSETS / f"lira-2b-{task}-{picture}")
+    return json.loads((out / "bench.json").read_text())
+
+
+def plan(work: Path) -> Result:
+    """The prediction for this machine beside what `bench` measured."""
+    out = work / "plan.json"
+    asked = ("--device", "this-machine", "--precision", "int4", "--against", work / "bench/gcg/bench.json")
+    measured(cli("plan", "lira-2b", *asked, "--json", out))
     return json.loads(out.read_text())
 
 
@@ -115,20 +129,17 @@ def steps() -> dict[str, Callable[[Path], Result]]:
     found["pixel-encoder"] = pixel_encoder
     for precision in ("int4", "int8"):
         found[f"build-lira-2b-{precision}"] = partial(build, size="lira-2b", precision=precision)
-    found["answer-lira-2b-int4"] = partial(answer, size="lira-2b", precision="int4")
+    for task in ("refseg", "gcg"):
+        found[f"bench-{task}"] = partial(bench, task=task, runs=2)
+    found["plan"] = plan
     return found
 
 
 def machine() -> Result:
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = lines[0].partition(":")[2].strip() if lines else model
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    here = this_machine()
     packages = ("onnxruntime", "torch", "onnx", "numpy")
     versions = {name: metadata.version(name) for name in packages}
-    return {"cpu": model, "cores": os.cpu_count(), "memory_gib": round(memory, 1), **versions}
+    return {"cpu": here.cpu, "cores": here.cores, "memory_gib": round(here.memory_gib or 0, 1), **versions}
 
 
 def table(results: Mapping[str, Result]) -> str:

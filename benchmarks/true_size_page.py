@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lira_bench.speed import report
+
 Result = Mapping[str, Any]
 
 
@@ -72,18 +74,29 @@ def _parity_llm(result: Result) -> Iterator[str]:
     yield f"{result['largest_error']:.1e} of values up to {result['largest_value']:.1f}."
 
 
-def _answer(result: Result) -> Iterator[str]:
-    yield "`--only answer-lira-2b-int4`: two questions about assets/coffee.jpg (seven tiles), tokens forced;"
-    yield f"peak resident memory {result['peak_rss_mib']:,} MiB. Seconds:"
+def _bench(result: Result) -> Iterator[str]:
+    task = result["task"]
+    yield f"`--only bench-{task}`: `lira-edge bench` about `assets/coffee.jpg`; what the figures are is in"
+    yield "[bench.md](bench.md)."
     yield ""
-    keys = [key for key in result["refseg"] if not isinstance(result["refseg"][key], list)]
-    yield "| | refseg | gcg, the same image |"
-    yield "| --- | ---: | ---: |"
-    for key in keys:
-        yield f"| {key} | {result['refseg'][key]} | {result['gcg'][key]} |"
-    for key in ("mask_s", "region_s", "region_prefill_s"):
-        shown = [", ".join(map(str, result[task][key])) for task in ("refseg", "gcg")]
-        yield f"| {key} | {shown[0]} | {shown[1]} |"
+    for name, title in (("stages", "Seconds by stage"), ("timeline", "Timeline of an answer")):
+        yield f"![{title}, {task}](../assets/lira-2b-{task}-{name}.png)"
+        yield ""
+    yield from report.markdown(result).rstrip().splitlines()
+
+
+def _plan(result: Result) -> Iterator[str]:
+    yield "`--only plan`: the model of [plan.md](plan.md) beside the `gcg` answer above; error: predicted over"
+    yield "measured, less one."
+    yield ""
+    yield "| | predicted | measured | error |"
+    yield "| --- | ---: | ---: | ---: |"
+    for row in result["against"]["rows"]:
+        shown = [
+            report.seconds(row[key]) if row["unit"] == "s" else f"{report.significant(row[key])} {row['unit']}"
+            for key in ("predicted", "measured")
+        ]
+        yield f"| {row['name']} | {shown[0]} | {shown[1]} | {100 * row['error']:+.0f} % |"
 
 
 def _decode(result: Result) -> Iterator[str]:
@@ -112,6 +125,8 @@ SECTIONS = (
     ("Parity of the language model", "parity-llm", _parity_llm),
     ("LIRA-2B, int4 engines", "build-lira-2b-int4", _build),
     ("LIRA-2B, int8 engines", "build-lira-2b-int8", _build),
-    ("LIRA-2B answers", "answer-lira-2b-int4", _answer),
+    ("LIRA-2B, int4: referring segmentation", "bench-refseg", _bench),
+    ("LIRA-2B, int4: grounded conversation", "bench-gcg", _bench),
+    ("Plan, beside this", "plan", _plan),
     ("Decode, beside onnxruntime-genai", "decode", _decode),
 )
