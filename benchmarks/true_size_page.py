@@ -86,17 +86,18 @@ def _bench(result: Result) -> Iterator[str]:
 
 
 def _plan(result: Result) -> Iterator[str]:
-    yield "`--only plan`: the model of [plan.md](plan.md) beside the `gcg` answer above; error: predicted over"
-    yield "measured, less one."
+    yield "`--only plan`: the model of [plan.md](plan.md) beside the `gcg` answer above; error: what is"
+    yield "predicted over what is measured, less one."
     yield ""
     yield "| | predicted | measured | error |"
     yield "| --- | ---: | ---: | ---: |"
     for row in result["against"]["rows"]:
-        shown = [
-            report.seconds(row[key]) if row["unit"] == "s" else f"{report.significant(row[key])} {row['unit']}"
-            for key in ("predicted", "measured")
-        ]
+        shown = [_quantity(row[key], row["unit"]) for key in ("predicted", "measured")]
         yield f"| {row['name']} | {shown[0]} | {shown[1]} | {100 * row['error']:+.0f} % |"
+
+
+def _quantity(value: float, unit: str) -> str:
+    return report.seconds(value) if unit == "s" else f"{report.significant(value)} {unit}"
 
 
 def _decode(result: Result) -> Iterator[str]:
