@@ -23,6 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lira_bench.peers import PEERS, compare
 from lira_engine.machine import this_machine
 
 SIZES = ("lira-2b", "lira-qwen2-1.5b", "lira-8b")
@@ -91,6 +92,22 @@ def plan(work: Path) -> Result:
     return json.loads(out.read_text())
 
 
+def peers(work: Path) -> Result:
+    """Our int4 engines beside five other runtimes; those that are not installed are skipped by name."""
+    found = compare(
+        work / "bundles" / "lira-2b",
+        "cpu",
+        "int4",
+        list(PEERS),
+        work / "peers",
+        threads=None,
+        progress=print,
+        checkpoint=work / "checkpoints" / "lira-2b",
+        image=PHOTO,
+    )
+    return {"results": [one.as_dict() for one in found]}
+
+
 def child(work: Path, name: str, argument: str = "") -> Result:
     """A function of true_size_checks.py in a process of its own."""
     out = work / f"{name}.json"
@@ -133,6 +150,7 @@ def steps() -> dict[str, Callable[[Path], Result]]:
     for task in ("refseg", "gcg"):
         found[f"bench-{task}"] = partial(bench, task=task, runs=2)
     found["plan"] = plan
+    found["peers"] = peers
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lira_bench.peers import PeerResult, table
 from lira_bench.speed import report
 
 Result = Mapping[str, Any]
@@ -104,17 +105,10 @@ def _quantity(value: float, unit: str) -> str:
     return report.seconds(value) if unit == "s" else f"{report.significant(value)} {unit}"
 
 
-def _decode(result: Result) -> Iterator[str]:
-    yield f"`python benchmarks/decode_peer.py`: int4, block 32, LM head too, {result['prompt']} tokens before,"
-    yield "both in one process, in turns."
+def _peers(result: Result) -> Iterator[str]:
+    yield "`--only peers`: int4 engines and each peer in turn, a process each; see [peers.md](peers.md)."
     yield ""
-    yield "| | ms per token | tokens/s |"
-    yield "| --- | ---: | ---: |"
-    for name, ms in result["ms_per_token"].items():
-        yield f"| {name} | {ms} | {result['tokens_per_s'][name]} |"
-    ratio = result["speedup"]
-    yield ""
-    yield f"Ratio of the two, turn by turn: {ratio['median']} ({ratio['smallest']} to {ratio['largest']})."
+    yield from table([PeerResult(**one) for one in result["results"]]).rstrip().splitlines()
 
 
 def _build(result: Result) -> Iterator[str]:
@@ -133,5 +127,5 @@ SECTIONS = (
     ("LIRA-2B, int4: referring segmentation", "bench-refseg", _bench),
     ("LIRA-2B, int4: grounded conversation", "bench-gcg", _bench),
     ("Plan, beside this", "plan", _plan),
-    ("Decode, beside onnxruntime-genai", "decode", _decode),
+    ("Beside other runtimes", "peers", _peers),
 )

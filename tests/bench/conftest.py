@@ -1,13 +1,26 @@
-"""What the accuracy tests share: lira-nano with engines, and scenes that it was not trained on."""
+"""What the tests share: lira-nano with engines, scenes that it was not trained on, and for the peers a bundle
+with a true language model of friendly small sizes (Q4_K and int4 blocks fit) and nothing else."""
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
 SCENES = 6
+LLM: dict[str, Any] = {
+    "hidden_size": 256, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "intermediate_size": 512,
+    "vocab_size": 320, "rope_theta": 10000.0, "rms_norm_eps": 1e-5,
+}  # fmt: skip
+CONTEXT = 128
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +42,89 @@ def accuracy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "scenes"
     write_dataset(folder, seed=4, count=SCENES)
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_language_bundle() -> Callable[..., Path]:
+    """write_language_bundle(folder, family, dtype): weights are random, matrices kept in `dtype`."""
+    return _write_language_bundle
+
+
+@pytest.fixture(scope="session")
+def language_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An InternLM2 in fp32."""
+    return _write_language_bundle(tmp_path_factory.mktemp("language") / "bundle")
+
+
+def _write_language_bundle(root: Path, family: str = "internlm2", dtype: ir.DataType | None = None) -> Path:
+    import onnx_ir as ir
+    from tokenizers import Tokenizer, models
+
+    from lira_engine import manifest as m
+    from lira_engine.verify import sha256_of
+    from lira_export.config import LlmConfig
+    from lira_export.graphs.llm import build_llm
+
+    root.mkdir(parents=True)
+    config = LlmConfig(**LLM, family=family)
+    random = np.random.default_rng(0)
+    kept = ir.DataType.FLOAT if dtype is None else dtype
+    model = build_llm(config, _llm_weights(config, random), CONTEXT, lambda name: kept)
+    ir.save(model, root / "llm.onnx", external_data="llm.onnx.data")
+    np.save(
+        root / "embeddings.npy", random.standard_normal((config.vocab_size, config.hidden_size), np.float32)
+    )
+    words = {f"t{i}": i for i in range(config.vocab_size)}
+    Tokenizer(models.WordLevel(words, unk_token="t0")).save(str(root / "tokenizer.json"))
+    stages = {}
+    for name in m.STAGES:
+        file, check = f"{name}.onnx", f"{name}.npz"
+        for listed in (file, check):
+            (root / listed).touch()
+        stages[name] = m.StageSpec(file, check, {}, {})
+    sizes = {key: value for key, value in dataclasses.asdict(config).items() if key in LLM}
+    pixels = {"tile_size": 28, "tokens_per_tile": 4, "pixel_size": 64, "num_queries": 4, "num_cells": 4}
+    files = {path.name: m.FileEntry(sha256_of(path), path.stat().st_size) for path in sorted(root.iterdir())}
+    manifest = m.Manifest(
+        name="language",
+        lira_edge_version="0.1.0",
+        provenance={},
+        model=m.ModelSpec(
+            **sizes,
+            **pixels,
+            family=family,
+            head_dim=config.head_dim,
+            context_length=CONTEXT,
+            feat_channels=8,
+            mask_size=16,
+        ),
+        preprocessing=m.PreprocessingSpec(
+            m.TileSpec(28, (0.5,) * 3, (0.25,) * 3, 1, 6, True),
+            m.PixelSpec(64, (0.5,) * 3, (0.25,) * 3, (1, 2, 3)),
+            m.RegionSpec(0.3),
+        ),
+        tokens=m.TokenSpec(bos=1, eos=(2,), seg=300, image_id=301, p=302, p_end=303, region_suffix=(5,)),
+        prompts=m.PromptSpec("s", "<image>{question}", False, {}),
+        stages=stages,
+        files=files,
+    )
+    (root / "lira.json").write_text(manifest.dumps())
+    return root
+
+
+def _llm_weights(config: Any, random: np.random.Generator) -> dict[str, np.ndarray]:
+    """Of a size that keeps activations near 1; biases where the family has them."""
+    c, wide = config.hidden_size, config.intermediate_size
+    kv = config.num_kv_heads * config.head_dim
+    linears = {"q": (c, c), "k": (kv, c), "v": (kv, c), "o": (c, c)}
+    linears |= {"gate": (wide, c), "up": (wide, c), "down": (c, wide)}
+    shapes: dict[str, tuple[int, ...]] = {"norm": (c,), "lm_head": (config.vocab_size, c)}
+    for i in range(config.num_layers):
+        shapes |= {f"layers.{i}.{name}": shape for name, shape in linears.items()}
+        shapes |= {f"layers.{i}.{name}": (c,) for name in ("attention_norm", "ffn_norm")}
+        if config.qkv_bias:
+            shapes |= {f"layers.{i}.{name}_bias": linears[name][:1] for name in "qkv"}
+    return {
+        name: (random.standard_normal(shape, np.float32) / (shape[-1] ** 0.5 if len(shape) == 2 else 1.0))
+        for name, shape in shapes.items()
+    }

@@ -14,7 +14,7 @@ from lira_bench.peers.interleave import answer_figures, interleave, language_mod
 from lira_bench.peers.process import Worker, WorkerError
 from lira_bench.peers.registry import OWN, Peer, install, peers_named
 from lira_bench.peers.result import PeerResult
-from lira_bench.peers.sample_image import write_sample
+from lira_bench.sample_image import sample_image
 from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
 
@@ -139,7 +139,7 @@ class _Run:
         if checkpoint is None:
             reason = "a bundle has no torch modules: name its checkpoint with --checkpoint FOLDER"
             return PeerResult(peer.name, "skipped", peer.title, reason)
-        asked = {"image": str(image or write_sample(self.work))}
+        asked = {"image": str(image or self._sample())}
         with self.start(OWN) as ours, self.start(peer.name) as theirs:
             self.progress(f"{peer.name}: opening both")
             ours.ask("prepare", **self.ours, **asked)
@@ -149,6 +149,11 @@ class _Run:
             found = interleave(ours, theirs, rounds, {"do": "answer"}, self.progress)
             figures = answer_figures(*found)
             return self._measured(peer, f"{version}, {ran}", ours, theirs, rounds, figures)
+
+    def _sample(self) -> Path:
+        path = self.work / "sample.png"
+        sample_image().save(path)
+        return path
 
     def _measured(
         self, peer: Peer, ran: str, ours: Worker, theirs: Worker, rounds: int, figures: dict[str, Any]

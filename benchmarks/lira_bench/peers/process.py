@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -92,7 +93,8 @@ class Worker:
         assert self._process.stdin and self._process.stdout
         if kind is not None and self._process.poll() is None:
             self._process.kill()
-        self._process.stdin.close()  # nothing more to do: it ends by itself
+        with suppress(BrokenPipeError):  # a command that it did not live to read
+            self._process.stdin.close()  # nothing more to do: it ends by itself
         self._process.wait()
         self._process.stdout.close()
         self._errors.close()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Status = Literal["measured", "skipped", "failed"]
+SPINS = 0.05  # of a core: more than a sleeping process needs
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def table(results: Sequence[PeerResult]) -> str:
         ]
         lines += [_row(result) for result in measured]
         lines += ["", "Ratios: the peer's time over ours, median (smallest to largest)."]
-        lines += ["", *(f"- {result.name}: {result.ran}" for result in measured)]
+        lines += ["", *(line for result in measured for line in _how(result))]
     for result in measured:
         if result.peer_stages:
             lines += ["", *_answer(result)]
@@ -80,6 +81,17 @@ def table(results: Sequence[PeerResult]) -> str:
     if others:
         lines += ["", *(f"- {result.name}: {result.status}, {result.reason}" for result in others)]
     return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _how(r: PeerResult) -> Iterator[str]:
+    """What ran, and in which turns; who kept a core busy outside its own ones."""
+    yield (
+        f"- {r.name}: {r.ran}; {r.threads} threads, {r.rounds} rounds, {r.prompt_tokens} tokens read, "
+        f"{r.steps} steps a turn"
+    )
+    for whose, cores in (("ours", r.ours_idle_cores), (r.name, r.peer_idle_cores)):
+        if cores is not None and cores >= SPINS:
+            yield f"  - {whose} kept {cores:.1f} cores busy while the other one was measured"
 
 
 def _row(r: PeerResult) -> str:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lira_bench.speed.schedule import forced_tokens
 from lira_engine.manifest import Manifest
 
 if TYPE_CHECKING:
     from lira_runtime.prompts import Prompt
     from lira_runtime.tokenizer import TextCoder
 
-PHRASES = ("A cup of coffee", "a wooden table")
-BETWEEN = " and"
-QUESTION = "What is in the image?"
 TASK = "gcg"
 
 
@@ -36,21 +34,8 @@ class Answered:
 
 
 def forced_answer(manifest: Manifest, tokenizer: TextCoder) -> tuple[Prompt, list[int]]:
-    """A grounded description in the form of a trained one: per phrase ``[SEG] <image_id> phrase </p> [SEG]``
-    and a word, then the end of the turn. " <p>" comes with the region and is not decoded."""
+    """A grounded description: the prompt, and the tokens of `lira_bench.speed.schedule`."""
     from lira_runtime.prompts import build_prompt
 
-    tokens = manifest.tokens
-    has_task = TASK in manifest.prompts.tasks
-    prompt = build_prompt(
-        manifest.prompts,
-        tokens,
-        tokenizer,
-        question=None if has_task else QUESTION,
-        task=TASK if has_task else None,
-    )
-    ids: list[int] = []
-    for phrase in PHRASES:
-        ids += [tokens.seg, tokens.image_id, *tokenizer.encode(phrase), tokens.p_end, tokens.seg]
-        ids += tokenizer.encode(BETWEEN)
-    return prompt, [*ids, tokens.eos[0]]
+    prompt = build_prompt(manifest.prompts, manifest.tokens, tokenizer, task=TASK)
+    return prompt, forced_tokens(TASK, manifest.tokens, tokenizer)

@@ -36,6 +36,7 @@ from lira_bench.peers.registry import OWN, PEERS, missing, version
 from lira_bench.peers.weights import write_folder
 from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
+from lira_engine.machine import peak_rss_mib
 
 
 def prompt_ids(vocab_size: int, count: int) -> list[int]:
@@ -99,16 +100,6 @@ class Commands:
         if self.model is not None:
             self.model.close()
         return {"peak_rss_mib": peak_rss_mib()}
-
-
-def peak_rss_mib() -> int | None:
-    """Of this process; None where the system does not say (Windows)."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak >> 20 if sys.platform == "darwin" else peak >> 10
 
 
 def serve(name: str, commands: IO[str], answers: IO[str]) -> None:
