@@ -22,7 +22,7 @@ def export(
         str,
         typer.Argument(
             metavar="CHECKPOINT_DIR",
-            help="Folder with LIRA's five checkpoint files, or hub:OWNER/NAME[/FILE][@REVISION].",
+            help="Folder with LIRA's five checkpoint files, or hub:OWNER/NAME (/FILE, @REVISION).",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="Folder to write.")],

@@ -102,6 +102,13 @@ def test_unknown_command_and_version(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == f"lira-edge {metadata.version('lira-edge')}\n"
 
 
+@pytest.mark.parametrize("name", [entry.name for entry in metadata.entry_points(group=command_line.GROUP)])
+def test_every_command_has_a_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Square brackets in a text would be taken for markup."""
+    assert run(name, "--help") == 0
+    assert f"lira-edge {name}" in capsys.readouterr().out
+
+
 def test_extras_of_the_distribution() -> None:
     found = extras()
     assert found["cpu"] == ("onnxruntime",) and found["cuda"] == ("onnxruntime-gpu",)
