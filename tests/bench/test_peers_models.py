@@ -139,7 +139,7 @@ def test_our_turns_begin_anew(language_bundle: Path) -> None:
 
 @pytest.fixture(scope="module")
 def converted_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the peers' models are kept: two tests use them."""
+    """Where the peers' models are kept, with the folder that all of them are made from."""
     return tmp_path_factory.mktemp("converted")
 
 
@@ -171,7 +171,6 @@ def test_a_peer_that_is_installed(name: str, language_bundle: Path, converted_in
     assert first == again and len(first) == STEPS + 2
     logits = own_logits(language_bundle, [*prompt_ids(320, 16), *first])[15:-1]
     ranks = [int((row > row[token]).sum()) for row, token in zip(logits, first, strict=True)]
-    print(name, result, ranks)
     assert max(ranks) <= RANKS[name], ranks
 
 
