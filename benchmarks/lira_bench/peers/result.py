@@ -23,7 +23,8 @@ class PeerResult:
         ours_answer_s, peer_answer_s: whole answers, where they were compared; with their ratios.
         ours_stages, peer_stages: seconds by stage of a whole answer, median over rounds.
         ours_peak_rss_mib, peer_peak_rss_mib: of the measuring process, conversion not included.
-        ours_idle_cores, peer_idle_cores: largest processor use while the other one was measured.
+        ours_idle_cores, peer_idle_cores: largest processor use between its own
+            turns: the other one's turn and the pauses around it.
     """
 
     name: str
@@ -84,14 +85,15 @@ def table(results: Sequence[PeerResult]) -> str:
 
 
 def _how(r: PeerResult) -> Iterator[str]:
-    """What ran, and in which turns; who kept a core busy outside its own ones."""
+    """What ran, and in which turns; who kept a core busy outside its own ones (a turn much longer than the
+    pauses is what makes that figure one of the other one's turn)."""
     yield (
         f"- {r.name}: {r.ran}; {r.threads} threads, {r.rounds} rounds, {r.prompt_tokens} tokens read, "
         f"{r.steps} steps a turn"
     )
     for whose, cores in (("ours", r.ours_idle_cores), (r.name, r.peer_idle_cores)):
         if cores is not None and cores >= SPINS:
-            yield f"  - {whose} kept {cores:.1f} cores busy while the other one was measured"
+            yield f"  - {whose} kept {cores:.1f} cores busy between its own turns"
 
 
 def _row(r: PeerResult) -> str:
