@@ -29,7 +29,8 @@ from lira_engine.errors import LiraError
 from lira_engine.external_data import external_locations
 
 # How many of the vocabulary's 320 tokens ours may find likelier than what the peer chose. Ours is fp32. The
-# 4-bit peers chose the third at worst when this was written; a wrong rotation or a transposed matrix gives any rank.
+# 4-bit peers chose the third at worst when this was written; a wrong rotation or a transposed matrix gives
+# any rank.
 RANKS = {"optimum": 0, "genai": 5, "llama-cpp": 5, "openvino": 5}
 STEPS = 6
 
