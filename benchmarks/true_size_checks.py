@@ -77,12 +77,15 @@ def pixel_graph(work: Path, kind: str) -> dict[str, Any]:
 
 
 def pixel_run(work: Path, kind: str) -> dict[str, Any]:
-    """One warm-up, then one timed run. "KIND-defaults" opens the graph as ONNX Runtime does by itself."""
+    """One warm-up, then one timed run. "KIND-defaults" opens the graph as ONNX Runtime does by itself,
+    "KIND-plain" without its arena, which keeps and doubles what it takes."""
     pixels = Bundle.open(work / "bundles" / "lira-2b", "sizes").check_vectors("pixel_encoder").inputs
-    graph, _, defaults = kind.partition("-")
+    graph, _, others = kind.partition("-")
     path = work / "pixel" / graph / "g.onnx"
-    session = onnxruntime.InferenceSession(path) if defaults else open_session(path)
-    options = None if defaults else giving_back()
+    settings = onnxruntime.SessionOptions()
+    settings.enable_cpu_mem_arena = others != "plain"
+    session = onnxruntime.InferenceSession(path, settings) if others else open_session(path)
+    options = None if others else giving_back()
     weights = rss_mib()
     session.run(None, dict(pixels), options)
     started = time.perf_counter()
