@@ -117,8 +117,8 @@ def child(work: Path, name: str, argument: str = "") -> Result:
 
 def pixel_encoder(work: Path, rounds: int = 3) -> Result:
     """Both graphs in turn, each time in a new process; the best time and the least memory of each. The
-    straightforward one also as ONNX Runtime runs it by itself, and without an arena: the ratios are to the best
-    of these."""
+    straightforward one also as ONNX Runtime runs it by itself, and without an arena: ratios are to
+    the best of these."""
     runs: dict[str, list[Result]] = {"lowered": []}
     runs |= {f"straightforward{settings}": [] for settings in ("", "-defaults", "-plain")}
     for kind in ("lowered", "straightforward"):
