@@ -92,13 +92,13 @@ def plan(work: Path) -> Result:
     return json.loads(out.read_text())
 
 
-def peers(work: Path) -> Result:
+def peers(work: Path, names: list[str]) -> Result:
     """Our int4 engines beside five other runtimes; those that are not installed are skipped by name."""
     found = compare(
         work / "bundles" / "lira-2b",
         "cpu",
         "int4",
-        list(PEERS),
+        names,
         work / "peers",
         threads=None,
         progress=print,
@@ -152,7 +152,8 @@ def steps() -> dict[str, Callable[[Path], Result]]:
     for task in ("refseg", "gcg"):
         found[f"bench-{task}"] = partial(bench, task=task, runs=2)
     found["plan"] = plan
-    found["peers"] = peers
+    found["peers"] = partial(peers, names=[name for name in PEERS if name != "torch"])
+    found["peer-torch"] = partial(peers, names=["torch"])  # whole answers: half an hour
     return found
 
 

@@ -107,7 +107,7 @@ def _quantity(value: float, unit: str) -> str:
 
 
 def _peers(result: Result) -> Iterator[str]:
-    yield "`--only peers`: int4 engines and each peer in turn, a process each; see [peers.md](peers.md)."
+    yield "`--only peers peer-torch`: int4 engines and each peer in turn; see [peers.md](peers.md)."
     yield ""
     yield from table([PeerResult(**one) for one in result["results"]]).rstrip().splitlines()
 
@@ -129,4 +129,5 @@ SECTIONS = (
     ("LIRA-2B, int4: grounded conversation", "bench-gcg", _bench),
     ("Plan, beside this", "plan", _plan),
     ("Beside other runtimes", "peers", _peers),
+    ("Beside the torch reference", "peer-torch", _peers),
 )

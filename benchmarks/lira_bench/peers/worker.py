@@ -26,7 +26,6 @@ import os
 import sys
 import time
 import traceback
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -100,17 +99,7 @@ class Commands:
     def close(self) -> dict[str, Any]:
         if self.model is not None:
             self.model.close()
-        return {"peak_rss_mib": own_peak_mib()}
-
-
-def own_peak_mib() -> int | None:
-    """Most memory that this process had resident, MiB. Linux counts what the parent held when it started us
-    into ``ru_maxrss``, and the parent may have engines open: there, the peak of our own address space."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) >> 10
-    return peak_rss_mib()
+        return {"peak_rss_mib": peak_rss_mib()}
 
 
 def serve(name: str, commands: IO[str], answers: IO[str]) -> None:
