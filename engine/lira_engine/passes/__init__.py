@@ -20,6 +20,7 @@ from lira_engine.passes.group_query_attention import UseGroupQueryAttention
 from lira_engine.passes.initializers import WidenWeights
 from lira_engine.passes.multi_head_attention import UseMultiHeadAttention
 from lira_engine.passes.opset import StateInOpset
+from lira_engine.passes.packed_qkv import PackQkv
 from lira_engine.passes.quantized_matmul import Choice, QuantizeMatMul, WeightBits
 from lira_engine.passes.rms_norm import FuseResidualNorm, UseSimplifiedLayerNormalization
 
@@ -37,6 +38,7 @@ _ORT_120: tuple[Pass, ...] = (
 _ORT_LLM: tuple[Pass, ...] = (
     WidenWeights(),
     UseGroupQueryAttention(),
+    PackQkv(),
     DecomposeCachedAttention(),
     UseSimplifiedLayerNormalization(),
     FuseResidualNorm(),
