@@ -14,6 +14,8 @@ from lira_runtime import Lira, Scene
 from lira_runtime.events import FinishedEvent, MaskEvent, RegionEvent, TokenEvent
 from lira_runtime.sampling import make_sampler
 
+TILES = 3  # of the image below, thumbnail included; the encoder takes them one at a time
+
 
 @pytest.fixture
 def look(fakes: SimpleNamespace) -> Any:
@@ -47,7 +49,7 @@ def test_encoders_and_the_image_prefill_run_once(look: Any, fakes: SimpleNamespa
         len(engines.semantic_encoder.calls),
         len(engines.pixel_encoder.calls),
         len(engines.sefe.calls),
-    ] == [1] * 3
+    ] == [TILES, 1, 1]
     assert [fakes.is_prefix(chunk) for chunk in engines.llm.passes].count(True) == 1
     question = engines.llm.passes[-2][:, 0].astype(int).tolist()
     assert fakes.FakeTokenizer().decode(question) == "\nleft?<|im_end|><|im_start|>assistant\n"
@@ -112,14 +114,14 @@ def test_image_id_without_a_mask_appends_nothing(look: Any) -> None:
     scene, engines = look("<image_id> ▁it <|im_end|>")
     answer = scene.ask("it")
     assert (answer.text, answer.raw_text) == ("it", "<image_id> it<|im_end|>")
-    assert (answer.regions, len(engines.semantic_encoder.calls)) == ((), 1)
+    assert (answer.regions, len(engines.semantic_encoder.calls)) == ((), TILES)
 
 
 def test_visual_question_pays_nothing_for_ilvc(look: Any) -> None:
     scene, engines = look("▁it ▁is ▁red . <|im_end|>")
     answer = scene.ask(task="vqa", expression="Is it red?")
     assert (answer.text, answer.masks, answer.phrases) == ("it is red.", (), ())
-    assert engines.pixel_decoder.calls == [] and len(engines.semantic_encoder.calls) == 1
+    assert engines.pixel_decoder.calls == [] and len(engines.semantic_encoder.calls) == TILES
 
 
 def test_referring_task_stops_at_image_id_with_its_mask_and_without_a_region(look: Any) -> None:
@@ -127,7 +129,7 @@ def test_referring_task_stops_at_image_id_with_its_mask_and_without_a_region(loo
     answer = scene.ask(task="refseg", expression=" Red Ball ")
     assert answer.finish_reason == "stop"
     assert (answer.text, [phrase.text for phrase in answer.phrases]) == ("", ["Red Ball"])
-    assert len(answer.masks) == 1 and len(engines.semantic_encoder.calls) == 1
+    assert len(answer.masks) == 1 and len(engines.semantic_encoder.calls) == TILES
 
 
 def test_ilvc_off_takes_the_other_prompt_and_bans_image_id(look: Any, fakes: SimpleNamespace) -> None:
@@ -135,7 +137,7 @@ def test_ilvc_off_takes_the_other_prompt_and_bans_image_id(look: Any, fakes: Sim
     answer = scene.ask(task="refseg", expression="ball", ilvc="off")
     assert fakes.IMAGE_ID not in answer.token_ids and fakes.SEG in answer.token_ids
     assert fakes.FakeTokenizer().decode(engines.llm.passes[1][:, 0].astype(int)).startswith("\nthe ball.")
-    assert len(engines.semantic_encoder.calls) == 1
+    assert len(engines.semantic_encoder.calls) == TILES
 
 
 def test_free_form_question_does_not_stop_at_image_id(look: Any) -> None:
