@@ -60,7 +60,7 @@ class OrtLlm:
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         """`threads` None leaves the number to ONNX Runtime. Raises LiraError for a file of another kind."""
-        self._session: onnxruntime.InferenceSession | None = open_session(path, threads)
+        self._session: onnxruntime.InferenceSession | None = open_session(path, threads, reuse=True)
         inputs = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
         outputs = {tensor.name: tensor.shape for tensor in self._session.get_outputs()}
         self._cache_shapes = {name: tuple(shape) for name, shape in inputs.items() if "_cache." in name}
