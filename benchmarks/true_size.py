@@ -65,13 +65,20 @@ def export(work: Path, size: str) -> Result:
     return found | {"gib": folder_size(out)}
 
 
-def build(work: Path, size: str, precision: str) -> Result:
+def build(work: Path, size: str, precision: str, target: str = "cpu") -> Result:
+    """For TensorRT a stage's memory is that of the process that compiled it; for the CPU one process does
+    all."""
     bundle = work / "bundles" / size
-    found = measured(cli("build", bundle, "--precision", precision, "--force"))
-    folder = bundle / "engines" / f"cpu-{precision}"
+    if size == "lira-nano" and not bundle.exists():
+        measured(cli("export", HERE.parent / "checkpoints" / size, "-o", bundle))
+    found = measured(cli("build", bundle, "--target", target, "--precision", precision, "--force"))
+    folder = bundle / "engines" / f"{target}-{precision}"
     record = json.loads((folder / "build.json").read_text())
     gib = round(sum(path.stat().st_size for path in folder.iterdir()) / 2**30, 2)
-    return found | {"gib": gib, "precisions": record["precisions"], "errors": record["errors"]}
+    kept = ("precisions", "errors", "seconds", "peaks_mib", "tools", "options")
+    record = {f"stage_{key}" if key == "seconds" else key: record[key] for key in kept}
+    sizes = {path.stem: round(path.stat().st_size / 2**20, 1) for path in folder.glob("*.engine")}
+    return found | {"gib": gib, "engine_mib": sizes} | record
 
 
 def bench(work: Path, task: str, runs: int) -> Result:
@@ -149,6 +156,10 @@ def steps() -> dict[str, Callable[[Path], Result]]:
     found["pixel-encoder"] = pixel_encoder
     for precision in ("int4", "int8"):
         found[f"build-lira-2b-{precision}"] = partial(build, size="lira-2b", precision=precision)
+    for size in ("lira-nano", "lira-2b"):
+        for precision in ("fp16", "int4"):
+            step = partial(build, size=size, precision=precision, target="tensorrt-rtx")
+            found[f"build-rtx-{size}-{precision}"] = step
     for task in ("refseg", "gcg"):
         found[f"bench-{task}"] = partial(bench, task=task, runs=2)
     found["plan"] = plan

@@ -119,12 +119,27 @@ def _build(result: Result) -> Iterator[str]:
         yield f"| {stage} | {precision} | {max(result['errors'][stage].values()):.1e} |"
 
 
+def _build_rtx(result: Result) -> Iterator[str]:
+    tools = ", ".join(f"{name} {version}" for name, version in result["tools"].items())
+    yield f"Compiled by {tools} on this machine, which has no GPU; not run. A process per stage."
+    yield ""
+    yield "| stage | precision | seconds | peak memory | engine |"
+    yield "| --- | --- | ---: | ---: | ---: |"
+    for stage, precision in result["precisions"].items():
+        seconds, peak, size = (result[key][stage] for key in ("stage_seconds", "peaks_mib", "engine_mib"))
+        yield f"| {stage} | {precision} | {seconds:.1f} | {peak:,} MiB | {size:,.1f} MiB |"
+
+
 SECTIONS = (
     ("Pixel encoder", "pixel-encoder", _pixel_encoder),
     ("Parity", "parity", _parity),
     ("Parity of the language model", "parity-llm", _parity_llm),
     ("LIRA-2B, int4 engines", "build-lira-2b-int4", _build),
     ("LIRA-2B, int8 engines", "build-lira-2b-int8", _build),
+    ("lira-nano, TensorRT for RTX, fp16", "build-rtx-lira-nano-fp16", _build_rtx),
+    ("lira-nano, TensorRT for RTX, int4", "build-rtx-lira-nano-int4", _build_rtx),
+    ("LIRA-2B, TensorRT for RTX, fp16", "build-rtx-lira-2b-fp16", _build_rtx),
+    ("LIRA-2B, TensorRT for RTX, int4", "build-rtx-lira-2b-int4", _build_rtx),
     ("LIRA-2B, int4: referring segmentation", "bench-refseg", _bench),
     ("LIRA-2B, int4: grounded conversation", "bench-gcg", _bench),
     ("Plan, beside this", "plan", _plan),

@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from lira_engine.cli_options import PrecisionOption, TargetOption
+
 if TYPE_CHECKING:
     from lira_bench.speed.report import Table
 
@@ -29,8 +31,8 @@ def bench(
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Answers that are measured, per image.")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="Answers before them that are not.")] = 1,
-    target: Annotated[str, typer.Option(help="Engines: cpu, or portable (the graphs).")] = "cpu",
-    precision: Annotated[str, typer.Option(help="Precision of the engines.")] = "fp32",
+    target: TargetOption = "cpu",
+    precision: PrecisionOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     forced: Annotated[
         bool, typer.Option("--forced", help="Give the answer's tokens (always so with synthetic weights).")
@@ -51,10 +53,12 @@ def bench(
     """
     from lira_bench.peers.registry import PEERS, peers_named
     from lira_bench.speed import benchmark, output, report
+    from lira_engine.engine_folder import usual_precision
     from lira_engine.errors import LiraError
 
     if task not in benchmark.TASKS:
         raise LiraError(f"--task is {task!r}, expected one of {', '.join(benchmark.TASKS)}")
+    precision = precision or usual_precision(target)
     names = list(PEERS) if peer == ["all"] else (peer or [])
     peers_named(names)
     folder = out or Path(f"bench-{bundle.resolve().name}-{task}-{target}-{precision}")

@@ -1,75 +1,28 @@
-"""Bundle to engines: lower every stage for a target, check it on its check vectors, keep all or nothing."""
+"""Bundle to engines: every stage lowered and built for a target; all are kept, or none."""
 
 from __future__ import annotations
 
-import platform
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import numpy as np
-import onnx_ir as ir
-
-from lira_engine.accuracy import check_outputs
 from lira_engine.atomic import atomic_directory
-from lira_engine.bundle import Bundle, CheckVectors
+from lira_engine.builder import OrtOptions, Progress, StageBuilder, TrtOptions
+from lira_engine.bundle import Bundle
 from lira_engine.disk import check_disk
-from lira_engine.engine_folder import (
-    BUILD_NAME,
-    Build,
-    check_target,
-    engine_file,
-    tool_versions,
-    usable_build,
-)
-from lira_engine.engines import open_llm, open_stage
+from lira_engine.engine_folder import BUILD_NAME, Build, check_target, usable_build
 from lira_engine.errors import LiraError
 from lira_engine.manifest import STAGES, FileEntry
-from lira_engine.passes import Quantization, lower
-from lira_engine.runner import LlmRunner
 from lira_engine.verify import sha256_of
-
-Progress = Callable[[str, str], None]
-"""Called with a stage's name and what happens to it now: "lower", "write", "check" or "done"."""
-
-# Weights go into a file of their own that is memory-mapped; what is smaller stays in the graph.
-_EXTERNAL_FROM_BYTES = 1024
-_TIMED_RUNS = 3
-WORTHWHILE = 1.1
-"""Speedup from which on int8 is taken."""
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What else decides how engines come out.
-
-    Attributes:
-        block_size, lm_head_bits: of the language model's weights, where they are quantized.
-        encoders: precision of the other stages in a quantized build: "fp32", "int8", or "auto", which takes
-            int8 where its outputs are accepted and it is faster here.
-    """
-
-    block_size: int = 32
-    lm_head_bits: int = 4
-    encoders: Literal["auto", "fp32", "int8"] = "auto"
-
-    def __post_init__(self) -> None:
-        if self.block_size not in (32, 128):
-            raise LiraError(f"block size {self.block_size}: expected 32 or 128")
-        if self.lm_head_bits not in (4, 8):
-            raise LiraError(f"LM head of {self.lm_head_bits} bits: expected 4 or 8")
-        if self.encoders not in ("auto", "fp32", "int8"):
-            raise LiraError(f"encoders {self.encoders!r}: expected auto, fp32 or int8")
 
 
 def build(
     bundle: Bundle | Path | str,
     target: str = "cpu",
     precision: str = "fp32",
-    options: BuildOptions | None = None,
+    options: OrtOptions | TrtOptions | None = None,
     threads: int | None = None,
     force: bool = False,
     progress: Progress = lambda stage, phase: None,
@@ -77,30 +30,34 @@ def build(
     """Build the engines of a bundle for `target` and return their folder; do nothing where they are up to
     date, unless `force` is set.
 
-    `precision` int8 and int4 are the language model's weights. Raises LiraError for a target or precision
-    that there is not, too little disk space, and a stage whose outputs on its check vectors differ from the
-    recorded ones; then no engine is left behind.
+    Args:
+        precision: int8 and int4 are the language model's weights. options: those of the target, see
+            `options_for`; None for its defaults. threads: of the checks.
+
+    Raises:
+        LiraError: a target or precision that there is not, too little disk space or memory, a stage that the
+            target refuses, or one whose outputs on its check vectors differ from the recorded ones; then no
+            engine is left behind.
     """
     check_target(target, precision)
-    options = options or BuildOptions()
+    options = options or options_for(target, {})
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle)
+    builder = _builder(bundle, target, precision, options, threads, progress)
     folder = bundle.engine_folder(target, precision)
-    recorded = asdict(options) if precision != "fp32" else {}
-    if not force and _up_to_date(bundle, target, precision, recorded):
+    if not force and _up_to_date(bundle, target, precision, builder.recorded):
         return folder
     sources = {stage: bundle.stage_sources(stage) for stage in STAGES}
-    check_disk(bundle.path, _expected_bytes(bundle, sources, precision), "the build")
-    builder = _Builder(bundle, target, precision, options, threads, progress)
+    check_disk(bundle.path, builder.expected_bytes(sources), "the build")
     with atomic_directory(folder, overwrite=True, marker=None) as partial:
         stages = {stage: builder.stage(stage, partial) for stage in STAGES}
         record = Build(
             lira_edge_version=metadata.version("lira-edge"),
             target=target,
             precision=precision,
-            options=recorded,
-            machine={"system": platform.system(), "arch": platform.machine()},
-            tools=tool_versions(),
+            options=builder.recorded,
+            machine=builder.machine(),
+            tools=builder.tools(),
             sources={
                 name: bundle.manifest.files[name].sha256 for names in sources.values() for name in names
             },
@@ -112,150 +69,41 @@ def build(
             speedups={stage: built.speedup for stage, built in stages.items() if built.speedup is not None},
             errors={stage: built.errors for stage, built in stages.items()},
             seconds={stage: built.seconds for stage, built in stages.items()},
+            peaks_mib={
+                stage: built.peak_mib for stage, built in stages.items() if built.peak_mib is not None
+            },
+            kept_fp32={stage: built.kept_fp32 for stage, built in stages.items() if built.kept_fp32},
         )
         (partial / BUILD_NAME).write_text(record.dumps(), encoding="utf-8")
     return folder
 
 
-@dataclass(frozen=True)
-class _BuiltStage:
-    """`speedup`: of int8 against fp32, where both were tried."""
-
-    precision: str
-    errors: dict[str, float]
-    seconds: float
-    speedup: float | None = None
-
-
-@dataclass(frozen=True)
-class _Builder:
-    """Writes one stage after the other into a folder."""
-
-    bundle: Bundle
-    target: str
-    precision: str
-    options: BuildOptions
-    threads: int | None
-    progress: Progress
-
-    def stage(self, stage: str, folder: Path) -> _BuiltStage:
-        started = time.perf_counter()
-        if stage == "llm" or self.precision == "fp32":
-            precision, speedup = self.precision, None
-            errors = self.write(stage, precision, folder)
-        elif self.options.encoders == "auto":
-            precision, errors, speedup = self.faster(stage, folder)
-        else:
-            precision, speedup = self.options.encoders, None
-            errors = self.write(stage, precision, folder)
-        self.progress(stage, "done")
-        return _BuiltStage(precision, errors, round(time.perf_counter() - started, 3), speedup)
-
-    def write(self, stage: str, precision: str, folder: Path) -> dict[str, float]:
-        """One engine file, checked; its errors."""
-        self.progress(stage, "lower")
-        quantization = Quantization(self.options.block_size, self.options.lm_head_bits)
-        portable = ir.load(self.bundle.stage_file(stage))
-        model = lower(portable, self.target, stage, precision, quantization)
-        self.progress(stage, "write")
-        file = folder / engine_file(stage)
-        ir.save(
-            model,
-            file,
-            external_data=f"{file.name}.data",
-            size_threshold_bytes=_EXTERNAL_FROM_BYTES,
-            max_workers=1,  # each worker has a tensor in memory
-        )
-        del model, portable
-        self.progress(stage, "check")
-        return check_stage(self.bundle, stage, file, self.target, precision, self.threads)
-
-    def faster(self, stage: str, folder: Path) -> tuple[str, dict[str, float], float | None]:
-        """The faster one of fp32 and an accepted int8, in `folder`."""
-        folders = {precision: folder / precision for precision in ("fp32", "int8")}
-        for one in folders.values():
-            one.mkdir()
-        errors = {"fp32": self.write(stage, "fp32", folders["fp32"])}
-        speedup, chosen = None, "fp32"
-        try:
-            errors["int8"] = self.write(stage, "int8", folders["int8"])
-        except LiraError:
-            pass  # not accurate enough: fp32, as build.json says
-        else:
-            speedup = self.time_against(stage, folders["fp32"], folders["int8"])
-            chosen = "int8" if speedup >= WORTHWHILE else "fp32"
-        for file in folders[chosen].iterdir():
-            file.rename(folder / file.name)
-        for precision, one in folders.items():
-            for file in one.iterdir():
-                file.unlink()
-            folders[precision].rmdir()
-        return chosen, errors[chosen], speedup
-
-    def time_against(self, stage: str, before: Path, after: Path) -> float:
-        """How much faster the file in `after` is; the best of interleaved runs."""
-        self.progress(stage, "time")
-        inputs = self.bundle.check_vectors(stage).inputs
-        best = [float("inf")] * 2
-        files = [folder / engine_file(stage) for folder in (before, after)]
-        with (
-            open_stage(self.bundle, stage, files[0], self.threads) as first,
-            open_stage(self.bundle, stage, files[1], self.threads) as second,
-        ):
-            for _ in range(_TIMED_RUNS):
-                for i, runner in enumerate((first, second)):
-                    started = time.perf_counter()
-                    runner.run(inputs)
-                    best[i] = min(best[i], time.perf_counter() - started)
-        return round(best[0] / best[1], 3)
+def options_for(target: str, given: Mapping[str, Any]) -> OrtOptions | TrtOptions:
+    """The options of a target's builder, its defaults where nothing is given. Raises LiraError for one that
+    the target does not have, and for values out of range."""
+    check_target(target)
+    kind = OrtOptions if target == "cpu" else TrtOptions
+    unknown = sorted(given.keys() - {field.name for field in fields(kind)})
+    if unknown:
+        raise LiraError(f"target {target} has no option {unknown[0].replace('_', ' ')}: leave it out")
+    return kind(**given)
 
 
-def check_stage(
-    bundle: Bundle, stage: str, file: Path, target: str, precision: str, threads: int | None = None
-) -> dict[str, float]:
-    """Run a stage's file on the bundle's check vectors and return each output's error.
+def _builder(
+    bundle: Bundle,
+    target: str,
+    precision: str,
+    options: OrtOptions | TrtOptions,
+    threads: int | None,
+    progress: Progress,
+) -> StageBuilder:
+    if isinstance(options, TrtOptions):
+        from lira_engine.trt.build import TrtBuilder
 
-    Raises LiraError where one is not accepted (see `check_outputs`). The language model is run as a plain
-    graph, its whole cache in and out, where the check vectors hold the cache; and with its runner's cache
-    where they begin at position 0.
-    """
-    vectors = bundle.check_vectors(stage)
-    errors: dict[str, float] = {}
+        return TrtBuilder(bundle, target, precision, options, progress)
+    from lira_engine.build_ort import OrtBuilder
 
-    def check(found: Mapping[str, np.ndarray]) -> None:
-        what = f"the {target} engine of {stage}"
-        try:
-            new = check_outputs(what, precision, found, vectors.outputs, vectors.noise)
-        except LiraError as error:
-            raise LiraError(
-                f"{error}; nothing was kept. Report this with the output of `lira-edge doctor`"
-            ) from None
-        for output, size in new.items():
-            errors[output] = max(size, errors.get(output, 0.0))
-
-    if vectors.inputs.keys() == bundle.manifest.stages[stage].inputs.keys():
-        with open_stage(bundle, stage, file, threads) as runner:
-            check(runner.run(vectors.inputs))
-    if stage == "llm" and not vectors.inputs["position"].any():
-        with open_llm(bundle, file, target, threads) as llm:
-            check(_run_in_two_chunks(llm, vectors))
-    return errors
-
-
-def _run_in_two_chunks(llm: LlmRunner, vectors: CheckVectors) -> dict[str, np.ndarray]:
-    """The language model on check vectors with an empty cache: the second half of the rows reads what the
-    first half left in the runner's own cache."""
-    inputs = vectors.inputs
-    embeds, asked = inputs["inputs_embeds"][0], inputs["logit_positions"]
-    middle = (len(embeds) + 1) // 2
-    cache = llm.new_cache()
-    chunks = []
-    for start, stop in ((0, middle), (middle, len(embeds))):
-        if start < stop:
-            chunks.append(llm.forward(embeds[start:stop], cache, range(stop - start)))
-    logits = np.concatenate([chunk.logits for chunk in chunks])
-    hidden = np.concatenate([chunk.hidden for chunk in chunks])
-    return {"logits": logits[None, asked], "hidden_states": hidden[None, asked]}
+    return OrtBuilder(bundle, target, precision, options, threads, progress)
 
 
 def _up_to_date(bundle: Bundle, target: str, precision: str, options: dict[str, object]) -> bool:
@@ -263,16 +111,3 @@ def _up_to_date(bundle: Bundle, target: str, precision: str, options: dict[str, 
         return usable_build(bundle, target, precision).options == options
     except LiraError:
         return False
-
-
-def _expected_bytes(bundle: Bundle, sources: Mapping[str, tuple[str, ...]], precision: str) -> int:
-    """Weights in fp32, and those of a quantized language model in their bits; portable ones may be halves."""
-    share = {"fp32": 2.2, "int8": 0.7, "int4": 0.4}[precision]
-    return sum(
-        int(
-            bundle.manifest.files[name].bytes
-            * (share if stage == "llm" else 2.2 if precision == "fp32" else 3.0)
-        )
-        for stage, names in sources.items()
-        for name in names
-    )

@@ -15,29 +15,62 @@ BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that 
 
 def build(
     bundle: BundlePath,
-    target: Annotated[str, typer.Option(help="Where the engines will run: cpu.")] = "cpu",
-    precision: Annotated[
-        str, typer.Option(help="fp32, or the language model's weights in int8 or int4.")
-    ] = "fp32",
-    block_size: Annotated[int, typer.Option(help="Inputs that share a scale: 32 or 128.")] = 32,
-    lm_head_bits: Annotated[int, typer.Option(help="Of the LM head in an int4 build: 4 or 8.")] = 4,
-    encoders: Annotated[
+    target: Annotated[
         str,
-        typer.Option(help="Other stages in an int8 or int4 build: fp32, int8, or auto (int8 where faster)."),
-    ] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads for the checks.")] = None,
+        typer.Option(
+            help="Where the engines will run: cpu, tensorrt-rtx, or tensorrt (Jetson, data centre)."
+        ),
+    ] = "cpu",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="fp32, fp16 (TensorRT), or the language model's weights in int8 (cpu) or int4.  "
+            "[default: fp32 for cpu, fp16 for TensorRT]"
+        ),
+    ] = None,
+    block_size: Annotated[
+        int | None,
+        typer.Option(help="Inputs that share a scale: 32 (default for cpu), 64, 128 (default for TensorRT)."),
+    ] = None,
+    lm_head_bits: Annotated[
+        int | None,
+        typer.Option(help="Of the LM head in an int4 build: 4 (default), 8 (cpu) or 16 (TensorRT)."),
+    ] = None,
+    lm_head_parts: Annotated[
+        int | None,
+        typer.Option(help="TensorRT: products that the LM head is split into, to need less memory."),
+    ] = None,
+    encoders: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu: other stages in an int8 or int4 build: fp32, int8, or auto (int8 where faster)."
+        ),
+    ] = None,
+    compute_capability: Annotated[
+        str | None, typer.Option(help="tensorrt-rtx: of the GPUs that it is for, such as 8.6,8.9,12.0.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="cpu: threads for the checks.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again what is up to date.")] = False,
 ) -> None:
-    """Build the engines of a bundle for this machine and check them on its check vectors.
+    """Build the engines of a bundle: for this machine's processor, checked on the bundle's check vectors, or
+    for NVIDIA GPUs.
 
     Writes BUNDLE/engines/TARGET-PRECISION/, whole or not at all.
     """
-    from lira_engine.build import BuildOptions
     from lira_engine.build import build as build_engines
+    from lira_engine.build import options_for
     from lira_engine.bundle import Bundle
-    from lira_engine.engine_folder import read_build
+    from lira_engine.engine_folder import read_build, usual_precision
 
     console = Console(highlight=False)
+    given = {
+        "block_size": block_size,
+        "lm_head_bits": lm_head_bits,
+        "lm_head_parts": lm_head_parts,
+        "encoders": encoders,
+        "compute_capabilities": tuple(compute_capability.split(",")) if compute_capability else None,
+    }
+    options = options_for(target, {name: value for name, value in given.items() if value is not None})
     opened = Bundle.open(bundle)
     started = time.perf_counter()
     with console.status("") as status:
@@ -47,17 +80,25 @@ def build(
             if phase == "done":
                 console.print(f"{stage:<18}{time.perf_counter() - started:7.1f} s")
 
-        options = BuildOptions(block_size, lm_head_bits, encoders)  # type: ignore[arg-type]
         folder = build_engines(
-            opened, target, precision, options, threads=threads, force=force, progress=progress
+            opened,
+            target,
+            precision or usual_precision(target),
+            options,
+            threads=threads,
+            force=force,
+            progress=progress,
         )
     record = read_build(folder, "")
-    worst = max(error for errors in record.errors.values() for error in errors.values())
     size = sum(entry.bytes for entry in record.files.values())
-    console.print(
-        f"{folder}: {size / 2**20:.1f} MiB, largest error on the check vectors {worst:.1e}",
-        soft_wrap=True,
+    errors = [error for stage in record.errors.values() for error in stage.values()]
+    verify = f"lira-edge verify {bundle} --target {target} --precision {record.precision}"
+    found = (
+        f"largest error on the check vectors {max(errors):.1e}"
+        if errors
+        else f"not run yet: `{verify}` on the device"
     )
+    console.print(f"{folder}: {size / 2**20:.1f} MiB, {found}", soft_wrap=True)
 
 
 def inspect(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,12 @@ from lira_engine.verify import Verify, verify_folder
 FORMAT = "lira-engines"
 FORMAT_VERSION = 1
 BUILD_NAME = "build.json"
-PRECISIONS = {"cpu": ("fp32", "int8", "int4")}
+PRECISIONS = {
+    "cpu": ("fp32", "int8", "int4"),
+    "tensorrt": ("fp16", "int4", "fp32"),
+    "tensorrt-rtx": ("fp16", "int4", "fp32"),
+}
+"""The precisions of each target, the usual one first."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,9 @@ class Build:
     """The record of a build.
 
     `sources` holds the SHA-256 of the bundle's files that it was made from, `precisions` what each stage came
-    out in, `speedups` int8's over fp32 where both were tried, `errors` those on the check vectors (see
-    lira_engine.accuracy).
+    out in, `speedups` int8's over fp32 where both were tried, `errors` those on the check vectors where they
+    ran (see lira_engine.accuracy), `peaks_mib` the memory of the processes that compiled a stage, `kept_fp32`
+    the weights of a stage that do not fit into fp16.
     """
 
     lira_edge_version: str
@@ -42,6 +48,8 @@ class Build:
     speedups: dict[str, float]
     errors: dict[str, dict[str, float]]
     seconds: dict[str, float]
+    peaks_mib: dict[str, int] = field(default_factory=dict)
+    kept_fp32: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def dumps(self) -> str:
         """The text of `build.json`."""
@@ -54,11 +62,19 @@ def build_command(bundle: Path, target: str, precision: str) -> str:
     return f"lira-edge build {bundle} --target {target} --precision {precision}"
 
 
-def check_target(target: str, precision: str) -> None:
+def usual_precision(target: str) -> str:
+    """The precision of a target where none is asked for. Raises LiraError where there is no such target."""
+    if target == "portable":
+        return "fp32"
+    check_target(target)
+    return PRECISIONS[target][0]
+
+
+def check_target(target: str, precision: str | None = None) -> None:
     """Raise LiraError for what this version cannot build, with the choices that there are."""
     if target not in PRECISIONS:
         raise LiraError(f"target {target!r} is not one that this version builds: {', '.join(PRECISIONS)}")
-    if precision not in PRECISIONS[target]:
+    if precision is not None and precision not in PRECISIONS[target]:
         choices = ", ".join(PRECISIONS[target])
         raise LiraError(f"precision {precision!r} is not one that target {target} has: {choices}")
 
@@ -85,6 +101,7 @@ def usable_build(bundle: Bundle, target: str, precision: str, verify: Verify = "
     version of lira-edge, and not altered since. Raises LiraError with the reason and what mends it.
 
     CPU engines are standard graphs, so another ONNX Runtime or another CPU than at the build does not matter.
+    Those of TensorRT load in the version and on the kind of machine that they were built for, nowhere else.
     """
     check_target(target, precision)
     folder = bundle.engine_folder(target, precision)
@@ -100,21 +117,36 @@ def usable_build(bundle: Bundle, target: str, precision: str, verify: Verify = "
         raise LiraError(
             f"{folder} was built by lira-edge {build.lira_edge_version}, this is {version}; {mend}"
         )
+    if target.startswith("tensorrt"):
+        _check_native(build, folder, mend)
     for name, digest in build.sources.items():
         listed = bundle.manifest.files.get(name)
         if listed is None or listed.sha256 != digest:
             now = "is no longer there" if listed is None else f"is now {listed.sha256[:12]}"
             raise LiraError(f"{folder} is stale: it was built from {name} {digest[:12]}, which {now}; {mend}")
-    missing = [name for name in map(engine_file, STAGES) if name not in build.files]
+    missing = [name for name in (engine_file(target, stage) for stage in STAGES) if name not in build.files]
     if missing:
         raise LiraError(f"{folder / BUILD_NAME} lists no {missing[0]}; {mend}")
     verify_folder(folder, build.files, mend, verify)
     return build
 
 
-def engine_file(stage: str) -> str:
+def _check_native(build: Build, folder: Path, mend: str) -> None:
+    """Raise LiraError for engines of another TensorRT, system or, where it matters, GPU."""
+    from lira_engine.trt.build import engine_machine, engine_tools
+
+    for what, found, here in (
+        ("was built with", build.tools, engine_tools(build.target)),
+        ("was built for", build.machine, engine_machine(build.target)),
+    ):
+        for key, value in here.items():
+            if found.get(key) != value:
+                raise LiraError(f"{folder} {what} {key} {found.get(key)}, this is {value}; {mend}")
+
+
+def engine_file(target: str, stage: str) -> str:
     """The name of a stage's file in an engine folder."""
-    return f"{stage}.onnx"
+    return f"{stage}.engine" if target.startswith("tensorrt") else f"{stage}.onnx"
 
 
 def tool_versions() -> dict[str, str]:

@@ -41,11 +41,18 @@ class FunctionBody:
         inputs = [x, self.constant(list(lengths))]
         return self._tape.op_multi_out("Split", inputs, {"axis": axis}, num_outputs=len(lengths))
 
-    def constant(self, value: int | list[int]) -> ir.Value:
-        """An int64 scalar or vector; equal ones are written once."""
-        key = str(value)
+    def constant(self, value: int | list[Any]) -> ir.Value:
+        """An int64 scalar, or (nested) lists of them; equal ones are written once."""
+        return self._constant(np.array(value, np.int64))
+
+    def number(self, value: float) -> ir.Value:
+        """An fp32 scalar; equal ones are written once."""
+        return self._constant(np.array(value, np.float32))
+
+    def _constant(self, array: np.ndarray) -> ir.Value:
+        key = f"{array.dtype} {array.tolist()}"
         if key not in self._constants:
-            self._constants[key] = self.op("Constant", value=ir.tensor(np.array(value, np.int64)))
+            self._constants[key] = self.op("Constant", value=ir.tensor(array))
         return self._constants[key]
 
     def constant_like(self, reference: ir.Value, value: float) -> ir.Value:

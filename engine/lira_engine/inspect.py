@@ -123,7 +123,7 @@ def size_text(size: int) -> str:
 def _engine_rows(bundle: Bundle) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for record in sorted((bundle.path / "engines").glob(f"[!.]*/{BUILD_NAME}")):
-        target, _, precision = record.parent.name.partition("-")
+        target, _, precision = record.parent.name.rpartition("-")
         try:
             usable_build(bundle, target, precision)
             rows.append((record.parent.name, "ready"))
@@ -145,18 +145,20 @@ def _describe_engines(path: Path, verify: bool) -> Tables:
                 ("built on", ", ".join(f"{key} {value}" for key, value in build.machine.items())),
                 ("tools", ", ".join(f"{key} {value}" for key, value in build.tools.items())),
                 *((f"option {key}", str(value)) for key, value in build.options.items()),
+                *((f"{stage} in fp32", ", ".join(names)) for stage, names in build.kept_fp32.items()),
             ],
         ),
         ("files", [(name, size_text(e.bytes), e.sha256[:12]) for name, e in build.files.items()]),
         ("built from", [(name, digest[:12]) for name, digest in build.sources.items()]),
         (
-            "relative error on the check vectors, build time",
+            "relative error on the check vectors, build time, peak memory of the build",
             [
                 (
                     stage,
                     build.precisions.get(stage, ""),
-                    f"{max(errors.values(), default=0):.1e}",
+                    f"{max(errors.values()):.1e}" if errors else "not run",
                     f"{build.seconds.get(stage, 0):.1f} s",
+                    f"{build.peaks_mib[stage]:,} MiB" if stage in build.peaks_mib else "",
                     f"int8 {build.speedups[stage]:.2f}x fp32" if stage in build.speedups else "",
                 )
                 for stage, errors in build.errors.items()

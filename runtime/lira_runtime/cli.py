@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from lira_engine.cli_options import PrecisionOption, TargetOption
+
 if TYPE_CHECKING:
     from lira_runtime.answer import Answer
     from lira_runtime.events import Event
@@ -27,8 +29,8 @@ def run(
     ilvc: Annotated[
         str, typer.Option(help="Encode regions again as they are named: auto, on, off.")
     ] = "auto",
-    target: Annotated[str, typer.Option(help="Engines: cpu, or portable (the graphs).")] = "cpu",
-    precision: Annotated[str, typer.Option(help="Precision of the engines.")] = "fp32",
+    target: TargetOption = "cpu",
+    precision: PrecisionOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     overlay: Annotated[Path | None, typer.Option(metavar="PNG", help="Write a picture here.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answer here.")] = None,
@@ -46,6 +48,7 @@ def run(
     from json import dumps
 
     from lira_engine.atomic import atomic_write
+    from lira_engine.engine_folder import usual_precision
     from lira_engine.errors import LiraError
     from lira_runtime import report
     from lira_runtime.answer import first_tokens
@@ -53,6 +56,7 @@ def run(
     from lira_runtime.sampling import make_sampler
     from lira_runtime.scene import Lira
 
+    precision = precision or usual_precision(target)
     # First whatever costs little and may be wrong: nobody waits for an answer that cannot be written.
     _check_outputs(image, overlay, json)
     make_sampler(temperature, top_p, top_k, seed)

@@ -202,7 +202,7 @@ def test_a_wrong_engine_is_not_kept(bundle_path: Path, stage: str, monkeypatch: 
         model = lower(model, target, lowered, *options)
         return Spoil()(model).model if lowered == stage else model
 
-    monkeypatch.setattr("lira_engine.build.lower", spoiled)
+    monkeypatch.setattr("lira_engine.build_ort.lower", spoiled)
     with pytest.raises(LiraError, match=f"the cpu engine of {stage} is wrong: output .* differs"):
         build(bundle_path, threads=1)
     assert os.listdir(bundle_path / "engines") == []

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from lira_engine.cli_options import PrecisionOption, TargetOption
+
 if TYPE_CHECKING:
     from lira_bench.accuracy.run import Progress
 
@@ -40,8 +42,8 @@ def evaluate(
     ilvc: Annotated[
         str, typer.Option(help="Encode regions again as they are named: auto, on, off.")
     ] = "auto",
-    target: Annotated[str, typer.Option(help="Engines: cpu, or portable (the graphs).")] = "cpu",
-    precision: Annotated[str, typer.Option(help="Precision of the engines.")] = "fp32",
+    target: TargetOption = "cpu",
+    precision: PrecisionOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads, of each worker.")] = None,
     workers: Annotated[str | None, typer.Option(help="ray: spread the images over a Ray cluster.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew instead of going on.")] = False,
@@ -57,6 +59,7 @@ def evaluate(
     from lira_bench.accuracy.run import evaluate as run_evaluation
     from lira_bench.accuracy.tasks import task_named
     from lira_bench.accuracy.worker import EngineChoice, Job
+    from lira_engine.engine_folder import usual_precision
     from lira_engine.errors import LiraError
 
     if workers not in (None, "ray"):
@@ -71,6 +74,7 @@ def evaluate(
     if ilvc not in ("auto", "on", "off"):
         raise LiraError(f"--ilvc is {ilvc!r}, expected auto, on or off")
     required = gate.parse(require or [])
+    precision = precision or usual_precision(target)
     # Ray's workers have a working directory of their own.
     engines = EngineChoice(bundle.resolve(), target, precision)
     other = None if compare is None else other_engines(compare, engines)

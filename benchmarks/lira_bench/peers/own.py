@@ -29,7 +29,7 @@ def open_own_llm(bundle: Bundle, target: str, precision: str, threads: int) -> L
         return open_llm(bundle, bundle.stage_file("llm"), target, threads)
     check_target(target, precision)
     usable_build(bundle, target, precision, "sizes")
-    file = bundle.engine_folder(target, precision) / engine_file("llm")
+    file = bundle.engine_folder(target, precision) / engine_file(target, "llm")
     return open_llm(bundle, file, target, threads)
 
 

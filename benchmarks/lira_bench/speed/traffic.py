@@ -15,17 +15,20 @@ _TABLES = ("cos_cache", "sin_cache")
 
 
 def llm_file(bundle: Bundle, target: str, precision: str) -> Path:
-    """The graph of the language model that runs."""
+    """The graph, or TensorRT engine, of the language model that runs."""
     if target == "portable":
         return bundle.stage_file("llm")
-    return bundle.engine_folder(target, precision) / engine_file("llm")
+    return bundle.engine_folder(target, precision) / engine_file(target, "llm")
 
 
 def weight_bytes(graph: Path) -> int:
     """Bytes of all weights as the graph stores them, packed, with their scales. Their data is not read.
 
-    Portable graphs store halves, which ONNX Runtime widens when it opens them.
+    Portable graphs store halves, which ONNX Runtime widens when it opens them. TensorRT's engines are weights
+    but for some kilobytes.
     """
+    if graph.suffix == ".engine":
+        return graph.stat().st_size
     model = onnx.load(graph, load_external_data=False)
     return sum(_size(tensor) for tensor in model.graph.initializer if tensor.name not in _TABLES)
 

@@ -9,6 +9,8 @@ import onnx_ir as ir
 CACHED_ATTENTION = ("lira", "CachedAttention")
 """Described in lira_export.graphs.functions; inputs in lira_engine.function_body; attributes num_heads and
 num_kv_heads."""
+DEFORMABLE_SAMPLING = ("lira", "DeformableSampling")
+"""Described there too; attribute level_shapes."""
 
 
 def calls_of(model: ir.Model, function: tuple[str, str]) -> list[ir.Node]:

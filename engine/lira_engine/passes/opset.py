@@ -13,6 +13,8 @@ from lira_engine.errors import LiraError
 CONTRIB_IN_STANDARD_DOMAIN = frozenset({"SimplifiedLayerNormalization"})
 # Newer opsets count windows of a rounded-up pooling differently; the signature does not show it.
 _CHANGED_IF = {"MaxPool": "ceil_mode", "AveragePool": "ceil_mode", "LpPool": "ceil_mode"}
+# From this opset on the scale has an entry per channel, before it one per group.
+_CHANGED_IN = {"GroupNormalization": 21}
 
 
 class StateInOpset(ir.passes.InPlacePass):
@@ -56,6 +58,8 @@ class StateInOpset(ir.passes.InPlacePass):
             return
         if _signature(new) != _signature(old):
             raise self._refusal(node, "its inputs or outputs were changed")
+        if self.opset < _CHANGED_IN.get(node.op_type, 0):
+            raise self._refusal(node, "its inputs mean something else there")
         pooling = _CHANGED_IF.get(node.op_type)
         if pooling is not None and node.attributes.get_int(pooling):
             raise self._refusal(node, f"{pooling} means something else there")

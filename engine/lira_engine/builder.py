@@ -1,0 +1,109 @@
+"""What a target's builder is: how a stage is lowered, written and checked; and what it lets choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from lira_engine.errors import LiraError
+
+Progress = Callable[[str, str], None]
+"""Called with a stage's name and what happens to it now; "done" at its end."""
+
+
+@dataclass(frozen=True)
+class OrtOptions:
+    """What else decides how engines come out.
+
+    Attributes:
+        block_size, lm_head_bits: of the language model's weights, where they are quantized.
+        encoders: precision of the other stages in a quantized build: "fp32", "int8", or "auto", which takes
+            int8 where its outputs are accepted and it is faster here.
+    """
+
+    block_size: int = 32
+    lm_head_bits: int = 4
+    encoders: Literal["auto", "fp32", "int8"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.block_size not in (32, 128):
+            raise LiraError(f"block size {self.block_size}: expected 32 or 128")
+        if self.lm_head_bits not in (4, 8):
+            raise LiraError(f"LM head of {self.lm_head_bits} bits: expected 4 or 8")
+        if self.encoders not in ("auto", "fp32", "int8"):
+            raise LiraError(f"encoders {self.encoders!r}: expected auto, fp32 or int8")
+
+
+@dataclass(frozen=True)
+class TrtOptions:
+    """What else decides how engines come out.
+
+    Attributes:
+        block_size: inputs that share a scale of an int4 weight: 32, 64 or 128. lm_head_bits: in an int4
+            build: 4 or 16. lm_head_parts: products that the LM head is split into; more parts need less
+            memory at the build.
+        compute_capabilities: of the GPUs that engines are for, such as "8.9"; TensorRT for RTX only, where
+            none means its default (8.0 and newer that it knows). TensorRT builds for the GPU that is there.
+    """
+
+    block_size: int = 128
+    lm_head_bits: int = 4
+    lm_head_parts: int = 1
+    compute_capabilities: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.block_size not in (32, 64, 128):
+            raise LiraError(f"block size {self.block_size}: expected 32, 64 or 128")
+        if self.lm_head_bits not in (4, 16):
+            raise LiraError(f"LM head of {self.lm_head_bits} bits: TensorRT engines have 4 or 16")
+        if self.lm_head_parts < 1:
+            raise LiraError(f"LM head in {self.lm_head_parts} parts: expected 1 or more")
+        for text in self.compute_capabilities:
+            major, dot, minor = text.partition(".")
+            if not (dot and major.isdigit() and minor.isdigit()):
+                raise LiraError(f"compute capability {text!r}: expected one such as 8.9")
+
+
+@dataclass(frozen=True)
+class BuiltStage:
+    """What came of a stage.
+
+    Attributes:
+        errors: of its outputs on the check vectors, where it ran. speedup: of int8 against fp32, where both
+            were tried. peak_mib: peak memory of the process that compiled it, where it had its own.
+        kept_fp32: weights that do not fit into fp16.
+    """
+
+    precision: str
+    errors: dict[str, float]
+    seconds: float
+    speedup: float | None = None
+    peak_mib: int | None = None
+    kept_fp32: tuple[str, ...] = ()
+
+
+class StageBuilder(Protocol):
+    """Makes the engines of one bundle for one target and precision."""
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The options that decide how engines come out: with others they are not up to date."""
+        ...
+
+    def machine(self) -> dict[str, str]:
+        """Where the engines run: elsewhere they are foreign."""
+        ...
+
+    def tools(self) -> dict[str, str]:
+        """Packages that take part, with their versions."""
+        ...
+
+    def expected_bytes(self, sources: Mapping[str, tuple[str, ...]]) -> int:
+        """Room on the disk that the build needs; `sources`: the bundle's files of each stage."""
+        ...
+
+    def stage(self, stage: str, folder: Path) -> BuiltStage:
+        """Write a stage's engine into `folder`. Raises LiraError where it cannot be built."""
+        ...

@@ -1,0 +1,15 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+TargetOption = Annotated[
+    str, typer.Option(help="Engines: cpu, cuda, tensorrt, tensorrt-rtx, or portable (the graphs).")
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(help="Precision of the engines.  [default: fp32 for cpu and portable, else fp16]"),
+]

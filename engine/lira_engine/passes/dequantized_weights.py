@@ -1,0 +1,94 @@
+"""Weights as blocks of signed 4-bit integers behind the standard's `DequantizeLinear`, as TensorRT reads
+them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+
+from lira_engine.passes.initializers import lazy_initializer, weight_of
+
+Scales = Callable[[str, np.ndarray, int], np.ndarray]
+"""(name, weight [K, N] float32, block) -> scales [K / block, N] float32, positive. What a recipe brings."""
+Block = Callable[[str, int], int | None]
+"""(name, K) -> inputs that share a scale, a divisor of K; None leaves the weight as it is."""
+LARGEST = 7  # -8 is left out: TensorRT wants positive scales, so that the range is symmetric
+
+
+def nearest_scales(name: str, weight: np.ndarray, block: int) -> np.ndarray:
+    """The largest magnitude of each block becomes 7."""
+    largest = np.abs(weight).reshape(-1, block, weight.shape[1]).max(axis=1)
+    return np.maximum(largest / np.float32(LARGEST), np.float32(np.finfo(np.float16).tiny))
+
+
+class DequantizeWeights(ir.passes.InPlacePass):
+    """4-bit weight-only quantization in standard operators.
+
+    Requires: `MatMul` with an initializer [K, N], or a Cast of one, on the right.
+    Does: puts `DequantizeLinear` of an INT4 initializer, blocks along K, fp16 scales, and a Cast to fp32 in
+        the weight's place, where `block` wants it. Weights are rounded to the nearest multiple of `scales`
+        when the file is written, one at a time.
+    Ensures: opset 21 suffices (before it there is no block_size).
+    """
+
+    def __init__(self, block: Block, scales: Scales = nearest_scales) -> None:
+        super().__init__()
+        self.block = block
+        self.scales = scales
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        for node in [node for node in model.graph if (node.domain, node.op_type) == ("", "MatMul")]:
+            weight = weight_of(node.inputs[1])
+            if weight is None or weight.shape is None or len(weight.shape) != 2 or weight.name is None:
+                continue
+            block = self.block(weight.name, int(weight.shape[0]))  # type: ignore[arg-type]
+            if block is not None:
+                self._replace(model.graph, node, weight, block)
+                modified = True
+        return ir.passes.PassResult(model, modified)
+
+    def _replace(self, graph: ir.Graph, matmul: ir.Node, weight: ir.Value, block: int) -> None:
+        stored, shape, name = weight.const_value, weight.shape, weight.name
+        assert stored is not None and shape is not None and name is not None
+        rows, columns = (int(size) for size in shape)  # type: ignore[arg-type]
+        if rows % block:
+            raise ir.passes.PreconditionError(f"{name}: {rows} inputs are no multiple of the block {block}")
+        scales = partial(_scales, stored, name, block, self.scales)
+        packed = partial(_integers, stored, scales, block)
+        inputs = [
+            lazy_initializer(graph, f"{name}.int4", ir.DataType.INT4, (rows, columns), packed),
+            lazy_initializer(graph, f"{name}.scales", ir.DataType.FLOAT16, (rows // block, columns), scales),
+        ]
+        dequantize = ir.node(
+            "DequantizeLinear", inputs, {"axis": 0, "block_size": block}, name=f"{name}/DequantizeLinear"
+        )
+        rounded = dequantize.outputs[0]
+        rounded.name, rounded.type, rounded.shape = (
+            f"{name}.rounded",
+            ir.TensorType(ir.DataType.FLOAT16),
+            shape,
+        )
+        cast = ir.node("Cast", [rounded], {"to": ir.DataType.FLOAT}, name=f"{name}.rounded/Cast")
+        wide = cast.outputs[0]
+        wide.name, wide.type, wide.shape = f"{name}.dequantized", ir.TensorType(ir.DataType.FLOAT), shape
+        graph.insert_before(matmul, [dequantize, cast])
+        matmul.replace_input_with(1, wide)
+
+
+def _scales(stored: ir.TensorProtocol, name: str, block: int, scales: Scales) -> np.ndarray:
+    return scales(name, _single(stored), block).astype(np.float16)
+
+
+def _integers(stored: ir.TensorProtocol, scales: Callable[[], np.ndarray], block: int) -> np.ndarray:
+    """Rounded to the scales as they are kept, in fp16."""
+    weight = _single(stored)
+    spread = np.repeat(scales().astype(np.float32), block, axis=0)
+    return np.rint(weight / spread).clip(-LARGEST, LARGEST).astype(ir.DataType.INT4.numpy())
+
+
+def _single(stored: ir.TensorProtocol) -> np.ndarray:
+    return np.asarray(stored.numpy()).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Engines by NVIDIA TensorRT (Jetson, data centre) and TensorRT for RTX: building and running them."""

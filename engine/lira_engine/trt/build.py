@@ -1,0 +1,266 @@
+"""Stages built by TensorRT: lowered here, compiled one by one in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from lira_engine.atomic import atomic_write
+from lira_engine.builder import BuiltStage, Progress, TrtOptions
+from lira_engine.bundle import Bundle
+from lira_engine.engine_folder import engine_file
+from lira_engine.errors import LiraError
+from lira_engine.machine import available_mib, gpus
+from lira_engine.passes import apply
+from lira_engine.passes.half_products import KEPT
+from lira_engine.passes.tensorrt import tensorrt_pipeline
+from lira_engine.trt.compile import Job
+from lira_engine.trt.flavour import load_flavour
+from lira_engine.trt.profiles import input_ranges, stage_profiles
+from lira_engine.verify import cache_folder
+
+EXTERNAL_FROM_BYTES = 1024
+# Peak memory of compiling over the bytes of the lowered weights, and what every compilation takes; measured
+# at LIRA-2B's sizes with TensorRT for RTX 1.7 (docs/tensorrt.md), rounded up.
+PEAK_PER_BYTE = 4.0
+PEAK_LEAST_MIB = 1024
+_TICK_S = 0.5
+
+
+class TrtBuilder:
+    """Builds for "tensorrt" or "tensorrt-rtx". Raises LiraError where its package is not installed."""
+
+    def __init__(
+        self, bundle: Bundle, target: str, precision: str, options: TrtOptions, progress: Progress
+    ) -> None:
+        if options.compute_capabilities and target != "tensorrt-rtx":
+            raise LiraError(
+                f"target {target} builds for the GPU that is there: leave compute capabilities out"
+            )
+        self.bundle, self.target, self.precision = bundle, target, precision
+        self.options, self.progress = options, progress
+        self.flavour = load_flavour(target)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "dialect": self.flavour.dialect,
+            "lm_head_parts": self.options.lm_head_parts,
+        }
+        if self.target == "tensorrt-rtx":
+            options["compute_capabilities"] = list(self.options.compute_capabilities)
+        if self.precision == "int4":
+            options |= {"block_size": self.options.block_size, "lm_head_bits": self.options.lm_head_bits}
+        return options
+
+    def machine(self) -> dict[str, str]:
+        return engine_machine(self.target)
+
+    def tools(self) -> dict[str, str]:
+        return engine_tools(self.target)
+
+    def expected_bytes(self, sources: Mapping[str, tuple[str, ...]]) -> int:
+        """The engines, and the largest lowered graph beside them. Portable weights are halves mostly."""
+        size = {
+            stage: sum(self.bundle.manifest.files[name].bytes for name in names) * self._share(stage)
+            for stage, names in sources.items()
+        }
+        return int(sum(size.values()) + max(size.values()))
+
+    def stage(self, stage: str, folder: Path) -> BuiltStage:
+        started = time.perf_counter()
+        precision = self.precision if stage == "llm" or self.precision == "fp32" else "fp16"
+        graph = folder / f"{stage}.onnx"
+        kept = self._lower(stage, precision, graph)
+        files = (graph, graph.with_name(f"{graph.name}.data"))
+        weights = sum(file.stat().st_size for file in files if file.exists())
+        check_memory(stage, weights)
+        spec = self.bundle.manifest.stages[stage]
+        job = Job(
+            target=self.target,
+            graph=str(graph),
+            out=str(folder / engine_file(self.target, stage)),
+            profiles=[
+                {name: [list(shape) for shape in shapes] for name, shapes in input_ranges(spec, one).items()}
+                for one in stage_profiles(self.bundle.manifest, stage)
+            ],
+            compute_capabilities=list(self.options.compute_capabilities),
+            timing_cache=self._timing_cache(),
+        )
+        known = _Durations(f"{self.target} {stage} {precision} {weights}")
+        found = compile_in_process(job, lambda phase: self.progress(stage, f"{phase}{known.text()}"))
+        known.keep(time.perf_counter() - started)
+        for file in files:
+            file.unlink(missing_ok=True)
+        self.progress(stage, "done")
+        seconds = round(time.perf_counter() - started, 3)
+        return BuiltStage(precision, {}, seconds, peak_mib=found["peak_rss_mib"], kept_fp32=kept)
+
+    def _lower(self, stage: str, precision: str, graph: Path) -> tuple[str, ...]:
+        """Write the lowered graph; the weights that do not fit into fp16."""
+        self.progress(stage, "lower")
+        passes = tensorrt_pipeline(
+            stage,
+            precision,
+            self.flavour.dialect,
+            block=self.options.block_size,
+            lm_head_bits=self.options.lm_head_bits,
+            lm_head_parts=self.options.lm_head_parts,
+        )
+        model = apply(ir.load(self.bundle.stage_file(stage)), passes)
+        self.progress(stage, "write")
+        ir.save(
+            model,
+            graph,
+            external_data=f"{graph.name}.data",
+            size_threshold_bytes=EXTERNAL_FROM_BYTES,
+            max_workers=1,  # each worker has a tensor in memory
+        )
+        return tuple(filter(None, model.metadata_props.get(KEPT, "").split(",")))
+
+    def _share(self, stage: str) -> float:
+        """Bytes of an engine over those of the portable weights, which may be halves."""
+        if self.precision == "fp32":
+            return 2.2
+        return 0.5 if stage == "llm" and self.precision == "int4" else 1.1
+
+    def _timing_cache(self) -> str | None:
+        """TensorRT times kernels on the GPU that is there; the compiler for RTX times nothing."""
+        if self.target != "tensorrt":
+            return None
+        device = "".join(c if c.isalnum() else "-" for c in self.machine().get("gpu", "unknown"))
+        return str(cache_folder() / "timing" / f"{device}-{self.flavour.name.replace(' ', '-')}.cache")
+
+
+def engine_machine(target: str) -> dict[str, str]:
+    """Where engines of a target run: those for RTX on any GPU of their compute capabilities, those of
+    TensorRT on the GPU that they were built on."""
+    here = {"system": platform.system(), "arch": platform.machine()}
+    if target == "tensorrt":
+        here["gpu"] = ", ".join(sorted({gpu.name for gpu in gpus()})) or "none found"
+    return here
+
+
+def engine_tools(target: str) -> dict[str, str]:
+    """The package that engines depend on: another version does not load them."""
+    flavour = load_flavour(target)
+    return {flavour.target: ".".join(map(str, flavour.version))}
+
+
+def check_memory(stage: str, weights: int) -> None:
+    """Raise LiraError where compiling a graph with `weights` bytes needs more memory than is free."""
+    needed = PEAK_LEAST_MIB + int(weights * PEAK_PER_BYTE / 2**20)
+    free = available_mib()
+    if free is not None and free < needed:
+        raise LiraError(
+            f"{stage} needs about {needed:,} MiB of memory to compile, {free:,} MiB are free, swap included: "
+            "close other programs, add swap, or take int4 or a larger --lm-head-parts; nothing was kept"
+        )
+
+
+def compile_in_process(job: Job, phase: Callable[[str], None]) -> dict[str, int]:
+    """Run `lira_engine.trt.compile`; `phase` is called with its current step, every half second.
+
+    Raises LiraError with TensorRT's reason, or where the process was killed.
+    """
+    with _running(job) as process:
+        assert process.stdout is not None
+        last: dict[str, Any] = {}
+        with _ticking(phase, last):
+            for line in process.stdout:
+                last.update(json.loads(line))
+        code = process.wait()
+    stage = Path(job.graph).stem
+    if "error" in last:
+        raise LiraError(f"{stage}: {last['error']}; nothing was kept")
+    if code or "peak_rss_mib" not in last:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        log = Path(job.out).with_suffix(".log")
+        said = (
+            log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+            if log.exists()
+            else []
+        )
+        raise LiraError(
+            f"{stage}: the compiler {how}{': ' + said[0][:300] if said else ''} (killed: most likely too "
+            "little memory); nothing was kept"
+        )
+    Path(job.out).with_suffix(".log").unlink(missing_ok=True)
+    return {"peak_rss_mib": last["peak_rss_mib"], "layers": last["layers"]}
+
+
+@contextmanager
+def _running(job: Job) -> Iterator[subprocess.Popen[str]]:
+    """The compiler, which does not outlive this process's interest in it."""
+    with open(Path(job.out).with_suffix(".log"), "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lira_engine.trt.compile"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        try:
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(asdict(job)))
+                process.stdin.close()
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+@contextmanager
+def _ticking(phase: Callable[[str], None], last: Mapping[str, Any]) -> Iterator[None]:
+    """Call `phase` now and then: TensorRT itself is silent for most of a build."""
+    stop = threading.Event()
+
+    def tick() -> None:
+        while not stop.wait(_TICK_S):
+            phase(last.get("phase", "start"))
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+class _Durations:
+    """How long the same build took last time on this machine. Losing it costs a few words of the progress."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._path = cache_folder() / "build-times.json"
+
+    def text(self) -> str:
+        seconds = self._all().get(self._key)
+        return f", {seconds:.0f} s last time" if isinstance(seconds, (int, float)) else ""
+
+    def keep(self, seconds: float) -> None:
+        known = self._all() | {self._key: round(seconds, 1)}
+        with suppress(OSError, LiraError), atomic_write(self._path) as file:
+            file.write(json.dumps(known, indent=1).encode())
+
+    def _all(self) -> dict[str, Any]:
+        with suppress(OSError, ValueError):
+            known = json.loads(self._path.read_text(encoding="utf-8"))
+            if isinstance(known, dict):
+                return known
+        return {}

@@ -1,0 +1,130 @@
+"""One graph to one engine, in a process of its own: its memory goes back whole, and a crash is one stage's.
+
+    python -m lira_engine.trt.compile < job.json
+
+The job is the fields of `Job` as JSON. JSON lines come out: {"phase": ...} while it goes on, at last either
+{"peak_rss_mib", "layers"} with the engine written, or {"error": one line}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lira_engine.errors import LiraError
+from lira_engine.machine import peak_rss_mib
+from lira_engine.trt.flavour import load_flavour
+from lira_engine.trt.log import ErrorLog
+
+Ranges = dict[str, list[list[int]]]
+"""Input -> smallest, usual and largest shape."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What decides an engine, beside the graph.
+
+    Attributes:
+        graph: ONNX file. out: engine file to write. profiles: one set of ranges per optimization profile.
+        compute_capabilities: such as "8.9"; of TensorRT for RTX only.
+        timing_cache: file that keeps kernel timings of this device between builds; None: no such file.
+    """
+
+    target: str
+    graph: str
+    out: str
+    profiles: list[Ranges]
+    compute_capabilities: list[str]
+    timing_cache: str | None = None
+
+
+def compile_engine(job: Job, phase: Callable[[str], None]) -> dict[str, int | None]:
+    """Build and write; `phase` gets a word at each step. Raises LiraError with TensorRT's reason."""
+    flavour = load_flavour(job.target)
+    trt, log = flavour.module, ErrorLog(flavour)
+    builder = trt.Builder(log.logger)
+    phase("parse")
+    flags = 0 if job.target == "tensorrt" and flavour.version >= (11,) else _strongly_typed(trt)
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, log.logger)
+    if not parser.parse_from_file(job.graph):
+        found = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        raise LiraError(f"{flavour.name} cannot read the graph: {'; '.join(found)[:500] or log.reason()}")
+    config = builder.create_builder_config()
+    for ranges in job.profiles:
+        if ranges:
+            profile = builder.create_optimization_profile()
+            for name, (least, usual, most) in ranges.items():
+                profile.set_shape(name, least, usual, most)
+            config.add_optimization_profile(profile)
+    if job.compute_capabilities:
+        config.num_compute_capabilities = len(job.compute_capabilities)
+        for i, wanted in enumerate(job.compute_capabilities):
+            if not config.set_compute_capability(_capability(trt, wanted), i):
+                raise LiraError(f"{flavour.name} does not build for compute capability {wanted}")
+    cache = _timing_cache(config, job.timing_cache)
+    phase("build")
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise LiraError(f"{flavour.name} built no engine: {log.reason()}")
+    phase("write")
+    with open(job.out, "wb") as file:
+        file.write(plan)
+    if cache is not None and job.timing_cache is not None:
+        _keep(cache, Path(job.timing_cache))
+    return {"peak_rss_mib": peak_rss_mib(), "layers": network.num_layers}
+
+
+def _strongly_typed(trt: Any) -> int:
+    return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+
+
+def _capability(trt: Any, wanted: str) -> Any:
+    """trt.ComputeCapability.SM89 of "8.9"."""
+    found = getattr(trt.ComputeCapability, f"SM{wanted.replace('.', '')}", None)
+    if found is None:
+        known = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
+        choices = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in known)
+        raise LiraError(f"compute capability {wanted} is not one that this version builds for: {choices}")
+    return found
+
+
+def _timing_cache(config: Any, path: str | None) -> Any:
+    if path is None:
+        return None
+    kept = Path(path).read_bytes() if Path(path).is_file() else b""
+    cache = config.create_timing_cache(kept)
+    config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
+
+
+def _keep(cache: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_bytes(cache.serialize())
+    partial.replace(path)
+
+
+def main() -> None:
+    # The library prints where it likes: our lines get a descriptor of their own.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(**what: Any) -> None:
+        answers.write(json.dumps(what) + "\n")
+        answers.flush()
+
+    try:
+        say(**compile_engine(Job(**json.load(sys.stdin)), lambda phase: say(phase=phase)))
+    except (LiraError, OSError) as error:
+        say(error=" ".join(str(error).split()))
+    answers.close()
+
+
+if __name__ == "__main__":
+    main()

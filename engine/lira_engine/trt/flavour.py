@@ -1,0 +1,79 @@
+"""Which TensorRT is installed, and which spelling of a graph its parser takes."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType, ModuleType
+from typing import Literal
+
+from lira_engine.errors import LiraError
+from lira_engine.extras import install_line
+
+Dialect = Literal["cache_update", "decomposed"]
+"""cache_update: `TensorScatter` and `Attention`, the cache is updated where it is. decomposed: products,
+softmax and `ScatterElements`, whose output is another buffer than its input."""
+
+# From this version on the parser has TensorScatter, Attention, RotaryEmbedding and RMSNormalization.
+_CACHE_UPDATE_FROM: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {"tensorrt": (10, 15), "tensorrt-rtx": (1, 2)}
+)
+_MODULES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {"tensorrt": ("tensorrt", "tensorrt"), "tensorrt-rtx": ("tensorrt_rtx", "rtx")}
+)
+TARGETS = tuple(_MODULES)
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """A TensorRT that can be imported. Both have one Python interface, in modules of different names."""
+
+    target: str
+    module: ModuleType
+    version: tuple[int, ...]
+    dialect: Dialect
+
+    @property
+    def name(self) -> str:
+        """Package and version."""
+        return f"{self.target} {'.'.join(map(str, self.version))}"
+
+
+def load_flavour(target: str) -> Flavour:
+    """Import the package of "tensorrt" or "tensorrt-rtx". Raises LiraError, with how to get it, where it is
+    not installed or does not load."""
+    module_name, extra = _MODULES[target]
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LiraError(
+            f"target {target} needs {module_name} ({reason}): {_how_to_get(target, extra)}"
+        ) from None
+    version = parse_version(module.__version__)
+    return Flavour(target, module, version, dialect_of(target, version))
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """The leading numbers of "10.3.0.post1": (10, 3, 0)."""
+    numbers = []
+    for part in text.split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+def dialect_of(target: str, version: tuple[int, ...]) -> Dialect:
+    """What the parser of this version takes."""
+    return "cache_update" if version[:2] >= _CACHE_UPDATE_FROM[target] else "decomposed"
+
+
+def _how_to_get(target: str, extra: str) -> str:
+    if target == "tensorrt-rtx":
+        return install_line(extra)
+    return (
+        "on JetPack `sudo apt install tensorrt python3-libnvinfer`, in a virtual environment made with "
+        f"--system-site-packages; elsewhere {install_line(extra)}"
+    )

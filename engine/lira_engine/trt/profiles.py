@@ -1,0 +1,60 @@
+"""Ranges of the dynamic sizes that an engine is built for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lira_engine.manifest import Manifest, StageSpec
+
+PREFILL_ROWS = 256
+"""Rows of a prefill pass: also what a region of ILVC is, less the few tokens around it."""
+ASKED_ROWS = 4
+"""Positions of a prefill pass that may ask for logits."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Smallest, most usual and largest value of a named dimension."""
+
+    least: int
+    usual: int
+    most: int
+
+
+Profile = Mapping[str, Sizes]
+"""By the dimension's name in lira.json."""
+PREFILL: Profile = {"S": Sizes(1, PREFILL_ROWS, PREFILL_ROWS), "K": Sizes(1, 1, ASKED_ROWS)}
+DECODE: Profile = {"S": Sizes(1, 1, 1), "K": Sizes(1, 1, 1)}
+
+
+def stage_profiles(manifest: Manifest, stage: str) -> list[Profile]:
+    """What a stage's engine is built for: the language model for prefill (0) and decode (1).
+
+    One tile at a time goes through the semantic encoder. SEFE takes the features of 1 to max_num + 1 tiles.
+    """
+    if stage == "llm":
+        return [PREFILL, DECODE]
+    tile = manifest.model.tokens_per_tile
+    tiles = manifest.preprocessing.tile
+    most = tiles.max_num + (1 if tiles.use_thumbnail else 0)
+    sizes = {"T": Sizes(1, 1, 1), "M": Sizes(tile, tile * most, tile * most)}
+    named = {
+        size
+        for spec in manifest.stages[stage].inputs.values()
+        for size in spec.shape
+        if isinstance(size, str)
+    }
+    return [{name: sizes[name] for name in sorted(named)}]
+
+
+def input_ranges(spec: StageSpec, profile: Profile) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Smallest, usual and largest shape of each input that has a named dimension."""
+    ranges = {}
+    for name, tensor in spec.inputs.items():
+        if any(isinstance(size, str) for size in tensor.shape):
+            ranges[name] = tuple(
+                tuple(getattr(profile[s], which) if isinstance(s, str) else s for s in tensor.shape)
+                for which in ("least", "usual", "most")
+            )
+    return ranges

@@ -1,0 +1,234 @@
+"""Builds for TensorRT: what decides an engine, and which engines are refused. With a compiler that stands in
+for TensorRT's; the real one comes at the end, where its package is installed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import onnx_ir as ir
+import pytest
+
+from lira_engine import Bundle, LiraError
+from lira_engine.build import build, options_for
+from lira_engine.engine_folder import read_build, usable_build
+from lira_engine.machine import Gpu
+from lira_engine.manifest import STAGES
+from lira_engine.trt import build as trt_build
+from lira_engine.trt.compile import Job
+from lira_engine.trt.flavour import Flavour, dialect_of, load_flavour, parse_version
+from lira_engine.trt.profiles import DECODE, PREFILL, input_ranges, stage_profiles
+
+VERSIONS = {"tensorrt": (10, 3, 0), "tensorrt-rtx": (1, 7, 1)}
+
+
+def flavour(target: str) -> Flavour:
+    return Flavour(target, ModuleType("fake"), VERSIONS[target], dialect_of(target, VERSIONS[target]))
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Job]:
+    """What the compiler was asked for. Its engines are the graphs' bytes."""
+    asked: list[Job] = []
+
+    def compile_in_process(job: Job, phase: Callable[[str], None]) -> dict[str, int]:
+        asked.append(job)
+        phase("build")
+        Path(job.out).write_bytes(Path(job.graph).read_bytes())
+        return {"peak_rss_mib": 123, "layers": 1}
+
+    monkeypatch.setattr(trt_build, "compile_in_process", compile_in_process)
+    monkeypatch.setattr(trt_build, "load_flavour", flavour)
+    monkeypatch.setattr(trt_build, "gpus", lambda: [Gpu("Orin", "7620 MiB", "540.4")])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return asked
+
+
+@pytest.mark.parametrize("target", VERSIONS)
+def test_every_stage_is_lowered_compiled_and_recorded(
+    bundle_path: Path, jobs: list[Job], target: str
+) -> None:
+    said: list[tuple[str, str]] = []
+    folder = build(bundle_path, target, "fp16", progress=lambda stage, phase: said.append((stage, phase)))
+    assert said == [(stage, phase) for stage in STAGES for phase in ("lower", "write", "build", "done")]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["build.json", *(f"{stage}.engine" for stage in STAGES)]
+    )
+    record = read_build(folder, "")
+    assert record.precisions == dict.fromkeys(STAGES, "fp16")
+    assert record.peaks_mib == dict.fromkeys(STAGES, 123) and not any(record.errors.values())
+    assert record.tools == {target: ".".join(map(str, VERSIONS[target]))}
+    assert record.options["dialect"] == ("decomposed" if target == "tensorrt" else "cache_update")
+    assert record.machine.get("gpu") == ("Orin" if target == "tensorrt" else None)
+    assert [job.target for job in jobs] == [target] * 5
+    assert [len(job.profiles) for job in jobs] == [2 if stage == "llm" else 1 for stage in STAGES]
+    assert all((job.timing_cache is not None) == (target == "tensorrt") for job in jobs)
+    usable_build(Bundle.open(bundle_path), target, "fp16")
+
+
+def test_the_lowered_language_model_keeps_its_cache_in_half(bundle_path: Path, jobs: list[Job]) -> None:
+    folder = build(bundle_path, "tensorrt-rtx", "int4")
+    graph = ir.load(folder / "llm.engine").graph
+    kinds = {value.name: value.dtype for value in (*graph.inputs, *graph.outputs)}
+    assert kinds["key_cache.0"] == kinds["value_cache_out.0"] == ir.DataType.FLOAT16
+    assert kinds["inputs_embeds"] == kinds["logits"] == ir.DataType.FLOAT
+
+
+def test_a_second_build_does_nothing_and_other_options_build_again(
+    bundle_path: Path, jobs: list[Job]
+) -> None:
+    build(bundle_path, "tensorrt-rtx", "fp16")
+    build(bundle_path, "tensorrt-rtx", "fp16")
+    assert len(jobs) == 5
+    options = options_for("tensorrt-rtx", {"compute_capabilities": ("8.6", "12.0")})
+    build(bundle_path, "tensorrt-rtx", "fp16", options)
+    assert len(jobs) == 10 and jobs[-1].compute_capabilities == ["8.6", "12.0"]
+
+
+def test_the_last_build_says_how_long_it_took(bundle_path: Path, jobs: list[Job]) -> None:
+    said: list[str] = []
+    build(bundle_path, "tensorrt-rtx", "fp16")
+    build(bundle_path, "tensorrt-rtx", "fp16", force=True, progress=lambda stage, phase: said.append(phase))
+    assert said[2].startswith("build, ") and said[2].endswith(" s last time")
+
+
+def test_engines_of_another_version_or_gpu_are_refused(
+    bundle_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = build(bundle_path, "tensorrt", "fp16")
+    bundle = Bundle.open(bundle_path)
+    mend = f"run `lira-edge build {bundle_path} --target tensorrt --precision fp16`"
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            trt_build, "load_flavour", lambda target: dataclasses.replace(flavour(target), version=(10, 15))
+        )
+        with pytest.raises(LiraError, match=rf"was built with tensorrt 10\.3\.0, this is 10\.15; {mend}"):
+            usable_build(bundle, "tensorrt", "fp16")
+    with monkeypatch.context() as patched:
+        patched.setattr(trt_build, "gpus", lambda: [Gpu("AGX", "1 MiB", "1")])
+        with pytest.raises(LiraError, match=f"was built for gpu Orin, this is AGX; {mend}"):
+            usable_build(bundle, "tensorrt", "fp16")
+    with monkeypatch.context() as patched:
+        patched.setattr("platform.machine", lambda: "aarch64")
+        with pytest.raises(LiraError, match=f"was built for arch .*, this is aarch64; {mend}"):
+            usable_build(bundle, "tensorrt", "fp16")
+    (folder / "sefe.engine").write_bytes((folder / "sefe.engine").read_bytes()[:-1] + b"\x01")
+    with pytest.raises(LiraError, match=f"sefe.engine was altered.*{mend}"):
+        usable_build(bundle, "tensorrt", "fp16")
+
+
+def test_too_little_memory_is_refused_with_the_figure(
+    bundle_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trt_build, "available_mib", lambda: 700)
+    with pytest.raises(
+        LiraError, match=r"semantic_encoder needs about 1,0\d\d MiB of memory .* 700 MiB are free"
+    ):
+        build(bundle_path, "tensorrt-rtx", "fp16")
+    assert not jobs and list((bundle_path / "engines").iterdir()) == []
+
+
+def test_bad_options_are_one_line_each(bundle_path: Path, jobs: list[Job]) -> None:
+    for target, given, reason in (
+        ("cpu", {"lm_head_parts": 2}, "target cpu has no option lm head parts"),
+        ("tensorrt", {"encoders": "int8"}, "target tensorrt has no option encoders"),
+        ("tensorrt", {"block_size": 48}, "block size 48: expected 32, 64 or 128"),
+        ("tensorrt", {"lm_head_bits": 8}, "LM head of 8 bits"),
+        ("tensorrt-rtx", {"lm_head_parts": 0}, "LM head in 0 parts"),
+        (
+            "tensorrt-rtx",
+            {"compute_capabilities": ("89",)},
+            "compute capability '89': expected one such as 8.9",
+        ),
+    ):
+        with pytest.raises(LiraError, match=reason):
+            options_for(target, given)
+    with pytest.raises(LiraError, match="builds for the GPU that is there"):
+        build(bundle_path, "tensorrt", "fp16", options_for("tensorrt", {"compute_capabilities": ("8.9",)}))
+
+
+def test_versions_and_dialects() -> None:
+    assert parse_version("10.3.0.post1") == (10, 3, 0) and parse_version("1.7.1.20") == (1, 7, 1, 20)
+    dialects = [dialect_of("tensorrt", version) for version in ((10, 3), (10, 14), (10, 15), (11, 0))]
+    assert dialects == ["decomposed", "decomposed", "cache_update", "cache_update"]
+    assert dialect_of("tensorrt-rtx", (1, 7, 1)) == "cache_update"
+
+
+def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(
+        LiraError, match=r"needs tensorrt .*on JetPack `sudo apt install.*pip install 'lira-edge\[tensorrt\]'"
+    ):
+        load_flavour("tensorrt")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(LiraError, match=r"pip install 'lira-edge\[rtx\]'"):
+        load_flavour("tensorrt-rtx")
+
+
+def test_profiles(bundle_path: Path) -> None:
+    manifest = Bundle.open(bundle_path).manifest
+    assert stage_profiles(manifest, "llm") == [PREFILL, DECODE]
+    ranges = input_ranges(manifest.stages["llm"], PREFILL)
+    width = manifest.model.hidden_size
+    assert ranges["inputs_embeds"] == ((1, 1, width), (1, 256, width), (1, 256, width))
+    assert ranges["logit_positions"] == ((1,), (1,), (4,)) and "position" not in ranges
+    (sefe,) = stage_profiles(manifest, "sefe")
+    rows = manifest.model.tokens_per_tile
+    assert (sefe["M"].least, sefe["M"].most) == (rows, 7 * rows)  # 6 tiles and the thumbnail
+    assert stage_profiles(manifest, "pixel_encoder") == [{}]
+
+
+def test_a_compiler_that_dies_is_told(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    job = Job("tensorrt-rtx", str(tmp_path / "llm.onnx"), str(tmp_path / "llm.engine"), [], [])
+    start = subprocess.Popen
+    for script, reason in (
+        ("import os; os.kill(os.getpid(), 9)", "llm: the compiler was killed by signal 9"),
+        (
+            "import sys; print('no room', file=sys.stderr); sys.exit(3)",
+            "llm: the compiler ended with code 3: no room",
+        ),
+        ("""print('{"error": "it says no"}')""", "llm: it says no; nothing was kept"),
+    ):
+        monkeypatch.setattr(
+            subprocess,
+            "Popen",
+            lambda command, script=script, **kw: start([sys.executable, "-c", script], **kw),
+        )
+        with pytest.raises(LiraError, match=reason):
+            trt_build.compile_in_process(job, lambda phase: None)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int4"])
+def test_real_engines_of_lira_nano(
+    nano_bundle: Path, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT for RTX compiles ahead of time, without a GPU."""
+    pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "bundle"
+    shutil.copytree(nano_bundle, root)
+    options = options_for("tensorrt-rtx", {"compute_capabilities": ("8.9",)})
+    folder = build(root, "tensorrt-rtx", precision, options)
+    record = usable_build(Bundle.open(root), "tensorrt-rtx", precision)
+    assert record.precisions["llm"] == precision and record.precisions["sefe"] == "fp16"
+    assert all((folder / f"{stage}.engine").stat().st_size > 10_000 for stage in STAGES)
+    assert all(peak > 50 for peak in record.peaks_mib.values())
+    assert json.loads((folder / "build.json").read_text())["options"]["compute_capabilities"] == ["8.9"]
+
+
+def test_what_the_real_compiler_refuses_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx")
+    graph = tmp_path / "llm.onnx"
+    graph.write_bytes(b"no graph")
+    job = Job("tensorrt-rtx", str(graph), str(tmp_path / "llm.engine"), [], [])
+    with pytest.raises(LiraError, match=r"llm: tensorrt-rtx .* cannot read the graph"):
+        trt_build.compile_in_process(job, lambda phase: None)
+    assert not (tmp_path / "llm.engine").exists()
