@@ -3,16 +3,18 @@ them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
 from lira_engine.passes.initializers import lazy_initializer, weight_of
+from lira_engine.quantize import COLUMNS_AT_ONCE
 
 Scales = Callable[[str, np.ndarray, int], np.ndarray]
-"""(name, weight [K, N] float32, block) -> scales [K / block, N] float32, positive. What a recipe brings."""
+"""(name, weight [K, N] of any float dtype, block) -> scales [K / block, N] float32, positive. What a recipe
+brings."""
 Block = Callable[[str, int], int | None]
 """(name, K) -> inputs that share a scale, a divisor of K; None leaves the weight as it is."""
 LARGEST = 7  # -8 is left out: TensorRT wants positive scales, so that the range is symmetric
@@ -20,8 +22,11 @@ LARGEST = 7  # -8 is left out: TensorRT wants positive scales, so that the range
 
 def nearest_scales(name: str, weight: np.ndarray, block: int) -> np.ndarray:
     """The largest magnitude of each block becomes 7."""
-    largest = np.abs(weight).reshape(-1, block, weight.shape[1]).max(axis=1)
-    return np.maximum(largest / np.float32(LARGEST), np.float32(np.finfo(np.float16).tiny))
+    scales = np.empty((len(weight) // block, weight.shape[1]), np.float32)
+    for some in _columns(weight):
+        blocks = weight[:, some].astype(np.float32).reshape(-1, block, some.stop - some.start)
+        scales[:, some] = np.maximum(blocks.max(axis=1), -blocks.min(axis=1)) / np.float32(LARGEST)
+    return np.maximum(scales, np.float32(np.finfo(np.float16).tiny))
 
 
 class DequantizeWeights(ir.passes.InPlacePass):
@@ -80,15 +85,22 @@ class DequantizeWeights(ir.passes.InPlacePass):
 
 
 def _scales(stored: ir.TensorProtocol, name: str, block: int, scales: Scales) -> np.ndarray:
-    return scales(name, _single(stored), block).astype(np.float16)
+    return scales(name, np.asarray(stored.numpy()), block).astype(np.float16)
 
 
 def _integers(stored: ir.TensorProtocol, scales: Callable[[], np.ndarray], block: int) -> np.ndarray:
     """Rounded to the scales as they are kept, in fp16."""
-    weight = _single(stored)
-    spread = np.repeat(scales().astype(np.float32), block, axis=0)
-    return np.rint(weight / spread).clip(-LARGEST, LARGEST).astype(ir.DataType.INT4.numpy())
+    weight, kept = np.asarray(stored.numpy()), scales()
+    out = np.empty(weight.shape, ir.DataType.INT4.numpy())
+    for some in _columns(weight):
+        blocks = weight[:, some].astype(np.float32).reshape(-1, block, some.stop - some.start)
+        blocks /= kept[:, None, some].astype(np.float32)
+        np.rint(blocks, out=blocks).clip(-LARGEST, LARGEST, out=blocks)
+        out[:, some] = blocks.reshape(-1, some.stop - some.start).astype(np.int8)
+    return out
 
 
-def _single(stored: ir.TensorProtocol) -> np.ndarray:
-    return np.asarray(stored.numpy()).astype(np.float32)
+def _columns(weight: np.ndarray) -> Iterator[slice]:
+    """A few at a time: the largest weight in fp32, several times over, is more than a board has."""
+    for start in range(0, weight.shape[1], COLUMNS_AT_ONCE):
+        yield slice(start, min(start + COLUMNS_AT_ONCE, weight.shape[1]))

@@ -193,8 +193,8 @@ def _terms(node: ir.Node) -> int:
 
 
 def _fits(stored: ir.TensorProtocol) -> bool:
-    array = np.asarray(stored.numpy())
-    return not array.size or float(np.abs(array.astype(np.float32)).max()) <= float(np.finfo(np.float16).max)
+    array, largest = np.asarray(stored.numpy()), float(np.finfo(np.float16).max)
+    return not array.size or -largest <= float(array.min()) <= float(array.max()) <= largest
 
 
 def _halved(stored: ir.TensorProtocol) -> np.ndarray:
