@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from lira_engine.bundle import Bundle
-from lira_engine.engine_folder import check_target, engine_file, usable_build
+from lira_engine.engine_folder import build_command, check_target, engine_file, usable_build
 from lira_engine.errors import LiraError
 from lira_engine.manifest import STAGES
 from lira_engine.runner import Engines, LlmRunner, StageRunner
+from lira_engine.trt.flavour import TARGETS as TENSORRT_TARGETS
 
 
 def open_engines(
@@ -18,6 +20,7 @@ def open_engines(
 ) -> Engines:
     """Engines that `lira-edge build` made for `target`, or the portable graphs as they are ("portable").
 
+    `threads` is for those that run on the CPU; None leaves the number to ONNX Runtime.
     Raises LiraError where they are missing, stale, altered or foreign, with the command that mends it.
     """
     if not isinstance(bundle, Bundle):
@@ -30,16 +33,19 @@ def open_engines(
         check_target(target, precision)
         usable_build(bundle, target, precision)
         folder = bundle.engine_folder(target, precision)
-        files = {stage: folder / engine_file(stage) for stage in STAGES}
+        files = {stage: folder / engine_file(target, stage) for stage in STAGES}
+    stage: Callable[[str, Path], StageRunner] = partial(open_stage, bundle, threads=threads)
+    llm: Callable[[Path], LlmRunner] = partial(open_llm, bundle, target=target, threads=threads)
+    if target in TENSORRT_TARGETS:
+        stage, llm = _tensorrt(bundle, target, precision)
     with ExitStack() as opened:
-        stage = partial(open_stage, bundle, threads=threads)
         engines = Engines(
             target=target,
             precision=precision,
             semantic_encoder=opened.enter_context(stage("semantic_encoder", files["semantic_encoder"])),
             pixel_encoder=opened.enter_context(stage("pixel_encoder", files["pixel_encoder"])),
             sefe=opened.enter_context(stage("sefe", files["sefe"])),
-            llm=opened.enter_context(open_llm(bundle, files["llm"], target, threads)),
+            llm=opened.enter_context(llm(files["llm"])),
             pixel_decoder=opened.enter_context(stage("pixel_decoder", files["pixel_decoder"])),
         )
         opened.pop_all()
@@ -58,3 +64,20 @@ def open_llm(bundle: Bundle, file: Path, target: str, threads: int | None) -> Ll
     from lira_engine.llm_ort import open_llm
 
     return open_llm(file, bundle.manifest.model, target, threads)
+
+
+def _tensorrt(
+    bundle: Bundle, target: str, precision: str
+) -> tuple[Callable[[str, Path], StageRunner], Callable[[Path], LlmRunner]]:
+    """What opens a stage and the language model on the GPU: all five share its one context."""
+    from lira_engine.trt.driver import open_driver
+    from lira_engine.trt.flavour import load_flavour
+    from lira_engine.trt.opening import open_trt_llm, open_trt_stage
+
+    flavour, driver = load_flavour(target), open_driver(target)
+    mend = f"run `{build_command(bundle.path, target, precision)} --force` on this machine"
+    manifest = bundle.manifest
+    return (
+        partial(open_trt_stage, manifest, flavour=flavour, driver=driver, mend=mend),
+        partial(open_trt_llm, manifest, flavour=flavour, driver=driver, mend=mend),
+    )

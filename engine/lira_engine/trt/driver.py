@@ -1,0 +1,202 @@
+"""The few CUDA calls that the runners need. No other file knows pycuda: what has the `Driver` protocol may
+take its place."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from lira_engine.errors import LiraError
+from lira_engine.extras import install_line
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+
+class Buffer(Protocol):
+    """Device memory."""
+
+    @property
+    def address(self) -> int: ...
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
+    def free(self) -> None:
+        """To be called once, when no stream uses it any more."""
+        ...
+
+
+class Stream(Protocol):
+    """A queue of the device. What one stream holds runs in order; two streams run beside each other."""
+
+    @property
+    def handle(self) -> int: ...
+
+    def synchronize(self) -> None:
+        """Wait for everything that was enqueued so far."""
+        ...
+
+
+class Event(Protocol):
+    """A mark in a stream."""
+
+    def record(self, stream: Stream) -> None:
+        """Put the mark behind what `stream` holds now; an earlier mark is forgotten."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until the device has passed the mark; at once where there is none."""
+        ...
+
+
+class Driver(Protocol):
+    """One GPU. All but `current` is called inside `current`."""
+
+    @property
+    def device(self) -> str:
+        """Name and compute capability."""
+        ...
+
+    def current(self) -> AbstractContextManager[None]:
+        """Inside, this thread works with the device. Raises LiraError for what CUDA complains about."""
+        ...
+
+    def allocate(self, size: int) -> Buffer:
+        """`size` bytes with anything in them. Raises LiraError where the device has no room."""
+        ...
+
+    def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+        """Host memory that the device reads and writes itself, with anything in it."""
+        ...
+
+    def stream(self) -> Stream: ...
+
+    def event(self) -> Event: ...
+
+    def copy_in(self, buffer: Buffer, array: np.ndarray, stream: Stream) -> None:
+        """Enqueue a copy of a contiguous array to the start of a buffer. The array must live, unchanged,
+        until the stream has passed the copy."""
+        ...
+
+    def copy_out(self, array: np.ndarray, buffer: Buffer, stream: Stream) -> None:
+        """Enqueue a copy of a buffer's start into a contiguous array; valid when the stream has passed it."""
+        ...
+
+    def zero(self, buffer: Buffer, stream: Stream) -> None:
+        """Enqueue filling a buffer with zeros."""
+        ...
+
+
+def open_driver(target: str) -> Driver:
+    """The first GPU that CUDA shows (CUDA_VISIBLE_DEVICES chooses).
+
+    Raises LiraError where pycuda is missing or CUDA finds no GPU.
+    """
+    try:
+        cuda = importlib.import_module("pycuda.driver")
+    except ImportError as error:
+        extra = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}[target]
+        reason = " ".join(str(error).split())[:200]
+        raise LiraError(f"target {target} needs pycuda ({reason}): {install_line(extra)}") from None
+    return CudaDriver(cuda)
+
+
+class CudaDriver:
+    """`Driver` by pycuda, in the primary context of the device: TensorRT works in that one."""
+
+    def __init__(self, cuda: Any) -> None:
+        self._cuda = cuda
+        try:
+            cuda.init()
+            gpu = cuda.Device(0)
+            self._context = gpu.retain_primary_context()
+        except cuda.Error as error:
+            raise LiraError(f"CUDA finds no GPU to work with ({error}): see `lira-edge doctor`") from None
+        major, minor = gpu.compute_capability()
+        self.device: str = f"{gpu.name()} sm_{major}{minor}"
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        # Pushed and popped, not left: a context that is still current when Python ends aborts the process.
+        self._context.push()
+        try:
+            yield
+        except self._cuda.Error as error:
+            reason = " ".join(str(error).split())
+            raise LiraError(
+                f"CUDA failed on {self.device}: {reason}; nothing more can run in this process, see "
+                "`lira-edge doctor`"
+            ) from error
+        finally:
+            self._context.pop()
+
+    def allocate(self, size: int) -> Buffer:
+        try:
+            return CudaBuffer(self._cuda.mem_alloc(size), size)
+        except self._cuda.MemoryError:
+            free, total = (amount >> 20 for amount in self._cuda.mem_get_info())
+            raise LiraError(
+                f"{self.device} has {free:,} of {total:,} MiB free, {-(-size >> 20):,} MiB more are needed: "
+                "close what else uses it, build int4 engines, or export the bundle with a shorter context"
+            ) from None
+
+    def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+        array: np.ndarray = self._cuda.pagelocked_empty(shape, dtype)
+        return array
+
+    def stream(self) -> Stream:
+        return CudaStream(self._cuda.Stream())
+
+    def event(self) -> Event:
+        return CudaEvent(self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING))
+
+    def copy_in(self, buffer: Buffer, array: np.ndarray, stream: Stream) -> None:
+        self._cuda.memcpy_htod_async(buffer.address, array, _raw(stream))
+
+    def copy_out(self, array: np.ndarray, buffer: Buffer, stream: Stream) -> None:
+        self._cuda.memcpy_dtoh_async(array, buffer.address, _raw(stream))
+
+    def zero(self, buffer: Buffer, stream: Stream) -> None:
+        self._cuda.memset_d8_async(buffer.address, 0, buffer.size, _raw(stream))
+
+
+class CudaBuffer:
+    def __init__(self, allocation: Any, size: int) -> None:
+        self._allocation = allocation
+        self.address = int(allocation)
+        self.size = size
+
+    def free(self) -> None:
+        self._allocation.free()
+
+
+class CudaStream:
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+        self.handle: int = raw.handle
+
+    def synchronize(self) -> None:
+        self.raw.synchronize()
+
+
+class CudaEvent:
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def record(self, stream: Stream) -> None:
+        self._raw.record(_raw(stream))
+
+    def synchronize(self) -> None:
+        self._raw.synchronize()
+
+
+def _raw(stream: Stream) -> Any:
+    assert isinstance(stream, CudaStream)
+    return stream.raw

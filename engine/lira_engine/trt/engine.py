@@ -1,0 +1,187 @@
+"""An engine file on the device, and its execution contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lira_engine.errors import LiraError
+from lira_engine.trt.driver import Driver, Stream
+from lira_engine.trt.flavour import Flavour
+from lira_engine.trt.kernel_cache import KernelCache
+from lira_engine.trt.log import ErrorLog
+
+# The first TensorRT for RTX that captures its passes itself.
+_CUDA_GRAPHS_FROM = (1, 2)
+_DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "INT32": "int32", "BOOL": "bool"}
+
+Range = tuple[tuple[int, ...], ...]
+"""Smallest, usual and largest shape of an input."""
+
+
+@dataclass(frozen=True)
+class EngineTensor:
+    """An input or output.
+
+    Attributes:
+        dtype: as NumPy calls it. shape: -1 where it varies. on_device: False where the engine wants it in
+            host memory. ranges: of an input, one for each optimization profile.
+    """
+
+    is_input: bool
+    dtype: str
+    shape: tuple[int, ...]
+    on_device: bool
+    ranges: tuple[Range, ...]
+
+
+class TrtEngine:
+    """A deserialized engine. Made, used and closed inside `driver.current()`."""
+
+    def __init__(self, file: Path, flavour: Flavour, driver: Driver, mend: str) -> None:
+        """`mend`: what the user does where the engine is of no use here.
+
+        Raises LiraError where TensorRT does not load the file: it was built for another GPU, or by another
+        version.
+        """
+        self.file, self.flavour, self.driver, self.mend = file, flavour, driver, mend
+        self._log = ErrorLog(flavour)
+        trt = flavour.module
+        # Mapped, not read: the weights go to the device without a second copy in host memory.
+        plan = np.memmap(file, mode="r", dtype=np.uint8)
+        self._runtime = trt.Runtime(self._log.logger)
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise LiraError(
+                f"{file} does not load with {flavour.name} on {driver.device} ({self._log.reason()}): it was "
+                f"built for another GPU or by another version; {mend}"
+            )
+        self.profiles: int = self._engine.num_optimization_profiles
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        self.tensors = {name: self._tensor(name) for name in names}
+        self._kernels: KernelCache | None = None
+
+    def aliased_input(self, output: str) -> str | None:
+        """The input that an output shares its memory with (from TensorRT 10.15 on)."""
+        name: str | None = self._engine.get_aliased_input_tensor(output)
+        return name
+
+    def new_context(self, profile: int, stream: Stream) -> TrtContext:
+        """Ready for shapes of optimization profile `profile`; `stream` is the one that it will run on.
+
+        Raises LiraError where the device refuses it, mostly for lack of memory.
+        """
+        trt = self.flavour.module
+        # Memory for this profile, not for the largest one of the engine.
+        choice: Any = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+        if self.flavour.target == "tensorrt-rtx":
+            choice = self._rtx_config(profile, choice)
+        context = self._engine.create_execution_context(choice)
+        if context is None:
+            raise LiraError(
+                f"{self.file}: {self.flavour.name} makes no execution context on {self.driver.device} "
+                f"({self._log.reason()}): memory is short, or it was built for another GPU; {self.mend}"
+            )
+        try:
+            context.set_optimization_profile_async(profile, stream.handle)
+        except RuntimeError:
+            raise self.failure(f"does not take optimization profile {profile}") from None
+        if self._kernels is not None:
+            self._kernels.keep()
+        return TrtContext(self, context, profile)
+
+    def _rtx_config(self, profile: int, strategy: Any) -> Any:
+        """Kernels are compiled once for this device, and a pass whose shapes never vary is one launch."""
+        config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        if self.flavour.version >= _CUDA_GRAPHS_FROM and self._is_fixed(profile):
+            config.cuda_graph_strategy = self.flavour.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        if self._kernels is None:
+            self._kernels = KernelCache(config, self.file, self.flavour, self.driver.device)
+        self._kernels.use_in(config)
+        return config
+
+    def close(self) -> None:
+        """Keep the kernels that were compiled meanwhile; contexts are gone before."""
+        if self._kernels is not None:
+            self._kernels.keep()
+        self._kernels = self._engine = self._runtime = None
+
+    def failure(self, what: str) -> LiraError:
+        """An error of `what` TensorRT did with this engine, with its own reason."""
+        return LiraError(f"{self.file}: {self.flavour.name} {what}: {self._log.reason()}; {self.mend}")
+
+    def _is_fixed(self, profile: int) -> bool:
+        """Whether every input has one shape only."""
+        return all(t.ranges[profile][0] == t.ranges[profile][2] for t in self.tensors.values() if t.is_input)
+
+    def _tensor(self, name: str) -> EngineTensor:
+        trt, engine = self.flavour.module, self._engine
+        dtype = engine.get_tensor_dtype(name)
+        known = {getattr(trt.DataType, ours): theirs for ours, theirs in _DTYPES.items()}
+        is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        shape = tuple(engine.get_tensor_shape(name))
+        ranges: list[Range] = []
+        for profile in range(self.profiles if is_input else 0):
+            known_range = engine.get_tensor_profile_shape(name, profile) if -1 in shape else (shape,) * 3
+            ranges.append(tuple(tuple(one) for one in known_range))
+        return EngineTensor(
+            is_input=is_input,
+            dtype=known.get(dtype, str(dtype)),
+            shape=shape,
+            on_device=engine.get_tensor_location(name) == trt.TensorLocation.DEVICE,
+            ranges=tuple(ranges),
+        )
+
+
+class TrtContext:
+    """An execution context that is told shapes and addresses only where they changed."""
+
+    def __init__(self, engine: TrtEngine, context: Any, profile: int) -> None:
+        self._engine, self._context, self._profile = engine, context, profile
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._addresses: dict[str, int] = {}
+        self._inferred = False
+
+    def set_shape(self, name: str, shape: Sequence[int]) -> None:
+        """Say an input's shape. Raises LiraError where the engine was not built for it."""
+        shape = tuple(shape)
+        if self._shapes.get(name) == shape:
+            return
+        if not self._context.set_input_shape(name, shape):
+            least, _, most = self._engine.tensors[name].ranges[self._profile]
+            raise LiraError(
+                f"{self._engine.file}: input {name} is {list(shape)}, the engine takes {list(least)} to "
+                f"{list(most)}"
+            )
+        self._shapes[name] = shape
+        self._inferred = False
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of an output, for the inputs' shapes as they are now."""
+        self._infer()
+        return tuple(self._context.get_tensor_shape(name))
+
+    def bind(self, name: str, address: int) -> None:
+        """Say where a tensor lies on the device."""
+        if self._addresses.get(name) != address:
+            if not self._context.set_tensor_address(name, address):
+                raise self._engine.failure(f"takes no address for {name}")
+            self._addresses[name] = address
+
+    def execute(self, stream: Stream) -> None:
+        """Enqueue a pass. Raises LiraError where TensorRT refuses it."""
+        self._infer()
+        if not self._context.execute_async_v3(stream.handle):
+            raise self._engine.failure("does not run")
+
+    def _infer(self) -> None:
+        if not self._inferred:
+            missing = self._context.infer_shapes()
+            if missing:
+                raise self._engine.failure(f"lacks shapes of {', '.join(missing)}")
+            self._inferred = True

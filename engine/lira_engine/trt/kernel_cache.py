@@ -1,0 +1,43 @@
+"""Kernels that TensorRT for RTX compiled for this device, kept on the disk between runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lira_engine.atomic import atomic_write
+from lira_engine.errors import LiraError
+from lira_engine.trt.flavour import Flavour
+from lira_engine.verify import cache_folder
+
+
+class KernelCache:
+    """An `IRuntimeCache` and its file. Losing the file costs time only: the kernels are compiled again."""
+
+    def __init__(self, config: Any, engine_file: Path, flavour: Flavour, device: str) -> None:
+        """With what is kept for the engine on this device; `config` is any `IRuntimeConfig` of the engine."""
+        folder = "".join(c if c.isalnum() or c in ".-" else "-" for c in f"{flavour.name} {device}")
+        key = hashlib.sha256(os.fsencode(engine_file.resolve())).hexdigest()[:32]
+        self._path = cache_folder() / "kernels" / folder / f"{key}.bin"
+        self._cache = config.create_runtime_cache()
+        self._kept = b""
+        with suppress(OSError):
+            kept = self._path.read_bytes()
+            if self._cache.deserialize(kept):  # not of another version or device
+                self._kept = kept
+
+    def use_in(self, config: Any) -> None:
+        """Let the contexts of a config take kernels from here, and leave theirs."""
+        config.set_runtime_cache(self._cache)
+
+    def keep(self) -> None:
+        """Write what is new."""
+        serialized = self._cache.serialize()
+        found = b"" if serialized is None else bytes(memoryview(serialized))
+        if found and found != self._kept:
+            with suppress(OSError, LiraError), atomic_write(self._path) as file:
+                file.write(found)
+                self._kept = found

@@ -1,0 +1,242 @@
+"""The language model run by TensorRT. Its caches never leave the device."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+
+from lira_engine.manifest import ModelSpec
+from lira_engine.runner import KvCache, LlmOutput, check_room
+from lira_engine.trt.driver import Buffer
+from lira_engine.trt.engine import TrtContext, TrtEngine
+from lira_engine.trt.profiles import ASKED_ROWS, PREFILL_ROWS
+
+CacheBuffers = dict[str, Buffer]
+"""By the name of the input: "key_cache.0", "value_cache.0", ..."""
+
+
+class TrtKvCache:
+    """Keys and values of one sequence, in buffers of the language model that made it.
+
+    A pass reads `buffers[0]` and writes `buffers[-1]`: the same ones where the engine updates a cache in
+    place, others where it writes a new cache beside the old one.
+    """
+
+    def __init__(self, buffers: list[CacheBuffers], capacity: int) -> None:
+        self.buffers = buffers
+        self._capacity = capacity
+        self._length = 0
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    def truncate(self, length: int) -> None:
+        if not 0 <= length <= self._length:
+            raise ValueError(f"cannot truncate a cache of {self._length} rows to {length}")
+        self.fill(length)
+
+    def fill(self, length: int) -> None:
+        """Say how many rows are filled."""
+        self._length = length
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of an input that one pass takes; `asked` are rows, counted from the input's first one."""
+
+    start: int
+    stop: int
+    asked: tuple[int, ...]
+
+
+def chunks(rows: int, asked: Sequence[int]) -> Iterator[Chunk]:
+    """Cut `rows` rows such that each piece fits into a prefill pass. `asked` is sorted, without repeats."""
+    start = 0
+    while start < rows:
+        stop = min(start + PREFILL_ROWS, rows)
+        inside = [row for row in asked if start <= row < stop]
+        if len(inside) > ASKED_ROWS:
+            stop = inside[ASKED_ROWS]
+        yield Chunk(start, stop, tuple(inside[:ASKED_ROWS]))
+        start = stop
+
+
+class TrtLlm:
+    """An engine with two execution contexts: profile 0 for prefill, 1 for decode. One stream for both.
+
+    What crosses between host and device: embeddings, positions and asked rows in, logits and hidden states of
+    the asked rows out. The page-locked arrays for these, and the device's buffers, are allocated once.
+    """
+
+    def __init__(self, engine: TrtEngine, model: ModelSpec) -> None:
+        """Made inside `driver.current()`; `engine` has the tensors of `model`."""
+        self._model = model
+        self._engine = engine
+        self._driver = driver = engine.driver
+        self._stream = driver.stream()
+        self._contexts: list[TrtContext] = [engine.new_context(profile, self._stream) for profile in (0, 1)]
+        self._copied_in = driver.event()
+        self._host = {
+            "inputs_embeds": driver.pinned((PREFILL_ROWS, model.hidden_size), np.float32),
+            "position": driver.pinned((1,), np.int64),
+            "logit_positions": driver.pinned((ASKED_ROWS,), np.int64),
+            "logits": driver.pinned((ASKED_ROWS, model.vocab_size), np.float32),
+            "hidden_states": driver.pinned((ASKED_ROWS, model.hidden_size), np.float32),
+        }
+        self._buffers = {name: driver.allocate(array.nbytes) for name, array in self._host.items()}
+        for context in self._contexts:
+            for name, buffer in self._buffers.items():
+                context.bind(name, buffer.address)
+        self._cache_sizes = {
+            name: int(np.prod(tensor.shape)) * np.dtype(tensor.dtype).itemsize
+            for name, tensor in engine.tensors.items()
+            if "_cache." in name
+        }
+        self._sets = 1 if engine.flavour.dialect == "cache_update" else 2
+        self._caches: weakref.WeakSet[TrtKvCache] = weakref.WeakSet()
+        self._allocated: list[CacheBuffers] = []
+        self._free: list[list[CacheBuffers]] = []  # of caches that are no more, for the next one
+        self._lock = threading.Lock()
+
+    @property
+    def capacity(self) -> int:
+        return self._model.context_length
+
+    def new_cache(self) -> TrtKvCache:
+        """An empty cache for one sequence. Raises LiraError where the device has no room for it."""
+        with self._lock, self._driver.current():
+            if not self._contexts:
+                raise ValueError("the language model is closed")
+            buffers = self._free.pop() if self._free else [self._allocate() for _ in range(self._sets)]
+            # A masked slot's weight of zero times a NaN would still be a NaN.
+            for buffer in (one for each in buffers for one in each.values()):
+                self._driver.zero(buffer, self._stream)
+        cache = TrtKvCache(buffers, self.capacity)
+        weakref.finalize(cache, self._free.append, list(buffers)).atexit = False
+        self._caches.add(cache)
+        return cache
+
+    def forward(
+        self, embeds: np.ndarray, cache: KvCache, logit_positions: Sequence[int] = (-1,)
+    ) -> LlmOutput:
+        """Append `embeds` [S, C] float32 to the sequence in `cache`; answer for `logit_positions`, indices
+        into S, from the end where negative.
+
+        Raises ContextFull, with the cache as it was, where S rows do not fit; ValueError for embeddings of
+        another shape or dtype, positions outside S, and a cache of another model.
+        """
+        rows = self._check(embeds, logit_positions)
+        with self._lock, self._driver.current():
+            if not self._contexts or not isinstance(cache, TrtKvCache) or cache not in self._caches:
+                raise ValueError("the cache belongs to a language model that is closed, or to another one")
+            check_room(cache.length, cache.capacity, rows)
+            asked, places = np.unique(
+                np.array([p % rows for p in logit_positions], np.int64), return_inverse=True
+            )
+            logits = np.empty((len(asked), self._model.vocab_size), np.float32)
+            hidden = np.empty((len(asked), self._model.hidden_size), np.float32)
+            answered = 0
+            for chunk in chunks(rows, asked.tolist()):
+                self._enqueue(embeds, chunk, cache)
+                if count := len(chunk.asked):
+                    found = self._answers(count)
+                    logits[answered : answered + count] = found["logits"]
+                    hidden[answered : answered + count] = found["hidden_states"]
+                    answered += count
+            cache.fill(cache.length + rows)
+        return LlmOutput(logits[places], hidden[places])
+
+    def _enqueue(self, embeds: np.ndarray, chunk: Chunk, cache: TrtKvCache) -> None:
+        rows = chunk.stop - chunk.start
+        asked = [row - chunk.start for row in chunk.asked] or [rows - 1]  # one at least; nobody reads it
+        self._copied_in.synchronize()  # the page-locked arrays may still be those of the chunk before
+        given = {
+            "inputs_embeds": self._host["inputs_embeds"][:rows],
+            "position": self._host["position"],
+            "logit_positions": self._host["logit_positions"][: len(asked)],
+        }
+        given["inputs_embeds"][:] = embeds[chunk.start : chunk.stop]
+        given["position"][0] = cache.length + chunk.start
+        given["logit_positions"][:] = asked
+        for name, array in given.items():
+            self._driver.copy_in(self._buffers[name], array, self._stream)
+        self._copied_in.record(self._stream)
+
+        context = self._contexts[1 if rows == 1 else 0]
+        context.set_shape("inputs_embeds", (1, rows, self._model.hidden_size))
+        context.set_shape("logit_positions", (len(asked),))
+        for name, buffer in cache.buffers[0].items():
+            context.bind(name, buffer.address)
+        for name, buffer in cache.buffers[-1].items():
+            context.bind(name.replace("_cache.", "_cache_out."), buffer.address)
+        context.execute(self._stream)
+        cache.buffers.reverse()
+
+    def _answers(self, count: int) -> dict[str, np.ndarray]:
+        """Logits and hidden states of the pass that was enqueued last, in the page-locked arrays."""
+        found = {name: self._host[name][:count] for name in ("logits", "hidden_states")}
+        for name, array in found.items():
+            self._driver.copy_out(array, self._buffers[name], self._stream)
+        self._stream.synchronize()
+        return found
+
+    def _check(self, embeds: np.ndarray, logit_positions: Sequence[int]) -> int:
+        """Rows of the embeddings."""
+        rows, width = embeds.shape[0] if embeds.ndim else 0, self._model.hidden_size
+        if embeds.dtype != np.float32 or rows == 0 or embeds.shape != (rows, width):
+            found = f"{embeds.dtype} {list(embeds.shape)}"
+            raise ValueError(f"embeddings are {found}, expected float32 [S, {width}]")
+        if not all(-rows <= p < rows for p in logit_positions):
+            raise ValueError(f"logits asked at {list(logit_positions)}, there are {rows} rows")
+        return rows
+
+    def _allocate(self) -> CacheBuffers:
+        """Buffers of one cache, or none of them."""
+        buffers: CacheBuffers = {}
+        try:
+            for name, size in self._cache_sizes.items():
+                buffers[name] = self._driver.allocate(size)
+        except BaseException:
+            for buffer in buffers.values():
+                buffer.free()
+            raise
+        self._allocated.append(buffers)
+        return buffers
+
+    def close(self) -> None:
+        """Free the weights and all caches."""
+        with self._lock, self._driver.current():
+            if not self._contexts:
+                return
+            self._stream.synchronize()
+            self._contexts.clear()
+            self._caches.clear()
+            self._free.clear()
+            for buffers in (*self._allocated, self._buffers):
+                for buffer in buffers.values():
+                    buffer.free()
+            self._allocated.clear()
+            self._buffers.clear()
+            self._host.clear()
+            self._engine.close()
+
+    def __enter__(self) -> TrtLlm:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

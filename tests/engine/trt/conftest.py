@@ -1,0 +1,165 @@
+"""The stand-ins in the places of pycuda and TensorRT, and engines for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from lira_engine.bundle import Bundle
+from lira_engine.extras import PORTABLE_FROM
+from lira_engine.manifest import Manifest, StageSpec, TensorSpec
+from lira_engine.trt.driver import open_driver
+from lira_engine.trt.flavour import Flavour, load_flavour
+from lira_engine.trt.llm import TrtLlm
+from lira_engine.trt.opening import open_trt_llm, open_trt_stage
+from lira_engine.trt.stage import TrtStage
+from lira_export.config import LlmConfig
+from lira_export.graphs.llm import build_llm
+
+FLAVOURS = {
+    "rtx": ("tensorrt-rtx", "tensorrt_rtx", "1.7.1"),
+    "thor": ("tensorrt", "tensorrt", "11.4.1"),
+    "orin": ("tensorrt", "tensorrt", "10.3.0"),
+}
+"""Target, module and version."""
+MEND = "run the build again"
+
+
+def _load(name: str) -> ModuleType:
+    """A file beside this one: pytest does not put test folders on the path."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+cuda = _load("standin_cuda")
+tensorrt = _load("standin_tensorrt")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The stand-in's engines are portable graphs."""
+    if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < PORTABLE_FROM:
+        skip = pytest.mark.skip(reason="this ONNX Runtime is too old for portable graphs")
+        for item in items:
+            if item.path.is_relative_to(Path(__file__).parent):
+                item.add_marker(skip)
+
+
+class Installed:
+    """A stand-in GPU, with pycuda and one TensorRT for it where `import` finds them."""
+
+    def __init__(self, flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.target, module, version = FLAVOURS[flavour]
+        self.gpu = cuda.Gpu()
+        self.trt = tensorrt.tensorrt(self.gpu, version)
+        monkeypatch.setitem(sys.modules, module, self.trt)
+        monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
+        monkeypatch.setitem(sys.modules, "pycuda.driver", cuda.pycuda_driver(self.gpu))
+        self.flavour: Flavour = load_flavour(self.target)
+        self.driver = open_driver(self.target)
+        self.misuse = cuda.Misuse
+
+    @property
+    def copies(self) -> list[tuple[str, int]]:
+        """Since the last look."""
+        found, self.gpu.copies = self.gpu.copies, []
+        return found
+
+    def engine(self, file: Path, manifest: Manifest, stage: str, graph: Path, **changes: Any) -> Path:
+        """Write an engine for this flavour; `changes`: see `write_engine`."""
+        tensorrt.write_engine(file, manifest, stage, graph, dialect=self.flavour.dialect, **changes)
+        return file
+
+    def open_stage(self, manifest: Manifest, name: str, file: Path) -> TrtStage:
+        return open_trt_stage(manifest, name, file, self.flavour, self.driver, MEND)
+
+    def open_llm(self, manifest: Manifest, file: Path) -> TrtLlm:
+        return open_trt_llm(manifest, file, self.flavour, self.driver, MEND)
+
+
+@pytest.fixture
+def installed_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Installed]:
+    return lambda flavour: Installed(flavour, monkeypatch)
+
+
+@pytest.fixture(params=list(FLAVOURS))
+def installed(request: pytest.FixtureRequest, installed_as: Callable[[str], Installed]) -> Installed:
+    """Each flavour in turn."""
+    return installed_as(request.param)
+
+
+@pytest.fixture
+def rtx(installed_as: Callable[[str], Installed]) -> Installed:
+    return installed_as("rtx")
+
+
+TINY = LlmConfig(
+    vocab_size=23,
+    hidden_size=32,
+    intermediate_size=24,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    rope_theta=1e4,
+    rms_norm_eps=1e-5,
+)
+CONTEXT = 640
+
+
+@dataclass(frozen=True)
+class TinyLlm:
+    """A language model with a cache that is longer than a prefill pass, and a manifest that says so."""
+
+    graph: Path
+    manifest: Manifest
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(made_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyLlm:
+    graph = tmp_path_factory.mktemp("tiny") / "llm.onnx"
+    model = build_llm(TINY, _Weights(), CONTEXT)
+    ir.save(model, graph)
+    tensors = [
+        {
+            value.name: TensorSpec(value.dtype.numpy().name, tuple(_size(d) for d in value.shape))
+            for value in side
+        }
+        for side in (model.graph.inputs, model.graph.outputs)
+    ]
+    manifest = Bundle.open(made_bundle).manifest
+    sizes = {key: value for key, value in vars(TINY).items() if key in vars(manifest.model)}
+    spec = dataclasses.replace(manifest.model, **sizes, head_dim=TINY.head_dim, context_length=CONTEXT)
+    stages = {**manifest.stages, "llm": StageSpec("llm.onnx", "", *tensors)}
+    return TinyLlm(graph, dataclasses.replace(manifest, model=spec, stages=stages))
+
+
+def _size(dimension: Any) -> int | str:
+    return dimension if isinstance(dimension, int) else str(dimension.value)
+
+
+class _Weights(dict[str, np.ndarray]):
+    """Random weights for whatever the graph asks."""
+
+    def __contains__(self, name: object) -> bool:
+        return "bias" not in str(name)
+
+    def __missing__(self, name: str) -> np.ndarray:
+        part, random = name.split(".")[-1], np.random.default_rng(len(self))
+        kv, wide, width = TINY.num_kv_heads * TINY.head_dim, TINY.intermediate_size, TINY.hidden_size
+        rows = {"k": kv, "v": kv, "gate": wide, "up": wide, "lm_head": TINY.vocab_size}.get(part, width)
+        shape = (width,) if "norm" in part else (rows, wide if part == "down" else width)
+        self[name] = random.uniform(-0.2, 0.2, shape).astype(np.float32)
+        return self[name]

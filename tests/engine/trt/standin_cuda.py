@@ -1,0 +1,231 @@
+"""A GPU that is not there, with the face of `pycuda.driver`.
+
+Its memory lies in host arrays behind made-up addresses. Nothing that is enqueued happens before somebody
+waits for its stream, or for an event behind it: who reads too early reads `GARBAGE`, and who changes an array
+too early sends what it holds later. What a device would punish with wrong numbers or a crash raises `Misuse`.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+GARBAGE = 0xFF  # as bytes of a float: NaN
+PAGE = 4096
+
+
+class Misuse(AssertionError):
+    """What no test may see, unless it provokes it."""
+
+
+class Gpu:
+    """Memory, streams and a record of the copies."""
+
+    misuse = Misuse
+
+    def __init__(self, size: int = 1 << 30) -> None:
+        self.size = size
+        self.live: dict[int, np.ndarray] = {}  # address -> bytes
+        self.streams: dict[int, Stream] = {}
+        self.copies: list[tuple[str, int]] = []  # ("in" or "out", bytes)
+        self.zeroed = 0
+        self._next = 0x7F00_0000_0000
+        self._thread = threading.local()
+
+    @property
+    def used(self) -> int:
+        return sum(memory.nbytes for memory in self.live.values())
+
+    def push(self) -> None:
+        self._thread.depth = getattr(self._thread, "depth", 0) + 1
+
+    def pop(self) -> None:
+        self.check_current()
+        self._thread.depth -= 1
+
+    def check_current(self) -> None:
+        if not getattr(self._thread, "depth", 0):
+            raise Misuse("no context is current in this thread")
+
+    def allocate(self, size: int) -> int:
+        self.check_current()
+        address = self._next
+        self._next += (size // PAGE + 2) * PAGE  # a hole behind each
+        self.live[address] = np.full(size, GARBAGE, np.uint8)
+        return address
+
+    def free(self, address: int) -> None:
+        self.check_current()
+        if address not in self.live:
+            raise Misuse(f"freed twice: {address:#x}")
+        del self.live[address]
+
+    def memory(self, address: int, size: int, what: str) -> np.ndarray:
+        """`size` bytes of one allocation that is still there."""
+        for start, memory in self.live.items():
+            if start <= address < start + memory.nbytes:
+                if address + size > start + memory.nbytes:
+                    raise Misuse(f"{what}: {size} bytes at {address:#x} go beyond {memory.nbytes}")
+                return memory[address - start : address - start + size]
+        raise Misuse(f"{what}: {address:#x} is no memory, or was freed")
+
+    def stream_of(self, handle: int) -> Stream:
+        if handle not in self.streams:
+            raise Misuse(f"{handle:#x} is no stream")
+        return self.streams[handle]
+
+    def pending(self) -> int:
+        """Things enqueued that have not happened yet."""
+        return sum(len(stream.queue) for stream in self.streams.values())
+
+
+class HostArray:
+    """An array as the device sees it: where it lies. It does not keep the array alive."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        if not array.flags.c_contiguous:
+            raise Misuse("a copy of an array that is not contiguous")
+        root = array
+        while isinstance(root.base, np.ndarray):
+            root = root.base
+        self.nbytes = array.nbytes
+        self._root = weakref.ref(root)
+        self._offset = array.ctypes.data - root.ctypes.data
+
+    def bytes(self) -> np.ndarray:
+        root = self._root()
+        if root is None:
+            raise Misuse("the host array of a copy died before the copy")
+        return np.ndarray((self.nbytes,), np.uint8, root.data, self._offset)
+
+
+class Stream:
+    def __init__(self, gpu: Gpu) -> None:
+        gpu.check_current()
+        self.gpu = gpu
+        self.queue: deque[Callable[[], None]] = deque()
+        self.handle = 0x5000 + 16 * len(gpu.streams)
+        gpu.streams[self.handle] = self
+
+    def synchronize(self) -> None:
+        self.gpu.check_current()
+        while self.queue:
+            self.queue.popleft()()
+
+
+class Event:
+    def __init__(self, gpu: Gpu) -> None:
+        gpu.check_current()
+        self._gpu = gpu
+        self._passed = [True]
+        self._stream: Stream | None = None
+
+    def record(self, stream: Stream) -> None:
+        self._gpu.check_current()
+        passed = self._passed = [False]
+        self._stream = stream
+        stream.queue.append(lambda: passed.__setitem__(0, True))
+
+    def synchronize(self) -> None:
+        self._gpu.check_current()
+        while not self._passed[0]:
+            assert self._stream is not None
+            self._stream.queue.popleft()()
+
+
+class Allocation:
+    def __init__(self, gpu: Gpu, size: int) -> None:
+        self._gpu = gpu
+        self._address = gpu.allocate(size)
+
+    def __int__(self) -> int:
+        return self._address
+
+    def free(self) -> None:
+        self._gpu.free(self._address)
+
+
+def pycuda_driver(gpu: Gpu) -> ModuleType:
+    """A module with what `lira_engine.trt.driver` uses of `pycuda.driver`, for `gpu`."""
+
+    class Error(Exception):
+        pass
+
+    class OutOfMemory(Error):
+        pass
+
+    def mem_alloc(size: int) -> Allocation:
+        if gpu.used + size > gpu.size:
+            raise OutOfMemory("cuMemAlloc failed: out of memory")
+        return Allocation(gpu, size)
+
+    def pagelocked_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        gpu.check_current()
+        array = np.empty(shape, dtype)
+        array.view(np.uint8)[...] = GARBAGE
+        return array
+
+    def memcpy_htod_async(dest: int, src: np.ndarray, stream: Stream) -> None:
+        gpu.check_current()
+        host = HostArray(src)
+        gpu.memory(dest, host.nbytes, "copy in")
+        gpu.copies.append(("in", host.nbytes))
+
+        def copy() -> None:
+            gpu.memory(dest, host.nbytes, "copy in")[:] = host.bytes()
+
+        stream.queue.append(copy)
+
+    def memcpy_dtoh_async(dest: np.ndarray, src: int, stream: Stream) -> None:
+        gpu.check_current()
+        host = HostArray(dest)
+        host.bytes()[:] = GARBAGE
+        gpu.memory(src, host.nbytes, "copy out")
+        gpu.copies.append(("out", host.nbytes))
+
+        def copy() -> None:
+            host.bytes()[:] = gpu.memory(src, host.nbytes, "copy out")
+
+        stream.queue.append(copy)
+
+    def memset_d8_async(dest: int, data: int, size: int, stream: Stream) -> None:
+        gpu.check_current()
+        gpu.memory(dest, size, "set")
+        gpu.zeroed += size
+
+        def fill() -> None:
+            gpu.memory(dest, size, "set")[:] = data
+
+        stream.queue.append(fill)
+
+    def device(ordinal: int) -> SimpleNamespace:
+        context = SimpleNamespace(push=gpu.push, pop=gpu.pop)
+        return SimpleNamespace(
+            name=lambda: "Stand-in",
+            compute_capability=lambda: (8, 7),
+            retain_primary_context=lambda: context,
+        )
+
+    module = ModuleType("pycuda.driver")
+    vars(module).update(
+        Error=Error,
+        MemoryError=OutOfMemory,
+        init=lambda: None,
+        Device=device,
+        Stream=lambda: Stream(gpu),
+        Event=lambda flags: Event(gpu),
+        event_flags=SimpleNamespace(DISABLE_TIMING=2),
+        mem_alloc=mem_alloc,
+        mem_get_info=lambda: (gpu.size - gpu.used, gpu.size),
+        pagelocked_empty=pagelocked_empty,
+        memcpy_htod_async=memcpy_htod_async,
+        memcpy_dtoh_async=memcpy_dtoh_async,
+        memset_d8_async=memset_d8_async,
+    )
+    return module

@@ -1,0 +1,58 @@
+"""The stand-in has the names, and the names of arguments, of the real bindings."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+REAL = {"Engine": "ICudaEngine", "Context": "IExecutionContext", "Config": "IRuntimeConfig"}
+OWN = {"create_execution_context": ("strategy", "runtime_config")}
+"""Overloads, which the stand-in has as one function."""
+# What the stand-in's classes have for the tests.
+NOT_BINDINGS = {"is_input", "dtype", "need"}
+
+
+@pytest.fixture(params=["tensorrt_rtx", "tensorrt"])
+def real(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    yield pytest.importorskip(request.param)
+
+
+def arguments(function: Any) -> set[str]:
+    return set(inspect.signature(function).parameters) - {"self"}
+
+
+def test_classes_have_what_the_stand_in_has(real: ModuleType) -> None:
+    standin = sys.modules["standin_tensorrt"]
+    classes = {name: getattr(standin, name) for name in REAL}
+    names = dict(REAL)
+    if real.__name__ == "tensorrt_rtx":
+        classes["RuntimeCache"], names["RuntimeCache"] = standin.RuntimeCache, "IRuntimeCache"
+    compared = 0
+    for name, ours in classes.items():
+        theirs = getattr(real, names[name])
+        for key, value in vars(ours).items():
+            if key.startswith("_") or key in NOT_BINDINGS:
+                continue
+            if real.__name__ == "tensorrt" and "runtime_cache" in key:
+                continue  # TensorRT compiles when it builds
+            assert hasattr(theirs, key), f"{names[name]} has no {key}"
+            if inspect.isfunction(value):
+                documented = getattr(theirs, key).__doc__ or ""
+                wanted = set(OWN.get(key, ())) or arguments(value)
+                missing = [argument for argument in wanted if f"{argument}:" not in documented]
+                assert not missing, f"{names[name]}.{key} takes no {missing}: {documented}"
+            compared += 1
+    assert compared > 20
+
+
+def test_enumerations_have_what_the_stand_in_has(real: ModuleType, rtx: Any) -> None:
+    names = ["DataType", "TensorIOMode", "TensorLocation", "ExecutionContextAllocationStrategy"]
+    if real.__name__ == "tensorrt_rtx":
+        names.append("CudaGraphStrategy")
+    for name in names:
+        assert set(getattr(rtx.trt, name).__members__) <= set(getattr(real, name).__members__)

@@ -1,0 +1,102 @@
+"""The recorded ILVC traces through the native runners, on the stand-ins: token for token, mask for mask.
+
+The tests, and what they tolerate, are those of the portable graphs (tests/runtime/test_golden_trace.py).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from lira_engine.bundle import Bundle
+from lira_engine.engine_folder import BUILD_NAME, Build, engine_file
+from lira_engine.manifest import STAGES, FileEntry
+from lira_engine.trt.build import engine_machine, engine_tools
+from lira_engine.trt.llm import TrtLlm
+from lira_engine.verify import sha256_of
+from lira_runtime import Lira
+
+PORTABLE = Path(__file__).parents[2] / "runtime" / "test_golden_trace.py"
+
+
+def _load(path: Path) -> ModuleType:
+    name = f"portable_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_portable: Any = _load(PORTABLE)
+pytest_generate_tests = _portable.pytest_generate_tests
+replay = _portable.replay
+test_golden_trace_tokens_and_positions = _portable.test_golden_trace_tokens_and_positions
+test_golden_trace_prefix_hidden_states_and_logits = (
+    _portable.test_golden_trace_prefix_hidden_states_and_logits
+)
+test_golden_trace_masks = _portable.test_golden_trace_masks
+test_golden_trace_regions = _portable.test_golden_trace_regions
+
+
+def write_engines(installed: Any, bundle: Bundle) -> None:
+    """An engine folder for the stand-in, as a build leaves it."""
+    folder = bundle.engine_folder(installed.target, "fp32")
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / engine_file(installed.target, stage) for stage in STAGES]
+    for stage, file in zip(STAGES, files, strict=True):
+        installed.engine(file, bundle.manifest, stage, bundle.stage_file(stage))
+    record = Build(
+        lira_edge_version=metadata.version("lira-edge"),
+        target=installed.target,
+        precision="fp32",
+        options={"dialect": installed.flavour.dialect},
+        machine=engine_machine(installed.target),
+        tools=engine_tools(installed.target),
+        sources={},
+        files={file.name: FileEntry(sha256_of(file), file.stat().st_size) for file in files},
+        precisions={},
+        speedups={},
+        errors={},
+        seconds={},
+    )
+    (folder / BUILD_NAME).write_text(record.dumps())
+
+
+@pytest.fixture(params=["rtx", "thor small", "orin", "orin small"])
+def installed(request: pytest.FixtureRequest, installed_as: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The golden sequences fit into one prefill pass; "small" cuts them into passes of five rows."""
+    flavour, _, small = request.param.partition(" ")
+    if small:
+        monkeypatch.setattr("lira_engine.trt.llm.PREFILL_ROWS", 5)
+    return installed_as(flavour)
+
+
+@pytest.fixture
+def lira(installed: Any, golden_bundle: Path) -> Iterator[Lira]:
+    write_engines(installed, Bundle.open(golden_bundle))
+    with Lira.open(golden_bundle, installed.target, "fp32", tokenizer=_portable.Numbers()) as opened:
+        assert isinstance(opened.engines.llm, TrtLlm)
+        yield opened
+    assert installed.gpu.used == 0
+
+
+def test_the_native_runners_did_it(lira: Lira, installed: Any, replay: Any) -> None:
+    """Every pass of the answer went over the stand-in's copies, and the cache never did."""
+    model = lira.manifest.model
+    cache = 4 * model.num_kv_heads * model.context_length * model.head_dim
+    sizes = {size for _, size in installed.gpu.copies}
+    assert cache not in sizes
+    logits = [size for way, size in installed.gpu.copies if (way, size) == ("out", 4 * model.vocab_size)]
+    assert len(logits) >= len(replay.steps)
+    features = 4 * math.prod(lira.manifest.stages["pixel_decoder"].inputs["mask_features"].shape)  # type: ignore[arg-type]
+    uploads = [size for way, size in installed.gpu.copies if (way, size) == ("in", features)]
+    assert len(uploads) == (1 if replay.masks else 0)  # one image

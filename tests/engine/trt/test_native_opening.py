@@ -1,0 +1,147 @@
+"""Engines that are of no use here are refused in one line, with what to do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lira_engine.bundle import Bundle
+from lira_engine.errors import LiraError
+from lira_engine.trt.driver import open_driver
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+@pytest.fixture
+def bundle(made_bundle: Path) -> Bundle:
+    return Bundle.open(made_bundle)
+
+
+def refusal(installed: Any, bundle: Bundle, file: Path, stage: str, change: Change) -> str:
+    """What is said to an engine of `stage` that `change` has spoilt."""
+    installed.engine(file, bundle.manifest, stage, bundle.stage_file(stage))
+    data = json.loads(file.read_text())
+    change(data)
+    file.write_text(json.dumps(data))
+    opened = installed.open_llm if stage == "llm" else lambda *a: installed.open_stage(a[0], stage, a[1])
+    with pytest.raises(LiraError) as caught:
+        opened(bundle.manifest, file)
+    text = str(caught.value)
+    assert "\n" not in text and str(file) in text and text.endswith("run the build again")
+    assert installed.gpu.used == 0
+    return text
+
+
+def tensor(name: str, **facts: Any) -> Change:
+    return lambda data: data["tensors"][name].update(facts)
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "message"),
+    [
+        ("sefe", lambda d: d["tensors"].pop("queries"), "tensors queries are in one of them only"),
+        ("sefe", tensor("queries", input=False), "queries is an output"),
+        ("sefe", tensor("queries", location="HOST"), "queries lies in host memory"),
+        ("sefe", tensor("queries", dtype="float16"), "queries is float16, expected float32"),
+        ("sefe", tensor("queries", shape=[1, 4, 8]), "queries is [1, 4, 8], expected [1, 3, 8]"),
+        ("sefe", tensor("queries", shape=[3, 8]), "queries is [3, 8], expected [1, 3, 8]"),
+        ("sefe", tensor("features", shape=[1, 14, 8]), "features is [1, 14, 8], expected [1, 'M', 8]"),
+        (
+            "sefe",
+            lambda d: d["profiles"].append(d["profiles"][0]),
+            "it has 2 optimization profiles, expected",
+        ),
+        (
+            "sefe",
+            lambda d: d["profiles"][0]["features"][2].__setitem__(1, 99),
+            "features takes [1, 2, 8] to [1, 99, 8] in profile 0, expected [1, 2, 8] to [1, 14, 8]",
+        ),
+        ("llm", lambda d: d["profiles"].reverse(), "inputs_embeds takes [1, 1, 8] to [1, 1, 8] in profile 0"),
+        ("llm", tensor("logits", dtype="float16"), "logits is float16, expected float32"),
+        ("llm", tensor("key_cache.1", dtype="float16"), "key_cache_out.1 is float32, key_cache.1 is not"),
+        ("llm", tensor("key_cache.1", dtype="bool"), "key_cache.1 is bool, expected float32 or float16"),
+    ],
+)
+def test_an_engine_of_something_else(
+    installed: Any, bundle: Bundle, tmp_path: Path, stage: str, change: Change, message: str
+) -> None:
+    text = refusal(installed, bundle, tmp_path / "e.engine", stage, change)
+    assert f"is not an engine of this bundle's {stage}: {message}" in text
+
+
+def test_a_cache_that_is_not_updated_in_place(rtx: Any, bundle: Bundle, tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["tensors"]["value_cache_out.0"]["alias"] = None
+
+    text = refusal(rtx, bundle, tmp_path / "e.engine", "llm", change)
+    assert "value_cache_out.0 does not share the memory of its input" in text
+
+
+def test_a_size_that_never_varies_may_be_fixed(installed: Any, bundle: Bundle, tmp_path: Path) -> None:
+    file = tmp_path / "e.engine"
+    installed.engine(file, bundle.manifest, "semantic_encoder", bundle.stage_file("semantic_encoder"))
+    data = json.loads(file.read_text())
+    for tensor in data["tensors"].values():
+        tensor["shape"][0] = 1
+    file.write_text(json.dumps(data))
+    pixels = bundle.check_vectors("semantic_encoder").inputs["pixel_values"]
+    with installed.open_stage(bundle.manifest, "semantic_encoder", file) as runner:
+        assert runner.run({"pixel_values": pixels[:1]})["features"].shape == (1, 2, 8)
+        with pytest.raises(
+            LiraError, match=r"pixel_values is \[2, 3, 4, 4\], the engine takes \[1, 3, 4, 4\]"
+        ):
+            runner.run({"pixel_values": pixels})
+
+
+def test_a_file_that_tensorrt_does_not_load(installed: Any, bundle: Bundle, tmp_path: Path) -> None:
+    file = tmp_path / "sefe.engine"
+    file.write_bytes(b"ftrt of another version")
+    with pytest.raises(LiraError) as caught:
+        installed.open_stage(bundle.manifest, "sefe", file)
+    assert str(caught.value) == (
+        f"{file} does not load with {installed.flavour.name} on Stand-in sm_87 (Serialization assertion "
+        "magicTag failed): it was built for another GPU or by another version; run the build again"
+    )
+
+
+def test_a_device_that_refuses_a_context(installed: Any, bundle: Bundle, tmp_path: Path) -> None:
+    text = refusal(installed, bundle, tmp_path / "e.engine", "sefe", lambda d: d.update(refuses=True))
+    assert "makes no execution context on Stand-in sm_87 (out of memory): memory is short" in text
+
+
+@pytest.mark.parametrize(("target", "extra"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "rtx")])
+def test_without_pycuda(monkeypatch: pytest.MonkeyPatch, target: str, extra: str) -> None:
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.delitem(sys.modules, "pycuda.driver", raising=False)
+    with pytest.raises(LiraError, match=rf"{target} needs pycuda .*pip install 'lira-edge\[{extra}\]'"):
+        open_driver(target)
+
+
+def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Error(Exception):
+        pass
+
+    def init() -> None:
+        raise Error("cuInit failed: no CUDA-capable device is detected")
+
+    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", SimpleNamespace(Error=Error, init=init))  # type: ignore[arg-type]
+    with pytest.raises(LiraError, match=r"CUDA finds no GPU .*no CUDA-capable device .*lira-edge doctor"):
+        open_driver("tensorrt")
+
+
+def test_what_cuda_complains_about(rtx: Any) -> None:
+    cuda = sys.modules["pycuda.driver"]
+    with (
+        pytest.raises(LiraError, match=r"CUDA failed on Stand-in sm_87: cuStreamSynchronize failed: illegal"),
+        rtx.driver.current(),
+    ):
+        raise cuda.Error("cuStreamSynchronize failed:\nillegal address")
+    with pytest.raises(rtx.misuse, match="no context is current"):
+        rtx.driver.allocate(1)
