@@ -5,10 +5,17 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from lira_engine.errors import LiraError
+from lira_engine.trt.engine import TrtEngine
+from lira_engine.trt.flavour import load_flavour
+
+MEND = "run the build again"
 
 REAL = {"Engine": "ICudaEngine", "Context": "IExecutionContext", "Config": "IRuntimeConfig"}
 OWN = {"create_execution_context": ("strategy", "runtime_config")}
@@ -56,3 +63,17 @@ def test_enumerations_have_what_the_stand_in_has(real: ModuleType, rtx: Any) -> 
         names.append("CudaGraphStrategy")
     for name in names:
         assert set(getattr(rtx.trt, name).__members__) <= set(getattr(real, name).__members__)
+
+
+def test_the_real_library_refuses_a_file_in_one_line(installed_as: Any, tmp_path: Path) -> None:
+    """With our logger, from a mapped file; without a GPU it refuses any file, with one what is no engine."""
+    pytest.importorskip("tensorrt_rtx")
+    driver = installed_as("orin").driver  # leaves the real TensorRT for RTX where it is
+    flavour = load_flavour("tensorrt-rtx")
+    file = tmp_path / "sefe.engine"
+    file.write_bytes(b"no engine" * 99)
+    with driver.current(), pytest.raises(LiraError) as caught:
+        TrtEngine(file, flavour, driver, MEND)
+    text = str(caught.value)
+    assert text.startswith(f"{file} does not load with {flavour.name} on Stand-in sm_87 (")
+    assert "it does not say why" not in text and "\n" not in text and text.endswith(MEND)
