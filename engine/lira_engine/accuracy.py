@@ -14,7 +14,11 @@ FP32_TOLERANCE = 1e-4
 _NOISE_MARGIN = 10  # between what rounded inputs and what other roundings inside move an output by
 # Weights in 8 (4) bits miss 0.6 % (9 %) of a product each, which adds up over a model's layers. What is
 # packed, scaled or ordered wrongly has little to do with the expected output: its error is 100 % and more.
-RMS_TOLERANCE = {"int8": 0.15, "int4": 0.6}
+# fp16 rounds each factor by 0.03 %: lira-nano's stages are off by up to 0.02 %, a network of hundred layers by
+# some tenths of a percent. A kernel that is wrong at some positions, or overflows, is off by more than 2 %.
+RMS_TOLERANCE = {"fp16": 0.02, "int8": 0.15, "int4": 0.6}
+# Which query owns a cell is decided by comparing sums: of those that are close, fp16 turns some over.
+FLIPPED_TOLERANCE = {"fp16": 0.02}
 
 
 def check_outputs(
@@ -24,17 +28,19 @@ def check_outputs(
     expected: Mapping[str, np.ndarray],
     noise: Mapping[str, float],
 ) -> dict[str, float]:
-    """The error of each output: fp32 by its largest deviation, quantized engines by their root mean square.
+    """The error of each output: fp32 by its largest deviation, other engines by their root mean square.
 
     Raises LiraError, which begins with `what`, where one is above what is accepted, is not finite where it
-    should be, or differs at all in an output of booleans or integers.
+    should be, or differs in an output of booleans or integers: at all, or in fp16 in too many places.
     """
     errors = {}
     for output, array in expected.items():
         if output not in found:
             continue
         exact = not np.issubdtype(array.dtype, np.floating)
-        if precision == "fp32" or exact:
+        if exact and precision in FLIPPED_TOLERANCE and found[output].shape == array.shape:
+            error, limit = float((found[output] != array).mean()), FLIPPED_TOLERANCE[precision]
+        elif precision == "fp32" or exact:
             error, limit = relative_error(found[output], array), accepted_error(noise.get(output, 0.0))
         else:
             error, limit = rms_error(found[output], array), RMS_TOLERANCE[precision]

@@ -12,29 +12,38 @@ import onnxruntime
 
 from lira_engine.errors import LiraError
 from lira_engine.manifest import ModelSpec
-from lira_engine.ort import giving_back, open_session
+from lira_engine.ort import bind_input, bind_output, open_session, run_options
+from lira_engine.ort_device import CPU, Device
 from lira_engine.runner import KvCache, LlmOutput, check_room
 
 
 class OrtKvCache:
-    """Keys and values of one sequence.
+    """Keys and values of one sequence, in the device's memory.
 
-    Every layer's past and present are bound to the same memory, so that a step writes its own rows and copies
-    none. The cache lives as long as the language model that made it is open.
+    Every layer's past and present are bound once, to the same memory, so that a step writes its own rows and
+    copies none. The cache lives as long as the language model that made it is open.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, shapes: dict[str, tuple[int, ...]]) -> None:
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        shapes: dict[str, tuple[int, ...]],
+        dtype: type[np.floating],
+        device: Device,
+    ) -> None:
         self._length = 0
         self._capacity = next(iter(shapes.values()))[2]
         self._position = np.zeros(1, np.int64)
         self.binding: onnxruntime.IOBinding | None = session.io_binding()
-        _bind_input(self.binding, "position", self._position)
-        # Bindings do not keep arrays alive. Zeros, because a masked slot's weight of zero times a NaN would
-        # still be a NaN; memory that no row reaches is never touched.
-        self.rows = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        # Zeros, because a masked slot's weight of zero times a NaN would still be a NaN; memory that no row
+        # reaches is never touched.
+        self.rows = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), device.memory, 0)
+            for name, shape in shapes.items()
+        }
         for name, rows in self.rows.items():
-            _bind_input(self.binding, name, rows)
-            _bind_output(self.binding, name.replace("_cache.", "_cache_out."), rows)
+            self.binding.bind_ortvalue_input(name, rows)
+            self.binding.bind_ortvalue_output(name.replace("_cache.", "_cache_out."), rows)
 
     @property
     def capacity(self) -> int:
@@ -54,19 +63,29 @@ class OrtKvCache:
         self._length = length
         self._position[0] = length
 
+    def bind_position(self) -> None:
+        """Tell the next pass where its first row goes."""
+        assert self.binding is not None
+        bind_input(self.binding, "position", self._position)
+
 
 class OrtLlm:
     """Runs a portable or a built graph of the language model (the tensors of lira_export.graphs.llm)."""
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(self, path: Path, threads: int | None = None, device: Device = CPU) -> None:
         """`threads` None leaves the number to ONNX Runtime. Raises LiraError for a file of another kind."""
-        self._session: onnxruntime.InferenceSession | None = open_session(path, threads, reuse=True)
+        self._device = device.for_cache
+        self._session: onnxruntime.InferenceSession | None = open_session(
+            path, threads, reuse=True, device=self._device
+        )
         inputs = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
         outputs = {tensor.name: tensor.shape for tensor in self._session.get_outputs()}
         self._cache_shapes = {name: tuple(shape) for name, shape in inputs.items() if "_cache." in name}
         tensors = {"inputs_embeds", "position", "logit_positions", *self._cache_shapes}
         if inputs.keys() != tensors or not {"logits", "hidden_states", "key_cache_out.0"} <= outputs.keys():
             raise LiraError(f"{path} is no language model's graph: its inputs are {', '.join(inputs)}")
+        half = self._session.get_inputs()[list(inputs).index("key_cache.0")].type == "tensor(float16)"
+        self._cache_dtype: type[np.floating] = np.float16 if half else np.float32
         _, kv_heads, capacity, head_dim = self._cache_shapes["key_cache.0"]
         self.sizes = {
             "num_layers": len(self._cache_shapes) // 2,
@@ -85,7 +104,7 @@ class OrtLlm:
     def new_cache(self) -> OrtKvCache:
         if self._session is None:
             raise ValueError("the language model is closed")
-        cache = OrtKvCache(self._session, self._cache_shapes)
+        cache = OrtKvCache(self._session, self._cache_shapes, self._cache_dtype, self._device)
         self._caches.add(cache)
         return cache
 
@@ -109,12 +128,13 @@ class OrtLlm:
         embeds = np.ascontiguousarray(embeds)[None]
         logits = np.empty((1, asked, self.sizes["vocab_size"]), np.float32)
         hidden = np.empty((1, asked, self.sizes["hidden_size"]), np.float32)
-        _bind_input(binding, "inputs_embeds", embeds)
-        _bind_input(binding, "logit_positions", positions)
-        _bind_output(binding, "logits", logits)
-        _bind_output(binding, "hidden_states", hidden)
+        cache.bind_position()
+        bind_input(binding, "inputs_embeds", embeds)
+        bind_input(binding, "logit_positions", positions)
+        bind_output(binding, "logits", logits)
+        bind_output(binding, "hidden_states", hidden)
         # A decode step takes a few kilobytes, which the arena keeps for the next one.
-        self._session.run_with_iobinding(binding, giving_back() if rows > 1 else None)
+        self._session.run_with_iobinding(binding, run_options(self._device) if rows > 1 else None)
         cache.fill(cache.length + rows)
         return LlmOutput(logits[0], hidden[0])
 
@@ -147,14 +167,16 @@ class OrtLlm:
         self.close()
 
 
-def open_llm(path: Path, spec: ModelSpec, target: str, threads: int | None = None) -> OrtLlm:
-    """The language model of a bundle, for targets "portable" and "cpu", which run alike.
+def open_llm(
+    path: Path, spec: ModelSpec, target: str, threads: int | None = None, device: Device = CPU
+) -> OrtLlm:
+    """The language model of a bundle, for targets "portable", "cpu" and "cuda", which run alike.
 
     Raises LiraError where the file's sizes are not those of `spec`.
     """
-    if target not in ("portable", "cpu"):
+    if target not in ("portable", "cpu", "cuda"):
         raise ValueError(f"target {target} has another runner")
-    llm = OrtLlm(path, threads)
+    llm = OrtLlm(path, threads, device)
     wrong = [
         f"{name} {found}, expected {getattr(spec, name)}"
         for name, found in llm.sizes.items()
@@ -163,12 +185,3 @@ def open_llm(path: Path, spec: ModelSpec, target: str, threads: int | None = Non
     if wrong:
         raise LiraError(f"{path} is not this bundle's language model ({'; '.join(wrong)}): export it again")
     return llm
-
-
-def _bind_input(binding: onnxruntime.IOBinding, name: str, array: np.ndarray) -> None:
-    """Bind an array's own memory; the caller keeps it alive until the run is over."""
-    binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-
-
-def _bind_output(binding: onnxruntime.IOBinding, name: str, array: np.ndarray) -> None:
-    binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)

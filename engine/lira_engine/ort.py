@@ -1,4 +1,4 @@
-"""Stages run by ONNX Runtime on the CPU."""
+"""Stages run by ONNX Runtime, on the CPU or on an NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from lira_engine.errors import LiraError
 from lira_engine.extras import install_line
 from lira_engine.manifest import StageSpec, TensorSpec
+from lira_engine.ort_device import CPU, Device
 from lira_engine.runner import check_feeds
 
 try:
@@ -43,20 +44,28 @@ ORT_ERRORS = (
 
 
 class OrtStage:
-    """A stage's ONNX file in a CPU session. `run` takes and returns numpy arrays by tensor name."""
+    """A stage's ONNX file in a session. `run` takes and returns numpy arrays by tensor name."""
 
     def __init__(
-        self, name: str, path: Path, spec: StageSpec, threads: int | None = None, prepack: bool = True
+        self,
+        name: str,
+        path: Path,
+        spec: StageSpec,
+        threads: int | None = None,
+        prepack: bool = True,
+        device: Device = CPU,
     ) -> None:
-        """`threads`, `prepack`: see `open_session`.
+        """`threads`, `prepack`, `device`: see `open_session`.
 
         Raises LiraError where the file cannot be loaded or its tensors are not those of `spec`.
         """
         self.name = name
+        self.device = device
         self.input_specs: Mapping[str, TensorSpec] = spec.inputs
         self.output_specs: Mapping[str, TensorSpec] = spec.outputs
-        self._outputs = list(spec.outputs)
-        self._session: onnxruntime.InferenceSession | None = open_session(path, threads, prepack)
+        self._session: onnxruntime.InferenceSession | None = open_session(
+            path, threads, prepack, device=device
+        )
         found = {tensor.name for tensor in self._session.get_inputs()}
         missing = spec.outputs.keys() - {tensor.name for tensor in self._session.get_outputs()}
         if found != spec.inputs.keys() or missing:
@@ -70,8 +79,20 @@ class OrtStage:
         if self._session is None:
             raise ValueError(f"{self.name} is closed")
         check_feeds(self.name, self.input_specs, feeds)
-        found = self._session.run(self._outputs, dict(feeds), giving_back())
-        return dict(zip(self._outputs, found, strict=True))
+        binding = self._session.io_binding()
+        given = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        for name, array in given.items():
+            bind_input(binding, name, array)
+        sizes = {
+            size: array.shape[i]
+            for name, array in given.items()
+            for i, size in enumerate(self.input_specs[name].shape)
+        }
+        found = {name: _empty(spec, sizes) for name, spec in self.output_specs.items()}
+        for name, array in found.items():
+            bind_output(binding, name, array)
+        self._session.run_with_iobinding(binding, run_options(self.device))
+        return found
 
     def close(self) -> None:
         self._session = None
@@ -86,6 +107,24 @@ class OrtStage:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def bind_input(binding: onnxruntime.IOBinding, name: str, array: np.ndarray) -> None:
+    """Bind an array's own memory; the caller keeps it alive until the run is over.
+
+    What another memory needs is copied there now: an array that changes is bound again before each run.
+    """
+    binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+
+def bind_output(binding: onnxruntime.IOBinding, name: str, array: np.ndarray) -> None:
+    """Let a run write into an array's own memory; the caller keeps it alive until the run is over."""
+    binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+
+def _empty(spec: TensorSpec, sizes: Mapping[int | str, int]) -> np.ndarray:
+    """An array for an output; `sizes`: of the named dimensions, which inputs have too."""
+    return np.empty([sizes[size] if isinstance(size, str) else size for size in spec.shape], spec.dtype)
 
 
 @cache
@@ -106,16 +145,28 @@ def giving_back() -> onnxruntime.RunOptions:
     return options
 
 
+def run_options(device: Device) -> onnxruntime.RunOptions | None:
+    """What a run of large tensors is given. A GPU's arena keeps its memory: giving it back waits for the
+    device."""
+    return giving_back() if device.memory == "cpu" else None
+
+
 def open_session(
-    path: Path, threads: int | None = None, prepack: bool = True, reuse: bool = False
+    path: Path,
+    threads: int | None = None,
+    prepack: bool = True,
+    reuse: bool = False,
+    device: Device = CPU,
+    profile: Path | None = None,
 ) -> onnxruntime.InferenceSession:
-    """A CPU session.
+    """A session on `device`.
 
     `threads` None leaves the number to ONNX Runtime (one per core). `prepack` False keeps weights as they
     are: a second copy, in the order in which kernels read, pays only where a session runs more than once.
     `reuse` True plans ahead which tensors share a buffer: a percent faster where a run takes milliseconds,
-    but of a stage with large tensors it may take twice the memory.
-    Raises LiraError with the reason where ONNX Runtime does not accept the file.
+    but of a stage with large tensors it may take twice the memory. `profile`: how the name of the file with
+    a profile of its runs begins.
+    Raises LiraError with the reason where ONNX Runtime does not accept the file, or not the device.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about graphs, not for users
@@ -130,8 +181,14 @@ def open_session(
         options.add_session_config_entry("session.disable_prepacking", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        # By itself it would try again on the CPU, and say so among other output only.
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=device.session_providers(), enable_fallback=0
+        )
     except ORT_ERRORS as error:
         reason = " ".join(str(error).split())
         raise LiraError(
@@ -139,3 +196,10 @@ def open_session(
             "portable graph, 1.20 or newer for an engine that `lira-edge build BUNDLE` made; it says: "
             f"{reason[:300]}"
         ) from error
+    lacking = [name for name in device.providers if name not in session.get_providers()]
+    if lacking:
+        raise LiraError(
+            f"ONNX Runtime {onnxruntime.__version__} could not start {' and '.join(lacking)}, most likely "
+            "for want of the GPU's driver or of CUDA's and cuDNN's libraries: see `lira-edge doctor`"
+        )
+    return session

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,20 @@ def edit_manifest() -> Any:
         (bundle / "lira.json").write_text(json.dumps(data))
 
     return edit
+
+
+@pytest.fixture(scope="session")
+def memory() -> Callable[[Any], np.ndarray]:
+    """memory(value): the CPU memory of a tensor of ONNX Runtime itself, not a copy."""
+
+    def view(value: Any) -> np.ndarray:
+        dtype = np.dtype({"tensor(float)": np.float32, "tensor(float16)": np.float16}[value.data_type()])
+        size = int(np.prod(value.shape())) * dtype.itemsize
+        return np.frombuffer((ctypes.c_byte * size).from_address(value.data_ptr()), dtype).reshape(
+            value.shape()
+        )
+
+    return view
 
 
 def _specs(values: Any) -> dict[str, TensorSpec]:
