@@ -13,6 +13,7 @@ from lira_engine import schema
 from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
 from lira_engine.manifest import STAGES, FileEntry
+from lira_engine.verified import Verified
 from lira_engine.verify import Verify, verify_folder
 
 FORMAT = "lira-engines"
@@ -20,6 +21,7 @@ FORMAT_VERSION = 1
 BUILD_NAME = "build.json"
 PRECISIONS = {
     "cpu": ("fp32", "int8", "int4"),
+    "cuda": ("fp16", "int4", "fp32"),
     "tensorrt": ("fp16", "int4", "fp32"),
     "tensorrt-rtx": ("fp16", "int4", "fp32"),
 }
@@ -33,7 +35,7 @@ class Build:
     `sources` holds the SHA-256 of the bundle's files that it was made from, `precisions` what each stage came
     out in, `speedups` int8's over fp32 where both were tried, `errors` those on the check vectors where they
     ran (see lira_engine.accuracy), `peaks_mib` the memory of the processes that compiled a stage, `kept_fp32`
-    the weights of a stage that do not fit into fp16.
+    the weights of a stage that do not fit into fp16, `verified` what `lira-edge verify` found last.
     """
 
     lira_edge_version: str
@@ -50,6 +52,7 @@ class Build:
     seconds: dict[str, float]
     peaks_mib: dict[str, int] = field(default_factory=dict)
     kept_fp32: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    verified: Verified | None = None
 
     def dumps(self) -> str:
         """The text of `build.json`."""
@@ -133,7 +136,7 @@ def usable_build(bundle: Bundle, target: str, precision: str, verify: Verify = "
 
 def _check_native(build: Build, folder: Path, mend: str) -> None:
     """Raise LiraError for engines of another TensorRT, system or, where it matters, GPU."""
-    from lira_engine.trt.build import engine_machine, engine_tools
+    from lira_engine.trt.flavour import engine_machine, engine_tools
 
     for what, found, here in (
         ("was built with", build.tools, engine_tools(build.target)),

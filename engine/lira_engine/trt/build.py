@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import subprocess
 import sys
 import threading
@@ -21,13 +20,13 @@ from lira_engine.builder import BuiltStage, Progress, TrtOptions
 from lira_engine.bundle import Bundle
 from lira_engine.engine_folder import engine_file
 from lira_engine.errors import LiraError
-from lira_engine.machine import available_mib, gpus
+from lira_engine.machine import available_mib
 from lira_engine.passes import apply
 from lira_engine.passes.half_products import KEPT
 from lira_engine.passes.tensorrt import tensorrt_pipeline
 from lira_engine.trt.compile import Job
-from lira_engine.trt.flavour import load_flavour
-from lira_engine.trt.profiles import input_ranges, stage_profiles
+from lira_engine.trt.flavour import engine_machine, engine_tools, load_flavour
+from lira_engine.trt.profiles import input_ranges, llm_profiles, stage_profiles
 from lira_engine.verify import cache_folder
 
 EXTERNAL_FROM_BYTES = 1024
@@ -93,7 +92,7 @@ class TrtBuilder:
             out=str(folder / engine_file(self.target, stage)),
             profiles=[
                 {name: [list(shape) for shape in shapes] for name, shapes in input_ranges(spec, one).items()}
-                for one in stage_profiles(self.bundle.manifest, stage)
+                for one in stage_profiles(self.bundle.manifest, stage, llm_profiles(precision))
             ],
             compute_capabilities=list(self.options.compute_capabilities),
             timing_cache=self._timing_cache(),
@@ -141,21 +140,6 @@ class TrtBuilder:
             return None
         device = "".join(c if c.isalnum() else "-" for c in self.machine().get("gpu", "unknown"))
         return str(cache_folder() / "timing" / f"{device}-{self.flavour.name.replace(' ', '-')}.cache")
-
-
-def engine_machine(target: str) -> dict[str, str]:
-    """Where engines of a target run: those for RTX on any GPU of their compute capabilities, those of
-    TensorRT on the GPU that they were built on."""
-    here = {"system": platform.system(), "arch": platform.machine()}
-    if target == "tensorrt":
-        here["gpu"] = ", ".join(sorted({gpu.name for gpu in gpus()})) or "none found"
-    return here
-
-
-def engine_tools(target: str) -> dict[str, str]:
-    """The package that engines depend on: another version does not load them."""
-    flavour = load_flavour(target)
-    return {flavour.target: ".".join(map(str, flavour.version))}
 
 
 def check_memory(stage: str, weights: int) -> None:

@@ -70,8 +70,10 @@ class TrtEngine:
         name: str | None = self._engine.get_aliased_input_tensor(output)
         return name
 
-    def new_context(self, profile: int, stream: Stream) -> TrtContext:
+    def new_context(self, profile: int, stream: Stream, one_shape: bool = False) -> TrtContext:
         """Ready for shapes of optimization profile `profile`; `stream` is the one that it will run on.
+
+        `one_shape` promises that it will get the same shapes each time, though the profile has others.
 
         Raises LiraError where the device refuses it, mostly for lack of memory.
         """
@@ -79,7 +81,7 @@ class TrtEngine:
         # Memory for this profile, not for the largest one of the engine.
         choice: Any = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
         if self.flavour.target == "tensorrt-rtx":
-            choice = self._rtx_config(profile, choice)
+            choice = self._rtx_config(choice, one_shape or self._is_fixed(profile))
         context = self._engine.create_execution_context(choice)
         if context is None:
             raise LiraError(
@@ -94,11 +96,11 @@ class TrtEngine:
             self._kernels.keep()
         return TrtContext(self, context, profile)
 
-    def _rtx_config(self, profile: int, strategy: Any) -> Any:
+    def _rtx_config(self, strategy: Any, one_shape: bool) -> Any:
         """Kernels are compiled once for this device, and a pass whose shapes never vary is one launch."""
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
-        if self.flavour.version >= _CUDA_GRAPHS_FROM and self._is_fixed(profile):
+        if self.flavour.version >= _CUDA_GRAPHS_FROM and one_shape:
             config.cuda_graph_strategy = self.flavour.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         if self._kernels is None:
             self._kernels = KernelCache(config, self.file, self.flavour, self.driver.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
@@ -10,6 +11,7 @@ from typing import Literal
 
 from lira_engine.errors import LiraError
 from lira_engine.extras import install_line
+from lira_engine.machine import gpus
 
 Dialect = Literal["cache_update", "decomposed"]
 """cache_update: `TensorScatter` and `Attention`, the cache is updated where it is. decomposed: products,
@@ -68,6 +70,21 @@ def parse_version(text: str) -> tuple[int, ...]:
 def dialect_of(target: str, version: tuple[int, ...]) -> Dialect:
     """What the parser of this version takes."""
     return "cache_update" if version[:2] >= _CACHE_UPDATE_FROM[target] else "decomposed"
+
+
+def engine_machine(target: str) -> dict[str, str]:
+    """Where engines of a target run: those for RTX on any GPU of their compute capabilities, those of
+    TensorRT on the GPU that they were built on."""
+    here = {"system": platform.system(), "arch": platform.machine()}
+    if target == "tensorrt":
+        here["gpu"] = ", ".join(sorted({gpu.name for gpu in gpus()})) or "none found"
+    return here
+
+
+def engine_tools(target: str) -> dict[str, str]:
+    """The package that engines depend on: another version does not load them."""
+    flavour = load_flavour(target)
+    return {flavour.target: ".".join(map(str, flavour.version))}
 
 
 def _how_to_get(target: str, extra: str) -> str:

@@ -72,7 +72,8 @@ def chunks(rows: int, asked: Sequence[int]) -> Iterator[Chunk]:
 
 
 class TrtLlm:
-    """An engine with two execution contexts: profile 0 for prefill, 1 for decode. One stream for both.
+    """An engine with two execution contexts: for prefill (profile 0) and for decode (profile 1, or 0 where
+    there is one for both). One stream for both.
 
     What crosses between host and device: embeddings, positions and asked rows in, logits and hidden states of
     the asked rows out. The page-locked arrays for these, and the device's buffers, are allocated once.
@@ -84,7 +85,10 @@ class TrtLlm:
         self._engine = engine
         self._driver = driver = engine.driver
         self._stream = driver.stream()
-        self._contexts: list[TrtContext] = [engine.new_context(profile, self._stream) for profile in (0, 1)]
+        self._contexts: list[TrtContext] = [
+            engine.new_context(0, self._stream),
+            engine.new_context(engine.profiles - 1, self._stream, one_shape=True),
+        ]
         self._copied_in = driver.event()
         self._host = {
             "inputs_embeds": driver.pinned((PREFILL_ROWS, model.hidden_size), np.float32),

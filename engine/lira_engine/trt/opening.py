@@ -55,7 +55,7 @@ def _open(
 def differences(engine: TrtEngine, manifest: Manifest, stage: str) -> Iterator[str]:
     """What of an engine's tensors and profiles is not as the bundle has them; nothing where all is well."""
     spec = manifest.stages[stage]
-    profiles = stage_profiles(manifest, stage)
+    profiles = stage_profiles(manifest, stage, engine.profiles)
     expected = {**spec.inputs, **spec.outputs}
     if engine.tensors.keys() != expected.keys():
         odd = sorted(engine.tensors.keys() ^ expected.keys())

@@ -26,15 +26,26 @@ Profile = Mapping[str, Sizes]
 """By the dimension's name in lira.json."""
 PREFILL: Profile = {"S": Sizes(1, PREFILL_ROWS, PREFILL_ROWS), "K": Sizes(1, 1, ASKED_ROWS)}
 DECODE: Profile = {"S": Sizes(1, 1, 1), "K": Sizes(1, 1, 1)}
+ANY: Profile = {"S": Sizes(1, 1, PREFILL_ROWS), "K": Sizes(1, 1, ASKED_ROWS)}
 
 
-def stage_profiles(manifest: Manifest, stage: str) -> list[Profile]:
-    """What a stage's engine is built for: the language model for prefill (0) and decode (1).
+def llm_profiles(precision: str) -> int:
+    """How many profiles a language model's engine gets.
 
-    One tile at a time goes through the semantic encoder. SEFE takes the features of 1 to max_num + 1 tiles.
+    TensorRT for RTX 1.7 keeps fp16 weights once per profile (LIRA-2B: 6.5 GB with two, 3.3 GB with one) and
+    int4 weights once for both.
+    """
+    return 2 if precision == "int4" else 1
+
+
+def stage_profiles(manifest: Manifest, stage: str, of_llm: int = 2) -> list[Profile]:
+    """What a stage's engine is built for.
+
+    The language model has a profile for prefill (0) and one for decode (1), or one for both (`of_llm` 1). One
+    tile at a time goes through the semantic encoder. SEFE takes the features of 1 to max_num + 1 tiles.
     """
     if stage == "llm":
-        return [PREFILL, DECODE]
+        return [PREFILL, DECODE] if of_llm == 2 else [ANY]
     tile = manifest.model.tokens_per_tile
     tiles = manifest.preprocessing.tile
     most = tiles.max_num + (1 if tiles.use_thumbnail else 0)

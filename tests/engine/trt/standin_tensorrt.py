@@ -25,9 +25,17 @@ DTYPES = {"float32": "FLOAT", "float16": "HALF", "int64": "INT64", "bool": "BOOL
 
 
 def write_engine(
-    file: Path, manifest: Manifest, stage: str, graph: Path, *, dialect: str, cache_dtype: str = "float32"
+    file: Path,
+    manifest: Manifest,
+    stage: str,
+    graph: Path,
+    *,
+    dialect: str,
+    cache_dtype: str = "float32",
+    of_llm: int = 2,
 ) -> None:
-    """The engine that a build of `stage` in this dialect makes; `graph` is what it computes."""
+    """The engine that a build of `stage` in this dialect makes; `graph` is what it computes, `of_llm` how
+    many profiles it has if it is the language model."""
     spec = manifest.stages[stage]
     tensors = {}
     for name, tensor in {**spec.inputs, **spec.outputs}.items():
@@ -42,7 +50,7 @@ def write_engine(
     if dialect == "decomposed":
         for tensor in tensors.values():
             tensor["alias"] = None
-    profiles = [input_ranges(spec, profile) for profile in stage_profiles(manifest, stage)]
+    profiles = [input_ranges(spec, profile) for profile in stage_profiles(manifest, stage, of_llm)]
     data = {"kind": MAGIC, "graph": str(graph), "tensors": tensors, "profiles": profiles}
     file.write_text(json.dumps(data))
 

@@ -27,14 +27,21 @@ def reference(tiny_llm: Any) -> Iterator[Any]:
         yield llm
 
 
-@pytest.fixture(params=["float32", "float16"])
+@pytest.fixture(params=[("float32", 1), ("float16", 1), ("float16", 2)])
 def llm(request: pytest.FixtureRequest, installed: Any, tiny_llm: Any, tmp_path: Path) -> Iterator[TrtLlm]:
-    """For each flavour, with caches in both dtypes. In the end nothing is left on the device."""
+    """For each flavour, with caches in both dtypes, one optimization profile or two. In the end nothing is
+    left on the device."""
+    dtype, of_llm = request.param
     file = installed.engine(
-        tmp_path / "llm.engine", tiny_llm.manifest, "llm", tiny_llm.graph, cache_dtype=request.param
+        tmp_path / "llm.engine",
+        tiny_llm.manifest,
+        "llm",
+        tiny_llm.graph,
+        cache_dtype=dtype,
+        of_llm=of_llm,
     )
     with installed.open_llm(tiny_llm.manifest, file) as runner:
-        installed.tolerance = {"float32": 1e-5, "float16": 2e-2}[request.param]
+        installed.tolerance = {"float32": 1e-5, "float16": 2e-2}[dtype]
         yield runner
     assert installed.gpu.used == 0
 
@@ -223,8 +230,9 @@ def test_a_cache_that_finds_no_room_takes_none(installed: Any, tiny_llm: Any, tm
         llm.forward(embeds(2), llm.new_cache())
 
 
-def test_decoding_is_one_launch_on_rtx(rtx: Any, tiny_llm: Any, tmp_path: Path) -> None:
-    file = rtx.engine(tmp_path / "llm.engine", tiny_llm.manifest, "llm", tiny_llm.graph)
+@pytest.mark.parametrize("of_llm", [1, 2])
+def test_decoding_is_one_launch_on_rtx(rtx: Any, tiny_llm: Any, of_llm: int, tmp_path: Path) -> None:
+    file = rtx.engine(tmp_path / "llm.engine", tiny_llm.manifest, "llm", tiny_llm.graph, of_llm=of_llm)
     with rtx.open_llm(tiny_llm.manifest, file):
         prefill, decode = (context.config for context in rtx.trt.engines[0].contexts)
         strategies = rtx.trt.CudaGraphStrategy

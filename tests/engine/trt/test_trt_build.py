@@ -21,9 +21,10 @@ from lira_engine.engine_folder import read_build, usable_build
 from lira_engine.machine import Gpu
 from lira_engine.manifest import STAGES
 from lira_engine.trt import build as trt_build
+from lira_engine.trt import flavour as trt_flavour
 from lira_engine.trt.compile import Job
 from lira_engine.trt.flavour import Flavour, dialect_of, load_flavour, parse_version
-from lira_engine.trt.profiles import DECODE, PREFILL, input_ranges, stage_profiles
+from lira_engine.trt.profiles import ANY, DECODE, PREFILL, input_ranges, stage_profiles
 
 VERSIONS = {"tensorrt": (10, 3, 0), "tensorrt-rtx": (1, 7, 1)}
 
@@ -44,8 +45,9 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Job]:
         return {"peak_rss_mib": 123, "layers": 1}
 
     monkeypatch.setattr(trt_build, "compile_in_process", compile_in_process)
-    monkeypatch.setattr(trt_build, "load_flavour", flavour)
-    monkeypatch.setattr(trt_build, "gpus", lambda: [Gpu("Orin", "7620 MiB", "540.4")])
+    for module in (trt_build, trt_flavour):
+        monkeypatch.setattr(module, "load_flavour", flavour)
+    monkeypatch.setattr(trt_flavour, "gpus", lambda: [Gpu("Orin", "7620 MiB", "540.4")])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return asked
 
@@ -67,13 +69,14 @@ def test_every_stage_is_lowered_compiled_and_recorded(
     assert record.options["dialect"] == ("decomposed" if target == "tensorrt" else "cache_update")
     assert record.machine.get("gpu") == ("Orin" if target == "tensorrt" else None)
     assert [job.target for job in jobs] == [target] * 5
-    assert [len(job.profiles) for job in jobs] == [2 if stage == "llm" else 1 for stage in STAGES]
+    assert [len(job.profiles) for job in jobs] == [1] * 5  # int4: below
     assert all((job.timing_cache is not None) == (target == "tensorrt") for job in jobs)
     usable_build(Bundle.open(bundle_path), target, "fp16")
 
 
 def test_the_lowered_language_model_keeps_its_cache_in_half(bundle_path: Path, jobs: list[Job]) -> None:
     folder = build(bundle_path, "tensorrt-rtx", "int4")
+    assert [len(job.profiles) for job in jobs] == [2 if stage == "llm" else 1 for stage in STAGES]
     graph = ir.load(folder / "llm.engine").graph
     kinds = {value.name: value.dtype for value in (*graph.inputs, *graph.outputs)}
     assert kinds["key_cache.0"] == kinds["value_cache_out.0"] == ir.DataType.FLOAT16
@@ -106,12 +109,12 @@ def test_engines_of_another_version_or_gpu_are_refused(
     mend = f"run `lira-edge build {bundle_path} --target tensorrt --precision fp16`"
     with monkeypatch.context() as patched:
         patched.setattr(
-            trt_build, "load_flavour", lambda target: dataclasses.replace(flavour(target), version=(10, 15))
+            trt_flavour, "load_flavour", lambda target: dataclasses.replace(flavour(target), version=(10, 15))
         )
         with pytest.raises(LiraError, match=rf"was built with tensorrt 10\.3\.0, this is 10\.15; {mend}"):
             usable_build(bundle, "tensorrt", "fp16")
     with monkeypatch.context() as patched:
-        patched.setattr(trt_build, "gpus", lambda: [Gpu("AGX", "1 MiB", "1")])
+        patched.setattr(trt_flavour, "gpus", lambda: [Gpu("AGX", "1 MiB", "1")])
         with pytest.raises(LiraError, match=f"was built for gpu Orin, this is AGX; {mend}"):
             usable_build(bundle, "tensorrt", "fp16")
     with monkeypatch.context() as patched:
@@ -173,7 +176,9 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
 
 def test_profiles(bundle_path: Path) -> None:
     manifest = Bundle.open(bundle_path).manifest
-    assert stage_profiles(manifest, "llm") == [PREFILL, DECODE]
+    assert stage_profiles(manifest, "llm") == [PREFILL, DECODE] and stage_profiles(manifest, "llm", 1) == [
+        ANY
+    ]
     ranges = input_ranges(manifest.stages["llm"], PREFILL)
     width = manifest.model.hidden_size
     assert ranges["inputs_embeds"] == ((1, 1, width), (1, 256, width), (1, 256, width))
