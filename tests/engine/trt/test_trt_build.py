@@ -20,6 +20,8 @@ from lira_engine.build import build, options_for
 from lira_engine.engine_folder import read_build, usable_build
 from lira_engine.machine import Gpu
 from lira_engine.manifest import STAGES
+from lira_engine.passes import apply
+from lira_engine.passes.tensorrt import tensorrt_pipeline
 from lira_engine.trt import build as trt_build
 from lira_engine.trt import flavour as trt_flavour
 from lira_engine.trt.compile import Job
@@ -227,6 +229,24 @@ def test_real_engines_of_lira_nano(
     assert all((folder / f"{stage}.engine").stat().st_size > 10_000 for stage in STAGES)
     assert all(peak > 50 for peak in record.peaks_mib.values())
     assert json.loads((folder / "build.json").read_text())["options"]["compute_capabilities"] == ["8.9"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_older_dialect_compiles_too(nano_bundle: Path, stage: str, tmp_path: Path) -> None:
+    """What TensorRT 10.3 is given, by the only compiler that is here."""
+    pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx")
+    bundle = Bundle.open(nano_bundle)
+    precision = "int4" if stage == "llm" else "fp16"
+    model = apply(ir.load(bundle.stage_file(stage)), tensorrt_pipeline(stage, precision, "decomposed"))
+    ir.save(model, tmp_path / "g.onnx", external_data="g.data", size_threshold_bytes=1024)
+    spec = bundle.manifest.stages[stage]
+    profiles = [
+        {name: [list(shape) for shape in shapes] for name, shapes in input_ranges(spec, one).items()}
+        for one in stage_profiles(bundle.manifest, stage)
+    ]
+    job = Job("tensorrt-rtx", str(tmp_path / "g.onnx"), str(tmp_path / "g.engine"), profiles, ["8.6"])
+    assert trt_build.compile_in_process(job, lambda phase: None)["layers"] > 10
+    assert (tmp_path / "g.engine").stat().st_size > 10_000
 
 
 def test_what_the_real_compiler_refuses_is_told(tmp_path: Path) -> None:
