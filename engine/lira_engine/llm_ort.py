@@ -14,7 +14,7 @@ from lira_engine.errors import LiraError
 from lira_engine.manifest import ModelSpec
 from lira_engine.ort import bind_input, bind_output, open_session, run_options
 from lira_engine.ort_device import CPU, Device
-from lira_engine.runner import KvCache, LlmOutput, check_room
+from lira_engine.runner import KvCache, LlmOutput, check_embeddings, check_room
 
 
 class OrtKvCache:
@@ -117,7 +117,7 @@ class OrtLlm:
         Raises ContextFull, with the cache as it was, where S rows do not fit; ValueError for embeddings of
         another shape or dtype, positions outside S, and a cache of another model.
         """
-        rows = self._check(embeds, logit_positions)
+        rows = check_embeddings(embeds, logit_positions, self.sizes["hidden_size"])
         if self._session is None or not isinstance(cache, OrtKvCache) or cache not in self._caches:
             raise ValueError("the cache belongs to a language model that is closed, or to another one")
         check_room(cache.length, cache.capacity, rows)
@@ -137,16 +137,6 @@ class OrtLlm:
         self._session.run_with_iobinding(binding, run_options(self._device) if rows > 1 else None)
         cache.fill(cache.length + rows)
         return LlmOutput(logits[0], hidden[0])
-
-    def _check(self, embeds: np.ndarray, logit_positions: Sequence[int]) -> int:
-        """Rows of the embeddings."""
-        rows, width = embeds.shape[0] if embeds.ndim else 0, self.sizes["hidden_size"]
-        if embeds.dtype != np.float32 or rows == 0 or embeds.shape != (rows, width):
-            found = f"{embeds.dtype} {list(embeds.shape)}"
-            raise ValueError(f"embeddings are {found}, expected float32 [S, {width}]")
-        if not all(-rows <= p < rows for p in logit_positions):
-            raise ValueError(f"logits asked at {list(logit_positions)}, there are {rows} rows")
-        return rows
 
     def close(self) -> None:
         """Free the weights and all caches."""

@@ -163,5 +163,17 @@ def check_room(length: int, capacity: int, rows: int) -> None:
         )
 
 
+def check_embeddings(embeds: np.ndarray, logit_positions: Sequence[int], width: int) -> int:
+    """The rows of `embeds`. Raise ValueError where they are not [S, `width`] float32, or a position is not
+    one of S, from the end where negative."""
+    rows = embeds.shape[0] if embeds.ndim else 0
+    if embeds.dtype != np.float32 or rows == 0 or embeds.shape != (rows, width):
+        found = f"{embeds.dtype} {list(embeds.shape)}"
+        raise ValueError(f"embeddings are {found}, expected float32 [S, {width}]")
+    if not all(-rows <= p < rows for p in logit_positions):
+        raise ValueError(f"logits asked at {list(logit_positions)}, there are {rows} rows")
+    return rows
+
+
 def _names(tensors: Mapping[str, object]) -> str:
     return ", ".join(sorted(tensors)) or "none"

@@ -11,7 +11,7 @@ from types import TracebackType
 import numpy as np
 
 from lira_engine.manifest import ModelSpec
-from lira_engine.runner import KvCache, LlmOutput, check_room
+from lira_engine.runner import KvCache, LlmOutput, check_embeddings, check_room
 from lira_engine.trt.driver import Buffer
 from lira_engine.trt.engine import TrtContext, TrtEngine
 from lira_engine.trt.profiles import ASKED_ROWS, PREFILL_ROWS
@@ -139,7 +139,7 @@ class TrtLlm:
         Raises ContextFull, with the cache as it was, where S rows do not fit; ValueError for embeddings of
         another shape or dtype, positions outside S, and a cache of another model.
         """
-        rows = self._check(embeds, logit_positions)
+        rows = check_embeddings(embeds, logit_positions, self._model.hidden_size)
         with self._lock, self._driver.current():
             if not self._contexts or not isinstance(cache, TrtKvCache) or cache not in self._caches:
                 raise ValueError("the cache belongs to a language model that is closed, or to another one")
@@ -193,16 +193,6 @@ class TrtLlm:
             self._driver.copy_out(array, self._buffers[name], self._stream)
         self._stream.synchronize()
         return found
-
-    def _check(self, embeds: np.ndarray, logit_positions: Sequence[int]) -> int:
-        """Rows of the embeddings."""
-        rows, width = embeds.shape[0] if embeds.ndim else 0, self._model.hidden_size
-        if embeds.dtype != np.float32 or rows == 0 or embeds.shape != (rows, width):
-            found = f"{embeds.dtype} {list(embeds.shape)}"
-            raise ValueError(f"embeddings are {found}, expected float32 [S, {width}]")
-        if not all(-rows <= p < rows for p in logit_positions):
-            raise ValueError(f"logits asked at {list(logit_positions)}, there are {rows} rows")
-        return rows
 
     def _allocate(self) -> CacheBuffers:
         """Buffers of one cache, or none of them."""
