@@ -89,7 +89,7 @@ def engine_tools(target: str) -> dict[str, str]:
 
 def _how_to_get(target: str, extra: str) -> str:
     if target == "tensorrt-rtx":
-        return install_line(extra)
+        return f"pip install tensorrt-rtx, or to run engines, too, {install_line(extra)}"
     return (
         "on JetPack `sudo apt install tensorrt python3-libnvinfer`, in a virtual environment made with "
         f"--system-site-packages; elsewhere {install_line(extra)}"
