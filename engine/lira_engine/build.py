@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lira_engine.atomic import atomic_directory
-from lira_engine.builder import OrtOptions, Progress, StageBuilder, TrtOptions
+from lira_engine.builder import CudaOptions, OrtOptions, Progress, StageBuilder, TrtOptions
 from lira_engine.bundle import Bundle
 from lira_engine.disk import check_disk
 from lira_engine.engine_folder import BUILD_NAME, Build, check_target, usable_build
@@ -17,12 +17,14 @@ from lira_engine.errors import LiraError
 from lira_engine.manifest import STAGES, FileEntry
 from lira_engine.verify import sha256_of
 
+Options = OrtOptions | CudaOptions | TrtOptions
+
 
 def build(
     bundle: Bundle | Path | str,
     target: str = "cpu",
     precision: str = "fp32",
-    options: OrtOptions | TrtOptions | None = None,
+    options: Options | None = None,
     threads: int | None = None,
     force: bool = False,
     progress: Progress = lambda stage, phase: None,
@@ -78,11 +80,12 @@ def build(
     return folder
 
 
-def options_for(target: str, given: Mapping[str, Any]) -> OrtOptions | TrtOptions:
+def options_for(target: str, given: Mapping[str, Any]) -> Options:
     """The options of a target's builder, its defaults where nothing is given. Raises LiraError for one that
     the target does not have, and for values out of range."""
     check_target(target)
-    kind = OrtOptions if target == "cpu" else TrtOptions
+    kinds: dict[str, type[Options]] = {"cpu": OrtOptions, "cuda": CudaOptions}
+    kind = kinds.get(target, TrtOptions)
     unknown = sorted(given.keys() - {field.name for field in fields(kind)})
     if unknown:
         raise LiraError(f"target {target} has no option {unknown[0].replace('_', ' ')}: leave it out")
@@ -93,7 +96,7 @@ def _builder(
     bundle: Bundle,
     target: str,
     precision: str,
-    options: OrtOptions | TrtOptions,
+    options: Options,
     threads: int | None,
     progress: Progress,
 ) -> StageBuilder:
@@ -101,6 +104,10 @@ def _builder(
         from lira_engine.trt.build import TrtBuilder
 
         return TrtBuilder(bundle, target, precision, options, progress)
+    if isinstance(options, CudaOptions):
+        from lira_engine.build_cuda import CudaBuilder
+
+        return CudaBuilder(bundle, precision, options, threads, progress)
     from lira_engine.build_ort import OrtBuilder
 
     return OrtBuilder(bundle, target, precision, options, threads, progress)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from lira_engine.errors import LiraError
+from lira_engine.ort_device import PROVIDERS
 
 Progress = Callable[[str, str], None]
 """Called with a stage's name and what happens to it now; "done" at its end."""
@@ -64,6 +65,29 @@ class TrtOptions:
             major, dot, minor = text.partition(".")
             if not (dot and major.isdigit() and minor.isdigit()):
                 raise LiraError(f"compute capability {text!r}: expected one such as 8.9")
+
+
+@dataclass(frozen=True)
+class CudaOptions:
+    """What else decides how engines come out.
+
+    Attributes:
+        block_size, lm_head_bits: of the language model's weights in an int4 build.
+        provider: see `lira_engine.ort_device.PROVIDERS`. allow_fallback: whether nodes may run on the CPU.
+    """
+
+    block_size: int = 32
+    lm_head_bits: int = 4
+    provider: str = "cuda"
+    allow_fallback: bool = False
+
+    def __post_init__(self) -> None:
+        if self.block_size not in (32, 64, 128):
+            raise LiraError(f"block size {self.block_size}: expected 32, 64 or 128")
+        if self.lm_head_bits not in (4, 8):
+            raise LiraError(f"LM head of {self.lm_head_bits} bits: expected 4 or 8")
+        if self.provider not in PROVIDERS:
+            raise LiraError(f"provider {self.provider!r}: expected {', '.join(PROVIDERS)}")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`lira-edge build`, `inspect` and `doctor`."""
+"""`lira-edge build`, `verify`, `inspect` and `doctor`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lira_engine.cli_options import PrecisionOption, TargetOption
+
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `lira-edge export` wrote.")]
 
 
@@ -18,23 +20,25 @@ def build(
     target: Annotated[
         str,
         typer.Option(
-            help="Where the engines will run: cpu, tensorrt-rtx, or tensorrt (Jetson, data centre)."
+            help="Where the engines will run: cpu, cuda, tensorrt-rtx, or tensorrt (Jetson, data centre)."
         ),
     ] = "cpu",
     precision: Annotated[
         str | None,
         typer.Option(
-            help="fp32, fp16 (TensorRT), or the language model's weights in int8 (cpu) or int4.  "
-            "[default: fp32 for cpu, fp16 for TensorRT]"
+            help="fp32, fp16 (GPUs), or the language model's weights in int8 (cpu) or int4.  "
+            "[default: fp32 for cpu, else fp16]"
         ),
     ] = None,
     block_size: Annotated[
         int | None,
-        typer.Option(help="Inputs that share a scale: 32 (default for cpu), 64, 128 (default for TensorRT)."),
+        typer.Option(
+            help="Inputs that share a scale: 32 (default for cpu and cuda), 64, 128 (default for TensorRT)."
+        ),
     ] = None,
     lm_head_bits: Annotated[
         int | None,
-        typer.Option(help="Of the LM head in an int4 build: 4 (default), 8 (cpu) or 16 (TensorRT)."),
+        typer.Option(help="Of the LM head in an int4 build: 4 (default), 8 (cpu, cuda) or 16 (TensorRT)."),
     ] = None,
     lm_head_parts: Annotated[
         int | None,
@@ -49,6 +53,13 @@ def build(
     compute_capability: Annotated[
         str | None, typer.Option(help="tensorrt-rtx: of the GPUs that it is for, such as 8.6,8.9,12.0.")
     ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(help="cuda: cuda (default), tensorrt or nv-tensorrt-rtx, for all but the llm."),
+    ] = None,
+    allow_fallback: Annotated[
+        bool, typer.Option("--allow-fallback", help="cuda: accept nodes that run on the CPU.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="cpu: threads for the checks.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again what is up to date.")] = False,
 ) -> None:
@@ -69,6 +80,8 @@ def build(
         "lm_head_parts": lm_head_parts,
         "encoders": encoders,
         "compute_capabilities": tuple(compute_capability.split(",")) if compute_capability else None,
+        "provider": provider,
+        "allow_fallback": allow_fallback or None,
     }
     options = options_for(target, {name: value for name, value in given.items() if value is not None})
     opened = Bundle.open(bundle)
@@ -99,6 +112,26 @@ def build(
         else f"not run yet: `{verify}` on the device"
     )
     console.print(f"{folder}: {size / 2**20:.1f} MiB, {found}", soft_wrap=True)
+
+
+def verify(
+    bundle: BundlePath,
+    target: TargetOption = "cpu",
+    precision: PrecisionOption = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+) -> None:
+    """Check built engines on the device that is here: check vectors, and one short answer.
+
+    Writes the result into the engines' build.json. Engines for GPUs are not run before that.
+    """
+    from lira_engine.bundle import Bundle
+    from lira_engine.check_engines import tables, verify_engines
+    from lira_engine.engine_folder import usual_precision
+
+    precision = precision or usual_precision(target)
+    with Console(highlight=False).status("") as status:
+        found = verify_engines(Bundle.open(bundle), target, precision, threads, status.update)
+    _print_tables(tables(found))
 
 
 def inspect(

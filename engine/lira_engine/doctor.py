@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import sys
 from pathlib import Path
 
+from lira_engine.errors import LiraError
 from lira_engine.extras import (
     ENGINES_FROM,
     ONNXRUNTIMES,
@@ -16,7 +18,17 @@ from lira_engine.extras import (
     missing_packages,
 )
 from lira_engine.inspect import Tables
-from lira_engine.machine import gpus, this_machine
+from lira_engine.machine import Gpu, gpus, jetson, this_machine
+from lira_engine.ort_device import PROVIDERS
+from lira_engine.trt.flavour import load_flavour, parse_version
+
+RTX_FROM = (7, 5)
+"""Compute capability from which on TensorRT for RTX runs: Turing."""
+JETPACKS: tuple[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]], ...] = (
+    ((6, 2), (6, 3), (10, 3)),
+    ((7, 2, 2), (8,), (11, 4, 1)),
+)
+"""JetPack from, below: the TensorRT that comes with it."""
 
 
 def examine() -> Tables:
@@ -40,7 +52,9 @@ def _machine() -> list[tuple[str, ...]]:
         ("disk", f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in {Path.cwd()}"),
         ("python", f"{here.python} ({sys.executable})"),
     ]
-    rows += [("gpu", f"{gpu.name}, {gpu.memory}, {gpu.driver} (driver)") for gpu in here.gpus]
+    for gpu in here.gpus:
+        known = f", compute capability {gpu.compute_capability}" if gpu.compute_capability else ""
+        rows.append(("gpu", f"{gpu.name}, {gpu.memory}, {gpu.driver} (driver){known}"))
     if not here.gpus:
         rows.append(("gpu", "none found (no answer from nvidia-smi)"))
     if here.power_mode is not None:
@@ -85,12 +99,79 @@ def _targets() -> list[tuple[str, ...]]:
             rows.append((target, "no", f"needs onnxruntime {_dotted(least)} or newer, found {version}"))
         else:
             rows.append((target, "yes", note))
-    unbuilt = ("cuda", "tensorrt", "tensorrt-rtx")
-    rows += [(target, "no", "this version builds no engines for it") for target in unbuilt]
-    return rows
+    return [*rows, _cuda(), _tensorrt(), _tensorrt_rtx()]
 
 
-def _dotted(version: tuple[int, int]) -> str:
+def _cuda() -> tuple[str, ...]:
+    version, providers = _onnxruntime()
+    if version is None:
+        return ("cuda", "no", f"needs ONNX Runtime for CUDA: {install_line('cuda')}")
+    if "CUDA" not in providers:
+        mend = f"pip uninstall -y onnxruntime, then {install_line('cuda')}"
+        return ("cuda", "no", f"onnxruntime {version} has no CUDA provider: {mend}")
+    if not gpus():
+        return ("cuda", "no", "no NVIDIA GPU found")
+    chosen = [
+        name for name, provider in PROVIDERS.items() if provider[: -len("ExecutionProvider")] in providers
+    ]
+    return ("cuda", "yes", f"--provider {', '.join(chosen)}")
+
+
+def _tensorrt() -> tuple[str, ...]:
+    try:
+        flavour = load_flavour("tensorrt")
+    except LiraError as error:
+        return ("tensorrt", "no", str(error))
+    row = _native("tensorrt", flavour.version, "tensorrt")
+    board = jetson()
+    if board is None or board.jetpack is None:
+        return row
+    expected = tensorrt_of(board.jetpack)
+    if expected is not None and flavour.version[:2] != expected[:2]:
+        return (*row[:2], f"{row[2]}; JetPack {board.jetpack} comes with TensorRT {_dotted(expected)}")
+    return row
+
+
+def _tensorrt_rtx() -> tuple[str, ...]:
+    target = "tensorrt-rtx"
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return (target, "no", f"is for x86-64 Linux and Windows, this is {platform.machine()}: take tensorrt")
+    try:
+        flavour = load_flavour(target)
+    except LiraError as error:
+        return (target, "no", str(error))
+    old = [gpu for gpu in gpus() if (known := _capability(gpu)) and known < RTX_FROM]
+    if old:
+        found, expected = old[0].compute_capability, _dotted(RTX_FROM)
+        note = f"{old[0].name} has compute capability {found}, expected {expected} or newer"
+        return (target, "no", note)
+    return _native(target, flavour.version, "rtx")
+
+
+def _native(target: str, version: tuple[int, ...], extra: str) -> tuple[str, ...]:
+    """What an installed TensorRT can do here."""
+    name = f"{target} {_dotted(version)}"
+    if not gpus() and jetson() is None:
+        return (target, "build only" if target == "tensorrt-rtx" else "no", f"{name}, no NVIDIA GPU found")
+    if installed("pycuda") is None:
+        return (target, "build only", f"{name}; running needs pycuda: {install_line(extra)}")
+    return (target, "yes", name)
+
+
+def tensorrt_of(jetpack: str) -> tuple[int, ...] | None:
+    """TensorRT of a JetPack version such as "6.2+b77"; None for one that is not known here."""
+    version = parse_version(jetpack.partition("+")[0].partition("-")[0])
+    for since, below, tensorrt in JETPACKS:
+        if since <= version < below:
+            return tensorrt
+    return None
+
+
+def _capability(gpu: Gpu) -> tuple[int, ...] | None:
+    return parse_version(gpu.compute_capability) if gpu.compute_capability else None
+
+
+def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lira_engine.bundle import Bundle
 from lira_engine.engine_folder import build_command, check_target, engine_file, usable_build
@@ -13,15 +14,22 @@ from lira_engine.errors import LiraError
 from lira_engine.manifest import STAGES
 from lira_engine.runner import Engines, LlmRunner, StageRunner
 from lira_engine.trt.flavour import TARGETS as TENSORRT_TARGETS
+from lira_engine.verified import require_verified
 
 
 def open_engines(
-    bundle: Bundle | Path | str, target: str = "cpu", precision: str = "fp32", threads: int | None = None
+    bundle: Bundle | Path | str,
+    target: str = "cpu",
+    precision: str = "fp32",
+    threads: int | None = None,
+    unverified: bool = False,
 ) -> Engines:
     """Engines that `lira-edge build` made for `target`, or the portable graphs as they are ("portable").
 
-    `threads` is for those that run on the CPU; None leaves the number to ONNX Runtime.
-    Raises LiraError where they are missing, stale, altered or foreign, with the command that mends it.
+    `threads` is for those that run on the CPU; None leaves the number to ONNX Runtime. `unverified` opens
+    engines for a GPU that `lira-edge verify` did not check on this one.
+    Raises LiraError where they are missing, stale, altered, foreign or not verified, with the command that
+    mends it.
     """
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle)
@@ -31,13 +39,17 @@ def open_engines(
         files = {stage: bundle.stage_file(stage) for stage in STAGES}
     else:
         check_target(target, precision)
-        usable_build(bundle, target, precision)
+        build = usable_build(bundle, target, precision)
+        if not unverified:
+            require_verified(build, bundle.path)
         folder = bundle.engine_folder(target, precision)
         files = {stage: folder / engine_file(target, stage) for stage in STAGES}
     stage: Callable[[str, Path], StageRunner] = partial(open_stage, bundle, threads=threads)
     llm: Callable[[Path], LlmRunner] = partial(open_llm, bundle, target=target, threads=threads)
     if target in TENSORRT_TARGETS:
         stage, llm = _tensorrt(bundle, target, precision)
+    elif target == "cuda":
+        stage, llm = _cuda(bundle, build.options, threads)
     with ExitStack() as opened:
         engines = Engines(
             target=target,
@@ -64,6 +76,21 @@ def open_llm(bundle: Bundle, file: Path, target: str, threads: int | None) -> Ll
     from lira_engine.llm_ort import open_llm
 
     return open_llm(file, bundle.manifest.model, target, threads)
+
+
+def _cuda(
+    bundle: Bundle, options: Mapping[str, Any], threads: int | None
+) -> tuple[Callable[[str, Path], StageRunner], Callable[[Path], LlmRunner]]:
+    """What opens a stage and the language model on the GPU, with the provider that they were built for."""
+    from lira_engine.llm_ort import open_llm
+    from lira_engine.ort import OrtStage
+    from lira_engine.ort_device import cuda_device
+
+    device, manifest = cuda_device(options["provider"], options["allow_fallback"]), bundle.manifest
+    return (
+        lambda name, file: OrtStage(name, file, manifest.stages[name], threads, device=device),
+        lambda file: open_llm(file, manifest.model, "cuda", threads, device),
+    )
 
 
 def _tensorrt(

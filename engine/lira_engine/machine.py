@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -12,16 +13,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _L4T = Path("/etc/nv_tegra_release")
+_MODEL = Path("/proc/device-tree/model")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """As nvidia-smi says: a name, memory ("24564 MiB"), the driver's version."""
+    """As nvidia-smi says: a name, memory ("24564 MiB"), the driver's version, "8.9"; None where it does not
+    say."""
 
     name: str
     memory: str
     driver: str
+    compute_capability: str | None = None
+
+
+@dataclass(frozen=True)
+class Jetson:
+    """A Jetson board: its model, the release of its Linux ("36.4.3", where it is written as ever), and the
+    version of JetPack's package, where that is installed."""
+
+    model: str
+    l4t: str
+    jetpack: str | None
 
 
 @dataclass(frozen=True)
@@ -50,12 +64,12 @@ def this_machine() -> Machine:
     total, available = _memory()
     return Machine(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        cpu=_cpu(),
+        cpu=cpu_name(),
         cores=usable_cores(),
         memory_gib=total,
         available_gib=available,
         gpus=tuple(gpus()),
-        jetson=tuple(_jetson()),
+        jetson=tuple(_lines(jetson())),
         power_mode=_power_mode(),
         python=platform.python_version(),
     )
@@ -70,9 +84,41 @@ def usable_cores() -> int:
 
 def gpus() -> list[Gpu]:
     """The NVIDIA GPUs; none where nvidia-smi is missing or fails."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    fields = [[part.strip() for part in line.split(",")] for line in _answer(query)]
-    return [Gpu(*parts) for parts in fields if len(parts) == 3]
+    fields = [
+        [part.strip() for part in line.split(",")] for line in _query("name,memory.total,driver_version")
+    ]
+    # Asked apart: an older nvidia-smi does not know it, and then says nothing at all.
+    capabilities = [line if re.fullmatch(r"\d+\.\d+", line) else None for line in _query("compute_cap")]
+    capabilities += [None] * (len(fields) - len(capabilities))
+    return [
+        Gpu(parts[0], parts[1], parts[2], known)
+        for parts, known in zip(fields, capabilities, strict=False)
+        if len(parts) == 3
+    ]
+
+
+def jetson() -> Jetson | None:
+    """The board, or None where this is no Jetson."""
+    if not _L4T.exists():
+        return None
+    model, l4t = "Jetson", "unknown"
+    with suppress(OSError):
+        model = _MODEL.read_text(encoding="utf-8").strip("\0\n ")
+    with suppress(OSError, IndexError):
+        line = _L4T.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        release = re.match(r"R(\d+) \(release\), REVISION: ([\d.]+)", line)
+        l4t = f"{release[1]}.{release[2]}" if release else line
+    jetpack = _answer(["dpkg-query", "-W", "-f=${Version}", "nvidia-jetpack"])
+    return Jetson(model, l4t, jetpack[0] if jetpack else None)
+
+
+def available_mib() -> int | None:
+    """Memory that can be taken without killing anybody, free swap included, MiB; None where the system does
+    not say."""
+    with suppress(OSError, ValueError, KeyError, IndexError):
+        kib = _meminfo()
+        return (kib["MemAvailable"] + kib.get("SwapFree", 0)) >> 10
+    return None
 
 
 def peak_rss_mib() -> int | None:
@@ -93,7 +139,8 @@ def peak_rss_mib() -> int | None:
     return peak >> 20 if sys.platform == "darwin" else peak >> 10
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """The processor, as the system names it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
@@ -105,24 +152,22 @@ def _cpu() -> str:
 def _memory() -> tuple[float | None, float | None]:
     """Total and available, GiB."""
     with suppress(OSError, ValueError, KeyError, IndexError):
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        kib = {line.partition(":")[0]: int(line.split()[1]) for line in lines}
+        kib = _meminfo()
         return kib["MemTotal"] / 2**20, kib["MemAvailable"] / 2**20
     with suppress(OSError, ValueError, AttributeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, None
     return None, None
 
 
-def _jetson() -> list[str]:
-    if not _L4T.exists():
+def _meminfo() -> dict[str, int]:
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    return {line.partition(":")[0]: int(line.split()[1]) for line in lines}
+
+
+def _lines(board: Jetson | None) -> list[str]:
+    if board is None:
         return []
-    lines = []
-    with suppress(OSError):
-        lines.append(Path("/proc/device-tree/model").read_text(encoding="utf-8").strip("\0\n "))
-    with suppress(OSError):
-        lines.append("L4T " + _L4T.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
-    jetpack = _answer(["dpkg-query", "-W", "-f=${Version}", "nvidia-jetpack"])
-    return lines + [f"JetPack {line}" for line in jetpack]
+    return [board.model, f"L4T {board.l4t}", *([f"JetPack {board.jetpack}"] if board.jetpack else [])]
 
 
 def _power_mode() -> str | None:
@@ -133,6 +178,10 @@ def _power_mode() -> str | None:
     with suppress(OSError):
         return f"governor {_GOVERNOR.read_text(encoding='utf-8').strip()}"
     return None
+
+
+def _query(what: str) -> list[str]:
+    return _answer(["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"])
 
 
 def _answer(command: list[str]) -> list[str]:

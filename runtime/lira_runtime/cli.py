@@ -32,6 +32,9 @@ def run(
     target: TargetOption = "cpu",
     precision: PrecisionOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="Run engines that `lira-edge verify` did not check here.")
+    ] = False,
     overlay: Annotated[Path | None, typer.Option(metavar="PNG", help="Write a picture here.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answer here.")] = None,
     attributes: Annotated[str | None, typer.Option(help="Words to rank at the mask: red,green.")] = None,
@@ -70,7 +73,7 @@ def run(
     out = Console(highlight=False, markup=False)
     with ExitStack() as opened:
         with out.status("opening the engines"):
-            lira = opened.enter_context(Lira.open(bundle, target, precision, threads))
+            lira = opened.enter_context(Lira.open(bundle, target, precision, threads, unverified=unverified))
         mode = cast("Ilvc", ilvc)
         question = lira.prompt(ask, task, expression, mode).question
         if words:

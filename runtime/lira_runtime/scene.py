@@ -61,10 +61,12 @@ class Lira:
         precision: str = "fp32",
         threads: int | None = None,
         tokenizer: TextCoder | None = None,
+        unverified: bool = False,
     ) -> Lira:
         """Open the engines that `lira-edge build` made; "portable" runs the bundle's graphs as they are.
 
-        `threads` defaults to what the engines choose; `tokenizer` replaces the bundle's tokenizer.json.
+        `threads` defaults to what the engines choose; `tokenizer` replaces the bundle's tokenizer.json;
+        `unverified` opens engines for a GPU that were not verified on it.
         Raises LiraError for a folder that is no bundle, for missing or altered files, and for missing or
         stale engines.
         """
@@ -72,7 +74,7 @@ class Lira:
 
         opened = Bundle.open(Path(bundle))
         coder = Tokenizer(opened.tokenizer_file) if tokenizer is None else tokenizer
-        engines = open_engines(opened, target, precision, threads)
+        engines = open_engines(opened, target, precision, threads, unverified)
         return cls(opened.manifest, engines, coder, opened.embeddings, opened.separators)
 
     def close(self) -> None:

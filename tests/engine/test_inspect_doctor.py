@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from lira_engine import LiraError, doctor, machine
 from lira_engine.extras import installed
 from lira_engine.inspect import describe
 from lira_engine.main import main
+from lira_engine.trt import flavour
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -82,7 +85,9 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         r"processor .*, \d+ cores",
         rf"onnxruntime +{re.escape(installed('onnxruntime') or '')}",
         r"cpu +yes",
-        r"tensorrt-rtx +no",
+        r"cuda +(yes|no)",
+        r"tensorrt +(yes|no|build only)",
+        r"tensorrt-rtx +(yes|no|build only)",
     ):
         assert re.search(expected, printed), expected
 
@@ -99,21 +104,112 @@ def test_doctor_on_a_bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert targets[0][:2] == ("cpu", "yes")
 
 
-def test_doctor_on_a_jetson_with_both_wheels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "installed", lambda package: "1.23.2")
-    answers = {
-        "nvidia-smi": ["Orin (nvgpu), [N/A], 540.4.0"],
-        "dpkg-query": ["6.2+b77"],
-        "nvpmodel": ["NV Power Mode: MAXN", "0"],
-    }
-    monkeypatch.setattr(machine, "_answer", lambda command: answers[command[0]])
-    release = tmp_path / "nv_tegra_release"
-    release.write_text("# R36 (release), REVISION: 4.3, GCID: 38968081\n")
-    monkeypatch.setattr(machine, "_L4T", release)
+Record = Callable[..., None]
+ORIN = {
+    "--query-gpu=name,memory.total,driver_version": ["Orin (nvgpu), [N/A], 540.4.0"],
+    "--query-gpu=compute_cap": ["[N/A]"],
+    "-f=${Version}": ["6.2+b77"],
+    "-q": ["NV Power Mode: MAXN_SUPER", "2"],
+}
+RTX = {
+    "--query-gpu=name,memory.total,driver_version": ["NVIDIA GeForce RTX 4090, 24564 MiB, 580.95.05"],
+    "--query-gpu=compute_cap": ["8.9"],
+}
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Record:
+    """record(answers, release, arch, packages...): what a machine's programs print, the line of its L4T file,
+    and the versions of what is installed there (TensorRT by its module's name)."""
+
+    def record(
+        answers: dict[str, list[str]], release: str = "", arch: str = "x86_64", **packages: str
+    ) -> None:
+        monkeypatch.setattr(
+            machine, "_answer", lambda command: next((answers[a] for a in command if a in answers), [])
+        )
+        board = tmp_path / "nv_tegra_release"
+        if release:
+            board.write_text(release + "\n")
+        monkeypatch.setattr(machine, "_L4T", board)
+        model = tmp_path / "model"
+        model.write_bytes(b"NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super\0")
+        monkeypatch.setattr(machine, "_MODEL", model)
+        monkeypatch.setattr(doctor.platform, "machine", lambda: arch)
+        monkeypatch.setattr(doctor, "installed", lambda package: packages.get(package.replace("-", "_")))
+
+        def module(name: str) -> ModuleType:
+            if name not in packages:
+                raise ImportError(f"No module named '{name}'")
+            found = ModuleType(name)
+            found.__version__ = packages[name]  # type: ignore[attr-defined]
+            return found
+
+        monkeypatch.setattr(flavour.importlib, "import_module", module)
+
+    return record
+
+
+def targets() -> dict[str, tuple[str, ...]]:
+    return {row[0]: row[1:] for row in dict(doctor.examine())["targets"]}
+
+
+R36 = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64"
+
+
+def test_doctor_on_a_jetson(recorded: Record) -> None:
+    recorded(ORIN, R36, "aarch64", tensorrt="10.3.0", pycuda="2024.1.2")
     tables = dict(doctor.examine())
     assert ("gpu", "Orin (nvgpu), [N/A], 540.4.0 (driver)") in tables["machine"]
-    assert ("jetson", "L4T R36 (release), REVISION: 4.3, GCID: 38968081") in tables["machine"]
+    for line in ("NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super", "L4T 36.4.3"):
+        assert ("jetson", line) in tables["machine"]
     assert ("jetson", "JetPack 6.2+b77") in tables["machine"]
-    assert ("power mode", "MAXN") in tables["machine"]
-    ((problem,),) = tables["problems"]
+    assert ("power mode", "MAXN_SUPER") in tables["machine"]
+    assert targets()["tensorrt"] == ("yes", "tensorrt 10.3.0")
+    assert targets()["tensorrt-rtx"] == (
+        "no",
+        "is for x86-64 Linux and Windows, this is aarch64: take tensorrt",
+    )
+    assert "problems" not in tables
+
+
+def test_doctor_says_what_does_not_fit_a_jetson(recorded: Record) -> None:
+    recorded(ORIN, R36, "aarch64", tensorrt="10.7.0", pycuda="2024.1.2")
+    assert targets()["tensorrt"] == ("yes", "tensorrt 10.7.0; JetPack 6.2+b77 comes with TensorRT 10.3")
+    recorded(ORIN, R36, "aarch64", tensorrt="10.3.0")
+    answer, note = targets()["tensorrt"]
+    assert answer == "build only" and "running needs pycuda: pip install 'lira-edge[tensorrt]'" in note
+    recorded(ORIN, R36, "aarch64")
+    answer, note = targets()["tensorrt"]
+    assert answer == "no" and "sudo apt install tensorrt python3-libnvinfer" in note
+
+
+def test_tensorrt_of_a_jetpack() -> None:
+    assert doctor.tensorrt_of("6.2+b77") == doctor.tensorrt_of("6.2.1+b38") == (10, 3)
+    assert doctor.tensorrt_of("7.2.2-b10") == (11, 4, 1)
+    assert doctor.tensorrt_of("7.0") is doctor.tensorrt_of("5.1.2") is None
+
+
+def test_doctor_on_an_rtx_machine(recorded: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded(RTX, tensorrt_rtx="1.7.1", pycuda="2025.1")
+    shown = "NVIDIA GeForce RTX 4090, 24564 MiB, 580.95.05 (driver), compute capability 8.9"
+    assert ("gpu", shown) in dict(doctor.examine())["machine"]
+    assert targets()["tensorrt-rtx"] == ("yes", "tensorrt-rtx 1.7.1")
+    assert targets()["cuda"][0] == "no"
+    monkeypatch.setattr(doctor, "_onnxruntime", lambda: ("1.32.0", ["Tensorrt", "CUDA", "CPU"]))
+    assert targets()["cuda"] == ("yes", "--provider cuda, tensorrt")
+    recorded({**RTX, "--query-gpu=compute_cap": ["6.1"]}, tensorrt_rtx="1.7.1", pycuda="2025.1")
+    expected = "NVIDIA GeForce RTX 4090 has compute capability 6.1, expected 7.5 or newer"
+    assert targets()["tensorrt-rtx"] == ("no", expected)
+    recorded({}, tensorrt_rtx="1.7.1")  # engines for RTX are built without a GPU
+    assert targets()["tensorrt-rtx"] == ("build only", "tensorrt-rtx 1.7.1, no NVIDIA GPU found")
+    assert targets()["cuda"] == ("no", "no NVIDIA GPU found")
+    recorded(RTX)
+    answer, note = targets()["tensorrt-rtx"]
+    assert answer == "no" and note.endswith("pip install 'lira-edge[rtx]'")
+
+
+def test_doctor_with_both_wheels(recorded: Record) -> None:
+    recorded(RTX, onnxruntime="1.23.2", onnxruntime_gpu="1.23.2")
+    ((problem,),) = dict(doctor.examine())["problems"]
     assert "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'lira-edge[cuda]'" in problem

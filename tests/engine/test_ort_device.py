@@ -191,7 +191,9 @@ def test_stages_give_what_a_plain_run_gives(made_bundle: Path) -> None:
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_where_the_nodes_of_a_real_run_were(portable: Path, made_bundle: Path, tmp_path: Path) -> None:
+def test_where_the_nodes_of_a_real_run_were(
+    portable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The profile of a real session, judged for the device that it ran on, and for one that it did not."""
     path = lowered(portable, "fp32", tmp_path)
     feeds: dict[str, np.ndarray] = {
@@ -207,6 +209,19 @@ def test_where_the_nodes_of_a_real_run_were(portable: Path, made_bundle: Path, t
     assert (here.sizes_on_cpu, here.copies, here.elsewhere) == (0, 0, ())
     check_placement("llm", here, CPU)
     assert here.text().endswith(" CPU")
+
+    def on_cpu(path: Path, device: Device, profile: Path) -> onnxruntime.InferenceSession:
+        return open_session(path, profile=profile)
+
+    monkeypatch.setattr("lira_engine.ort.open_session", on_cpu)
+    judged = placement_of_run(path, CUDA, feeds)
+    assert judged.nodes == {"CPUExecutionProvider": len(judged.elsewhere)}
+    # Lengths and positions are computed on the CPU on any device; keys, values and products must not be.
+    assert 2 < judged.sizes_on_cpu < 20
+    assert judged.sizes_on_cpu + len(judged.elsewhere) == here.nodes["CPUExecutionProvider"]
+    assert {"MatMul", "ScatterElements", "Softmax"} < {node.op for node in judged.elsewhere}
+    with pytest.raises(LiraError, match=r"nodes of llm ran on CPUExecutionProvider, expected CUDA"):
+        check_placement("llm", judged, CUDA)
 
 
 NODES = [

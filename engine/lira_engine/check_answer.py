@@ -1,0 +1,152 @@
+"""One short answer whose tokens are given, through all five engines, held against the portable graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lira_engine.accuracy import FP32_TOLERANCE, RMS_TOLERANCE
+from lira_engine.bundle import Bundle
+from lira_engine.errors import LiraError
+from lira_engine.machine import available_mib
+from lira_engine.manifest import PreprocessingSpec
+from lira_engine.runner import Engines
+
+QUESTION = "Is there a square in the image?"
+# A portable graph is opened beside the engines: its weights in fp32, and room to compute.
+_MEMORY_PER_BYTE = 2.5
+# Logits of two tokens are as far apart as chance would have it; what counts as a tie is a multiple of what a
+# precision moves each of them by.
+_TIE = 4.0
+
+
+def check_answer(
+    bundle: Bundle, engines: Engines, precision: str, threads: int | None
+) -> tuple[int, int | None]:
+    """Look at a generated picture, ask, and give the answer ` <p> [SEG] <image_id> region </p>`, token by
+    token: prefill, decoding, a mask, a region.
+
+    Returns how many next tokens were asked for, and at how many of them the portable language model, run on
+    the same embeddings, has the same favourite; None where this machine has no memory or no ONNX Runtime
+    for it. (0, None) where the context is too short for the answer.
+
+    Raises LiraError where anything is not finite, or a favourite differs by more than what is left to chance
+    in `precision`.
+    """
+    tokens, manifest = bundle.manifest.tokens, bundle.manifest
+    tile, picture = _pictures(manifest.preprocessing)
+    features = _finite("features", engines.semantic_encoder.run({"pixel_values": tile})["features"])
+    pixel = engines.pixel_encoder.run({"pixel_values": picture})
+    fused = engines.sefe.run(
+        {"features": features, "pixel_features": pixel["pixel_features"], "queries": pixel["queries"]}
+    )
+    valid = pixel["query_valid"][0].astype(bool) if "query_valid" in pixel else slice(None)
+    separators = bundle.separators
+    before, after = _prompt(bundle)
+    prompt = [
+        _embed(bundle, before),
+        features[0],
+        separators[:1],
+        fused["pixel_tokens"][0],
+        separators[1:],
+        fused["query_tokens"][0][valid],
+        _embed(bundle, after),
+    ]
+    region = [_embed(bundle, [tokens.image_id]), features[0], _embed(bundle, list(tokens.region_suffix))]
+    chunks = [np.concatenate(prompt), *(_embed(bundle, [i]) for i in (tokens.p, tokens.seg))]
+    chunks += [np.concatenate(region), _embed(bundle, [tokens.p_end])]
+    chunks = [np.ascontiguousarray(chunk, np.float32) for chunk in chunks]
+
+    if sum(map(len, chunks)) > engines.llm.capacity:
+        return 0, None
+    cache = engines.llm.new_cache()
+    logits = []
+    for i, chunk in enumerate(chunks):
+        out = engines.llm.forward(chunk, cache)
+        logits.append(_finite("logits", out.logits[-1]))
+        if i == 2:  # the pass in which [SEG] is the input makes the mask
+            names = manifest.stages["pixel_decoder"].inputs.keys() - {"hidden_states"}
+            feeds = {"hidden_states": out.hidden[-1:], **{name: pixel[name] for name in names}}
+            _finite("mask_logits", engines.pixel_decoder.run(feeds)["mask_logits"])
+    expected = _portable_logits(bundle, chunks, threads)
+    if expected is None:
+        return len(chunks), None
+    return len(chunks), _agreeing(np.stack(logits), expected, precision)
+
+
+def _agreeing(found: np.ndarray, expected: np.ndarray, precision: str) -> int:
+    """At how many positions of logits [n, V] the favourites are the same."""
+    tolerance = FP32_TOLERANCE if precision == "fp32" else RMS_TOLERANCE[precision]
+    agree = 0
+    for i, (row, wanted) in enumerate(zip(found, expected, strict=True)):
+        chosen, favourite = int(row.argmax()), int(wanted.argmax())
+        gap = float(wanted[favourite] - wanted[chosen])
+        if gap > _TIE * tolerance * float(np.abs(wanted).max()):
+            raise LiraError(
+                f"token {i + 1} of the answer is wrong: the engine's favourite is {chosen}, the portable "
+                f"graph's is {favourite} and ahead of it by {gap:.2g}"
+            )
+        agree += chosen == favourite
+    return agree
+
+
+def _portable_logits(bundle: Bundle, chunks: list[np.ndarray], threads: int | None) -> np.ndarray | None:
+    """Logits [n, V] of the portable graph after each chunk, in one pass; None where it cannot run here."""
+    size = sum((bundle.path / name).stat().st_size for name in bundle.stage_sources("llm"))
+    free = available_mib()
+    if free is not None and free * 2**20 < size * _MEMORY_PER_BYTE:
+        return None
+    try:
+        from lira_engine.engines import open_llm
+
+        with open_llm(bundle, bundle.stage_file("llm"), "portable", threads) as llm:
+            ends = np.cumsum([len(chunk) for chunk in chunks]) - 1
+            return llm.forward(np.concatenate(chunks), llm.new_cache(), ends.tolist()).logits
+    except LiraError:  # a device that runs TensorRT needs no ONNX Runtime, or has an older one
+        return None
+
+
+def _prompt(bundle: Bundle) -> tuple[list[int], list[int]]:
+    """Ids before and after the image."""
+    from tokenizers import Tokenizer
+
+    prompts, file = bundle.manifest.prompts, bundle.tokenizer_file
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception
+        raise LiraError(f"{file} is not a tokenizer.json ({error}): export the bundle again") from error
+    start, end = prompts.user.split("<image>", 1)
+    before, after = (
+        list(tokenizer.encode(text, add_special_tokens=False).ids)
+        for text in (prompts.system + start, end.replace("{question}", QUESTION))
+    )
+    return [bundle.manifest.tokens.bos, *before] if prompts.add_bos else before, after
+
+
+def _embed(bundle: Bundle, ids: list[int]) -> np.ndarray:
+    """[n, C] float32"""
+    return np.asarray(bundle.embeddings[np.asarray(ids, np.int64)], np.float32)
+
+
+def _pictures(spec: PreprocessingSpec) -> tuple[np.ndarray, np.ndarray]:
+    """A square on a shaded ground: one tile [1,3,S,S] and the pixel encoder's input [1,3,P,P], float32."""
+    tile, pixel = spec.tile, spec.pixel
+    return _picture(tile.size, tile.mean, tile.std), _picture(pixel.size, pixel.mean, pixel.std)
+
+
+def _picture(size: int, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    ramp = np.linspace(0, 0.5, size, dtype=np.float32)
+    image = np.stack(
+        [np.add.outer(ramp, ramp), np.add.outer(ramp, ramp[::-1]), np.add.outer(ramp[::-1], ramp)]
+    )
+    middle = slice(size // 3, 2 * size // 3)
+    image[:, middle, middle] = np.array([0.9, 0.2, 0.2], np.float32)[:, None, None]
+    shift, scale = (np.array(values, np.float32)[:, None, None] for values in (mean, std))
+    return ((image - shift) / scale)[None].astype(np.float32)
+
+
+def _finite(name: str, array: np.ndarray) -> np.ndarray:
+    if not np.isfinite(array).all():
+        raise LiraError(f"{name} of the answer are not finite: the engines overflow on this device")
+    return array

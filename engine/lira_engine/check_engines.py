@@ -1,0 +1,143 @@
+"""Built engines on the device that will run them: check vectors, then one short answer; kept in build.json.
+
+A build that finished says little: fused kernels can be wrong on one GPU and right on the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from lira_engine.accuracy import check_outputs
+from lira_engine.bundle import Bundle, CheckVectors
+from lira_engine.check_answer import check_answer
+from lira_engine.engine_folder import Build, check_target, engine_file, usable_build
+from lira_engine.engines import open_engines
+from lira_engine.errors import LiraError
+from lira_engine.inspect import Tables
+from lira_engine.manifest import STAGES
+from lira_engine.runner import Engines, LlmRunner, StageRunner
+from lira_engine.verified import Verified, keep_verified, now, this_setting
+
+Progress = Callable[[str], None]
+"""Called with what is checked now."""
+SINGLE_STEPS = 2
+"""Rows at the end of the check vectors that go one by one, as decoding does."""
+
+
+def verify_engines(
+    bundle: Bundle | Path | str,
+    target: str,
+    precision: str,
+    threads: int | None = None,
+    progress: Progress = lambda what: None,
+) -> Verified:
+    """Check the built engines of a bundle on this machine's device and note it in their build.json.
+
+    Raises LiraError where the engines are missing, stale, altered or foreign, the device is missing, or an
+    output is wrong: then build.json says that they are not verified.
+    """
+    check_target(target, precision)
+    if not isinstance(bundle, Bundle):
+        bundle = Bundle.open(bundle)
+    build = usable_build(bundle, target, precision)
+    setting = this_setting(target)
+    folder = bundle.engine_folder(target, precision)
+    try:
+        with open_engines(bundle, target, precision, threads, unverified=True) as engines:
+            errors = {}
+            for stage in STAGES:
+                progress(stage)
+                errors[stage] = check_stage(bundle, stage, engines, build)
+            progress("answer")
+            tokens, agree = check_answer(bundle, engines, build.precisions["llm"], threads)
+        placement = _placement(bundle, build, progress)
+    except LiraError:
+        if build.verified is not None:
+            keep_verified(folder, build, None)
+        raise
+    found = Verified(now(), setting, errors, tokens, agree, placement)
+    keep_verified(folder, build, found)
+    return found
+
+
+def check_stage(bundle: Bundle, stage: str, engines: Engines, build: Build) -> dict[str, float]:
+    """The error of each of a stage's outputs on the check vectors. Raises LiraError, which names the first
+    wrong one with its error and limit."""
+    vectors = bundle.check_vectors(stage)
+    if stage == "llm":
+        found = run_llm(engines.llm, vectors)
+    else:
+        found = run_stage(getattr(engines, stage), vectors.inputs)
+    what = f"the {build.target} engine of {stage}"
+    return check_outputs(what, build.precisions[stage], found, vectors.outputs, vectors.noise)
+
+
+def run_stage(runner: StageRunner, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A stage's outputs; tiles go through the semantic encoder one at a time, as the runtime gives them."""
+    if runner.name != "semantic_encoder":
+        return runner.run(feeds)
+    tiles = [runner.run({"pixel_values": tile[None]}) for tile in feeds["pixel_values"]]
+    return {name: np.concatenate([tile[name] for tile in tiles]) for name in tiles[0]}
+
+
+def run_llm(llm: LlmRunner, vectors: CheckVectors) -> dict[str, np.ndarray]:
+    """The language model on check vectors that begin with an empty cache: first half, second half, and the
+    last rows one by one, each pass reading what those before it left in the cache."""
+    inputs = vectors.inputs
+    if inputs["position"].any():
+        raise LiraError(
+            f"the language model's check vectors begin at position {int(inputs['position'][0])}, expected an "
+            "empty cache: export the bundle again with `lira-edge export`"
+        )
+    embeds, asked = inputs["inputs_embeds"][0], [int(p) for p in inputs["logit_positions"]]
+    rows = len(embeds)
+    single = range(max(1, rows - SINGLE_STEPS), rows)
+    edges = sorted({0, (rows + 1) // 2, *single, rows})
+    cache = llm.new_cache()
+    logits, hidden = {}, {}
+    for start, stop in pairwise(edges):
+        wanted = [p for p in asked if start <= p < stop]
+        out = llm.forward(embeds[start:stop], cache, [p - start for p in wanted] or (-1,))
+        for i, position in enumerate(wanted):
+            logits[position], hidden[position] = out.logits[i], out.hidden[i]
+    return {
+        "logits": np.stack([logits[p] for p in asked])[None],
+        "hidden_states": np.stack([hidden[p] for p in asked])[None],
+    }
+
+
+def _placement(bundle: Bundle, build: Build, progress: Progress) -> dict[str, str]:
+    """Where the nodes of a cuda build ran."""
+    if build.target != "cuda":
+        return {}
+    from lira_engine.build_cuda import checked_placement, device_of
+
+    folder, device = bundle.engine_folder(build.target, build.precision), device_of(build.options)
+    found = {}
+    for stage in STAGES:
+        progress(f"{stage}: placement")
+        file = folder / engine_file(build.target, stage)
+        found[stage] = checked_placement(bundle, stage, file, build.precisions[stage], device).text()
+    return found
+
+
+def tables(found: Verified) -> Tables:
+    """What was found, for people."""
+    rows: list[tuple[str, ...]] = []
+    for stage, errors in found.errors.items():
+        output, error = max(errors.items(), key=lambda item: item[1])
+        rows.append((stage, f"{error:.1e}", f"({output})", found.placement.get(stage, "")))
+    if not found.tokens:
+        answer = "not given: the context is too short"
+    elif found.agree is None:
+        answer = f"{found.tokens} tokens, finite; the portable graph, to compare them with, does not run here"
+    else:
+        answer = f"{found.agree} of {found.tokens} next tokens are the portable graph's"
+    return [
+        ("verified on", [("device", found.setting.text()), ("answer", answer)]),
+        ("largest error on the check vectors", rows),
+    ]

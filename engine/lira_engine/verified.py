@@ -1,0 +1,110 @@
+"""That engines gave right answers on a device, and whether it is the one that is here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lira_engine.atomic import atomic_write
+from lira_engine.errors import LiraError
+from lira_engine.machine import cpu_name, gpus, jetson
+
+if TYPE_CHECKING:
+    from lira_engine.engine_folder import Build
+
+GPU_TARGETS = ("cuda", "tensorrt", "tensorrt-rtx")
+_RUNTIMES = {
+    "cpu": ("onnxruntime", "onnxruntime-gpu"),
+    "cuda": ("onnxruntime-gpu", "onnxruntime"),
+    "tensorrt": ("tensorrt",),
+    "tensorrt-rtx": ("tensorrt-rtx",),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What decides how the same engine file computes: the processor's name, the driver's version (a board's
+    L4T; "" where there is none), and the package that runs engines, with its version."""
+
+    device: str
+    driver: str
+    runtime: str
+
+    def text(self) -> str:
+        driver = f", driver {self.driver}" if self.driver else ""
+        return f"{self.device}{driver}, {self.runtime}"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `lira-edge verify` found. See `lira_engine.check_engines`.
+
+    Attributes:
+        when: UTC, ISO 8601. errors: of each stage's outputs on the check vectors (see lira_engine.accuracy).
+        tokens, agree: positions of a given answer, and at how many of them the next token is the portable
+            graph's; None where that graph was not run. placement: of target cuda, see lira_engine.placement.
+    """
+
+    when: str
+    setting: Setting
+    errors: dict[str, dict[str, float]]
+    tokens: int
+    agree: int | None
+    placement: dict[str, str] = field(default_factory=dict)
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def this_setting(target: str) -> Setting:
+    """Of this machine, for a target. Raises LiraError where a GPU target finds no GPU."""
+    runtime = _runtime(target)
+    if target not in GPU_TARGETS:
+        return Setting(cpu_name(), "", runtime)
+    board = jetson()
+    if board is not None:
+        return Setting(board.model, board.l4t, runtime)
+    found = gpus()
+    if not found:
+        raise LiraError(
+            f"target {target} needs an NVIDIA GPU, nvidia-smi names none: see `lira-edge doctor`; "
+            "a graph of the same bundle runs on this machine with --target cpu"
+        )
+    return Setting(found[0].name, found[0].driver, runtime)
+
+
+def keep_verified(folder: Path, build: Build, found: Verified | None) -> None:
+    """Write into build.json what was found, None for what failed."""
+    from lira_engine.engine_folder import BUILD_NAME
+
+    with atomic_write(folder / BUILD_NAME) as file:
+        file.write(replace(build, verified=found).dumps().encode())
+
+
+def require_verified(build: Build, bundle: Path) -> None:
+    """Raise LiraError for engines of a GPU target that were not verified in the setting that is here."""
+    if build.target not in GPU_TARGETS:
+        return
+    command = f"lira-edge verify {bundle} --target {build.target} --precision {build.precision}"
+    mend = f"run `{command}`, or take them as they are with --unverified"
+    if build.verified is None:
+        raise LiraError(f"the {build.target}-{build.precision} engines were not verified on a device: {mend}")
+    here, there = this_setting(build.target), build.verified.setting
+    if here != there:
+        raise LiraError(
+            f"the {build.target}-{build.precision} engines were verified on {there.text()}; this is "
+            f"{here.text()}: {mend}"
+        )
+
+
+def _runtime(target: str) -> str:
+    for package in _RUNTIMES[target]:
+        try:
+            return f"{package} {metadata.version(package)}"
+        except metadata.PackageNotFoundError:
+            continue
+    return f"{_RUNTIMES[target][0]} of the system"
