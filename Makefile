@@ -17,7 +17,7 @@ VQA := Is there a fish in the image? Please answer yes or no.
 
 RUN = $(BIN)/lira-edge run $(BUNDLE) --image $(SAMPLE)
 
-.PHONY: demo bundle test lint clean
+.PHONY: demo bundle test test-gpu lint clean
 .DELETE_ON_ERROR:
 
 demo: bundle
@@ -35,6 +35,10 @@ $(BUNDLE)/lira.json: $(STAMP) $(wildcard $(CHECKPOINT)/* $(CHECKPOINT)/*/*) $(wi
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Builds, verifies and runs lira-nano for every GPU target that is installed; says by name what it skips, and why.
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu -rs --no-header tests/engine/test_gpu.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check --output-format concise .

@@ -1,0 +1,52 @@
+"""On a machine with an NVIDIA GPU: the miniature built, verified, and asked. Run by `make test-gpu`; where a
+target cannot run, it is skipped by name, with what is missing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lira_engine import doctor
+from lira_engine.build import build
+from lira_engine.check_engines import verify_engines
+from lira_runtime import Lira
+
+pytestmark = pytest.mark.gpu
+ROOT = Path(__file__).parent.parent.parent
+TARGETS = ("cuda", "tensorrt", "tensorrt-rtx")
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest) -> str:
+    """A target that runs here, by what `lira-edge doctor` says."""
+    name: str = request.param
+    rows = {row[0]: row[1:] for row in dict(doctor.examine())["targets"]}
+    runs, note = rows[name][:2]
+    if runs != "yes":
+        pytest.skip(f"target {name}: {note}")
+    return name
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int4"])
+def test_from_build_to_mask(
+    target: str, precision: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """The engines are right on the check vectors, and a grounded answer is the portable graphs' one."""
+    bundle = tmp_path / "nano"
+    shutil.copytree(request.getfixturevalue("nano_bundle"), bundle)  # exported where something runs
+    build(bundle, target, precision)
+    found = verify_engines(bundle, target, precision)
+    assert found.tokens and (precision == "int4" or found.agree == found.tokens)
+    image = ROOT / "assets" / "sample.png"
+    with Lira.open(bundle, target, precision) as ours, Lira.open(bundle, "portable") as portable:
+        answer, expected = (lira.look(image).ask(task="gcg") for lira in (ours, portable))
+        assert answer.text == expected.text or precision == "int4"
+        masks = [phrase.mask.binary for phrase in answer.phrases if phrase.mask is not None]
+        assert masks and all(mask.any() for mask in masks)
+        if precision != "int4":
+            wanted = [phrase.mask.binary for phrase in expected.phrases if phrase.mask is not None]
+            for mask, other in zip(masks, wanted, strict=True):
+                assert np.logical_and(mask, other).sum() / np.logical_or(mask, other).sum() > 0.95
