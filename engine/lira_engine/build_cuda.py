@@ -16,16 +16,15 @@ from lira_engine.accuracy import check_outputs
 from lira_engine.builder import BuiltStage, CudaOptions, Progress
 from lira_engine.bundle import Bundle
 from lira_engine.engine_folder import engine_file, tool_versions
+from lira_engine.external_data import save_graph
 from lira_engine.llm_ort import open_llm
 from lira_engine.ort import OrtStage
 from lira_engine.ort_device import Device, cuda_device
 from lira_engine.passes import Quantization, apply
 from lira_engine.passes.cuda import cuda_pipeline
-from lira_engine.passes.half_products import KEPT
+from lira_engine.passes.half_products import kept_in_fp32
 from lira_engine.passes.tensorrt import is_cache
 from lira_engine.placement import Placement, check_placement, placement_of_run
-
-EXTERNAL_FROM_BYTES = 1024
 
 
 class CudaBuilder:
@@ -83,17 +82,11 @@ class CudaBuilder:
         passes = cuda_pipeline(stage, precision, self.options.provider, quantization)
         model = apply(ir.load(self.bundle.stage_file(stage)), passes)
         self.progress(stage, "write")
-        ir.save(
-            model,
-            file,
-            external_data=f"{file.name}.data",
-            size_threshold_bytes=EXTERNAL_FROM_BYTES,
-            max_workers=1,  # each worker has a tensor in memory
-        )
-        return tuple(filter(None, model.metadata_props.get(KEPT, "").split(",")))
+        save_graph(model, file)
+        return kept_in_fp32(model)
 
     def _check(self, stage: str, precision: str, file: Path) -> dict[str, float]:
-        from lira_engine.check_engines import run_llm, run_stage
+        from lira_engine.check_vectors import run_llm, run_stage
 
         manifest, vectors = self.bundle.manifest, self.bundle.check_vectors(stage)
         if stage == "llm":

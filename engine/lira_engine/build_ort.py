@@ -14,15 +14,14 @@ import onnx_ir as ir
 
 from lira_engine.accuracy import check_outputs
 from lira_engine.builder import BuiltStage, OrtOptions, Progress
-from lira_engine.bundle import Bundle, CheckVectors
+from lira_engine.bundle import Bundle
+from lira_engine.check_vectors import run_llm
 from lira_engine.engine_folder import engine_file, tool_versions
 from lira_engine.engines import open_llm, open_stage
 from lira_engine.errors import LiraError
+from lira_engine.external_data import save_graph
 from lira_engine.passes import Quantization, lower
-from lira_engine.runner import LlmRunner
 
-# Weights go into a file of their own that is memory-mapped; what is smaller stays in the graph.
-EXTERNAL_FROM_BYTES = 1024
 _TIMED_RUNS = 3
 WORTHWHILE = 1.1
 """Speedup from which on int8 is taken."""
@@ -81,13 +80,7 @@ class OrtBuilder:
         model = lower(portable, self.target, stage, precision, quantization)
         self.progress(stage, "write")
         file = folder / engine_file(self.target, stage)
-        ir.save(
-            model,
-            file,
-            external_data=f"{file.name}.data",
-            size_threshold_bytes=EXTERNAL_FROM_BYTES,
-            max_workers=1,  # each worker has a tensor in memory
-        )
+        save_graph(model, file)
         del model, portable
         self.progress(stage, "check")
         return check_stage(self.bundle, stage, file, self.target, precision, self.threads)
@@ -160,21 +153,5 @@ def check_stage(
             check(runner.run(vectors.inputs))
     if stage == "llm" and not vectors.inputs["position"].any():
         with open_llm(bundle, file, target, threads) as llm:
-            check(_run_in_two_chunks(llm, vectors))
+            check(run_llm(llm, vectors))
     return errors
-
-
-def _run_in_two_chunks(llm: LlmRunner, vectors: CheckVectors) -> dict[str, np.ndarray]:
-    """The language model on check vectors with an empty cache: the second half of the rows reads what the
-    first half left in the runner's own cache."""
-    inputs = vectors.inputs
-    embeds, asked = inputs["inputs_embeds"][0], inputs["logit_positions"]
-    middle = (len(embeds) + 1) // 2
-    cache = llm.new_cache()
-    chunks = []
-    for start, stop in ((0, middle), (middle, len(embeds))):
-        if start < stop:
-            chunks.append(llm.forward(embeds[start:stop], cache, range(stop - start)))
-    logits = np.concatenate([chunk.logits for chunk in chunks])
-    hidden = np.concatenate([chunk.hidden for chunk in chunks])
-    return {"logits": logits[None, asked], "hidden_states": hidden[None, asked]}

@@ -5,27 +5,23 @@ A build that finished says little: fused kernels can be wrong on one GPU and rig
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from lira_engine.accuracy import check_outputs
-from lira_engine.bundle import Bundle, CheckVectors
+from lira_engine.bundle import Bundle
 from lira_engine.check_answer import check_answer
+from lira_engine.check_vectors import run_llm, run_stage
 from lira_engine.engine_folder import Build, check_target, engine_file, usable_build
 from lira_engine.engines import open_engines
 from lira_engine.errors import LiraError
 from lira_engine.inspect import Tables
 from lira_engine.manifest import STAGES
-from lira_engine.runner import Engines, LlmRunner, StageRunner
+from lira_engine.runner import Engines
 from lira_engine.verified import Verified, keep_verified, now, this_setting
 
 Progress = Callable[[str], None]
 """Called with what is checked now."""
-SINGLE_STEPS = 2
-"""Rows at the end of the check vectors that go one by one, as decoding does."""
 
 
 def verify_engines(
@@ -74,40 +70,6 @@ def check_stage(bundle: Bundle, stage: str, engines: Engines, build: Build) -> d
         found = run_stage(getattr(engines, stage), vectors.inputs)
     what = f"the {build.target} engine of {stage}"
     return check_outputs(what, build.precisions[stage], found, vectors.outputs, vectors.noise)
-
-
-def run_stage(runner: StageRunner, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A stage's outputs; tiles go through the semantic encoder one at a time, as the runtime gives them."""
-    if runner.name != "semantic_encoder":
-        return runner.run(feeds)
-    tiles = [runner.run({"pixel_values": tile[None]}) for tile in feeds["pixel_values"]]
-    return {name: np.concatenate([tile[name] for tile in tiles]) for name in tiles[0]}
-
-
-def run_llm(llm: LlmRunner, vectors: CheckVectors) -> dict[str, np.ndarray]:
-    """The language model on check vectors that begin with an empty cache: first half, second half, and the
-    last rows one by one, each pass reading what those before it left in the cache."""
-    inputs = vectors.inputs
-    if inputs["position"].any():
-        raise LiraError(
-            f"the language model's check vectors begin at position {int(inputs['position'][0])}, expected an "
-            "empty cache: export the bundle again with `lira-edge export`"
-        )
-    embeds, asked = inputs["inputs_embeds"][0], [int(p) for p in inputs["logit_positions"]]
-    rows = len(embeds)
-    single = range(max(1, rows - SINGLE_STEPS), rows)
-    edges = sorted({0, (rows + 1) // 2, *single, rows})
-    cache = llm.new_cache()
-    logits, hidden = {}, {}
-    for start, stop in pairwise(edges):
-        wanted = [p for p in asked if start <= p < stop]
-        out = llm.forward(embeds[start:stop], cache, [p - start for p in wanted] or (-1,))
-        for i, position in enumerate(wanted):
-            logits[position], hidden[position] = out.logits[i], out.hidden[i]
-    return {
-        "logits": np.stack([logits[p] for p in asked])[None],
-        "hidden_states": np.stack([hidden[p] for p in asked])[None],
-    }
 
 
 def _placement(bundle: Bundle, build: Build, progress: Progress) -> dict[str, str]:

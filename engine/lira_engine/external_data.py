@@ -1,13 +1,16 @@
-"""Which other files an ONNX file reads its tensors from."""
+"""Weights in files beside an ONNX file: writing them, and which ones a file reads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 
 from lira_engine.errors import LiraError
+
+EXTERNAL_FROM_BYTES = 1024
 
 
 def external_locations(path: Path) -> set[str]:
@@ -52,3 +55,17 @@ def _scan_tensors(tensors: Iterable[onnx.TensorProto], found: set[str]) -> None:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             # Without a location nothing can be read: the empty name is then refused like any foreign one.
             found.add(next((entry.value for entry in tensor.external_data if entry.key == "location"), ""))
+
+
+def save_graph(model: ir.Model, file: Path, written: Callable[[int], None] = lambda offset: None) -> None:
+    """Write a graph, its weights into FILE.data beside it, to be memory-mapped; what is small stays in the
+    graph. Always beside it: no size is a special case. Lazy weights are made one at a time; `written` is told
+    how many bytes of them are there."""
+    ir.save(
+        model,
+        file,
+        external_data=f"{file.name}.data",
+        size_threshold_bytes=EXTERNAL_FROM_BYTES,
+        max_workers=1,  # each worker has a tensor in memory
+        callback=lambda tensor, info: written(info.offset),
+    )

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lira_engine.accuracy import accepted_error, relative_error
 from lira_engine.errors import LiraError
+from lira_engine.external_data import save_graph
 from lira_engine.manifest import MANIFEST_NAME, FileEntry, Manifest, StageSpec, TensorSpec
 from lira_engine.ort import OrtStage
 from lira_engine.verify import sha256_of
@@ -40,7 +41,6 @@ class Step:
 Progress = Callable[[Step], None]
 Report = Callable[[str], None]
 
-_EXTERNAL_FROM_BYTES = 1024
 _MAX_SHOWN = 200
 
 
@@ -112,15 +112,7 @@ class BundleWriter:
 
     def _save(self, path: Path, graph: ir.Model, vectors: Vectors) -> StageSpec:
         data = path.with_name(f"{path.name}.data")
-        # Always beside the graph: no size is a special case, and a reader can map the weights into memory.
-        ir.save(
-            graph,
-            path,
-            external_data=data.name,
-            size_threshold_bytes=_EXTERNAL_FROM_BYTES,
-            max_workers=1,  # each worker has a tensor in memory
-            callback=lambda tensor, info: self._report(path.stem, "write", info.offset),
-        )
+        save_graph(graph, path, lambda offset: self._report(path.stem, "write", offset))
         check = Path("checks") / f"{path.stem}.npz"
         (self.folder / check).parent.mkdir(exist_ok=True)
         vectors.save(self.folder / check)

@@ -71,6 +71,11 @@ class HalfProducts(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, True)
 
 
+def kept_in_fp32(model: ir.Model) -> tuple[str, ...]:
+    """The weights that `HalfProducts` found not to fit into fp16."""
+    return tuple(filter(None, model.metadata_props.get(KEPT, "").split(",")))
+
+
 class _Walk:
     """Visits nodes front to back. `narrow` holds the values that are fp16 now."""
 

@@ -20,16 +20,16 @@ from lira_engine.builder import BuiltStage, Progress, TrtOptions
 from lira_engine.bundle import Bundle
 from lira_engine.engine_folder import engine_file
 from lira_engine.errors import LiraError
+from lira_engine.external_data import save_graph
 from lira_engine.machine import available_mib
 from lira_engine.passes import apply
-from lira_engine.passes.half_products import KEPT
+from lira_engine.passes.half_products import kept_in_fp32
 from lira_engine.passes.tensorrt import tensorrt_pipeline
 from lira_engine.trt.compile import Job
 from lira_engine.trt.flavour import engine_machine, engine_tools, load_flavour
 from lira_engine.trt.profiles import input_ranges, llm_profiles, stage_profiles
 from lira_engine.verify import cache_folder
 
-EXTERNAL_FROM_BYTES = 1024
 # Peak memory of compiling over the bytes of the lowered weights, and what every compilation takes; measured
 # at LIRA-2B's sizes with TensorRT for RTX 1.7 (docs/tensorrt.md), rounded up.
 PEAK_PER_BYTE = 4.0
@@ -119,14 +119,8 @@ class TrtBuilder:
         )
         model = apply(ir.load(self.bundle.stage_file(stage)), passes)
         self.progress(stage, "write")
-        ir.save(
-            model,
-            graph,
-            external_data=f"{graph.name}.data",
-            size_threshold_bytes=EXTERNAL_FROM_BYTES,
-            max_workers=1,  # each worker has a tensor in memory
-        )
-        return tuple(filter(None, model.metadata_props.get(KEPT, "").split(",")))
+        save_graph(model, graph)
+        return kept_in_fp32(model)
 
     def _share(self, stage: str) -> float:
         """Bytes of an engine over those of the portable weights, which may be halves."""
