@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import onnxruntime
@@ -14,10 +13,10 @@ from lira_engine.errors import LiraError
 from lira_engine.manifest import ModelSpec
 from lira_engine.ort import bind_input, bind_output, open_session, run_options
 from lira_engine.ort_device import CPU, Device
-from lira_engine.runner import KvCache, LlmOutput, check_embeddings, check_room
+from lira_engine.runner import Closing, CountedRows, KvCache, LlmOutput, check_embeddings, check_room
 
 
-class OrtKvCache:
+class OrtKvCache(CountedRows):
     """Keys and values of one sequence, in the device's memory.
 
     Every layer's past and present are bound once, to the same memory, so that a step writes its own rows and
@@ -31,8 +30,7 @@ class OrtKvCache:
         dtype: type[np.floating],
         device: Device,
     ) -> None:
-        self._length = 0
-        self._capacity = next(iter(shapes.values()))[2]
+        super().__init__(next(iter(shapes.values()))[2])
         self._position = np.zeros(1, np.int64)
         self.binding: onnxruntime.IOBinding | None = session.io_binding()
         # Zeros, because a masked slot's weight of zero times a NaN would still be a NaN; memory that no row
@@ -45,22 +43,8 @@ class OrtKvCache:
             self.binding.bind_ortvalue_input(name, rows)
             self.binding.bind_ortvalue_output(name.replace("_cache.", "_cache_out."), rows)
 
-    @property
-    def capacity(self) -> int:
-        return self._capacity
-
-    @property
-    def length(self) -> int:
-        return self._length
-
-    def truncate(self, length: int) -> None:
-        if not 0 <= length <= self._length:
-            raise ValueError(f"cannot truncate a cache of {self._length} rows to {length}")
-        self.fill(length)
-
     def fill(self, length: int) -> None:
-        """Say how many rows are filled."""
-        self._length = length
+        super().fill(length)
         self._position[0] = length
 
     def bind_position(self) -> None:
@@ -69,7 +53,7 @@ class OrtKvCache:
         bind_input(self.binding, "position", self._position)
 
 
-class OrtLlm:
+class OrtLlm(Closing):
     """Runs a portable or a built graph of the language model (the tensors of lira_export.graphs.llm)."""
 
     def __init__(self, path: Path, threads: int | None = None, device: Device = CPU) -> None:
@@ -144,17 +128,6 @@ class OrtLlm:
             cache.binding = None
         self._caches.clear()
         self._session = None
-
-    def __enter__(self) -> OrtLlm:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_llm(

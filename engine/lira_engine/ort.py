@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from lira_engine.errors import LiraError
 from lira_engine.extras import install_line
 from lira_engine.manifest import StageSpec, TensorSpec
 from lira_engine.ort_device import CPU, Device
-from lira_engine.runner import check_feeds
+from lira_engine.runner import Closing, check_feeds
 
 try:
     import onnxruntime
@@ -43,7 +42,7 @@ ORT_ERRORS = (
 )
 
 
-class OrtStage:
+class OrtStage(Closing):
     """A stage's ONNX file in a session. `run` takes and returns numpy arrays by tensor name."""
 
     def __init__(
@@ -96,17 +95,6 @@ class OrtStage:
 
     def close(self) -> None:
         self._session = None
-
-    def __enter__(self) -> OrtStage:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def bind_input(binding: onnxruntime.IOBinding, name: str, array: np.ndarray) -> None:

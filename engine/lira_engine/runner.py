@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from lira_engine.errors import ContextFull, LiraError
 from lira_engine.manifest import TensorSpec
+
+Self = TypeVar("Self", bound="Closing")
 
 
 class StageRunner(Protocol):
@@ -102,8 +104,51 @@ class LlmRunner(Protocol):
     ) -> None: ...
 
 
+class Closing:
+    """A context manager that closes itself."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class CountedRows:
+    """The part of a `KvCache` that counts."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._length = 0
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    def truncate(self, length: int) -> None:
+        if not 0 <= length <= self._length:
+            raise ValueError(f"cannot truncate a cache of {self._length} rows to {length}")
+        self.fill(length)
+
+    def fill(self, length: int) -> None:
+        """Say how many rows are filled."""
+        self._length = length
+
+
 @dataclass(frozen=True)
-class Engines:
+class Engines(Closing):
     """The five stages of a bundle, opened for one target. A context manager that closes them."""
 
     target: str
@@ -117,17 +162,6 @@ class Engines:
     def close(self) -> None:
         for stage in (self.semantic_encoder, self.pixel_encoder, self.sefe, self.llm, self.pixel_decoder):
             stage.close()
-
-    def __enter__(self) -> Engines:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def check_feeds(stage: str, specs: Mapping[str, TensorSpec], feeds: Mapping[str, np.ndarray]) -> None:

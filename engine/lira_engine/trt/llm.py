@@ -6,12 +6,11 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 
 from lira_engine.manifest import ModelSpec
-from lira_engine.runner import KvCache, LlmOutput, check_embeddings, check_room
+from lira_engine.runner import Closing, CountedRows, KvCache, LlmOutput, check_embeddings, check_room
 from lira_engine.trt.driver import Buffer
 from lira_engine.trt.engine import TrtContext, TrtEngine
 from lira_engine.trt.profiles import ASKED_ROWS, PREFILL_ROWS
@@ -20,7 +19,7 @@ CacheBuffers = dict[str, Buffer]
 """By the name of the input: "key_cache.0", "value_cache.0", ..."""
 
 
-class TrtKvCache:
+class TrtKvCache(CountedRows):
     """Keys and values of one sequence, in buffers of the language model that made it.
 
     A pass reads `buffers[0]` and writes `buffers[-1]`: the same ones where the engine updates a cache in
@@ -28,26 +27,8 @@ class TrtKvCache:
     """
 
     def __init__(self, buffers: list[CacheBuffers], capacity: int) -> None:
+        super().__init__(capacity)
         self.buffers = buffers
-        self._capacity = capacity
-        self._length = 0
-
-    @property
-    def capacity(self) -> int:
-        return self._capacity
-
-    @property
-    def length(self) -> int:
-        return self._length
-
-    def truncate(self, length: int) -> None:
-        if not 0 <= length <= self._length:
-            raise ValueError(f"cannot truncate a cache of {self._length} rows to {length}")
-        self.fill(length)
-
-    def fill(self, length: int) -> None:
-        """Say how many rows are filled."""
-        self._length = length
 
 
 @dataclass(frozen=True)
@@ -71,7 +52,7 @@ def chunks(rows: int, asked: Sequence[int]) -> Iterator[Chunk]:
         start = stop
 
 
-class TrtLlm:
+class TrtLlm(Closing):
     """An engine with two execution contexts: for prefill (profile 0) and for decode (profile 1, or 0 where
     there is one for both). One stream for both.
 
@@ -223,14 +204,3 @@ class TrtLlm:
             self._buffers.clear()
             self._host.clear()
             self._engine.close()
-
-    def __enter__(self) -> TrtLlm:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

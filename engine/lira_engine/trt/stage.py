@@ -5,17 +5,16 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Mapping
-from types import TracebackType
 
 import numpy as np
 
 from lira_engine.manifest import StageSpec, TensorSpec
-from lira_engine.runner import check_feeds
+from lira_engine.runner import Closing, check_feeds
 from lira_engine.trt.driver import Buffer
 from lira_engine.trt.engine import TrtContext, TrtEngine
 
 
-class TrtStage:
+class TrtStage(Closing):
     """One engine with its buffers on the device, which are allocated once and grow with a varying size.
 
     Arrays that `run` returns are read-only. So an array that a stage returned, and that is given to this one
@@ -99,17 +98,6 @@ class TrtStage:
             self._buffers.clear()
             self._uploaded.clear()
             self._engine.close()
-
-    def __enter__(self) -> TrtStage:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _is_constant(array: np.ndarray) -> bool:
