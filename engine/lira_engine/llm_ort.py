@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 from lira_engine.errors import LiraError
+from lira_engine.large_pages import large_pages
 from lira_engine.manifest import ModelSpec
 from lira_engine.ort import bind_input, bind_output, open_session, run_options
 from lira_engine.ort_device import CPU, Device
@@ -59,9 +61,10 @@ class OrtLlm(Closing):
     def __init__(self, path: Path, threads: int | None = None, device: Device = CPU) -> None:
         """`threads` None leaves the number to ONNX Runtime. Raises LiraError for a file of another kind."""
         self._device = device.for_cache
-        self._session: onnxruntime.InferenceSession | None = open_session(
-            path, threads, reuse=True, device=self._device
-        )
+        with large_pages() if self._device.memory == "cpu" else nullcontext():
+            self._session: onnxruntime.InferenceSession | None = open_session(
+                path, threads, reuse=True, device=self._device
+            )
         inputs = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
         outputs = {tensor.name: tensor.shape for tensor in self._session.get_outputs()}
         self._cache_shapes = {name: tuple(shape) for name, shape in inputs.items() if "_cache." in name}
