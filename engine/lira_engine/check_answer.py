@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lira_engine.accuracy import FP32_TOLERANCE, RMS_TOLERANCE
+from lira_engine.accuracy import FP32_TOLERANCE, RMS_TOLERANCE, rms_error
 from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
 from lira_engine.machine import available_mib
@@ -88,6 +88,12 @@ def _agreeing(found: np.ndarray, expected: np.ndarray, precision: str) -> int:
                 f"graph's is {favourite} and ahead of it by {gap:.2g}"
             )
         agree += chosen == favourite
+    error = rms_error(found, expected)  # favourites alone say nothing where weights have four bits
+    if not error <= tolerance:
+        raise LiraError(
+            f"logits of the answer are wrong: they differ from the portable graph's by {error:.1e} of their "
+            f"value, at most {tolerance:.0e} is accepted"
+        )
     return agree
 
 

@@ -239,6 +239,14 @@ def test_near_ties_may_turn_over() -> None:
     assert _agreeing(turned, expected, "int8") == 1
 
 
+def test_int4_logits_that_have_nothing_to_do_with_the_portable_ones_are_wrong() -> None:
+    """With four bits any favourite may be a tie: there the logits as a whole decide."""
+    expected = np.random.default_rng(0).standard_normal((5, 50)).astype(np.float32)
+    with pytest.raises(LiraError, match=r"logits of the answer are wrong: .* at most 6e-01 is accepted"):
+        _agreeing(expected[:, ::-1], expected, "int4")
+    assert _agreeing(expected * np.float32(1.3), expected, "int4") == 5
+
+
 def test_tolerance_of_fp16() -> None:
     expected = {"x": np.linspace(-1, 1, 100, dtype=np.float32), "valid": np.arange(100) % 2 == 0}
     found = {"x": expected["x"] * np.float32(1.01), "valid": expected["valid"].copy()}
