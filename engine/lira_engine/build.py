@@ -50,7 +50,9 @@ def build(
     if not force and _up_to_date(bundle, target, precision, builder.recorded):
         return folder
     sources = {stage: bundle.stage_sources(stage) for stage in STAGES}
-    check_disk(bundle.path, builder.expected_bytes(sources), "the build")
+    files = bundle.manifest.files
+    portable = {stage: sum(files[name].bytes for name in names) for stage, names in sources.items()}
+    check_disk(bundle.path, builder.expected_bytes(portable), "the build")
     with atomic_directory(folder, overwrite=True, marker=None) as partial:
         stages = {stage: builder.stage(stage, partial) for stage in STAGES}
         record = Build(
@@ -60,9 +62,7 @@ def build(
             options=builder.recorded,
             machine=builder.machine(),
             tools=builder.tools(),
-            sources={
-                name: bundle.manifest.files[name].sha256 for names in sources.values() for name in names
-            },
+            sources={name: files[name].sha256 for names in sources.values() for name in names},
             files={
                 path.name: FileEntry(sha256_of(path), path.stat().st_size)
                 for path in sorted(partial.iterdir())

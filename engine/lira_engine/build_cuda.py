@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lira_engine.accuracy import check_outputs
-from lira_engine.builder import BuiltStage, CudaOptions, Progress
+from lira_engine.builder import BuiltStage, CudaOptions, Progress, gpu_bytes, gpu_precision
 from lira_engine.bundle import Bundle
 from lira_engine.engine_folder import engine_file, tool_versions
 from lira_engine.external_data import save_graph
@@ -53,19 +53,12 @@ class CudaBuilder:
     def tools(self) -> dict[str, str]:
         return tool_versions()
 
-    def expected_bytes(self, sources: Mapping[str, tuple[str, ...]]) -> int:
-        """Portable weights are halves mostly."""
-        share = {"fp32": 2.2, "fp16": 1.1, "int4": 0.5}[self.precision]
-        others = 2.2 if self.precision == "fp32" else 1.1
-        return sum(
-            int(self.bundle.manifest.files[name].bytes * (share if stage == "llm" else others))
-            for stage, names in sources.items()
-            for name in names
-        )
+    def expected_bytes(self, portable: Mapping[str, int]) -> int:
+        return sum(gpu_bytes(self.precision, portable))
 
     def stage(self, stage: str, folder: Path) -> BuiltStage:
         started = time.perf_counter()
-        precision = self.precision if stage == "llm" or self.precision == "fp32" else "fp16"
+        precision = gpu_precision(self.precision, stage)
         file = folder / engine_file("cuda", stage)
         kept = self._write(stage, precision, file)
         self.progress(stage, "check")

@@ -48,16 +48,11 @@ class OrtBuilder:
     def tools(self) -> dict[str, str]:
         return tool_versions()
 
-    def expected_bytes(self, sources: Mapping[str, tuple[str, ...]]) -> int:
-        """Weights in fp32, and those of a quantized language model in their bits; portable ones may be
-        halves."""
+    def expected_bytes(self, portable: Mapping[str, int]) -> int:
+        """Weights in fp32, and those of a quantized language model in their bits."""
         share = {"fp32": 2.2, "int8": 0.7, "int4": 0.4}[self.precision]
         others = 2.2 if self.precision == "fp32" else 3.0
-        return sum(
-            int(self.bundle.manifest.files[name].bytes * (share if stage == "llm" else others))
-            for stage, names in sources.items()
-            for name in names
-        )
+        return sum(int(size * (share if stage == "llm" else others)) for stage, size in portable.items())
 
     def stage(self, stage: str, folder: Path) -> BuiltStage:
         started = time.perf_counter()

@@ -108,6 +108,17 @@ class BuiltStage:
     kept_fp32: tuple[str, ...] = ()
 
 
+def gpu_precision(precision: str, stage: str) -> str:
+    """What a stage comes out in: int4 is for the language model's weights, the other stages are fp16 then."""
+    return "fp16" if precision == "int4" and stage != "llm" else precision
+
+
+def gpu_bytes(precision: str, portable: Mapping[str, int]) -> list[int]:
+    """About how large each stage's engine will be. See `StageBuilder.expected_bytes`."""
+    shares = {"fp32": 2.2, "fp16": 1.1, "int4": 0.5}
+    return [int(size * shares[gpu_precision(precision, stage)]) for stage, size in portable.items()]
+
+
 class StageBuilder(Protocol):
     """Makes the engines of one bundle for one target and precision."""
 
@@ -124,8 +135,9 @@ class StageBuilder(Protocol):
         """Packages that take part, with their versions."""
         ...
 
-    def expected_bytes(self, sources: Mapping[str, tuple[str, ...]]) -> int:
-        """Room on the disk that the build needs; `sources`: the bundle's files of each stage."""
+    def expected_bytes(self, portable: Mapping[str, int]) -> int:
+        """Room on the disk that the build needs; `portable`: bytes of the bundle's files of each stage, whose
+        weights are halves mostly."""
         ...
 
     def stage(self, stage: str, folder: Path) -> BuiltStage:

@@ -16,7 +16,7 @@ from typing import Any
 import onnx_ir as ir
 
 from lira_engine.atomic import atomic_write
-from lira_engine.builder import BuiltStage, Progress, TrtOptions
+from lira_engine.builder import BuiltStage, Progress, TrtOptions, gpu_bytes, gpu_precision
 from lira_engine.bundle import Bundle
 from lira_engine.engine_folder import engine_file
 from lira_engine.errors import LiraError
@@ -69,17 +69,14 @@ class TrtBuilder:
     def tools(self) -> dict[str, str]:
         return engine_tools(self.target)
 
-    def expected_bytes(self, sources: Mapping[str, tuple[str, ...]]) -> int:
-        """The engines, and the largest lowered graph beside them. Portable weights are halves mostly."""
-        size = {
-            stage: sum(self.bundle.manifest.files[name].bytes for name in names) * self._share(stage)
-            for stage, names in sources.items()
-        }
-        return int(sum(size.values()) + max(size.values()))
+    def expected_bytes(self, portable: Mapping[str, int]) -> int:
+        """The engines, and the largest lowered graph beside them."""
+        sizes = gpu_bytes(self.precision, portable)
+        return sum(sizes) + max(sizes)
 
     def stage(self, stage: str, folder: Path) -> BuiltStage:
         started = time.perf_counter()
-        precision = self.precision if stage == "llm" or self.precision == "fp32" else "fp16"
+        precision = gpu_precision(self.precision, stage)
         graph = folder / f"{stage}.onnx"
         kept = self._lower(stage, precision, graph)
         files = (graph, graph.with_name(f"{graph.name}.data"))
@@ -121,12 +118,6 @@ class TrtBuilder:
         self.progress(stage, "write")
         save_graph(model, graph)
         return kept_in_fp32(model)
-
-    def _share(self, stage: str) -> float:
-        """Bytes of an engine over those of the portable weights, which may be halves."""
-        if self.precision == "fp32":
-            return 2.2
-        return 0.5 if stage == "llm" and self.precision == "int4" else 1.1
 
     def _timing_cache(self) -> str | None:
         """TensorRT times kernels on the GPU that is there; the compiler for RTX times nothing."""
