@@ -12,13 +12,13 @@ from lira_engine.accuracy import check_outputs
 from lira_engine.bundle import Bundle
 from lira_engine.check_answer import check_answer
 from lira_engine.check_vectors import run_llm, run_stage
-from lira_engine.engine_folder import Build, check_target, engine_file, usable_build
+from lira_engine.engine_folder import Build, Verified, check_target, engine_file, usable_build
 from lira_engine.engines import open_engines
 from lira_engine.errors import LiraError
 from lira_engine.inspect import Tables
 from lira_engine.manifest import STAGES
 from lira_engine.runner import Engines
-from lira_engine.verified import Verified, keep_verified, now, this_setting
+from lira_engine.verified import keep_verified, now, this_setting
 
 Progress = Callable[[str], None]
 """Called with what is checked now."""

@@ -13,7 +13,6 @@ from lira_engine import schema
 from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
 from lira_engine.manifest import STAGES, FileEntry
-from lira_engine.verified import Verified
 from lira_engine.verify import Verify, verify_folder
 
 FORMAT = "lira-engines"
@@ -26,6 +25,38 @@ PRECISIONS = {
     "tensorrt-rtx": ("fp16", "int4", "fp32"),
 }
 """The precisions of each target, the usual one first."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What decides how the same engine file computes: the processor's name, the driver's version (a board's
+    L4T; "" where there is none), and the package that runs engines, with its version."""
+
+    device: str
+    driver: str
+    runtime: str
+
+    def text(self) -> str:
+        driver = f", driver {self.driver}" if self.driver else ""
+        return f"{self.device}{driver}, {self.runtime}"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `lira-edge verify` found. See `lira_engine.check_engines`.
+
+    Attributes:
+        when: UTC, ISO 8601. errors: of each stage's outputs on the check vectors (see lira_engine.accuracy).
+        tokens, agree: positions of a given answer, and at how many of them the next token is the portable
+            graph's; None where that graph was not run. placement: of target cuda, see lira_engine.placement.
+    """
+
+    when: str
+    setting: Setting
+    errors: dict[str, dict[str, float]]
+    tokens: int
+    agree: int | None
+    placement: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lira_engine.atomic import atomic_write
+from lira_engine.engine_folder import BUILD_NAME, Build, Setting, Verified
 from lira_engine.errors import LiraError
 from lira_engine.machine import cpu_name, gpus, jetson
-
-if TYPE_CHECKING:
-    from lira_engine.engine_folder import Build
 
 GPU_TARGETS = ("cuda", "tensorrt", "tensorrt-rtx")
 _RUNTIMES = {
@@ -22,38 +19,6 @@ _RUNTIMES = {
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt-rtx",),
 }
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What decides how the same engine file computes: the processor's name, the driver's version (a board's
-    L4T; "" where there is none), and the package that runs engines, with its version."""
-
-    device: str
-    driver: str
-    runtime: str
-
-    def text(self) -> str:
-        driver = f", driver {self.driver}" if self.driver else ""
-        return f"{self.device}{driver}, {self.runtime}"
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What `lira-edge verify` found. See `lira_engine.check_engines`.
-
-    Attributes:
-        when: UTC, ISO 8601. errors: of each stage's outputs on the check vectors (see lira_engine.accuracy).
-        tokens, agree: positions of a given answer, and at how many of them the next token is the portable
-            graph's; None where that graph was not run. placement: of target cuda, see lira_engine.placement.
-    """
-
-    when: str
-    setting: Setting
-    errors: dict[str, dict[str, float]]
-    tokens: int
-    agree: int | None
-    placement: dict[str, str] = field(default_factory=dict)
 
 
 def now() -> str:
@@ -79,8 +44,6 @@ def this_setting(target: str) -> Setting:
 
 def keep_verified(folder: Path, build: Build, found: Verified | None) -> None:
     """Write into build.json what was found, None for what failed."""
-    from lira_engine.engine_folder import BUILD_NAME
-
     with atomic_write(folder / BUILD_NAME) as file:
         file.write(replace(build, verified=found).dumps().encode())
 
