@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from lira_engine.passes.initializers import lazy_initializer, weight_of
+from lira_engine.passes.constant_products import ConstantProduct, constant_products
+from lira_engine.passes.initializers import lazy_initializer
 from lira_engine.quantize import COLUMNS_AT_ONCE
 
 Scales = Callable[[str, np.ndarray, int], np.ndarray]
@@ -46,20 +47,15 @@ class DequantizeWeights(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        for node in [node for node in model.graph if (node.domain, node.op_type) == ("", "MatMul")]:
-            weight = weight_of(node.inputs[1])
-            if weight is None or weight.shape is None or len(weight.shape) != 2 or weight.name is None:
-                continue
-            block = self.block(weight.name, int(weight.shape[0]))  # type: ignore[arg-type]
+        for product in constant_products(model.graph):
+            block = self.block(product.name, product.inputs)
             if block is not None:
-                self._replace(model.graph, node, weight, block)
+                self._replace(model.graph, product, block)
                 modified = True
         return ir.passes.PassResult(model, modified)
 
-    def _replace(self, graph: ir.Graph, matmul: ir.Node, weight: ir.Value, block: int) -> None:
-        stored, shape, name = weight.const_value, weight.shape, weight.name
-        assert stored is not None and shape is not None and name is not None
-        rows, columns = (int(size) for size in shape)  # type: ignore[arg-type]
+    def _replace(self, graph: ir.Graph, product: ConstantProduct, block: int) -> None:
+        stored, name, rows, columns = product.weight, product.name, product.inputs, product.outputs
         if rows % block:
             raise ir.passes.PreconditionError(f"{name}: {rows} inputs are no multiple of the block {block}")
         scales = partial(_scales, stored, name, block, self.scales)
@@ -71,7 +67,7 @@ class DequantizeWeights(ir.passes.InPlacePass):
         dequantize = ir.node(
             "DequantizeLinear", inputs, {"axis": 0, "block_size": block}, name=f"{name}/DequantizeLinear"
         )
-        rounded = dequantize.outputs[0]
+        rounded, shape = dequantize.outputs[0], ir.Shape((rows, columns))
         rounded.name, rounded.type, rounded.shape = (
             f"{name}.rounded",
             ir.TensorType(ir.DataType.FLOAT16),
@@ -80,8 +76,8 @@ class DequantizeWeights(ir.passes.InPlacePass):
         cast = ir.node("Cast", [rounded], {"to": ir.DataType.FLOAT}, name=f"{name}.rounded/Cast")
         wide = cast.outputs[0]
         wide.name, wide.type, wide.shape = f"{name}.dequantized", ir.TensorType(ir.DataType.FLOAT), shape
-        graph.insert_before(matmul, [dequantize, cast])
-        matmul.replace_input_with(1, wide)
+        graph.insert_before(product.node, [dequantize, cast])
+        product.node.replace_input_with(1, wide)
 
 
 def _scales(stored: ir.TensorProtocol, name: str, block: int, scales: Scales) -> np.ndarray:

@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from lira_engine.passes.calls import cut
-from lira_engine.passes.initializers import lazy_initializer, weight_of
+from lira_engine.passes.constant_products import ConstantProduct, constant_products
+from lira_engine.passes.initializers import lazy_initializer
 
 SMALLEST = 128
 """Inputs and outputs from which on rounding the activations costs less than it saves."""
@@ -24,25 +25,19 @@ class UseDynamicQuantizeMatMul(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        for matmul in [node for node in model.graph if (node.domain, node.op_type) == ("", "MatMul")]:
-            weight = weight_of(matmul.inputs[1])
-            if weight is None or weight.shape is None or len(weight.shape) != 2:
-                continue
-            if min(int(size) for size in weight.shape) < SMALLEST:  # type: ignore[arg-type]
-                continue
-            self._replace(model.graph, matmul, weight)
-            modified = True
+        for product in constant_products(model.graph):
+            if min(product.inputs, product.outputs) >= SMALLEST:
+                self._replace(model.graph, product)
+                modified = True
         if modified:
             model.graph.opset_imports["com.microsoft"] = 1
         return ir.passes.PassResult(model, modified)
 
-    def _replace(self, graph: ir.Graph, matmul: ir.Node, weight: ir.Value) -> None:
-        stored = weight.const_value
-        assert stored is not None and weight.shape is not None
-        shape = tuple(int(size) for size in weight.shape)  # type: ignore[arg-type]
+    def _replace(self, graph: ir.Graph, product: ConstantProduct) -> None:
+        name, matmul, shape = product.name, product.node, (product.inputs, product.outputs)
         integers, scales = (
-            graph.initializers.get(f"{weight.name}.{part}")
-            or lazy_initializer(graph, f"{weight.name}.{part}", dtype, size, partial(read, stored))
+            graph.initializers.get(f"{name}.{part}")
+            or lazy_initializer(graph, f"{name}.{part}", dtype, size, partial(read, product.weight))
             for part, dtype, size, read in (
                 ("q8", ir.DataType.INT8, shape, quantized),
                 ("scales", ir.DataType.FLOAT, shape[1:], scales_of),

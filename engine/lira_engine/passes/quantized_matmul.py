@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from lira_engine.passes.calls import cut
-from lira_engine.passes.initializers import lazy_initializer, weight_of
+from lira_engine.passes.constant_products import ConstantProduct, constant_products
+from lira_engine.passes.initializers import lazy_initializer
 from lira_engine.quantize import Blocks, quantize, residual
 
 ACCURACY_LEVEL = 4
@@ -48,35 +49,30 @@ class QuantizeMatMul(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        for node in [node for node in model.graph if (node.domain, node.op_type) == ("", "MatMul")]:
-            weight = weight_of(node.inputs[1])
-            if weight is None or weight.shape is None or len(weight.shape) != 2 or weight.name is None:
-                continue
-            kept = self.choose(weight.name)
+        for product in constant_products(model.graph):
+            kept = self.choose(product.name)
             if kept is not None:
-                self._replace(model.graph, node, weight, kept)
+                self._replace(model.graph, product, kept)
                 modified = True
         if modified:
             model.graph.opset_imports["com.microsoft"] = 1
         return ir.passes.PassResult(model, modified)
 
-    def _replace(self, graph: ir.Graph, matmul: ir.Node, weight: ir.Value, kept: WeightBits) -> None:
+    def _replace(self, graph: ir.Graph, product: ConstantProduct, kept: WeightBits) -> None:
         digits = ("q4",) if kept.bits == 4 else ("high", "low")
-        nodes = [_matmul_nbits(graph, matmul, weight, kept, i, name) for i, name in enumerate(digits)]
+        nodes = [_matmul_nbits(graph, product, kept, i, name) for i, name in enumerate(digits)]
         if len(nodes) == 2:
             parts = [node.outputs[0] for node in nodes]
-            nodes.append(ir.node("Add", parts, num_outputs=1, name=f"{matmul.name}.sum"))
-        cut(graph, matmul, nodes, nodes[-1].outputs)
+            nodes.append(ir.node("Add", parts, num_outputs=1, name=f"{product.node.name}.sum"))
+        cut(graph, product.node, nodes, nodes[-1].outputs)
 
 
 def _matmul_nbits(
-    graph: ir.Graph, matmul: ir.Node, weight: ir.Value, kept: WeightBits, digit: int, digit_name: str
+    graph: ir.Graph, product: ConstantProduct, kept: WeightBits, digit: int, digit_name: str
 ) -> ir.Node:
-    stored = weight.const_value
-    assert weight.shape is not None and stored is not None
-    inputs, outputs = (int(size) for size in weight.shape)  # type: ignore[arg-type]
-    count = -(-inputs // kept.block)
-    name = f"{weight.name}.{digit_name}"
+    stored, outputs = product.weight, product.outputs
+    count = -(-product.inputs // kept.block)
+    name = f"{product.name}.{digit_name}"
 
     def packed() -> np.ndarray:
         return _digit(stored, kept.block, digit).packed
@@ -88,12 +84,12 @@ def _matmul_nbits(
     return ir.node(
         "MatMulNBits",
         [
-            matmul.inputs[0],
+            product.node.inputs[0],
             lazy_initializer(graph, f"{name}.packed", ir.DataType.UINT8, shape, packed),
             lazy_initializer(graph, f"{name}.scales", ir.DataType.FLOAT, (outputs * count,), scales),
         ],
         {
-            "K": inputs,
+            "K": product.inputs,
             "N": outputs,
             "bits": 4,
             "block_size": kept.block,
@@ -101,7 +97,7 @@ def _matmul_nbits(
         },
         domain="com.microsoft",
         num_outputs=1,
-        name=f"{matmul.name}.{digit_name}",
+        name=f"{product.node.name}.{digit_name}",
     )
 
 

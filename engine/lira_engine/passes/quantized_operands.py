@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from lira_engine.passes.initializers import lazy_initializer, weight_of
+from lira_engine.passes.constant_products import ConstantProduct, constant_products
+from lira_engine.passes.initializers import lazy_initializer
 
 Range = Callable[[str], float | None]
 """Name of a weight -> largest magnitude of what it is multiplied with, which a recipe measures; None leaves
@@ -50,25 +51,21 @@ class QuantizeOperands(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        for node in [node for node in model.graph if (node.domain, node.op_type) == ("", "MatMul")]:
-            weight = weight_of(node.inputs[1])
-            if weight is None or weight.shape is None or len(weight.shape) != 2 or weight.name is None:
-                continue
-            largest = self.range_of(weight.name)
+        for product in constant_products(model.graph):
+            largest = self.range_of(product.name)
             if largest is not None:
-                self._replace(model.graph, node, weight, largest)
+                self._replace(model.graph, product, largest)
                 modified = True
         return ir.passes.PassResult(model, modified)
 
-    def _replace(self, graph: ir.Graph, matmul: ir.Node, weight: ir.Value, largest: float) -> None:
-        stored, shape, name, left = weight.const_value, weight.shape, weight.name, matmul.inputs[0]
-        assert stored is not None and shape is not None and name is not None and left is not None
-        rows, columns = (int(size) for size in shape)  # type: ignore[arg-type]
-        half = ir.DataType.FLOAT16
+    def _replace(self, graph: ir.Graph, product: ConstantProduct, largest: float) -> None:
+        stored, name, left = product.weight, product.name, product.node.inputs[0]
+        assert left is not None
+        shape, half = (product.inputs, product.outputs), ir.DataType.FLOAT16
         scales = partial(_scales, stored, self.format)
         rounded = partial(_rounded, stored, self.format)
-        kept = lazy_initializer(graph, f"{name}.q8", self.format.dtype, (rows, columns), rounded)
-        spread = lazy_initializer(graph, f"{name}.scales", half, (columns,), scales)
+        kept = lazy_initializer(graph, f"{name}.q8", self.format.dtype, shape, rounded)
+        spread = lazy_initializer(graph, f"{name}.scales", half, shape[1:], scales)
         step = ir.tensor(np.array(largest / self.format.largest, np.float16), name=f"{name}.input_scale")
         zero = ir.tensor(np.zeros((), self.format.dtype.numpy()), name=f"{name}.input_zero")
         for tensor in (step, zero):
@@ -89,10 +86,10 @@ class QuantizeOperands(ir.passes.InPlacePass):
         single = op("Cast", [steps], ir.DataType.FLOAT, to=ir.DataType.FLOAT)
         weights = op("DequantizeLinear", [kept, spread], half, axis=1)
         wide = op("Cast", [weights], ir.DataType.FLOAT, to=ir.DataType.FLOAT)
-        single.shape, wide.shape = left.shape, shape
-        graph.insert_before(matmul, tape.nodes)
-        matmul.replace_input_with(0, single)
-        matmul.replace_input_with(1, wide)
+        single.shape, wide.shape = left.shape, ir.Shape(shape)
+        graph.insert_before(product.node, tape.nodes)
+        product.node.replace_input_with(0, single)
+        product.node.replace_input_with(1, wide)
 
 
 def _scales(stored: ir.TensorProtocol, form: Format) -> np.ndarray:

@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from lira_engine.passes.calls import cut
-from lira_engine.passes.initializers import lazy_initializer, weight_of
+from lira_engine.passes.constant_products import ConstantProduct, constant_products
+from lira_engine.passes.initializers import lazy_initializer
 
 
 class SplitLmHead(ir.passes.InPlacePass):
@@ -27,24 +28,21 @@ class SplitLmHead(ir.passes.InPlacePass):
         self.name = name
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        for node in list(model.graph) if self.parts > 1 else []:
-            weight = weight_of(node.inputs[1]) if node.op_type == "MatMul" else None
-            if weight is not None and weight.name == self.name:
-                self._replace(model.graph, node, weight)
+        for product in constant_products(model.graph) if self.parts > 1 else []:
+            if product.name == self.name:
+                self._replace(model.graph, product)
                 return ir.passes.PassResult(model, True)
         return ir.passes.PassResult(model, False)
 
-    def _replace(self, graph: ir.Graph, matmul: ir.Node, weight: ir.Value) -> None:
-        stored, shape, dtype = weight.const_value, weight.shape, weight.dtype
-        assert stored is not None and shape is not None and dtype is not None
-        rows, columns = (int(size) for size in shape)  # type: ignore[arg-type]
-        edges = [columns * part // self.parts for part in range(self.parts + 1)]
+    def _replace(self, graph: ir.Graph, product: ConstantProduct) -> None:
+        matmul, stored, dtype = product.node, product.weight, product.weight.dtype
+        edges = [product.outputs * part // self.parts for part in range(self.parts + 1)]
         nodes: list[ir.Node] = []
         pieces = []
         for i, (start, stop) in enumerate(pairwise(edges)):
             name = f"{self.name}.{i}"
             read: Callable[[], np.ndarray] = partial(_columns, stored, start, stop)
-            piece = lazy_initializer(graph, name, dtype, (rows, stop - start), read)
+            piece = lazy_initializer(graph, name, dtype, (product.inputs, stop - start), read)
             if dtype != ir.DataType.FLOAT:
                 nodes.append(ir.node("Cast", [piece], {"to": ir.DataType.FLOAT}, name=f"{name}/Cast"))
                 piece = nodes[-1].outputs[0]
