@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 
-import numpy as np
 import onnx_ir as ir
 
-from lira_engine.passes.initializers import lazy_initializer, weight_of
+from lira_engine.passes.initializers import converted, weight_of
 
 HALF, SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
@@ -82,10 +80,7 @@ def _half(graph: ir.Graph, value: ir.Value, before: ir.Node) -> ir.Value:
     """`value` in fp16."""
     weight = weight_of(value)
     if weight is not None:
-        stored, shape = weight.const_value, weight.shape
-        assert stored is not None and shape is not None
-        sizes = tuple(int(size) for size in shape)  # type: ignore[arg-type]
-        return lazy_initializer(graph, f"{weight.name}.half", HALF, sizes, partial(_halved, stored))
+        return converted(graph, weight, HALF, f"{weight.name}.half")
     producer = value.producer()
     if producer is not None and _casts(producer, SINGLE) and producer.inputs[0] is not None:
         source = producer.inputs[0]
@@ -100,7 +95,3 @@ def _half(graph: ir.Graph, value: ir.Value, before: ir.Node) -> ir.Value:
 
 def _casts(node: ir.Node, dtype: ir.DataType) -> bool:
     return (node.domain, node.op_type) == ("", "Cast") and node.attributes["to"].as_int() == dtype
-
-
-def _halved(stored: ir.TensorProtocol) -> np.ndarray:
-    return np.asarray(stored.numpy()).astype(np.float16)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
-from lira_engine.passes.initializers import lazy_initializer, weight_of
+from lira_engine.passes.initializers import converted, weight_of
 
 HALF, SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
 KEPT = "lira.kept_fp32"
@@ -164,15 +163,14 @@ class _Walk:
         return cast.inputs[0] if cast.inputs[0].dtype == HALF else None
 
     def _half_weight(self, weight: ir.Value) -> ir.Value | None:
-        stored, shape, name = weight.const_value, weight.shape, weight.name
-        assert stored is not None and shape is not None and name is not None
+        stored, name = weight.const_value, weight.name
+        assert stored is not None and name is not None
         if weight.dtype == HALF:
             return weight
         if not _fits(stored):
             self.kept.add(name)
             return None
-        sizes = tuple(int(size) for size in shape)  # type: ignore[arg-type]
-        return lazy_initializer(self.graph, f"{name}.half", HALF, sizes, partial(_halved, stored))
+        return converted(self.graph, weight, HALF, f"{name}.half")
 
     def _cast(self, value: ir.Value, dtype: ir.DataType, before: ir.Node) -> ir.Value:
         ending = "half" if dtype == HALF else "wide"
@@ -200,7 +198,3 @@ def _terms(node: ir.Node) -> int:
 def _fits(stored: ir.TensorProtocol) -> bool:
     array, largest = np.asarray(stored.numpy()), float(np.finfo(np.float16).max)
     return not array.size or -largest <= float(array.min()) <= float(array.max()) <= largest
-
-
-def _halved(stored: ir.TensorProtocol) -> np.ndarray:
-    return np.asarray(stored.numpy()).astype(np.float16)

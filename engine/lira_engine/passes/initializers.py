@@ -34,6 +34,18 @@ def lazy_initializer(
     return value
 
 
+def converted(graph: ir.Graph, weight: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
+    """A new initializer: `weight`, which is one, in another dtype."""
+    stored, shape = weight.const_value, weight.shape
+    assert stored is not None and shape is not None
+    sizes = tuple(int(size) for size in shape)  # type: ignore[arg-type]
+    return lazy_initializer(graph, name, dtype, sizes, partial(_converted, stored, dtype))
+
+
+def _converted(stored: ir.TensorProtocol, dtype: ir.DataType) -> np.ndarray:
+    return np.asarray(stored.numpy()).astype(dtype.numpy())
+
+
 class WidenWeights(ir.passes.InPlacePass):
     """Weights in 16 bits become fp32, for targets that compute with nothing else.
 
@@ -52,11 +64,7 @@ class WidenWeights(ir.passes.InPlacePass):
             if cast.attributes["to"].as_int() != ir.DataType.FLOAT:
                 continue
             if cast.outputs[0].uses():
-                stored, shape = weight.const_value, weight.shape
-                assert stored is not None and shape is not None
-                sizes = tuple(int(size) for size in shape)  # type: ignore[arg-type]
-                read = partial(_widened, stored)
-                wide = lazy_initializer(graph, f"{weight.name}.wide", ir.DataType.FLOAT, sizes, read)
+                wide = converted(graph, weight, ir.DataType.FLOAT, f"{weight.name}.wide")
                 ir.convenience.replace_all_uses_with(cast.outputs[0], wide)
             graph.remove(cast, safe=True)
             modified = True
@@ -64,7 +72,3 @@ class WidenWeights(ir.passes.InPlacePass):
             if weight.dtype in _HALF and not weight.uses():
                 del graph.initializers[name]
         return ir.passes.PassResult(model, modified)
-
-
-def _widened(stored: ir.TensorProtocol) -> np.ndarray:
-    return stored.numpy().astype(np.float32)
