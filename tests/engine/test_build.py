@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 
 from lira_engine import Bundle, LiraError, open_engines
@@ -19,16 +18,10 @@ from lira_engine.accuracy import relative_error
 from lira_engine.build import build
 from lira_engine.engine_folder import usable_build
 from lira_engine.external_data import external_locations
-from lira_engine.extras import PORTABLE_FROM
 from lira_engine.llm_ort import OrtKvCache
 from lira_engine.manifest import STAGES
 from lira_engine.passes import lower
 from lira_engine.verify import sha256_of
-
-portable = pytest.mark.skipif(
-    tuple(map(int, onnxruntime.__version__.split(".")[:2])) < PORTABLE_FROM,
-    reason="this ONNX Runtime is too old for portable graphs",
-)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +63,7 @@ def test_engines_are_for_onnxruntime_1_20(built: Path) -> None:
         assert external_locations(path) <= {f"{stage}.onnx.data"}
 
 
-@portable
+@pytest.mark.portable
 def test_opens_what_was_built(built: Path) -> None:
     bundle = Bundle.open(built)
     with open_engines(bundle, threads=1) as engines, open_engines(bundle, "portable", threads=1) as portable:
@@ -246,7 +239,7 @@ def from_empty_cache(bundle_path: Path) -> Path:
     return bundle_path
 
 
-@portable
+@pytest.mark.portable
 def test_checks_the_cache_of_the_runner(from_empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = build(from_empty_cache, threads=1)
     record = json.loads((folder / "build.json").read_text())

@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 
 from lira_engine.errors import ContextFull, LiraError
-from lira_engine.extras import PORTABLE_FROM
 from lira_engine.llm_ort import OrtLlm, open_llm
 from lira_engine.manifest import ModelSpec
 from lira_engine.passes import lower
@@ -34,10 +32,6 @@ CONFIG = LlmConfig(
 CAPACITY = 12
 Memory = Callable[[Any], np.ndarray]
 C = CONFIG.hidden_size
-portable_runs = pytest.mark.skipif(
-    tuple(map(int, onnxruntime.__version__.split(".")[:2])) < PORTABLE_FROM,
-    reason="this ONNX Runtime is too old for portable graphs",
-)
 
 
 class Weights(dict[str, np.ndarray]):
@@ -62,7 +56,7 @@ def portable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=[pytest.param("portable", marks=portable_runs), "cpu"])
+@pytest.fixture(scope="module", params=[pytest.param("portable", marks=pytest.mark.portable), "cpu"])
 def path(request: pytest.FixtureRequest, portable: Path) -> Path:
     if request.param == "portable":
         return portable

@@ -16,7 +16,6 @@ import pytest
 
 from lira_engine import Bundle, LiraError
 from lira_engine.accuracy import rms_error
-from lira_engine.extras import PORTABLE_FROM
 from lira_engine.llm_ort import OrtLlm
 from lira_engine.ort import OrtStage, open_session
 from lira_engine.ort_device import CPU, PROVIDERS, Device, cuda_device
@@ -122,10 +121,7 @@ def test_the_cache_stays_where_it_is(portable: Path, monkeypatch: pytest.MonkeyP
         ("int4", {"GroupQueryAttention": 2, "MatMulNBits": 11, "MatMul": 0}, "tensor(float16)"),
     ],
 )
-@pytest.mark.skipif(
-    tuple(map(int, onnxruntime.__version__.split(".")[:2])) < PORTABLE_FROM,
-    reason="this ONNX Runtime is too old for portable graphs",
-)
+@pytest.mark.portable
 def test_the_language_model_for_cuda(
     portable: Path, tmp_path: Path, precision: str, operators: dict[str, int], dtype: str
 ) -> None:

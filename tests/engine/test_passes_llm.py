@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 import torch
 from onnx_ir.passes import common
 
 from lira_engine.errors import LiraError
-from lira_engine.extras import PORTABLE_FROM
 from lira_engine.llm_ort import OrtLlm
 from lira_engine.passes import Pass, apply, lower, pipeline
 from lira_engine.passes.decomposed_attention import DecomposeCachedAttention
@@ -61,10 +59,6 @@ def counts(model: ir.Model) -> Counter[str]:
     return Counter(node.op_type for node in model.graph)
 
 
-portable_runs = pytest.mark.skipif(
-    tuple(map(int, onnxruntime.__version__.split(".")[:2])) < PORTABLE_FROM,
-    reason="this ONNX Runtime is too old for portable graphs",
-)
 ATTENTION = [UseGroupQueryAttention(), DecomposeCachedAttention(), common.InlinePass()]
 NORMS = [UseSimplifiedLayerNormalization(), FuseResidualNorm()]
 
@@ -73,9 +67,9 @@ NORMS = [UseSimplifiedLayerNormalization(), FuseResidualNorm()]
 @pytest.mark.parametrize(
     "passes",
     [
-        pytest.param([], marks=portable_runs, id="none"),
-        pytest.param(ATTENTION, marks=portable_runs, id="attention"),
-        pytest.param(NORMS, marks=portable_runs, id="norms"),
+        pytest.param([], marks=pytest.mark.portable, id="none"),
+        pytest.param(ATTENTION, marks=pytest.mark.portable, id="attention"),
+        pytest.param(NORMS, marks=pytest.mark.portable, id="norms"),
         pytest.param(pipeline("cpu", "llm"), id="cpu"),
     ],
 )

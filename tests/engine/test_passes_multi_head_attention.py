@@ -11,15 +11,10 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from lira_engine.extras import PORTABLE_FROM
 from lira_engine.passes import lower
 from lira_engine.passes.multi_head_attention import UseMultiHeadAttention
 
 HEADS, SIZE, QUERIES, KEYS = 3, 4, 5, 7
-portable_runs = pytest.mark.skipif(
-    tuple(map(int, onnxruntime.__version__.split(".")[:2])) < PORTABLE_FROM,
-    reason="this ONNX Runtime is too old for portable graphs",
-)
 
 
 def encoder(mask: ir.Value | None, transposed: bool = True, **attributes: Any) -> ir.Model:
@@ -61,7 +56,7 @@ def run(model: ir.Model, feeds: dict[str, np.ndarray], path: Path) -> np.ndarray
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feeds)[0]
 
 
-@portable_runs
+@pytest.mark.portable
 @pytest.mark.parametrize("transposed", [True, False])
 @pytest.mark.parametrize("shape", [None, [1, 1, QUERIES, KEYS], [1, HEADS, QUERIES, KEYS], [QUERIES, KEYS]])
 @pytest.mark.parametrize("dtype", [ir.DataType.BOOL, ir.DataType.FLOAT])

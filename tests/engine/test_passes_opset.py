@@ -11,14 +11,9 @@ import onnxruntime
 import pytest
 
 from lira_engine.errors import LiraError
-from lira_engine.extras import PORTABLE_FROM
 from lira_engine.passes.opset import StateInOpset
 
 TO_21 = StateInOpset(21, ir_version=10)
-portable_runs = pytest.mark.skipif(
-    tuple(map(int, onnxruntime.__version__.split(".")[:2])) < PORTABLE_FROM,
-    reason="this ONNX Runtime is too old for portable graphs",
-)
 
 
 def one_node(
@@ -31,7 +26,7 @@ def one_node(
     return ir.Model(graph, ir_version=12)
 
 
-@portable_runs
+@pytest.mark.portable
 @pytest.mark.parametrize(
     "model",
     [

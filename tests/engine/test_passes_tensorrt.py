@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from onnx_ir.passes import common
 
 from lira_engine import Bundle, LiraError
 from lira_engine.accuracy import check_outputs, relative_error, rms_error
-from lira_engine.extras import PORTABLE_FROM
 from lira_engine.manifest import STAGES
 from lira_engine.ort import open_session
 from lira_engine.passes import apply
@@ -28,10 +26,7 @@ from lira_engine.passes.split_lm_head import SplitLmHead
 from lira_engine.passes.tensorrt import is_cache, tensorrt_pipeline
 from lira_export.graphs.functions import deformable_sampling
 
-pytestmark = pytest.mark.skipif(
-    tuple(map(int, onnxruntime.__version__.split(".")[:2])) < PORTABLE_FROM,
-    reason="this ONNX Runtime is too old for portable graphs",
-)
+pytestmark = pytest.mark.portable
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 RANDOM = np.random.default_rng(0)
 
@@ -224,6 +219,33 @@ def test_attention_gelu_and_norms_decomposed(masked: bool, tmp_path: Path) -> No
     model = DecomposeOperators()(build()).model
     assert not {"Attention", "Gelu", "GroupNormalization", "RMSNormalization"} & set(counts(model))
     assert relative_error(run(model, {"x": x}, tmp_path)[0], run(build(), {"x": x}, tmp_path)[0]) < 1e-5
+
+
+def test_attention_without_a_fused_kernel_is_decomposed() -> None:
+    """By heads and their columns; in fp32 there is none at all."""
+    for heads, columns, precision, stays in (
+        (8, 16, "fp16", True),
+        (8, 8, "fp16", False),
+        (8, 20, "fp16", False),
+        (2, 64, "fp16", False),
+        (8, 64, "fp32", False),
+    ):
+        g = Graph([1, heads, 5, columns])
+        model = g.finish(g.op("Attention", g.x, g.x, g.x, shape=[1, heads, 5, columns]))
+        found = counts(apply(model, tensorrt_pipeline("sefe", precision, "cache_update")))
+        assert bool(found["Attention"]) == stays and bool(found["Softmax"]) != stays
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_cache_is_updated_where_it_is_without_fused_attention_too(
+    nano_bundle: Path, precision: str
+) -> None:
+    bundle = Bundle.open(nano_bundle)
+    passes = tensorrt_pipeline("llm", precision, "cache_update")
+    found = counts(apply(ir.load(bundle.stage_file("llm")), passes))
+    layers = bundle.manifest.model.num_layers
+    assert found["TensorScatter"] == 2 * layers and not found["ScatterElements"]
+    assert found["Attention"] == (layers if precision == "fp16" else 0)
 
 
 SHAPES = [(3, 5), (6, 4)]
