@@ -2,41 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import onnx_ir as ir
 
 from lira_engine.function_body import CACHED_ATTENTION_INPUTS, FunctionBody
 from lira_engine.passes.calls import CACHED_ATTENTION, cache_shape, calls_of
+
+Fused = Callable[[int, int], bool]
+"""(query heads, columns of a head) -> whether an engine runs `Attention` of these sizes as it is."""
+
+
+def none_fused(heads: int, columns: int) -> bool:
+    return False
 
 
 class DecomposeCachedAttention(ir.passes.InPlacePass):
     """Products, softmax and a scattered cache update, where no fused operator takes the sizes.
 
     Requires: calls of `lira.CachedAttention` with static head counts and sizes.
-    Does: gives each size a function with another body: no `TensorScatter`, `Attention` or `RotaryEmbedding`.
-        `ScatterElements` writes the new rows; where past and present share a buffer it copies nothing else.
-    Ensures: the bodies need opset 18 only. The calls stay; inlining puts the bodies in their places.
+    Does: gives each size a function with another body: no `Attention` or `RotaryEmbedding`, and no
+        `TensorScatter` unless it is wanted. `ScatterElements` writes the new rows instead; where past and
+        present share a buffer it copies nothing else.
+    Ensures: the bodies need opset 18 only, 24 with `TensorScatter`. The calls stay; inlining puts the bodies
+        in their places.
     """
 
+    def __init__(self, fused: Fused = none_fused, tensor_scatter: bool = False) -> None:
+        """`fused`: the calls that stay as they are. `tensor_scatter`: keep the operator that updates a cache
+        where it is."""
+        super().__init__()
+        self.fused = fused
+        self.tensor_scatter = tensor_scatter
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        calls = calls_of(model, CACHED_ATTENTION)
-        opset = model.opset_imports[""]
-        for call in calls:
+        modified, opset = False, model.opset_imports[""]
+        for call in calls_of(model, CACHED_ATTENTION):
             heads = call.attributes["num_heads"].as_int()
             sizes = heads, *cache_shape(call)
+            if self.fused(heads, sizes[-1]):
+                continue
             overload = "decomposed_" + "_".join(map(str, sizes))
             identifier = (*CACHED_ATTENTION, overload)
             if identifier not in model.functions:
-                model.functions[identifier] = decomposed(*sizes, overload, opset)
+                model.functions[identifier] = decomposed(*sizes, overload, opset, self.tensor_scatter)
             call.overload = overload
-        return ir.passes.PassResult(model, bool(calls))
+            modified = True
+        return ir.passes.PassResult(model, modified)
 
 
 def decomposed(
-    num_heads: int, num_kv_heads: int, capacity: int, head_dim: int, overload: str, opset: int
+    num_heads: int,
+    num_kv_heads: int,
+    capacity: int,
+    head_dim: int,
+    overload: str,
+    opset: int,
+    tensor_scatter: bool,
 ) -> ir.Function:
-    """The function with the inputs and outputs of `lira.CachedAttention`, in operators of opset 18."""
+    """The function with the inputs and outputs of `lira.CachedAttention`, in operators of opset 18 and, if
+    wanted, `TensorScatter`."""
     body = FunctionBody(*CACHED_ATTENTION_INPUTS)
-    query, key, value, key_cache, value_cache, _, positions, cos_cache, sin_cache = body.inputs
+    query, key, value, key_cache, value_cache, position, positions, cos_cache, sin_cache = body.inputs
     half = head_dim // 2
     cos, sin = (body.op("Gather", table, positions) for table in (cos_cache, sin_cache))  # [1, S, D/2]
     column = body.op("Unsqueeze", positions, body.constant([1, 3]))  # [1, 1, S, 1]
@@ -54,6 +81,8 @@ def decomposed(
         return body.op("Concat", first, second, axis=-1)
 
     def store(cache: ir.Value, new: ir.Value, name: str) -> ir.Value:
+        if tensor_scatter:
+            return body.op("TensorScatter", cache, new, position, name=name, axis=-2)
         indices = body.op("Expand", column, body.op("Shape", new))
         return body.op("ScatterElements", cache, indices, new, name=name, axis=2)
 

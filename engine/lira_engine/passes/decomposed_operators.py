@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from lira_engine.passes.calls import cut
+from lira_engine.passes.decomposed_attention import Fused
 from lira_engine.passes.multi_head_attention import BLOCKED
 
 
@@ -23,20 +24,37 @@ class DecomposeOperators(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        bodies: dict[str, Callable[[ir.tape.Tape, ir.Node], ir.Value]] = {
-            "Attention": _attention,
-            "Gelu": _gelu,
-            "GroupNormalization": _group_norm,
-            "RMSNormalization": _rms_norm,
-        }
-        nodes = [node for node in model.graph if node.domain == "" and node.op_type in bodies]
-        for node in nodes:
-            tape = ir.tape.Tape()
-            output = bodies[node.op_type](tape, node)
-            for i, new in enumerate(tape.nodes):
-                new.name = f"{node.name}.{i}"
-            cut(model.graph, node, tape.nodes, [output])
-        return ir.passes.PassResult(model, bool(nodes))
+        return _decompose(
+            model, [node for node in model.graph if not node.domain and node.op_type in _BODIES]
+        )
+
+
+class DecomposeUnfusedAttention(ir.passes.InPlacePass):
+    """`Attention` with heads that no fused kernel takes, spelled out.
+
+    Requires: `Attention` of the main graph as `DecomposeOperators` wants it; functions not inlined: what is
+        in them is not looked at.
+    Does: replaces it where its sizes are not `fused`.
+    Ensures: what is left of it in the main graph has a fused kernel.
+    """
+
+    def __init__(self, fused: Fused) -> None:
+        super().__init__()
+        self.fused = fused
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        found = [node for node in model.graph if (node.domain, node.op_type) == ("", "Attention")]
+        return _decompose(model, [node for node in found if not self.fused(*_heads(node))])
+
+
+def _decompose(model: ir.Model, nodes: Sequence[ir.Node]) -> ir.passes.PassResult:
+    for node in nodes:
+        tape = ir.tape.Tape()
+        output = _BODIES[node.op_type](tape, node)
+        for i, new in enumerate(tape.nodes):
+            new.name = f"{node.name}.{i}"
+        cut(model.graph, node, tape.nodes, [output])
+    return ir.passes.PassResult(model, bool(nodes))
 
 
 def _attention(tape: ir.tape.Tape, node: ir.Node) -> ir.Value:
@@ -45,10 +63,9 @@ def _attention(tape: ir.tape.Tape, node: ir.Node) -> ir.Value:
     extra = {"is_causal", "softcap", "q_num_heads", "kv_num_heads"} & {
         n for n, a in node.attributes.items() if a.value
     }
-    if any(rest[1:]) or extra or query is None or query.shape is None or len(query.shape) != 4:
+    if any(rest[1:]) or extra:
         raise ir.passes.PreconditionError(f"{node.name} is more than plain attention with a mask")
-    columns = query.shape[3]
-    assert isinstance(columns, int)
+    _, columns = _heads(node)
     scale = node.attributes["scale"].as_float() if "scale" in node.attributes else columns**-0.5
     scaled = tape.op("Mul", [query, _number(tape, scale)])
     scores = tape.op("MatMul", [scaled, tape.op("Transpose", [key], {"perm": [0, 1, 3, 2]})])
@@ -57,6 +74,15 @@ def _attention(tape: ir.tape.Tape, node: ir.Node) -> ir.Value:
             raise ir.passes.PreconditionError(f"{node.name}: expected a boolean mask")
         scores = tape.op("Where", [mask, scores, _number(tape, BLOCKED[ir.DataType.FLOAT])])
     return tape.op("MatMul", [tape.op("Softmax", [scores], {"axis": -1}), value])
+
+
+def _heads(node: ir.Node) -> tuple[int, int]:
+    """Of the query [B, H, S, D]: H and D."""
+    query = node.inputs[0]
+    match list(query.shape) if query is not None and query.shape is not None else []:
+        case [_, int(heads), _, int(columns)]:
+            return heads, columns
+    raise ir.passes.PreconditionError(f"{node.name}: expected a 4D query, its heads and their columns known")
 
 
 def _gelu(tape: ir.tape.Tape, node: ir.Node) -> ir.Value:
@@ -103,3 +129,11 @@ def _number(tape: ir.tape.Tape, value: float) -> ir.Value:
 
 def _vector(tape: ir.tape.Tape, values: list[int]) -> ir.Value:
     return tape.op("Constant", [], {"value_ints": values})
+
+
+_BODIES: Mapping[str, Callable[[ir.tape.Tape, ir.Node], ir.Value]] = {
+    "Attention": _attention,
+    "Gelu": _gelu,
+    "GroupNormalization": _group_norm,
+    "RMSNormalization": _rms_norm,
+}

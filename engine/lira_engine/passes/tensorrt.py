@@ -9,8 +9,8 @@ from onnx_ir.passes import common
 
 from lira_engine.errors import LiraError
 from lira_engine.manifest import STAGES
-from lira_engine.passes.decomposed_attention import DecomposeCachedAttention
-from lira_engine.passes.decomposed_operators import DecomposeOperators
+from lira_engine.passes.decomposed_attention import DecomposeCachedAttention, none_fused
+from lira_engine.passes.decomposed_operators import DecomposeOperators, DecomposeUnfusedAttention
 from lira_engine.passes.dequantized_weights import DequantizeWeights, Scales, nearest_scales
 from lira_engine.passes.half_products import HalfProducts
 from lira_engine.passes.initializers import WidenWeights
@@ -28,6 +28,13 @@ LM_HEAD = "lm_head"
 def is_cache(name: str) -> bool:
     """Whether a tensor of the language model is a key or value cache: fp16 in fp16 and int4 engines."""
     return "_cache." in name or "_cache_out." in name
+
+
+def fused(heads: int, columns: int) -> bool:
+    """Whether TensorRT has a fused kernel for `Attention` in fp16 with heads of so many columns; it builds no
+    engine with another `Attention`, and none with one in fp32. Measured with TensorRT for RTX 1.7: fewer than
+    four heads are refused where the number of queries is dynamic."""
+    return heads >= 4 and columns in range(16, 257, 8)
 
 
 def tensorrt_pipeline(
@@ -75,6 +82,9 @@ def tensorrt_pipeline(
     passes: list[ir.passes.PassBase] = [SampleByGathers()]
     if older:
         passes.append(DecomposeCachedAttention())
+    else:
+        keep = none_fused if precision == "fp32" else fused
+        passes += [DecomposeCachedAttention(keep, tensor_scatter=True), DecomposeUnfusedAttention(keep)]
     passes += [SplitLmHead(lm_head_parts), common.InlinePass(), ResolveCastLike()]
     if older:
         passes.append(DecomposeOperators())

@@ -21,6 +21,9 @@ class Sizes:
     usual: int
     most: int
 
+    def capped(self, most: int) -> Sizes:
+        return Sizes(min(self.least, most), min(self.usual, most), min(self.most, most))
+
 
 Profile = Mapping[str, Sizes]
 """By the dimension's name in lira.json."""
@@ -45,7 +48,9 @@ def stage_profiles(manifest: Manifest, stage: str, of_llm: int = 2) -> list[Prof
     tile at a time goes through the semantic encoder. SEFE takes the features of 1 to max_num + 1 tiles.
     """
     if stage == "llm":
-        return [PREFILL, DECODE] if of_llm == 2 else [ANY]
+        rows = manifest.model.context_length  # TensorRT refuses updates that are longer than the cache
+        profiles = [PREFILL, DECODE] if of_llm == 2 else [ANY]
+        return [{**profile, "S": profile["S"].capped(rows)} for profile in profiles]
     tile = manifest.model.tokens_per_tile
     tiles = manifest.preprocessing.tile
     most = tiles.max_num + (1 if tiles.use_thumbnail else 0)

@@ -1,11 +1,9 @@
 """Builds for TensorRT: what decides an engine, and which engines are refused. With a compiler that stands in
-for TensorRT's; the real one comes at the end, where its package is installed."""
+for TensorRT's (the real one: test_real_compiler.py)."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,13 +18,11 @@ from lira_engine.build import build, options_for
 from lira_engine.engine_folder import read_build, usable_build
 from lira_engine.machine import Gpu
 from lira_engine.manifest import STAGES
-from lira_engine.passes import apply
-from lira_engine.passes.tensorrt import tensorrt_pipeline
 from lira_engine.trt import build as trt_build
 from lira_engine.trt import flavour as trt_flavour
 from lira_engine.trt.compile import Job
 from lira_engine.trt.flavour import Flavour, dialect_of, load_flavour, parse_version
-from lira_engine.trt.profiles import ANY, DECODE, PREFILL, input_ranges, stage_profiles
+from lira_engine.trt.profiles import ANY, DECODE, PREFILL, PREFILL_ROWS, input_ranges, stage_profiles
 
 VERSIONS = {"tensorrt": (10, 3, 0), "tensorrt-rtx": (1, 7, 1)}
 
@@ -178,9 +174,12 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
 
 def test_profiles(bundle_path: Path) -> None:
     manifest = Bundle.open(bundle_path).manifest
-    assert stage_profiles(manifest, "llm") == [PREFILL, DECODE] and stage_profiles(manifest, "llm", 1) == [
-        ANY
-    ]
+    short = stage_profiles(manifest, "llm")
+    assert manifest.model.context_length == 16 and [p["S"].most for p in short] == [16, 1]
+    long = dataclasses.replace(
+        manifest, model=dataclasses.replace(manifest.model, context_length=PREFILL_ROWS)
+    )
+    assert stage_profiles(long, "llm") == [PREFILL, DECODE] and stage_profiles(long, "llm", 1) == [ANY]
     ranges = input_ranges(manifest.stages["llm"], PREFILL)
     width = manifest.model.hidden_size
     assert ranges["inputs_embeds"] == ((1, 1, width), (1, 256, width), (1, 256, width))
@@ -211,49 +210,3 @@ def test_a_compiler_that_dies_is_told(
         )
         with pytest.raises(LiraError, match=reason):
             trt_build.compile_in_process(job, lambda phase: None)
-
-
-@pytest.mark.parametrize("precision", ["fp16", "int4"])
-def test_real_engines_of_lira_nano(
-    nano_bundle: Path, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """TensorRT for RTX compiles ahead of time, without a GPU."""
-    pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    root = tmp_path / "bundle"
-    shutil.copytree(nano_bundle, root)
-    options = options_for("tensorrt-rtx", {"compute_capabilities": ("8.9",)})
-    folder = build(root, "tensorrt-rtx", precision, options)
-    record = usable_build(Bundle.open(root), "tensorrt-rtx", precision)
-    assert record.precisions["llm"] == precision and record.precisions["sefe"] == "fp16"
-    assert all((folder / f"{stage}.engine").stat().st_size > 10_000 for stage in STAGES)
-    assert all(peak > 50 for peak in record.peaks_mib.values())
-    assert json.loads((folder / "build.json").read_text())["options"]["compute_capabilities"] == ["8.9"]
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_older_dialect_compiles_too(nano_bundle: Path, stage: str, tmp_path: Path) -> None:
-    """What TensorRT 10.3 is given, by the only compiler that is here."""
-    pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx")
-    bundle = Bundle.open(nano_bundle)
-    precision = "int4" if stage == "llm" else "fp16"
-    model = apply(ir.load(bundle.stage_file(stage)), tensorrt_pipeline(stage, precision, "decomposed"))
-    ir.save(model, tmp_path / "g.onnx", external_data="g.data", size_threshold_bytes=1024)
-    spec = bundle.manifest.stages[stage]
-    profiles = [
-        {name: [list(shape) for shape in shapes] for name, shapes in input_ranges(spec, one).items()}
-        for one in stage_profiles(bundle.manifest, stage)
-    ]
-    job = Job("tensorrt-rtx", str(tmp_path / "g.onnx"), str(tmp_path / "g.engine"), profiles, ["8.6"])
-    assert trt_build.compile_in_process(job, lambda phase: None)["layers"] > 10
-    assert (tmp_path / "g.engine").stat().st_size > 10_000
-
-
-def test_what_the_real_compiler_refuses_is_told(tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx")
-    graph = tmp_path / "llm.onnx"
-    graph.write_bytes(b"no graph")
-    job = Job("tensorrt-rtx", str(graph), str(tmp_path / "llm.engine"), [], [])
-    with pytest.raises(LiraError, match=r"llm: tensorrt-rtx .* cannot read the graph"):
-        trt_build.compile_in_process(job, lambda phase: None)
-    assert not (tmp_path / "llm.engine").exists()

@@ -1,0 +1,164 @@
+"""What the real TensorRT for RTX makes of the lowered graphs: it compiles ahead of time, without a GPU."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from lira_engine import Bundle, LiraError
+from lira_engine.build import build, options_for
+from lira_engine.engine_folder import usable_build
+from lira_engine.manifest import STAGES
+from lira_engine.passes import apply
+from lira_engine.passes.tensorrt import tensorrt_pipeline
+from lira_engine.trt.build import compile_in_process
+from lira_engine.trt.compile import Job, Ranges
+from lira_engine.trt.profiles import input_ranges, stage_profiles
+from lira_export.checkpoint import Checkpoint
+from lira_export.config import LlmConfig
+from lira_export.export import LlmTensors
+from lira_export.graphs.llm import build_llm
+
+pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx")
+
+
+def compiled(model: ir.Model, profiles: list[Ranges], folder: Path, capability: str = "8.9") -> int:
+    """Layers of the network that an engine was made of."""
+    ir.save(model, folder / "g.onnx", external_data="g.data", size_threshold_bytes=1024)
+    job = Job("tensorrt-rtx", str(folder / "g.onnx"), str(folder / "g.engine"), profiles, [capability])
+    layers = compile_in_process(job, lambda phase: None)["layers"]
+    assert (folder / "g.engine").stat().st_size > 10_000
+    return layers
+
+
+def profiles_of(bundle: Bundle, stage: str) -> list[Ranges]:
+    spec = bundle.manifest.stages[stage]
+    return [
+        {name: [list(shape) for shape in shapes] for name, shapes in input_ranges(spec, one).items()}
+        for one in stage_profiles(bundle.manifest, stage)
+    ]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int4"])
+@pytest.mark.parametrize("model", ["nano", "golden"])
+def test_all_engines_of_a_bundle(
+    model: str,
+    precision: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    """The golden model has heads of 8 columns, an odd vocabulary, and a cache shorter than a prefill pass."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "bundle"
+    shutil.copytree(request.getfixturevalue(f"{model}_bundle"), root)
+    options = options_for("tensorrt-rtx", {"compute_capabilities": ("8.9",)})
+    folder = build(root, "tensorrt-rtx", precision, options)
+    record = usable_build(Bundle.open(root), "tensorrt-rtx", precision)
+    assert record.precisions == dict.fromkeys(STAGES, "fp16") | {"llm": precision}
+    assert record.files.keys() == {f"{stage}.engine" for stage in STAGES}
+    assert all((folder / name).stat().st_size > 10_000 for name in record.files)
+    assert all(peak > 50 for peak in record.peaks_mib.values())
+    assert json.loads((folder / "build.json").read_text())["options"]["compute_capabilities"] == ["8.9"]
+
+
+@pytest.mark.parametrize("stage", ["semantic_encoder", "sefe", "llm"])
+def test_fp32_compiles(nano_bundle: Path, stage: str, tmp_path: Path) -> None:
+    """There is no fused attention in fp32."""
+    bundle = Bundle.open(nano_bundle)
+    model = apply(ir.load(bundle.stage_file(stage)), tensorrt_pipeline(stage, "fp32", "cache_update"))
+    assert compiled(model, profiles_of(bundle, stage), tmp_path) > 10
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_older_dialect_compiles_too(nano_bundle: Path, stage: str, tmp_path: Path) -> None:
+    """What TensorRT 10.3 is given, by the only compiler that is here."""
+    bundle = Bundle.open(nano_bundle)
+    precision = "int4" if stage == "llm" else "fp16"
+    model = apply(ir.load(bundle.stage_file(stage)), tensorrt_pipeline(stage, precision, "decomposed"))
+    assert compiled(model, profiles_of(bundle, stage), tmp_path, "8.6") > 10
+
+
+SMALL = LlmConfig(
+    vocab_size=31,
+    hidden_size=128,
+    intermediate_size=192,
+    num_layers=2,
+    num_heads=8,
+    num_kv_heads=2,
+    rope_theta=1e4,
+    rms_norm_eps=1e-5,
+)
+VARIANTS = {
+    "one_kv_head": replace(SMALL, num_kv_heads=1),
+    "every_head_its_own": replace(SMALL, num_kv_heads=8),
+    "narrow_heads": replace(SMALL, num_heads=32, num_kv_heads=8),
+    "two_heads": replace(SMALL, num_heads=2, num_kv_heads=1),
+    "qwen2": replace(SMALL, family="qwen2", rms_norm_eps=1e-6, tie_word_embeddings=True),
+}
+CAPACITY = 320
+
+
+@pytest.mark.parametrize("dialect", ["cache_update", "decomposed"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_of_the_language_model(name: str, dialect: str, tmp_path: Path) -> None:
+    config = VARIANTS[name]
+    model = build_llm(config, RandomTensors(config), CAPACITY)
+    assert any(key.endswith("bias") for key in model.graph.initializers) == (name == "qwen2")
+    assert compiled(apply(model, tensorrt_pipeline("llm", "int4", dialect)), llm_profiles(config), tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int4"])
+@pytest.mark.parametrize("dialect", ["cache_update", "decomposed"])
+def test_positions_beyond_the_trained_length(
+    golden_checkpoint: Checkpoint, precision: str, dialect: str, tmp_path: Path
+) -> None:
+    """The golden language model with dynamic NTK scaling, trained for 64 positions."""
+    config = replace(golden_checkpoint.config.llm, max_position_embeddings=64)
+    model = build_llm(config, LlmTensors(golden_checkpoint), CAPACITY)
+    assert any(node.op_type == "Pow" for node in model.graph)
+    passes = tensorrt_pipeline("llm", precision, dialect)
+    assert compiled(apply(model, passes), llm_profiles(config), tmp_path)
+
+
+def llm_profiles(config: LlmConfig) -> list[Ranges]:
+    return [
+        {"inputs_embeds": [[1, rows, config.hidden_size] for rows in sizes], "logit_positions": [[1]] * 3}
+        for sizes in ((1, 256, 256), (1, 1, 1))
+    ]
+
+
+class RandomTensors(dict[str, np.ndarray]):
+    """Weights for whatever a graph of `config` asks."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def __contains__(self, name: object) -> bool:
+        return "bias" not in str(name) or (self.config.qkv_bias and str(name).split(".")[-1][0] in "qkv")
+
+    def __missing__(self, name: str) -> np.ndarray:
+        c, part = self.config, name.split(".")[-1]
+        kv = c.num_kv_heads * c.head_dim
+        rows = {"k": kv, "v": kv, "gate": c.intermediate_size, "up": c.intermediate_size}
+        rows |= {"lm_head": c.vocab_size, "k_bias": kv, "v_bias": kv}
+        size = rows.get(part, c.hidden_size)
+        columns = c.intermediate_size if part == "down" else c.hidden_size
+        shape = (size,) if "norm" in part or "bias" in part else (size, columns)
+        return np.random.default_rng(len(name)).uniform(-0.2, 0.2, shape).astype(np.float32)
+
+
+def test_what_the_compiler_refuses_is_told(tmp_path: Path) -> None:
+    graph = tmp_path / "llm.onnx"
+    graph.write_bytes(b"no graph")
+    job = Job("tensorrt-rtx", str(graph), str(tmp_path / "llm.engine"), [], [])
+    with pytest.raises(LiraError, match=r"llm: tensorrt-rtx .* cannot read the graph"):
+        compile_in_process(job, lambda phase: None)
+    assert not (tmp_path / "llm.engine").exists()
