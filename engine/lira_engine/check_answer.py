@@ -37,11 +37,12 @@ def check_answer(
     tokens, manifest = bundle.manifest.tokens, bundle.manifest
     tile, picture = _pictures(manifest.preprocessing)
     features = _finite("features", engines.semantic_encoder.run({"pixel_values": tile})["features"])
-    pixel = engines.pixel_encoder.run({"pixel_values": picture})
+    pixel = engines.pixel_encoder.start({"pixel_values": picture})
+    made = pixel.outputs  # fed where they lie, as the runtime does
     fused = engines.sefe.run(
-        {"features": features, "pixel_features": pixel["pixel_features"], "queries": pixel["queries"]}
+        {"features": features, "pixel_features": made["pixel_features"], "queries": made["queries"]}
     )
-    valid = pixel["query_valid"][0].astype(bool) if "query_valid" in pixel else slice(None)
+    valid = pixel.numpy("query_valid")[0].astype(bool) if "query_valid" in made else slice(None)
     separators = bundle.separators
     before, after = _prompt(bundle)
     prompt = [
@@ -67,7 +68,7 @@ def check_answer(
         logits.append(_finite("logits", out.logits[-1]))
         if i == 2:  # the pass in which [SEG] is the input makes the mask
             names = manifest.stages["pixel_decoder"].inputs.keys() - {"hidden_states"}
-            feeds = {"hidden_states": out.hidden[-1:], **{name: pixel[name] for name in names}}
+            feeds = {"hidden_states": out.hidden[-1:], **{name: made[name] for name in names}}
             _finite("mask_logits", engines.pixel_decoder.run(feeds)["mask_logits"])
     expected = _portable_logits(bundle, chunks, threads)
     if expected is None:

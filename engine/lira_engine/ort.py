@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from lira_engine.errors import LiraError
 from lira_engine.extras import install_line
 from lira_engine.manifest import StageSpec, TensorSpec
 from lira_engine.ort_device import CPU, Device
-from lira_engine.runner import Closing, check_feeds
+from lira_engine.runner import Feeds, Stage, check_feeds, host_array
 
 try:
     import onnxruntime
@@ -42,8 +44,12 @@ ORT_ERRORS = (
 )
 
 
-class OrtStage(Closing):
-    """A stage's ONNX file in a session. `run` takes and returns numpy arrays by tensor name."""
+Form = tuple[tuple[int, ...], np.dtype]
+"""Shape and dtype."""
+
+
+class OrtStage(Stage):
+    """A stage's ONNX file in a session. Its outputs stay in the device's memory until `numpy` is asked."""
 
     def __init__(
         self,
@@ -73,28 +79,79 @@ class OrtStage(Closing):
                 + (f", and lacks outputs {sorted(missing)}" if missing else "")
             )
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """All outputs by name. Raises LiraError where the feeds are not what `input_specs` says."""
+    def start(self, feeds: Feeds) -> OrtPass:
+        """A pass that runs when its first result is needed. Raises LiraError as `StageRunner.start` does."""
+        sizes = check_feeds(self.name, self.input_specs, feeds)
+        outputs = {
+            name: (tuple(sizes[n] if isinstance(n, str) else n for n in spec.shape), np.dtype(spec.dtype))
+            for name, spec in self.output_specs.items()
+        }
+        return OrtPass(outputs, partial(self._run, dict(feeds), outputs))
+
+    def _run(self, feeds: Feeds, outputs: Mapping[str, Form]) -> dict[str, onnxruntime.OrtValue]:
         if self._session is None:
             raise ValueError(f"{self.name} is closed")
-        check_feeds(self.name, self.input_specs, feeds)
         binding = self._session.io_binding()
-        given = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
-        for name, array in given.items():
-            bind_input(binding, name, array)
-        sizes = {
-            size: array.shape[i]
-            for name, array in given.items()
-            for i, size in enumerate(self.input_specs[name].shape)
+        kept = []  # until the run is over
+        for name, tensor in feeds.items():
+            if isinstance(tensor, OrtTensor):
+                binding.bind_ortvalue_input(name, tensor.value)
+            else:
+                kept.append(np.ascontiguousarray(host_array(tensor)))
+                bind_input(binding, name, kept[-1])
+        found = {
+            name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self.device.memory, 0)
+            for name, (shape, dtype) in outputs.items()
         }
-        found = {name: _empty(spec, sizes) for name, spec in self.output_specs.items()}
-        for name, array in found.items():
-            bind_output(binding, name, array)
+        for name, value in found.items():
+            binding.bind_ortvalue_output(name, value)
         self._session.run_with_iobinding(binding, run_options(self.device))
         return found
 
     def close(self) -> None:
         self._session = None
+
+
+class OrtPass:
+    """A pass of an `OrtStage`: one that nobody needs a result of costs nothing."""
+
+    def __init__(
+        self, outputs: Mapping[str, Form], run: Callable[[], dict[str, onnxruntime.OrtValue]]
+    ) -> None:
+        self._outputs = outputs
+        self._run: Callable[[], dict[str, onnxruntime.OrtValue]] | None = run
+        self._values: dict[str, onnxruntime.OrtValue] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def outputs(self) -> dict[str, OrtTensor]:
+        return {name: OrtTensor(self, name, *form) for name, form in self._outputs.items()}
+
+    def numpy(self, name: str) -> np.ndarray:
+        array: np.ndarray = self.value(name).numpy()
+        return array
+
+    def value(self, name: str) -> onnxruntime.OrtValue:
+        """An output where the device left it."""
+        with self._lock:
+            if self._run is not None:
+                self._values = self._run()
+                self._run = None  # frees the inputs
+        return self._values[name]
+
+
+@dataclass(frozen=True)
+class OrtTensor:
+    """An output of a pass that may not have run yet."""
+
+    made_by: OrtPass
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def value(self) -> onnxruntime.OrtValue:
+        return self.made_by.value(self.name)
 
 
 def bind_input(binding: onnxruntime.IOBinding, name: str, array: np.ndarray) -> None:
@@ -108,11 +165,6 @@ def bind_input(binding: onnxruntime.IOBinding, name: str, array: np.ndarray) -> 
 def bind_output(binding: onnxruntime.IOBinding, name: str, array: np.ndarray) -> None:
     """Let a run write into an array's own memory; the caller keeps it alive until the run is over."""
     binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-
-
-def _empty(spec: TensorSpec, sizes: Mapping[int | str, int]) -> np.ndarray:
-    """An array for an output; `sizes`: of the named dimensions, which inputs have too."""
-    return np.empty([sizes[size] if isinstance(size, str) else size for size in spec.shape], spec.dtype)
 
 
 @cache

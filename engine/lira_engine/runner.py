@@ -15,6 +15,34 @@ from lira_engine.manifest import TensorSpec
 Self = TypeVar("Self", bound="Closing")
 
 
+class Tensor(Protocol):
+    """An input or output: an array, or memory of the engine that made it, which other stages of the same
+    `Engines` take as it is."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+
+Feeds = Mapping[str, Tensor]
+"""By the input's name."""
+
+
+class Pass(Protocol):
+    """One pass of a stage. A GPU works on it meanwhile; a CPU begins when a result is needed."""
+
+    @property
+    def outputs(self) -> Mapping[str, Tensor]:
+        """To be fed to other stages, without a copy through host memory. Nobody waits for them."""
+        ...
+
+    def numpy(self, name: str) -> np.ndarray:
+        """An output in host memory. Waits for the pass. Raises ValueError where the stage was closed."""
+        ...
+
+
 class StageRunner(Protocol):
     """One stage, ready to run. A context manager that closes itself."""
 
@@ -27,12 +55,19 @@ class StageRunner(Protocol):
     @property
     def output_specs(self) -> Mapping[str, TensorSpec]: ...
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """All outputs by name. Raises LiraError where the feeds are not what `input_specs` says."""
+    def start(self, feeds: Feeds) -> Pass:
+        """Arrays of `feeds` must not change until the pass is over.
+
+        Raises LiraError where the feeds are not what `input_specs` says.
+        """
+        ...
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """`start`, and all outputs in host memory."""
         ...
 
     def close(self) -> None:
-        """Free the engine's memory. It cannot run afterwards."""
+        """Free the engine's memory. It cannot run afterwards, and passes not waited for are lost."""
         ...
 
     def __enter__(self) -> StageRunner: ...
@@ -122,6 +157,22 @@ class Closing:
         self.close()
 
 
+class Stage(Closing):
+    """The part of a `StageRunner` that is the same in all."""
+
+    name: str
+    input_specs: Mapping[str, TensorSpec]
+    output_specs: Mapping[str, TensorSpec]
+
+    def start(self, feeds: Feeds) -> Pass:
+        raise NotImplementedError
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """All outputs by name, in host memory. Raises LiraError as `start` does."""
+        started = self.start(feeds)
+        return {name: started.numpy(name) for name in self.output_specs}
+
+
 class CountedRows:
     """The part of a `KvCache` that counts."""
 
@@ -164,28 +215,37 @@ class Engines(Closing):
             stage.close()
 
 
-def check_feeds(stage: str, specs: Mapping[str, TensorSpec], feeds: Mapping[str, np.ndarray]) -> None:
-    """Raise LiraError where `feeds` do not have the names, dtypes and shapes of `specs`.
+def check_feeds(stage: str, specs: Mapping[str, TensorSpec], feeds: Feeds) -> dict[str, int]:
+    """The sizes of the named dimensions, which may have any, the same one everywhere.
 
-    A named dimension may have any size, the same one everywhere.
+    Raises LiraError where `feeds` do not have the names, dtypes and shapes of `specs`.
     """
     if feeds.keys() != specs.keys():
         raise LiraError(f"{stage}: got inputs {_names(feeds)}; expected {_names(specs)}")
     sizes: dict[str, int] = {}
     for name, spec in specs.items():
-        array = feeds[name]
-        fits = array.dtype == np.dtype(spec.dtype) and array.ndim == len(spec.shape)
+        tensor = feeds[name]
+        fits = tensor.dtype == np.dtype(spec.dtype) and len(tensor.shape) == len(spec.shape)
         if fits:
-            for size, expected in zip(array.shape, spec.shape, strict=True):
+            for size, expected in zip(tensor.shape, spec.shape, strict=True):
                 if isinstance(expected, str):
                     expected = sizes.setdefault(expected, size)
                 fits = fits and size == expected
         if not fits:
             given = ", ".join(f"{key}={size}" for key, size in sizes.items() if key in spec.shape)
             raise LiraError(
-                f"{stage}: input {name} is {array.dtype} {list(array.shape)}, expected {spec.dtype} "
+                f"{stage}: input {name} is {tensor.dtype} {list(tensor.shape)}, expected {spec.dtype} "
                 f"[{', '.join(map(str, spec.shape))}]" + (f" with {given}" if given else "")
             )
+    return sizes
+
+
+def host_array(tensor: Tensor) -> np.ndarray:
+    """An array as it is. Raises TypeError for what lies in an engine's memory: another kind of engine has no
+    use for it."""
+    if not isinstance(tensor, np.ndarray):
+        raise TypeError(f"got {type(tensor).__name__} of another kind of engine, expected an array")
+    return tensor
 
 
 def check_room(length: int, capacity: int, rows: int) -> None:

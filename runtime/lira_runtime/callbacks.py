@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from lira_engine.manifest import RegionSpec, TileSpec
-    from lira_engine.runner import LlmOutput, StageRunner
+    from lira_engine.runner import LlmOutput, Pass, StageRunner, Tensor
 
 
 class SegCallback(TokenCallback):
@@ -30,7 +30,7 @@ class SegCallback(TokenCallback):
     def __init__(
         self,
         pixel_decoder: StageRunner,
-        image_features: Mapping[str, np.ndarray],  # the pixel decoder's inputs, hidden_states excepted
+        image_features: Mapping[str, Tensor],  # the pixel decoder's inputs, hidden_states excepted
         image_size: tuple[int, int],  # width, height
         timings: Timings,
     ) -> None:
@@ -43,14 +43,15 @@ class SegCallback(TokenCallback):
 
     def on_consumed(self, output: LlmOutput, step: int) -> Generator[Event, None, None]:
         hidden = np.array(output.hidden[-1:], dtype=np.float32)  # [1, C], copied: engines reuse their buffers
-        mask = Mask(lambda: self._decode(hidden), *self._image_size)
+        decoding = self._pixel_decoder.start({"hidden_states": hidden, **self._image_features})
+        mask = Mask(lambda: self._wait_for(decoding), *self._image_size)
         self.masks.append(mask)
         self.logits.append(np.array(output.logits[-1], dtype=np.float32))
         yield MaskEvent(len(self.masks) - 1, mask, step)
 
-    def _decode(self, hidden: np.ndarray) -> np.ndarray:
+    def _wait_for(self, decoding: Pass) -> np.ndarray:
         started = time.perf_counter()
-        logits = self._pixel_decoder.run({"hidden_states": hidden, **self._image_features})["mask_logits"]
+        logits = decoding.numpy("mask_logits")
         self._timings.note_mask(time.perf_counter() - started)
         return np.array(logits[0], dtype=np.float32)  # [P/4, P/4]
 

@@ -13,12 +13,13 @@ from lira_runtime import preprocess
 class Mask:
     """One `[SEG]`'s mask on the image.
 
-    The pixel decoder runs on first access: a mask that nobody asks for costs nothing. Only the decoder's
-    small logits and the binary mask are kept, so that many masks of a large photograph stay affordable.
+    First access waits for the pixel decoder. A GPU has been at it since `[SEG]`, beside the language model; a
+    CPU begins now, and a mask that nobody asks for costs it nothing. Only the decoder's small logits and the
+    binary mask are kept, so that many masks of a large photograph stay affordable.
     """
 
     def __init__(self, decode: Callable[[], np.ndarray], width: int, height: int) -> None:
-        """`decode` runs the pixel decoder: () -> logits [h, w] float32 of the padded square image."""
+        """`decode` waits for the pixel decoder: () -> logits [h, w] float32 of the padded square image."""
         self._decode: Callable[[], np.ndarray] | None = decode
         self.width = width
         self.height = height

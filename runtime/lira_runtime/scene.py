@@ -33,7 +33,7 @@ from lira_runtime.tokenizer import TextCoder, Tokenizer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from lira_engine.runner import Engines, KvCache
+    from lira_engine.runner import Engines, KvCache, Tensor
 
 
 class Lira:
@@ -106,26 +106,29 @@ class Lira:
         timings.encode_semantic = clock() - started
 
         started = clock()
-        pixel = self.engines.pixel_encoder.run({"pixel_values": pixels})
+        pixel = self.engines.pixel_encoder.start({"pixel_values": pixels})
+        query_valid = pixel.numpy("query_valid")  # waits; what other stages need stays where it is
         timings.encode_pixel = clock() - started
 
         started = clock()
+        made = pixel.outputs
         fused = self.engines.sefe.run(
-            {"features": features, "pixel_features": pixel["pixel_features"], "queries": pixel["queries"]}
+            {"features": features, "pixel_features": made["pixel_features"], "queries": made["queries"]}
         )
-        prefix = self._visual_prefix(features, fused, pixel["query_valid"])
+        prefix = self._visual_prefix(features, fused, query_valid)
         timings.sefe = clock() - started
 
         decoder_inputs = set(self.manifest.stages["pixel_decoder"].inputs) - {"hidden_states"}
-        return Scene(self, picture, prefix, {name: pixel[name] for name in sorted(decoder_inputs)}, timings)
+        return Scene(self, picture, prefix, {name: made[name] for name in sorted(decoder_inputs)}, timings)
 
     def encode_tiles(self, tiles: np.ndarray) -> np.ndarray:
         """tiles [T, 3, S, S] float32 -> features [T, N, C] float32.
 
         One at a time: a tile is work enough for all cores, and seven need seven times its memory.
         """
-        run = self.engines.semantic_encoder.run
-        return np.concatenate([run({"pixel_values": tile[None]})["features"] for tile in tiles])
+        start = self.engines.semantic_encoder.start
+        passes = [start({"pixel_values": tile[None]}) for tile in tiles]
+        return np.concatenate([one.numpy("features") for one in passes])
 
     def embed(self, token_ids: Sequence[int]) -> np.ndarray:
         """token ids [n] -> embeddings [n, C] float32. Reads only these rows of the table."""
@@ -177,7 +180,7 @@ class Scene:
         lira: Lira,
         image: Image,
         prefix: np.ndarray,  # [P, C]
-        image_features: Mapping[str, np.ndarray],  # what the pixel decoder needs beside the hidden state
+        image_features: Mapping[str, Tensor],  # what the pixel decoder needs beside the hidden state
         look_timings: LookTimings,
     ) -> None:
         self.image = image

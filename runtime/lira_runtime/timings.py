@@ -36,8 +36,8 @@ class Timings:
     """What one answer cost.
 
     A later question about the same image pays for neither the encoders nor the prefill of the image's tokens:
-    its `look` is zero and its `prefill_tokens` are those of the question alone. Masks are decoded when looked
-    at, so `masks` and what follows from it may still grow after the answer is complete.
+    its `look` is zero and its `prefill_tokens` are those of the question alone. Masks are waited for when
+    looked at, so `masks` and what follows from it may still grow after the answer is complete.
     """
 
     look: LookTimings = field(default_factory=LookTimings)
@@ -48,7 +48,7 @@ class Timings:
     decode: list[float] = field(default_factory=list)  # LLM passes that read one token
     region_prefill: list[float] = field(default_factory=list)  # LLM passes that read a whole region
     regions: list[float] = field(default_factory=list)  # crop and semantic encoder, mask not included
-    masks: list[float] = field(default_factory=list)  # pixel decoder
+    masks: list[float] = field(default_factory=list)  # waiting for the pixel decoder
     _answering: float = 0.0
     _late_masks: float = 0.0
     _running: bool = False
@@ -81,7 +81,7 @@ class Timings:
             self._answering += time.perf_counter() - started
 
     def note_mask(self, seconds: float) -> None:
-        """A mask was decoded, inside the loop or later."""
+        """A mask was waited for, inside the loop or later."""
         self.masks.append(seconds)
         if not self._running:
             self._late_masks += seconds

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-import numpy as np
 import pytest
 
 from lira_bench.sample_image import sample_image
 from lira_bench.speed.ablation import VARIANTS, ablation, pixel_encoder_alone, without_fusion
 from lira_bench.speed.measure import Run, measure, question
-from lira_bench.speed.record import Mark, Recorder, Span, Wrapped, recorded
+from lira_bench.speed.record import Mark, RecordedStage, Recorder, Span, recorded
 from lira_bench.speed.schedule import ANSWER, BETWEEN, LEAD, PHRASES, forced_tokens
 from lira_bench.speed.traffic import cache_bytes, llm_file, weight_bytes
 from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
+from lira_engine.manifest import TensorSpec
+from lira_engine.runner import Feeds, Stage
 from lira_runtime import Lira
 
 
@@ -161,15 +164,19 @@ def test_differences_are_taken_round_by_round() -> None:
 
 
 def test_a_failing_stage_leaves_no_span() -> None:
-    class Failing:
+    class Failing(Stage):
         name = "sefe"
+        input_specs = output_specs = {"tokens": TensorSpec("float32", (1,))}  # noqa: RUF012
 
-        def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        def start(self, feeds: Feeds) -> Any:
+            return SimpleNamespace(numpy=self.fail)
+
+        def fail(self, name: str) -> None:
             raise RuntimeError
 
     recorder = Recorder()
-    with pytest.raises(RuntimeError), recorder.span("sefe"):
-        Wrapped(Failing()).run({})  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError):
+        RecordedStage(Failing(), recorder).run({})
     assert recorder.spans == []
 
 

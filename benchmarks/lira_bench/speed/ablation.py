@@ -11,7 +11,7 @@ import numpy as np
 
 from lira_bench.speed.measure import Run
 from lira_bench.speed.record import Recorder, Wrapped
-from lira_engine.runner import Engines, StageRunner
+from lira_engine.runner import Engines, Feeds, Pass, StageRunner, Tensor
 from lira_runtime.prompts import Ilvc
 
 
@@ -29,13 +29,28 @@ class Variant:
     change: Callable[[Engines, Recorder], Engines] | None = None
 
 
+@dataclass(frozen=True)
+class _Changed:
+    """A pass with some outputs replaced."""
+
+    outputs: Mapping[str, Tensor]
+    begun: Pass | None = None
+
+    def numpy(self, name: str) -> np.ndarray:
+        output = self.outputs[name]
+        if isinstance(output, np.ndarray):
+            return output
+        assert self.begun is not None
+        return self.begun.numpy(name)
+
+
 class _NoQueries(Wrapped):
     """The pixel encoder, its queries declared invalid: none of them joins the prefix."""
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        outputs = dict(self.stage.run(feeds))
-        outputs["query_valid"] = np.zeros_like(outputs["query_valid"])
-        return outputs
+    def start(self, feeds: Feeds) -> Pass:
+        begun = self.stage.start(feeds)
+        valid = begun.numpy("query_valid")
+        return _Changed({**begun.outputs, "query_valid": np.zeros_like(valid)}, begun)
 
 
 class _LeftOut(Wrapped):
@@ -45,14 +60,14 @@ class _LeftOut(Wrapped):
         super().__init__(stage)
         self._empty = empty
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def start(self, feeds: Feeds) -> Pass:
         outputs = {}
         for name, spec in self.output_specs.items():
             shape = [size if isinstance(size, int) else 1 for size in spec.shape]
             if name in self._empty:
                 shape[1] = 0
             outputs[name] = np.zeros(shape, spec.dtype)
-        return outputs
+        return _Changed(outputs)
 
 
 class _RegionsOnly(Wrapped):
@@ -62,12 +77,12 @@ class _RegionsOnly(Wrapped):
         super().__init__(stage)
         self._recorder = recorder
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def start(self, feeds: Feeds) -> Pass:
         if self._recorder.phase != "look":
-            return self.stage.run(feeds)
+            return self.stage.start(feeds)
         ((name, spec),) = self.output_specs.items()
-        tiles = len(next(iter(feeds.values())))
-        return {name: np.zeros((tiles, 0, int(spec.shape[-1])), spec.dtype)}
+        tiles = feeds["pixel_values"].shape[0]
+        return _Changed({name: np.zeros((tiles, 0, int(spec.shape[-1])), spec.dtype)})
 
 
 def without_fusion(engines: Engines, recorder: Recorder) -> Engines:

@@ -6,13 +6,22 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Literal
 
 import numpy as np
 
-from lira_engine.manifest import TensorSpec
-from lira_engine.runner import Engines, KvCache, LlmOutput, LlmRunner, StageRunner
+from lira_engine.runner import (
+    Closing,
+    Engines,
+    Feeds,
+    KvCache,
+    LlmOutput,
+    LlmRunner,
+    Pass,
+    Stage,
+    StageRunner,
+    Tensor,
+)
 
 Phase = Literal["look", "prefill", "answer"]
 
@@ -73,58 +82,63 @@ class Recorder:
         self.marks.append(Mark(kind, self.now(), text))
 
     @contextmanager
-    def span(self, stage: str) -> Iterator[None]:
-        """The block is a run of `stage`; one that raises leaves none."""
-        started = self.now()
+    def span(self, stage: str, before: float = 0.0) -> Iterator[None]:
+        """The block is a run of `stage`, which took `before` seconds already; one that raises leaves none."""
+        started = self.now() - before
         yield
         self.spans.append(Span(stage, started, self.now() - started))
 
 
-class Wrapped:
-    """A stage that stands for another one. Derived classes change `run`."""
+class Wrapped(Stage):
+    """A stage that stands for another one. Derived classes change `start`."""
 
     def __init__(self, stage: StageRunner) -> None:
         self.stage = stage
+        self.name = stage.name
+        self.input_specs = stage.input_specs
+        self.output_specs = stage.output_specs
 
-    @property
-    def name(self) -> str:
-        return self.stage.name
-
-    @property
-    def input_specs(self) -> Mapping[str, TensorSpec]:
-        return self.stage.input_specs
-
-    @property
-    def output_specs(self) -> Mapping[str, TensorSpec]:
-        return self.stage.output_specs
-
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return self.stage.run(feeds)
+    def start(self, feeds: Feeds) -> Pass:
+        return self.stage.start(feeds)
 
     def close(self) -> None:
         self.stage.close()
 
-    def __enter__(self) -> Wrapped:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 class RecordedStage(Wrapped):
+    """Notes what its passes cost the caller: to start them, and to wait for the first result. A GPU may have
+    been at one for longer, beside other stages."""
+
     def __init__(self, stage: StageRunner, recorder: Recorder) -> None:
         super().__init__(stage)
         self._recorder = recorder
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def start(self, feeds: Feeds) -> Pass:
         region = self.name == "semantic_encoder" and self._recorder.phase != "look"
-        with self._recorder.span("region_encode" if region else self.name):
-            return self.stage.run(feeds)
+        started = self._recorder.now()
+        begun = self.stage.start(feeds)
+        starting = self._recorder.now() - started
+        return RecordedPass(begun, self._recorder, "region_encode" if region else self.name, starting)
 
 
-class RecordedLlm:
+class RecordedPass:
+    def __init__(self, begun: Pass, recorder: Recorder, stage: str, starting: float) -> None:
+        self._begun, self._recorder, self._stage, self._starting = begun, recorder, stage, starting
+        self._waited = False
+
+    @property
+    def outputs(self) -> Mapping[str, Tensor]:
+        return self._begun.outputs
+
+    def numpy(self, name: str) -> np.ndarray:
+        if self._waited:
+            return self._begun.numpy(name)
+        self._waited = True
+        with self._recorder.span(self._stage, before=self._starting):
+            return self._begun.numpy(name)
+
+
+class RecordedLlm(Closing):
     def __init__(self, llm: LlmRunner, recorder: Recorder) -> None:
         self._llm = llm
         self._recorder = recorder
@@ -150,14 +164,6 @@ class RecordedLlm:
 
     def close(self) -> None:
         self._llm.close()
-
-    def __enter__(self) -> RecordedLlm:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def recorded(engines: Engines, recorder: Recorder) -> Engines:

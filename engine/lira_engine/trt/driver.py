@@ -43,6 +43,11 @@ class Stream(Protocol):
         """Wait for everything that was enqueued so far."""
         ...
 
+    def wait(self, event: Event) -> None:
+        """What is enqueued from now on begins when the device has passed the event's mark. The caller goes
+        on at once."""
+        ...
+
 
 class Event(Protocol):
     """A mark in a stream."""
@@ -185,16 +190,20 @@ class CudaStream:
     def synchronize(self) -> None:
         self.raw.synchronize()
 
+    def wait(self, event: Event) -> None:
+        assert isinstance(event, CudaEvent)
+        self.raw.wait_for_event(event.raw)
+
 
 class CudaEvent:
     def __init__(self, raw: Any) -> None:
-        self._raw = raw
+        self.raw = raw
 
     def record(self, stream: Stream) -> None:
-        self._raw.record(_raw(stream))
+        self.raw.record(_raw(stream))
 
     def synchronize(self) -> None:
-        self._raw.synchronize()
+        self.raw.synchronize()
 
 
 def _raw(stream: Stream) -> Any:

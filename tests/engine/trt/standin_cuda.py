@@ -35,6 +35,7 @@ class Gpu:
         self.streams: dict[int, Stream] = {}
         self.copies: list[tuple[str, int]] = []  # ("in" or "out", bytes)
         self.zeroed = 0
+        self.waits = 0  # times that the host waited for the device
         self._next = 0x7F00_0000_0000
         self._thread = threading.local()
 
@@ -115,28 +116,41 @@ class Stream:
 
     def synchronize(self) -> None:
         self.gpu.check_current()
+        self.gpu.waits += bool(self.queue)
         while self.queue:
             self.queue.popleft()()
+
+    def wait_for_event(self, event: Event) -> None:
+        """The mark that the event has now, whatever becomes of the event."""
+        self.gpu.check_current()
+        mark, stream = event.mark, event.stream
+        self.queue.append(lambda: _pass(mark, stream))
 
 
 class Event:
     def __init__(self, gpu: Gpu) -> None:
         gpu.check_current()
         self._gpu = gpu
-        self._passed = [True]
-        self._stream: Stream | None = None
+        self.mark = [True]  # whether the device has passed it
+        self.stream: Stream | None = None
 
     def record(self, stream: Stream) -> None:
         self._gpu.check_current()
-        passed = self._passed = [False]
-        self._stream = stream
-        stream.queue.append(lambda: passed.__setitem__(0, True))
+        mark = self.mark = [False]
+        self.stream = stream
+        stream.queue.append(lambda: mark.__setitem__(0, True))
 
     def synchronize(self) -> None:
         self._gpu.check_current()
-        while not self._passed[0]:
-            assert self._stream is not None
-            self._stream.queue.popleft()()
+        self._gpu.waits += not self.mark[0]
+        _pass(self.mark, self.stream)
+
+
+def _pass(mark: list[bool], stream: Stream | None) -> None:
+    """Let things happen in `stream` until its mark is reached."""
+    while not mark[0]:
+        assert stream is not None
+        stream.queue.popleft()()
 
 
 class Allocation:

@@ -99,6 +99,14 @@ def test_the_native_runners_did_it(lira: Lira, installed: Any, replay: Any) -> N
     assert cache not in sizes
     logits = [size for way, size in installed.gpu.copies if (way, size) == ("out", 4 * model.vocab_size)]
     assert len(logits) >= len(replay.steps)
-    features = 4 * math.prod(lira.manifest.stages["pixel_decoder"].inputs["mask_features"].shape)  # type: ignore[arg-type]
-    uploads = [size for way, size in installed.gpu.copies if (way, size) == ("in", features)]
-    assert len(uploads) == (1 if replay.masks else 0)  # one image
+    masks = 4 * _elements(lira, "pixel_decoder", "mask_logits")
+    assert (masks in sizes) == bool(replay.masks)
+    # What one stage makes for another one stays on the device.
+    names = lira.manifest.stages["pixel_encoder"].outputs.keys() - {"query_valid"}
+    stay = {4 * _elements(lira, "pixel_encoder", name) for name in names} - {masks}
+    assert len(stay) > 3
+    assert not sizes & stay
+
+
+def _elements(lira: Lira, stage: str, output: str) -> int:
+    return math.prod(size for size in lira.manifest.stages[stage].outputs[output].shape)  # type: ignore[misc]

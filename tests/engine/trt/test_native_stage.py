@@ -18,8 +18,9 @@ from lira_engine.errors import LiraError
 from lira_engine.ort import OrtStage
 from lira_engine.trt.stage import TrtStage
 
-FEATURES = 4 * 8 * 8 * 4  # bytes of mask_features [1, 4, 8, 8]
-HIDDEN = 8 * 4  # of hidden_states [1, 8]
+HIDDEN = 8 * 4  # bytes of hidden_states [1, 8]
+MASK = 8 * 8 * 4  # of mask_logits [1, 8, 8]
+PIXELS = 3 * 32 * 32 * 4  # of pixel_values [1, 3, 32, 32]
 
 Open = Callable[[str], TrtStage]
 
@@ -72,50 +73,87 @@ def test_answers_as_the_portable_stage(bundle: Bundle, open_stage: Open, name: s
     same(runner.run(other), expected(bundle, name, other))
 
 
-def test_an_images_features_are_copied_once(installed: Any, bundle: Bundle, open_stage: Open) -> None:
-    encoder, decoder = open_stage("pixel_encoder"), open_stage("pixel_decoder")
+Feeds = dict[str, np.ndarray]
+
+
+def image_and_masks(bundle: Bundle, open_stage: Open) -> tuple[TrtStage, TrtStage, list[Feeds]]:
+    """The pixel encoder, the pixel decoder, and the former's inputs for two images."""
     pixels = bundle.check_vectors("pixel_encoder").inputs["pixel_values"]
-    images = [encoder.run({"pixel_values": pixels * scale})["mask_features"] for scale in (1, 2)]
-    hidden = [np.full((1, 8), i, np.float32) for i in range(3)]
-    assert installed.copies
-
-    def mask(i: int, features: np.ndarray) -> list[int]:
-        """The bytes that it took; the answer is checked."""
-        feeds = {"hidden_states": hidden[i], "mask_features": features}
-        same(decoder.run(feeds), expected(bundle, "pixel_decoder", feeds))
-        return [size for way, size in installed.copies if way == "in"]
-
-    assert sorted(mask(0, images[0])) == [HIDDEN, FEATURES]
-    assert mask(1, images[0]) == mask(2, images[0]) == [HIDDEN]
-    assert sorted(mask(0, images[1])) == [HIDDEN, FEATURES]
-    assert mask(1, images[1]) == [HIDDEN]
-    assert sorted(mask(1, images[0])) == [HIDDEN, FEATURES]
+    images = [{"pixel_values": pixels * scale} for scale in (1, 2)]
+    return open_stage("pixel_encoder"), open_stage("pixel_decoder"), images
 
 
-def test_what_may_have_changed_is_copied_each_time(installed: Any, bundle: Bundle, open_stage: Open) -> None:
-    decoder = open_stage("pixel_decoder")
-    hidden, features = np.zeros((1, 8), np.float32), np.ones((1, 4, 8, 8), np.float32)
-    view = features.view()
-    view.setflags(write=False)  # who has `features` can still write to it
-    for given in (features, view):
-        for value in (1, 2, 3):
-            features[:] = value
-            feeds = {"hidden_states": hidden, "mask_features": given}
-            same(decoder.run(feeds), expected(bundle, "pixel_decoder", feeds))
-            assert ("in", FEATURES) in installed.copies
+def wanted_mask(bundle: Bundle, image: Feeds, hidden: np.ndarray) -> np.ndarray:
+    features = expected(bundle, "pixel_encoder", image)["mask_features"]
+    feeds = {"hidden_states": hidden, "mask_features": features}
+    return expected(bundle, "pixel_decoder", feeds)["mask_logits"]
 
 
-def test_an_array_in_the_place_of_one_that_died_is_copied(
+def hidden_state(value: float) -> np.ndarray:
+    return np.full((1, 8), value, np.float32)
+
+
+def test_an_images_features_stay_on_the_device(installed: Any, bundle: Bundle, open_stage: Open) -> None:
+    encoder, decoder, images = image_and_masks(bundle, open_stage)
+    features = [encoder.start(image).outputs["mask_features"] for image in images]
+    assert installed.copies == [("in", PIXELS), ("in", PIXELS)]
+    for which, value in [(0, 1), (0, 2), (1, 2), (0, 3)]:
+        feeds = {"hidden_states": hidden_state(value), "mask_features": features[which]}
+        found = decoder.run(feeds)["mask_logits"]
+        np.testing.assert_array_equal(found, wanted_mask(bundle, images[which], hidden_state(value)))
+        assert installed.copies == [("in", HIDDEN), ("out", MASK)]
+
+
+def test_nobody_waits_until_a_result_is_needed(installed: Any, bundle: Bundle, open_stage: Open) -> None:
+    encoder, decoder, images = image_and_masks(bundle, open_stage)
+    installed.gpu.waits = 0
+    image = encoder.start(images[0])
+    mask = decoder.start({"hidden_states": hidden_state(3), "mask_features": image.outputs["mask_features"]})
+    assert (installed.gpu.waits, installed.gpu.pending() > 0) == (0, True)
+    wanted = wanted_mask(bundle, images[0], hidden_state(3))
+    np.testing.assert_array_equal(mask.numpy("mask_logits"), wanted)
+    np.testing.assert_array_equal(mask.numpy("mask_logits"), wanted)
+
+
+def test_memory_of_what_is_dropped_goes_to_a_later_pass(
     installed: Any, bundle: Bundle, open_stage: Open
 ) -> None:
+    encoder, decoder, images = image_and_masks(bundle, open_stage)
+    used = set()
+    for i in range(6):
+        features = encoder.start(images[i % 2]).outputs["mask_features"]
+        decoder.start({"hidden_states": hidden_state(i), "mask_features": features}).numpy("mask_logits")
+        if i >= 1:  # an image's features are dropped when the next one has been looked at
+            used.add(installed.gpu.used)
+    assert len(used) == 1
+
+
+def test_a_later_pass_does_not_overwrite_what_is_still_read(
+    installed: Any, bundle: Bundle, open_stage: Open
+) -> None:
+    encoder, decoder, images = image_and_masks(bundle, open_stage)
+    features = encoder.start(images[0]).outputs["mask_features"]
+    address = features.block.buffer.address
+    mask = decoder.start({"hidden_states": hidden_state(5), "mask_features": features})
+    del features
+    later = encoder.start(images[1])
+    assert later.outputs["mask_features"].block.buffer.address == address
+    same({name: later.numpy(name) for name in later.outputs}, expected(bundle, "pixel_encoder", images[1]))
+    wanted = wanted_mask(bundle, images[0], hidden_state(5))
+    np.testing.assert_array_equal(mask.numpy("mask_logits"), wanted)
+
+
+def test_arrays_may_change_once_a_pass_has_started(bundle: Bundle, open_stage: Open) -> None:
     decoder = open_stage("pixel_decoder")
-    hidden = np.zeros((1, 8), np.float32)
-    for value in range(20):  # the same memory, most likely the same id
-        features = np.full((1, 4, 8, 8), value, np.float32)
-        features.setflags(write=False)
+    hidden, features = hidden_state(1), np.ones((1, 4, 8, 8), np.float32)
+    begun, wanted = [], []
+    for value in (1, 2, 3):
+        features[:] = value
         feeds = {"hidden_states": hidden, "mask_features": features}
-        same(decoder.run(feeds), expected(bundle, "pixel_decoder", feeds))
-        del features, feeds
+        begun.append(decoder.start(feeds))
+        wanted.append(expected(bundle, "pixel_decoder", feeds))
+    for mask, each in zip(begun, wanted, strict=True):
+        np.testing.assert_array_equal(mask.numpy("mask_logits"), each["mask_logits"])
 
 
 def test_results_are_the_callers_own(bundle: Bundle, open_stage: Open) -> None:
@@ -125,8 +163,29 @@ def test_results_are_the_callers_own(bundle: Bundle, open_stage: Open) -> None:
     kept = {name: array.copy() for name, array in first.items()}
     runner.run({"pixel_values": feeds["pixel_values"] + 1})
     same(first, kept)
-    with pytest.raises(ValueError, match="read-only"):
-        first["queries"][:] = 0
+
+
+def test_closing_waits_for_who_still_reads(installed: Any, bundle: Bundle, open_stage: Open) -> None:
+    encoder, decoder, images = image_and_masks(bundle, open_stage)
+    features = encoder.start(images[0]).outputs["mask_features"]
+    feeds = {"hidden_states": hidden_state(2), "mask_features": features}
+    mask = decoder.start(feeds)
+    encoder.close()
+    wanted = wanted_mask(bundle, images[0], hidden_state(2))
+    np.testing.assert_array_equal(mask.numpy("mask_logits"), wanted)
+    with pytest.raises(ValueError, match="pixel_encoder is closed, and what it made is gone"):
+        decoder.start(feeds)
+    decoder.close()
+    with pytest.raises(ValueError, match="pixel_decoder is closed"):
+        mask.numpy("mask_logits")
+
+
+def test_a_tensor_of_another_kind_of_engine_is_refused(bundle: Bundle, open_stage: Open) -> None:
+    decoder, name = open_stage("pixel_decoder"), "pixel_encoder"
+    with OrtStage(name, bundle.stage_file(name), bundle.manifest.stages[name], threads=1) as encoder:
+        features = encoder.start(bundle.check_vectors(name).inputs).outputs["mask_features"]
+        with pytest.raises(TypeError, match="got OrtTensor of another kind of engine, expected an array"):
+            decoder.start({"hidden_states": hidden_state(1), "mask_features": features})
 
 
 def test_buffers_grow_with_a_size_that_varies(installed: Any, bundle: Bundle, open_stage: Open) -> None:

@@ -185,3 +185,43 @@ def test_a_wait_or_a_zero_that_is_left_out(
         found = llm.forward(embeds, llm.new_cache()).logits
     llm.close()
     assert not np.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"), [(CudaStream, "wait"), (CudaEvent, "record"), (CudaEvent, "synchronize")]
+)
+def test_an_order_of_streams_that_is_left_out(
+    rtx: Any,
+    made_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type,
+    method: str,
+) -> None:
+    """Two images, a mask of each, nobody waiting in between: each of them is needed."""
+    bundle = Bundle.open(made_bundle)
+    pixels = bundle.check_vectors("pixel_encoder").inputs["pixel_values"]
+
+    def masks() -> np.ndarray:
+        encoder, decoder = (
+            rtx.open_stage(
+                bundle.manifest,
+                name,
+                rtx.engine(tmp_path / name, bundle.manifest, name, bundle.stage_file(name)),
+            )
+            for name in ("pixel_encoder", "pixel_decoder")
+        )
+        begun = []
+        for scale in (1, 2):
+            features = encoder.start({"pixel_values": pixels * scale}).outputs["mask_features"]
+            hidden = np.full((1, 8), scale, np.float32)
+            begun.append(decoder.start({"hidden_states": hidden, "mask_features": features}))
+            del features
+        return np.stack([mask.numpy("mask_logits") for mask in begun])
+
+    expected = masks()
+    assert np.isfinite(expected).all()
+    with monkeypatch.context() as without:
+        without.setattr(kind, method, lambda *_: None)
+        found = masks()
+    assert not np.allclose(found, expected, atol=1e-5)
