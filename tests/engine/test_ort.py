@@ -25,7 +25,7 @@ def bundle(made_bundle: Path) -> Bundle:
 def test_runs_the_check_vectors(bundle: Bundle) -> None:
     for stage in ("semantic_encoder", "pixel_encoder", "sefe", "pixel_decoder"):
         vectors = bundle.check_vectors(stage)
-        with OrtStage(stage, bundle.stage_file(stage), bundle.manifest.stages[stage], threads=1) as runner:
+        with open_stage(bundle, stage) as runner:
             assert runner.name == stage
             found = runner.run(vectors.inputs)
         assert found.keys() == vectors.outputs.keys()
@@ -33,6 +33,45 @@ def test_runs_the_check_vectors(bundle: Bundle) -> None:
             np.testing.assert_allclose(array, vectors.outputs[name], rtol=1e-5, atol=1e-5)
         with pytest.raises(ValueError, match="closed"):
             runner.run(vectors.inputs)
+
+
+def open_stage(bundle: Bundle, stage: str) -> OrtStage:
+    return OrtStage(stage, bundle.stage_file(stage), bundle.manifest.stages[stage], threads=1)
+
+
+def test_a_pass_runs_once_when_its_first_result_is_needed(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[str] = []
+    inner = OrtStage._run
+    monkeypatch.setattr(OrtStage, "_run", lambda self, *given: runs.append(self.name) or inner(self, *given))
+    image = bundle.check_vectors("pixel_encoder")
+    with open_stage(bundle, "pixel_encoder") as encoder, open_stage(bundle, "pixel_decoder") as decoder:
+        looked = encoder.start(image.inputs)
+        features = looked.outputs["mask_features"]
+        assert (features.shape, features.dtype) == ((1, 4, 8, 8), np.float32)
+        masks = [
+            decoder.start({"hidden_states": np.full((1, 8), i, np.float32), "mask_features": features})
+            for i in range(3)
+        ]
+        assert runs == []
+        found = [mask.numpy("mask_logits") for mask in masks[:2]]
+        assert runs == ["pixel_decoder", "pixel_encoder", "pixel_decoder"]  # nobody needs the third mask
+        for i, mask in enumerate(found):
+            feeds = {
+                "hidden_states": np.full((1, 8), i, np.float32),
+                "mask_features": image.outputs["mask_features"],
+            }
+            np.testing.assert_allclose(mask, decoder.run(feeds)["mask_logits"], rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(masks[0].numpy("mask_logits"), found[0])
+        assert runs.count("pixel_encoder") == 1
+    with pytest.raises(ValueError, match="pixel_decoder is closed"):
+        masks[2].numpy("mask_logits")
+    with (
+        open_stage(bundle, "pixel_decoder") as decoder,
+        pytest.raises(LiraError, match=r"input hidden_states is float32 \[1, 4, 8, 8\], expected float32"),
+    ):
+        decoder.start({"hidden_states": features, "mask_features": features})
 
 
 @pytest.mark.parametrize(
@@ -52,7 +91,7 @@ def test_wrong_feeds_are_named(bundle: Bundle, feeds: dict[str, object], message
         else:
             given[name] = given[name].astype(np.float64)
     with (
-        OrtStage("sefe", bundle.stage_file("sefe"), bundle.manifest.stages["sefe"], threads=1) as runner,
+        open_stage(bundle, "sefe") as runner,
         pytest.raises(LiraError, match=re.escape(message)),
     ):
         runner.run(given)
