@@ -85,7 +85,7 @@ def made_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made") / "tiny"
     (root / "checks").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    models = {"semantic_encoder": _semantic_encoder(rng), "llm": _llm(rng)}
+    models = {"semantic_encoder": _semantic_encoder(rng), "llm": _llm()}
     models |= {name: _sums(name, rng, *tensors) for name, tensors in FLOAT_STAGES.items()}
     stages = {}
     for name, model in models.items():
@@ -139,6 +139,13 @@ def edit_manifest() -> Any:
         (bundle / "lira.json").write_text(json.dumps(data))
 
     return edit
+
+
+@pytest.fixture(scope="session")
+def random_llm() -> Callable[[LlmConfig, int], ir.Model]:
+    """random_llm(config, context_length): a language model's portable graph with weights of no meaning, the
+    same each time."""
+    return lambda config, context_length: build_llm(config, _RandomWeights(config), context_length)
 
 
 @pytest.fixture(scope="session")
@@ -202,21 +209,34 @@ def _sums(name: str, rng: np.random.Generator, inputs: dict[str, Any], outputs: 
     )
 
 
-def _llm(rng: np.random.Generator) -> Any:
+def _llm() -> Any:
     m = MODEL
     names = {field.name for field in dataclasses.fields(LlmConfig)}
     sizes = {key: value for key, value in vars(m).items() if key in names}
     config = LlmConfig(**sizes, max_position_embeddings=64)
-    width, kv_width = m.num_heads * m.head_dim, m.num_kv_heads * m.head_dim
-    shapes = {
-        "attention_norm": (C,), "q": (width, C), "k": (kv_width, C), "v": (kv_width, C), "o": (C, width),
-        "ffn_norm": (C,), "gate": (m.intermediate_size, C), "up": (m.intermediate_size, C),
-        "down": (C, m.intermediate_size),
-    }  # fmt: skip
-    tensors = {f"layers.{i}.{key}": shape for i in range(m.num_layers) for key, shape in shapes.items()}
-    tensors |= {"norm": (C,), "lm_head": (V, C)}
-    weights = {key: rng.standard_normal(shape, np.float32) for key, shape in tensors.items()}
-    return ir.serde.serialize_model(build_llm(config, weights, m.context_length))
+    return ir.serde.serialize_model(build_llm(config, _RandomWeights(config), m.context_length))
+
+
+class _RandomWeights(dict[str, np.ndarray]):
+    """For whatever a language model's graph asks."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def __contains__(self, name: object) -> bool:
+        biased = (".q_bias", ".k_bias", ".v_bias") if self.config.qkv_bias else ()
+        return "bias" not in str(name) or str(name).endswith(biased)
+
+    def __missing__(self, name: str) -> np.ndarray:
+        c, part = self.config, name.split(".")[-1].removesuffix("_bias")
+        kv, wide = c.num_kv_heads * c.head_dim, c.intermediate_size
+        rows = {"k": kv, "v": kv, "gate": wide, "up": wide, "lm_head": c.vocab_size}.get(part, c.hidden_size)
+        vector = name.endswith(("norm", "bias"))
+        shape = (rows,) if vector else (rows, wide if part == "down" else c.hidden_size)
+        random = np.random.default_rng(list(name.encode()))  # in whichever order they are read
+        self[name] = random.uniform(-0.2, 0.2, shape).astype(np.float32)
+        return self[name]
 
 
 def _write_checks(root: Path, name: str, stage: StageSpec, rng: np.random.Generator) -> None:

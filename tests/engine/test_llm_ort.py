@@ -17,7 +17,6 @@ from lira_engine.llm_ort import OrtLlm, open_llm
 from lira_engine.manifest import ModelSpec
 from lira_engine.passes import lower
 from lira_export.config import LlmConfig
-from lira_export.graphs.llm import build_llm
 
 CONFIG = LlmConfig(
     vocab_size=23,
@@ -31,28 +30,14 @@ CONFIG = LlmConfig(
 )
 CAPACITY = 12
 Memory = Callable[[Any], np.ndarray]
+RandomLlm = Callable[[LlmConfig, int], ir.Model]
 C = CONFIG.hidden_size
 
 
-class Weights(dict[str, np.ndarray]):
-    """Random weights for whatever the graph asks."""
-
-    def __contains__(self, name: object) -> bool:
-        return "bias" not in str(name)
-
-    def __missing__(self, name: str) -> np.ndarray:
-        part, random = name.split(".")[-1], np.random.default_rng(len(self))
-        kv, wide = CONFIG.num_kv_heads * CONFIG.head_dim, CONFIG.intermediate_size
-        rows = {"k": kv, "v": kv, "gate": wide, "up": wide, "lm_head": CONFIG.vocab_size}.get(part, C)
-        shape = (C,) if "norm" in part else (rows, wide if part == "down" else C)
-        self[name] = random.uniform(-0.2, 0.2, shape).astype(np.float32)
-        return self[name]
-
-
 @pytest.fixture(scope="module")
-def portable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def portable(random_llm: RandomLlm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("llm") / "llm.onnx"
-    ir.save(build_llm(CONFIG, Weights(), CAPACITY), path)
+    ir.save(random_llm(CONFIG, CAPACITY), path)
     return path
 
 

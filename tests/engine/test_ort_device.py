@@ -23,35 +23,20 @@ from lira_engine.passes import Quantization, apply
 from lira_engine.passes.cuda import cuda_pipeline
 from lira_engine.placement import RanNode, check_placement, placement, placement_of_run, ran_nodes
 from lira_export.config import LlmConfig
-from lira_export.graphs.llm import build_llm
 
 CONFIG = LlmConfig(
     vocab_size=96, hidden_size=64, intermediate_size=96, num_layers=2, num_heads=4, num_kv_heads=2,
     rope_theta=1e4, rms_norm_eps=1e-5,
 )  # fmt: skip
 CAPACITY = 24
+RandomLlm = Callable[[LlmConfig, int], ir.Model]
 CUDA = Device(("CUDAExecutionProvider",), "cuda")
 
 
-class Weights(dict[str, np.ndarray]):
-    """Random weights for whatever the graph asks."""
-
-    def __contains__(self, name: object) -> bool:
-        return "bias" not in str(name)
-
-    def __missing__(self, name: str) -> np.ndarray:
-        part, random = name.split(".")[-1], np.random.default_rng(len(self))
-        kv, wide, width = CONFIG.num_kv_heads * CONFIG.head_dim, CONFIG.intermediate_size, CONFIG.hidden_size
-        rows = {"k": kv, "v": kv, "gate": wide, "up": wide, "lm_head": CONFIG.vocab_size}.get(part, width)
-        shape = (width,) if "norm" in part else (rows, wide if part == "down" else width)
-        self[name] = random.uniform(-0.2, 0.2, shape).astype(np.float32)
-        return self[name]
-
-
 @pytest.fixture(scope="module")
-def portable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def portable(random_llm: RandomLlm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("llm") / "llm.onnx"
-    ir.save(build_llm(CONFIG, Weights(), CAPACITY), path)
+    ir.save(random_llm(CONFIG, CAPACITY), path)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,6 @@ from lira_engine.llm_ort import OrtLlm
 from lira_engine.passes import Quantization, apply, pipeline
 from lira_engine.passes.packed_qkv import PackQkv
 from lira_export.config import LlmConfig
-from lira_export.graphs.llm import build_llm
-from lira_export.model.internlm2 import InternLM2
 
 CONFIG = LlmConfig(
     vocab_size=40,
@@ -28,23 +27,16 @@ CONFIG = LlmConfig(
     rms_norm_eps=1e-5,
 )
 CHUNKS = (7, 1, 1, 5, 1)
+Lowered = Callable[..., ir.Model]
 
 
-def lowered(precision: str, packed: bool, config: LlmConfig = CONFIG) -> ir.Model:
-    import torch
+@pytest.fixture(scope="session")
+def lowered(random_llm: Callable[[LlmConfig, int], ir.Model]) -> Lowered:
+    def lower(precision: str, packed: bool, config: LlmConfig = CONFIG) -> ir.Model:
+        passes = pipeline("cpu", "llm", precision, Quantization(32))
+        return apply(random_llm(config, 32), [one for one in passes if packed or type(one) is not PackQkv])
 
-    torch.manual_seed(0)
-    named = InternLM2(config).named_parameters()
-    weights = {
-        name.removesuffix(".weight").replace(".bias", "_bias"): tensor.detach().numpy()
-        for name, tensor in named
-    }
-    passes = [
-        one
-        for one in pipeline("cpu", "llm", precision, Quantization(32))
-        if packed or type(one) is not PackQkv
-    ]
-    return apply(build_llm(config, weights, 32), passes)
+    return lower
 
 
 def answers(model: ir.Model, path: Path) -> np.ndarray:
@@ -64,7 +56,7 @@ def counts(model: ir.Model) -> Counter[str]:
     return Counter(node.op_type for node in model.graph)
 
 
-def test_three_products_become_one(tmp_path: Path) -> None:
+def test_three_products_become_one(lowered: Lowered, tmp_path: Path) -> None:
     three, one = lowered("int4", packed=False), lowered("int4", packed=True)
     assert counts(three)["MatMulNBits"] - counts(one)["MatMulNBits"] == 2 * CONFIG.num_layers
     assert not any(".q.q4" in name for name in one.graph.initializers)
@@ -75,10 +67,10 @@ def test_three_products_become_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_others_stay(precision: str) -> None:
+def test_others_stay(lowered: Lowered, precision: str) -> None:
     assert counts(lowered(precision, packed=True)) == counts(lowered(precision, packed=False))
 
 
-def test_biases_stay() -> None:
+def test_biases_stay(lowered: Lowered) -> None:
     config = replace(CONFIG, family="qwen2")
     assert counts(lowered("int4", True, config)) == counts(lowered("int4", False, config))

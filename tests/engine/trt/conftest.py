@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -23,7 +22,6 @@ from lira_engine.trt.llm import TrtLlm
 from lira_engine.trt.opening import open_trt_llm, open_trt_stage
 from lira_engine.trt.stage import TrtStage
 from lira_export.config import LlmConfig
-from lira_export.graphs.llm import build_llm
 
 FLAVOURS = {
     "rtx": ("tensorrt-rtx", "tensorrt_rtx", "1.7.1"),
@@ -124,9 +122,13 @@ class TinyLlm:
 
 
 @pytest.fixture(scope="session")
-def tiny_llm(made_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyLlm:
+def tiny_llm(
+    made_bundle: Path,
+    random_llm: Callable[[LlmConfig, int], ir.Model],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> TinyLlm:
     graph = tmp_path_factory.mktemp("tiny") / "llm.onnx"
-    model = build_llm(TINY, _Weights(), CONTEXT)
+    model = random_llm(TINY, CONTEXT)
     ir.save(model, graph)
     tensors = [
         {
@@ -144,18 +146,3 @@ def tiny_llm(made_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Tin
 
 def _size(dimension: Any) -> int | str:
     return dimension if isinstance(dimension, int) else str(dimension.value)
-
-
-class _Weights(dict[str, np.ndarray]):
-    """Random weights for whatever the graph asks."""
-
-    def __contains__(self, name: object) -> bool:
-        return "bias" not in str(name)
-
-    def __missing__(self, name: str) -> np.ndarray:
-        part, random = name.split(".")[-1], np.random.default_rng(len(self))
-        kv, wide, width = TINY.num_kv_heads * TINY.head_dim, TINY.intermediate_size, TINY.hidden_size
-        rows = {"k": kv, "v": kv, "gate": wide, "up": wide, "lm_head": TINY.vocab_size}.get(part, width)
-        shape = (width,) if "norm" in part else (rows, wide if part == "down" else width)
-        self[name] = random.uniform(-0.2, 0.2, shape).astype(np.float32)
-        return self[name]
