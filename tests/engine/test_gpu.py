@@ -35,6 +35,8 @@ def test_from_build_to_mask(
     target: str, precision: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """The engines are right on the check vectors, and a grounded answer is the portable graphs' one."""
+    if (target, precision) == ("tensorrt", "int4"):
+        pytest.skip("target tensorrt takes int4 weights in blocks of 64 inputs, lira-nano has none")
     bundle = tmp_path / "nano"
     shutil.copytree(request.getfixturevalue("nano_bundle"), bundle)  # exported where something runs
     build(bundle, target, precision)

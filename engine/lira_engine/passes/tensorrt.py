@@ -43,6 +43,7 @@ def tensorrt_pipeline(
     dialect: str,
     *,
     block: int = 128,
+    blocks: Sequence[int] = BLOCKS,
     lm_head_bits: int = 4,
     lm_head_parts: int = 1,
     scales: Scales = nearest_scales,
@@ -55,7 +56,7 @@ def tensorrt_pipeline(
     Args:
         dialect: see `lira_engine.trt.flavour.Dialect`.
         block: inputs that share a scale; a weight whose inputs are no multiple of it takes the next smaller
-            one of `BLOCKS`.
+            one of `blocks`, or stays fp16 where none divides them.
         lm_head_bits: 4, or 16 to keep the LM head in fp16. lm_head_parts: products that it is split into.
         scales: of the int4 weights. ranges: of the products' inputs, for int8 and fp8.
 
@@ -76,7 +77,7 @@ def tensorrt_pipeline(
     def block_of(name: str, inputs: int) -> int | None:
         if name.startswith(LM_HEAD) and lm_head_bits == 16:
             return None
-        return next((size for size in BLOCKS if size <= block and inputs % size == 0), None)
+        return next((size for size in blocks if size <= block and inputs % size == 0), None)
 
     older = dialect == "decomposed"
     passes: list[ir.passes.PassBase] = [SampleByGathers()]

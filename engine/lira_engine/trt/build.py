@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnx_ir as ir
@@ -24,7 +25,7 @@ from lira_engine.external_data import save_graph
 from lira_engine.machine import available_mib
 from lira_engine.passes import apply
 from lira_engine.passes.half_products import kept_in_fp32
-from lira_engine.passes.tensorrt import tensorrt_pipeline
+from lira_engine.passes.tensorrt import BLOCKS, tensorrt_pipeline
 from lira_engine.trt.compile import Job
 from lira_engine.trt.flavour import engine_machine, engine_tools, load_flavour
 from lira_engine.trt.profiles import input_ranges, llm_profiles, stage_profiles
@@ -34,6 +35,8 @@ from lira_engine.verify import cache_folder
 # at LIRA-2B's sizes with TensorRT for RTX 1.7 (docs/tensorrt.md), rounded up.
 PEAK_PER_BYTE = 4.0
 PEAK_LEAST_MIB = 1024
+# Inputs of an int4 weight that may share a scale: TensorRT documents two sizes, that for RTX compiles all.
+_BLOCKS: Mapping[str, tuple[int, ...]] = MappingProxyType({"tensorrt": (128, 64), "tensorrt-rtx": BLOCKS})
 _TICK_S = 0.5
 
 
@@ -47,6 +50,8 @@ class TrtBuilder:
             raise LiraError(
                 f"target {target} builds for the GPU that is there: leave compute capabilities out"
             )
+        if precision == "int4" and options.block_size not in _BLOCKS[target]:
+            raise LiraError(f"block size {options.block_size}: target {target} takes 64 or 128")
         self.bundle, self.target, self.precision = bundle, target, precision
         self.options, self.progress = options, progress
         self.flavour = load_flavour(target)
@@ -111,10 +116,17 @@ class TrtBuilder:
             precision,
             self.flavour.dialect,
             block=self.options.block_size,
+            blocks=_BLOCKS[self.target],
             lm_head_bits=self.options.lm_head_bits,
             lm_head_parts=self.options.lm_head_parts,
         )
         model = apply(ir.load(self.bundle.stage_file(stage)), passes)
+        if precision == "int4" and not any(node.op_type == "DequantizeLinear" for node in model.graph):
+            sizes = ", ".join(map(str, sorted(_BLOCKS[self.target])))
+            raise LiraError(
+                f"no weight of {self.bundle.path} fits into int4, which target {self.target} takes in blocks "
+                f"of {sizes} inputs: take --precision fp16"
+            )
         self.progress(stage, "write")
         save_graph(model, graph)
         return kept_in_fp32(model)

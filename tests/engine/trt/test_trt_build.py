@@ -4,6 +4,7 @@ for TensorRT's (the real one: test_real_compiler.py)."""
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -72,8 +73,11 @@ def test_every_stage_is_lowered_compiled_and_recorded(
     usable_build(Bundle.open(bundle_path), target, "fp16")
 
 
-def test_the_lowered_language_model_keeps_its_cache_in_half(bundle_path: Path, jobs: list[Job]) -> None:
-    folder = build(bundle_path, "tensorrt-rtx", "int4")
+def test_the_lowered_language_model_keeps_its_cache_in_half(
+    nano_bundle: Path, jobs: list[Job], tmp_path: Path
+) -> None:
+    root = shutil.copytree(nano_bundle, tmp_path / "nano")
+    folder = build(root, "tensorrt-rtx", "int4")
     assert [len(job.profiles) for job in jobs] == [2 if stage == "llm" else 1 for stage in STAGES]
     graph = ir.load(folder / "llm.engine").graph
     kinds = {value.name: value.dtype for value in (*graph.inputs, *graph.outputs)}
@@ -152,6 +156,19 @@ def test_bad_options_are_one_line_each(bundle_path: Path, jobs: list[Job]) -> No
             options_for(target, given)
     with pytest.raises(LiraError, match="builds for the GPU that is there"):
         build(bundle_path, "tensorrt", "fp16", options_for("tensorrt", {"compute_capabilities": ("8.9",)}))
+
+
+def test_int4_without_a_weight_in_int4_is_refused(
+    bundle_path: Path, nano_bundle: Path, jobs: list[Job], tmp_path: Path
+) -> None:
+    """lira-nano's weights have blocks of 32, which TensorRT does not document and that for RTX compiles."""
+    root = shutil.copytree(nano_bundle, tmp_path / "nano")
+    for path, target, sizes in ((bundle_path, "tensorrt-rtx", "32, 64, 128"), (root, "tensorrt", "64, 128")):
+        with pytest.raises(LiraError, match=f"no weight of .* in blocks of {sizes} inputs: take --precision"):
+            build(path, target, "int4")
+        assert not list((path / "engines").iterdir())
+    with pytest.raises(LiraError, match="block size 32: target tensorrt takes 64 or 128"):
+        build(root, "tensorrt", "int4", options_for("tensorrt", {"block_size": 32}))
 
 
 def test_versions_and_dialects() -> None:
