@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -107,9 +107,11 @@ CAPACITY = 320
 
 @pytest.mark.parametrize("dialect", ["cache_update", "decomposed"])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_variants_of_the_language_model(name: str, dialect: str, tmp_path: Path) -> None:
+def test_variants_of_the_language_model(
+    random_llm: Callable[[LlmConfig, int], ir.Model], name: str, dialect: str, tmp_path: Path
+) -> None:
     config = VARIANTS[name]
-    model = build_llm(config, RandomTensors(config), CAPACITY)
+    model = random_llm(config, CAPACITY)
     assert any(key.endswith("bias") for key in model.graph.initializers) == (name == "qwen2")
     assert compiled(apply(model, tensorrt_pipeline("llm", "int4", dialect)), llm_profiles(config), tmp_path)
 
@@ -134,25 +136,18 @@ def llm_profiles(config: LlmConfig) -> list[Ranges]:
     ]
 
 
-class RandomTensors(dict[str, np.ndarray]):
-    """Weights for whatever a graph of `config` asks."""
-
-    def __init__(self, config: LlmConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    def __contains__(self, name: object) -> bool:
-        return "bias" not in str(name) or (self.config.qkv_bias and str(name).split(".")[-1][0] in "qkv")
-
-    def __missing__(self, name: str) -> np.ndarray:
-        c, part = self.config, name.split(".")[-1]
-        kv = c.num_kv_heads * c.head_dim
-        rows = {"k": kv, "v": kv, "gate": c.intermediate_size, "up": c.intermediate_size}
-        rows |= {"lm_head": c.vocab_size, "k_bias": kv, "v_bias": kv}
-        size = rows.get(part, c.hidden_size)
-        columns = c.intermediate_size if part == "down" else c.hidden_size
-        shape = (size,) if "norm" in part or "bias" in part else (size, columns)
-        return np.random.default_rng(len(name)).uniform(-0.2, 0.2, shape).astype(np.float32)
+@pytest.mark.parametrize("dialect", ["cache_update", "decomposed"])
+@pytest.mark.parametrize("kind, capability", [("int8", "8.6"), ("fp8", "8.9")])
+@pytest.mark.parametrize("stage", ["sefe", "llm"])
+def test_operands_in_eight_bits_compile(
+    nano_bundle: Path, stage: str, kind: str, capability: str, dialect: str, tmp_path: Path
+) -> None:
+    """Every product with a weight, behind Q/DQ. fp8 needs compute capability 8.9."""
+    bundle = Bundle.open(nano_bundle)
+    passes = tensorrt_pipeline(stage, kind, dialect, ranges=lambda name: 8.0)
+    model = apply(ir.load(bundle.stage_file(stage)), passes)
+    assert sum(node.op_type == "QuantizeLinear" for node in model.graph) > 3
+    assert compiled(model, profiles_of(bundle, stage), tmp_path, capability) > 10
 
 
 def test_what_the_compiler_refuses_is_told(tmp_path: Path) -> None:
