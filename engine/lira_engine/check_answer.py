@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
 from lira_engine.machine import available_mib
 from lira_engine.manifest import PreprocessingSpec
-from lira_engine.runner import Engines
+from lira_engine.runner import Engines, KvCache, LlmRunner
 
 QUESTION = "Is there a square in the image?"
 # A portable graph is opened beside the engines: its weights in fp32, and room to compute.
@@ -21,18 +22,28 @@ _MEMORY_PER_BYTE = 2.5
 _TIE = 4.0
 
 
-def check_answer(
-    bundle: Bundle, engines: Engines, precision: str, threads: int | None
-) -> tuple[int, int | None]:
+@dataclass(frozen=True)
+class CheckedAnswer:
+    """What was found.
+
+    Attributes:
+        tokens: how many next tokens were asked for; 0 where the context is too short for the answer.
+        agree: at how many of them the portable language model, run on the same embeddings, has the same
+            favourite; None where this machine has no memory or no ONNX Runtime for it.
+        cutting: error of the logits (see lira_engine.accuracy) beside those of the same rows in one go.
+    """
+
+    tokens: int
+    agree: int | None = None
+    cutting: float = 0.0
+
+
+def check_answer(bundle: Bundle, engines: Engines, precision: str, threads: int | None) -> CheckedAnswer:
     """Look at a generated picture, ask, and give the answer ` <p> [SEG] <image_id> region </p>`, token by
     token: prefill, decoding, a mask, a region.
 
-    Returns how many next tokens were asked for, and at how many of them the portable language model, run on
-    the same embeddings, has the same favourite; None where this machine has no memory or no ONNX Runtime
-    for it. (0, None) where the context is too short for the answer.
-
-    Raises LiraError where anything is not finite, or a favourite differs by more than what is left to chance
-    in `precision`.
+    Raises LiraError where anything is not finite, the logits depend on how the rows are cut into passes, or a
+    favourite differs from the portable graph's by more than what is left to chance in `precision`.
     """
     tokens, manifest = bundle.manifest.tokens, bundle.manifest
     tile, picture = _pictures(manifest.preprocessing)
@@ -60,7 +71,7 @@ def check_answer(
     chunks = [np.ascontiguousarray(chunk, np.float32) for chunk in chunks]
 
     if sum(map(len, chunks)) > engines.llm.capacity:
-        return 0, None
+        return CheckedAnswer(0)
     cache = engines.llm.new_cache()
     logits = []
     for i, chunk in enumerate(chunks):
@@ -70,10 +81,31 @@ def check_answer(
             names = manifest.stages["pixel_decoder"].inputs.keys() - {"hidden_states"}
             feeds = {"hidden_states": out.hidden[-1:], **{name: made[name] for name in names}}
             _finite("mask_logits", engines.pixel_decoder.run(feeds)["mask_logits"])
+    found = np.stack(logits)
+    cache.truncate(0)
+    cutting = _check_cutting(found, _in_one_go(engines.llm, cache, chunks), precision)
     expected = _portable_logits(bundle, chunks, threads)
-    if expected is None:
-        return len(chunks), None
-    return len(chunks), _agreeing(np.stack(logits), expected, precision)
+    agree = None if expected is None else _agreeing(found, expected, precision)
+    return CheckedAnswer(len(chunks), agree, cutting)
+
+
+def _in_one_go(llm: LlmRunner, cache: KvCache, chunks: list[np.ndarray]) -> np.ndarray:
+    """Logits [n, V] after each chunk, where the rows of all are given at once."""
+    ends = np.cumsum([len(chunk) for chunk in chunks]) - 1
+    return llm.forward(np.concatenate(chunks), cache, ends.tolist()).logits
+
+
+def _check_cutting(found: np.ndarray, whole: np.ndarray, precision: str) -> float:
+    """The error of logits [n, V] that came pass by pass. Raises LiraError where it is more than rounding: a
+    kernel for one row, the cache's rows or the mask are wrong."""
+    tolerance = FP32_TOLERANCE if precision == "fp32" else RMS_TOLERANCE["fp16"]
+    error = rms_error(found, whole)
+    if not error <= tolerance:
+        raise LiraError(
+            f"logits of the answer are wrong: token by token they differ by {error:.1e} of their value from "
+            f"those of the same rows in one go, at most {tolerance:.0e} is accepted"
+        )
+    return error
 
 
 def _agreeing(found: np.ndarray, expected: np.ndarray, precision: str) -> int:
@@ -107,11 +139,11 @@ def _portable_logits(bundle: Bundle, chunks: list[np.ndarray], threads: int | No
     try:
         from lira_engine.engines import open_llm
 
-        with open_llm(bundle, bundle.stage_file("llm"), "portable", threads) as llm:
-            ends = np.cumsum([len(chunk) for chunk in chunks]) - 1
-            return llm.forward(np.concatenate(chunks), llm.new_cache(), ends.tolist()).logits
+        llm = open_llm(bundle, bundle.stage_file("llm"), "portable", threads)
     except LiraError:  # a device that runs TensorRT needs no ONNX Runtime, or has an older one
         return None
+    with llm:
+        return _in_one_go(llm, llm.new_cache(), chunks)
 
 
 def _prompt(bundle: Bundle) -> tuple[list[int], list[int]]:

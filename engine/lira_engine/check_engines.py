@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
+from lira_engine import lowered_reference
 from lira_engine.accuracy import check_outputs
 from lira_engine.bundle import Bundle
 from lira_engine.check_answer import check_answer
 from lira_engine.check_vectors import run_llm, run_stage
 from lira_engine.engine_folder import Build, Verified, check_target, engine_file, usable_build
 from lira_engine.engines import open_engines
-from lira_engine.errors import LiraError
 from lira_engine.inspect import Tables
 from lira_engine.manifest import STAGES
 from lira_engine.runner import Engines
@@ -42,34 +44,34 @@ def verify_engines(
     build = usable_build(bundle, target, precision)
     setting = this_setting(target)
     folder = bundle.engine_folder(target, precision)
-    try:
-        with open_engines(bundle, target, precision, threads, unverified=True) as engines:
-            errors = {}
-            for stage in STAGES:
-                progress(stage)
-                errors[stage] = check_stage(bundle, stage, engines, build)
-            progress("answer")
-            tokens, agree = check_answer(bundle, engines, build.precisions["llm"], threads)
-        placement = _placement(bundle, build, progress)
-    except LiraError:
-        if build.verified is not None:
-            keep_verified(folder, build, None)
-        raise
-    found = Verified(now(), setting, errors, tokens, agree, placement)
-    keep_verified(folder, build, found)
-    return found
+    if build.verified is not None:  # a wrong engine may end this process, too
+        keep_verified(folder, build, None)
+    with open_engines(bundle, target, precision, threads, unverified=True) as engines:
+        errors, lowered = {}, {}
+        for stage in STAGES:
+            progress(stage)
+            found = _run(bundle, stage, engines)
+            what = f"the {target} engine of {stage}"
+            vectors = bundle.check_vectors(stage)
+            errors[stage] = check_outputs(
+                what, build.precisions[stage], found, vectors.outputs, vectors.noise
+            )
+            if lowered_reference.file_name(stage) in build.files:
+                lowered = lowered_reference.check(what, found, lowered_reference.read(folder, stage))
+        progress("answer")
+        answer = check_answer(bundle, engines, build.precisions["llm"], threads)
+    placement = _placement(bundle, build, progress)
+    result = Verified(now(), setting, errors, answer.tokens, answer.agree, answer.cutting, lowered, placement)
+    keep_verified(folder, build, result)
+    return result
 
 
-def check_stage(bundle: Bundle, stage: str, engines: Engines, build: Build) -> dict[str, float]:
-    """The error of each of a stage's outputs on the check vectors. Raises LiraError, which names the first
-    wrong one with its error and limit."""
+def _run(bundle: Bundle, stage: str, engines: Engines) -> dict[str, np.ndarray]:
+    """A stage's outputs on the check vectors."""
     vectors = bundle.check_vectors(stage)
     if stage == "llm":
-        found = run_llm(engines.llm, vectors)
-    else:
-        found = run_stage(getattr(engines, stage), vectors.inputs)
-    what = f"the {build.target} engine of {stage}"
-    return check_outputs(what, build.precisions[stage], found, vectors.outputs, vectors.noise)
+        return run_llm(engines.llm, vectors)
+    return run_stage(getattr(engines, stage), vectors.inputs)
 
 
 def _placement(bundle: Bundle, build: Build, progress: Progress) -> dict[str, str]:
@@ -99,7 +101,12 @@ def tables(found: Verified) -> Tables:
         answer = f"{found.tokens} tokens, finite; the portable graph, to compare them with, does not run here"
     else:
         answer = f"{found.agree} of {found.tokens} next tokens are the portable graph's"
+    about: list[tuple[str, ...]] = [("device", found.setting.text()), ("answer", answer)]
+    if found.tokens:
+        about.append(("in one go", f"the same logits to {found.cutting:.1e}"))
+    if found.lowered:
+        about.append(("language model", f"its own lowered graph to {max(found.lowered.values()):.1e}"))
     return [
-        ("verified on", [("device", found.setting.text()), ("answer", answer)]),
+        ("verified on", about),
         ("largest error on the check vectors", rows),
     ]

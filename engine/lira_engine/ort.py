@@ -217,6 +217,8 @@ def open_session(
     options.enable_mem_pattern = False
     _share_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
+    # 4-bit weights behind DequantizeLinear, as TensorRT's graphs have them: their products in fp32, not int8.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
     if threads is not None:

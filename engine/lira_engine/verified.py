@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import metadata
@@ -39,7 +40,10 @@ def this_setting(target: str) -> Setting:
             f"target {target} needs an NVIDIA GPU, nvidia-smi names none: see `lira-edge doctor`; "
             "a graph of the same bundle runs on this machine with --target cpu"
         )
-    return Setting(found[0].name, found[0].driver, runtime)
+    # CUDA numbers GPUs in an order of its own: which of several it will be, their names alone do not tell.
+    names, visible = ", ".join(gpu.name for gpu in found), os.environ.get("CUDA_VISIBLE_DEVICES")
+    device = names if visible is None else f"{names} (CUDA_VISIBLE_DEVICES {visible})"
+    return Setting(device, found[0].driver, runtime)
 
 
 def keep_verified(folder: Path, build: Build, found: Verified | None) -> None:

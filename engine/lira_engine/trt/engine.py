@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from lira_engine.errors import LiraError
 from lira_engine.trt.driver import Driver, Stream
@@ -51,10 +50,11 @@ class TrtEngine:
         self.file, self.flavour, self.driver, self.mend = file, flavour, driver, mend
         self._log = ErrorLog(flavour)
         trt = flavour.module
-        # Mapped, not read: the weights go to the device without a second copy in host memory.
-        plan = np.memmap(file, mode="r", dtype=np.uint8)
         self._runtime = trt.Runtime(self._log.logger)
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        # Mapped, not read: the weights go to the device without a second copy in host memory. By mmap itself:
+        # TensorRT 10.3 asks for the memory without Python's lock, which an array of NumPy needs.
+        with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as plan:
+            self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise LiraError(
                 f"{file} does not load with {flavour.name} on {driver.device} ({self._log.reason()}): it was "
@@ -183,7 +183,10 @@ class TrtContext:
 
     def _infer(self) -> None:
         if not self._inferred:
-            missing = self._context.infer_shapes()
+            try:
+                missing = self._context.infer_shapes()
+            except RuntimeError:
+                raise self._engine.failure("does not take these shapes together") from None
             if missing:
                 raise self._engine.failure(f"lacks shapes of {', '.join(missing)}")
             self._inferred = True

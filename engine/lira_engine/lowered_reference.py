@@ -1,0 +1,56 @@
+"""What a lowered language model answers on the check vectors, to hold the engine made of it against.
+
+Four bits move the outputs so far from the fp32 ones that a kernel that is wrong at some rows could hide
+there. The same weights, computed by ONNX Runtime, leave no such room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lira_engine.accuracy import check_outputs
+from lira_engine.bundle import Bundle
+from lira_engine.errors import LiraError
+
+
+def file_name(stage: str) -> str:
+    """In an engine folder; not every stage has one."""
+    return f"{stage}.expected.npz"
+
+
+def record(bundle: Bundle, graph: Path, precision: str, folder: Path) -> dict[str, float]:
+    """Run a lowered language model and write its outputs into an engine folder. Returns their errors beside
+    the fp32 ones; none where ONNX Runtime is missing here, or too old for the graph.
+
+    Raises LiraError where the lowered graph itself is wrong.
+    """
+    try:
+        from lira_engine.llm_ort import OrtLlm
+
+        llm = OrtLlm(graph)
+    except LiraError:
+        return {}
+    from lira_engine.check_vectors import run_llm
+
+    vectors = bundle.check_vectors("llm")
+    with llm:
+        found = run_llm(llm, vectors)
+    errors = check_outputs("the lowered graph of llm", precision, found, vectors.outputs, vectors.noise)
+    with open(folder / file_name("llm"), "wb") as file:
+        np.savez(file, allow_pickle=False, **{name: found[name] for name in errors})
+    return errors
+
+
+def read(folder: Path, stage: str) -> dict[str, np.ndarray]:
+    """By the output's name."""
+    with np.load(folder / file_name(stage), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def check(what: str, found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The error of each output. Raises LiraError, which begins with `what`, where an engine's outputs are
+    further from those of the same weights than roundings to fp16 bring them."""
+    return check_outputs(f"{what}, beside its own lowered graph,", "fp16", found, expected, {})
