@@ -14,6 +14,7 @@ from lira_engine.bundle import Bundle
 from lira_engine.disk import check_disk
 from lira_engine.engine_folder import BUILD_NAME, Build, check_target, usable_build
 from lira_engine.errors import LiraError
+from lira_engine.lowering import lowering_fingerprint
 from lira_engine.manifest import STAGES, FileEntry
 from lira_engine.verify import sha256_of
 
@@ -57,6 +58,7 @@ def build(
         stages = {stage: builder.stage(stage, partial) for stage in STAGES}
         record = Build(
             lira_edge_version=metadata.version("lira-edge"),
+            lowering=lowering_fingerprint(),
             target=target,
             precision=precision,
             options=builder.recorded,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,10 +31,12 @@ class CheckVectors:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. `path` is the folder, `manifest` its `lira.json`."""
+    """An opened bundle. `path` is the folder, `manifest` its `lira.json`, `reads` the listed files that each
+    ONNX file keeps tensors in."""
 
     path: Path
     manifest: Manifest
+    reads: Mapping[str, Sequence[str]]
 
     @classmethod
     def open(cls, path: Path | str, verify: Verify = "hashes") -> Bundle:
@@ -49,8 +51,7 @@ class Bundle:
                 "make one with `lira-edge export CHECKPOINT_DIR -o BUNDLE`"
             )
         manifest = Manifest.load(path / MANIFEST_NAME)
-        verify_folder(path, manifest.files, _MEND, verify)
-        return cls(path, manifest)
+        return cls(path, manifest, verify_folder(path, manifest.files, _MEND, verify))
 
     @cached_property
     def embeddings(self) -> np.ndarray:
@@ -99,12 +100,8 @@ class Bundle:
 
     def stage_sources(self, stage: str) -> tuple[str, ...]:
         """The listed files that a stage's engine is made from: its graph and the graph's external data."""
-        from lira_engine.external_data import external_locations
-
         file = self.manifest.stages[stage].file
-        folder = file.rpartition("/")[0]
-        names = {f"{folder}/{name}" if folder else name for name in external_locations(self._listed(file))}
-        return (file, *sorted(names))
+        return (file, *sorted(self.reads[file]))
 
     def _listed(self, name: str) -> Path:
         if name not in self.manifest.files:

@@ -12,7 +12,9 @@ from typing import Any
 from lira_engine import schema
 from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
+from lira_engine.lowering import lowering_fingerprint
 from lira_engine.manifest import STAGES, FileEntry
+from lira_engine.ort_device import PROVIDERS
 from lira_engine.verify import Verify, verify_folder
 
 FORMAT = "lira-engines"
@@ -48,7 +50,10 @@ class Verified:
     Attributes:
         when: UTC, ISO 8601. errors: of each stage's outputs on the check vectors (see lira_engine.accuracy).
         tokens, agree: positions of a given answer, and at how many of them the next token is the portable
-            graph's; None where that graph was not run. placement: of target cuda, see lira_engine.placement.
+            graph's; None where that graph was not run. cutting: how far the answer's logits are from those
+            of the same rows in one go. lowered: of the language model's outputs beside those of its own
+            lowered graph, where the build recorded them. placement: of target cuda, see
+            lira_engine.placement.
     """
 
     when: str
@@ -56,6 +61,8 @@ class Verified:
     errors: dict[str, dict[str, float]]
     tokens: int
     agree: int | None
+    cutting: float = 0.0
+    lowered: dict[str, float] = field(default_factory=dict)
     placement: dict[str, str] = field(default_factory=dict)
 
 
@@ -63,6 +70,7 @@ class Verified:
 class Build:
     """The record of a build.
 
+    `lowering` is the fingerprint of the code that decided how engines came out (see lira_engine.lowering),
     `sources` holds the SHA-256 of the bundle's files that it was made from, `precisions` what each stage came
     out in, `speedups` int8's over fp32 where both were tried, `errors` those on the check vectors where they
     ran (see lira_engine.accuracy), `peaks_mib` the memory of the processes that compiled a stage, `kept_fp32`
@@ -70,6 +78,7 @@ class Build:
     """
 
     lira_edge_version: str
+    lowering: str
     target: str
     precision: str
     options: dict[str, Any]
@@ -127,7 +136,10 @@ def read_build(folder: Path, mend: str) -> Build:
     version = data.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise LiraError(f"{path} has format version {version}, expected {FORMAT_VERSION}; {mend}")
-    return schema.read(Build, data, str(path))
+    try:
+        return schema.read(Build, data, str(path))
+    except LiraError as error:
+        raise LiraError(f"{error}; {mend}") from None
 
 
 def usable_build(bundle: Bundle, target: str, precision: str, verify: Verify = "hashes") -> Build:
@@ -151,18 +163,46 @@ def usable_build(bundle: Bundle, target: str, precision: str, verify: Verify = "
         raise LiraError(
             f"{folder} was built by lira-edge {build.lira_edge_version}, this is {version}; {mend}"
         )
+    if build.lowering != lowering_fingerprint():
+        raise LiraError(
+            f"{folder} is stale: it was built by lowering code {build.lowering}, this is "
+            f"{lowering_fingerprint()}; {mend}"
+        )
     if target.startswith("tensorrt"):
         _check_native(build, folder, mend)
+    _check_sources(bundle, build, folder, mend)
+    _check_complete(bundle, build, folder / BUILD_NAME, mend)
+    verify_folder(folder, build.files, mend, verify)
+    return build
+
+
+def _check_sources(bundle: Bundle, build: Build, folder: Path, mend: str) -> None:
+    """Raise LiraError where the bundle is not what the engines were built from."""
     for name, digest in build.sources.items():
         listed = bundle.manifest.files.get(name)
         if listed is None or listed.sha256 != digest:
             now = "is no longer there" if listed is None else f"is now {listed.sha256[:12]}"
             raise LiraError(f"{folder} is stale: it was built from {name} {digest[:12]}, which {now}; {mend}")
-    missing = [name for name in (engine_file(target, stage) for stage in STAGES) if name not in build.files]
-    if missing:
-        raise LiraError(f"{folder / BUILD_NAME} lists no {missing[0]}; {mend}")
-    verify_folder(folder, build.files, mend, verify)
-    return build
+
+
+def _check_complete(bundle: Bundle, build: Build, record: Path, mend: str) -> None:
+    """Raise LiraError where a record lacks what a build writes: it was edited."""
+    for stage in STAGES:
+        for name in bundle.stage_sources(stage):
+            if name not in build.sources:
+                raise LiraError(f"{record} lists no source {name}; {mend}")
+        if engine_file(build.target, stage) not in build.files:
+            raise LiraError(f"{record} lists no {engine_file(build.target, stage)}; {mend}")
+        if build.precisions.get(stage) not in PRECISIONS[build.target]:
+            found, choices = build.precisions.get(stage), ", ".join(PRECISIONS[build.target])
+            raise LiraError(f"{record}: precision of {stage} is {found!r}, expected one of {choices}; {mend}")
+    if build.target == "cuda":
+        provider, fallback = build.options.get("provider"), build.options.get("allow_fallback")
+        if provider not in tuple(PROVIDERS) or not isinstance(fallback, bool):
+            raise LiraError(
+                f"{record}: options are provider {provider!r} and allow_fallback {fallback!r}, expected one "
+                f"of {', '.join(PROVIDERS)} and true or false; {mend}"
+            )
 
 
 def _check_native(build: Build, folder: Path, mend: str) -> None:

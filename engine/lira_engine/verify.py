@@ -36,14 +36,28 @@ def confined(root: Path, name: str) -> Path:
     return path
 
 
-def verify_folder(root: Path, files: Mapping[str, FileEntry], mend: str, verify: Verify = "hashes") -> None:
+def verify_folder(
+    root: Path, files: Mapping[str, FileEntry], mend: str, verify: Verify = "hashes"
+) -> dict[str, tuple[str, ...]]:
     """Check every listed file below `root`: confined path, presence, size, SHA-256, and that the files which
-    an ONNX file reads tensors from are listed too.
+    an ONNX file reads tensors from are listed too. Returns these files, by the ONNX file's name.
 
     "hashes" remembers, in the user's cache folder, which files were hashed in which state (size, times,
     inode), so that only the first opening of a large bundle takes long; "full" hashes everything again;
     "sizes" hashes nothing. Raises LiraError that ends with `mend`, what the user should do.
     """
+    try:
+        return _verify_folder(root, files, mend, verify)
+    except OSError as error:
+        raise LiraError(
+            f"{error.filename or root} cannot be read ({os.strerror(error.errno or 0)}): "
+            f"let this user read it, or {mend}"
+        ) from None
+
+
+def _verify_folder(
+    root: Path, files: Mapping[str, FileEntry], mend: str, verify: Verify
+) -> dict[str, tuple[str, ...]]:
     memory = _Memory(root)
     paths = {name: confined(root, name) for name in files}
     states = {name: _state(paths[name], entry, mend) for name, entry in files.items()}
@@ -63,15 +77,18 @@ def verify_folder(root: Path, files: Mapping[str, FileEntry], mend: str, verify:
                 )
     for name in new:
         facts[name] = {"sha256": files[name].sha256, "reads": _reads(paths[name])}
+    reads: dict[str, tuple[str, ...]] = {}
     for name, fact in facts.items():
-        for location in fact["reads"]:
-            if posixpath.join(posixpath.dirname(name), location) not in files:
+        reads[name] = tuple(posixpath.join(posixpath.dirname(name), location) for location in fact["reads"])
+        for location, listed in zip(fact["reads"], reads[name], strict=True):
+            if listed not in files:
                 raise LiraError(
                     f"{paths[name]} reads tensors from {location!r}, which is not among the listed files: "
                     f"do not use it, {mend}"
                 )
     if new and verify != "sizes":
         memory.keep(states, facts)
+    return reads
 
 
 def sha256_of(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -117,6 +118,20 @@ def edit_record(key: str, value: Any) -> Callable[[Path], None]:
     return edit
 
 
+def drop(key: str) -> Callable[[Path], None]:
+    """Removes a key of build.json, or SECTION.KEY."""
+
+    def edit(built: Path) -> None:
+        file = built / "engines" / "cpu-fp32" / "build.json"
+        data = json.loads(file.read_text())
+        section, _, last = key.partition(".")
+        place, last = (data[section], last) if last else (data, section)
+        del place[last]
+        file.write_text(json.dumps(data))
+
+    return edit
+
+
 def replace_source(built: Path) -> None:
     """As a new export over the old bundle would, engines kept by hand."""
     file = built / "semantic_encoder.onnx"
@@ -153,6 +168,20 @@ def remove(name: str) -> Callable[[Path], None]:
         ),
         (edit_record("target", "cuda"), "holds engines for cuda-fp32, expected cpu-fp32"),
         (edit_record("lira_edge_version", "0.0.1"), r"was built by lira-edge 0\.0\.1, this is"),
+        (
+            edit_record("lowering", "0" * 12),
+            r"is stale: it was built by lowering code 0{12}, this is [0-9a-f]{12}",
+        ),
+        (edit_record("sources", {}), r"build\.json lists no source semantic_encoder\.onnx"),
+        (drop("sources.llm.onnx.data"), r"build\.json lists no source llm\.onnx\.data"),
+        (
+            edit_record("precisions", {}),
+            "precision of semantic_encoder is None, expected one of fp32, int8, int4",
+        ),
+        (edit_record("precisions.sefe", "fp17"), "precision of sefe is 'fp17', expected one of fp32"),
+        (edit_record("seconds", 3), r"build\.json\.seconds: found 3, expected an object"),
+        (drop("lowering"), "key 'lowering' is missing"),
+        (edit_record("more", 1), "unknown key 'more'"),
         (edit_record("format_version", 2), "has format version 2, expected 1"),
         (edit_record("format", "x"), "is not the record of a build"),
         (edit_record("files", {}), r"lists no semantic_encoder\.onnx"),
@@ -166,6 +195,48 @@ def test_engines_that_are_refused(built: Path, spoil: Callable[[Path], None], re
     command = rf"run `lira-edge build {built} --target cpu --precision fp32`"
     with pytest.raises(LiraError, match=f"{reason}.*{command}"):
         open_engines(built, threads=1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"provider": "cuda"}, {"provider": "rocm", "allow_fallback": False}, {"provider": ["cuda"]}],
+)
+def test_options_that_opening_needs_are_there(built: Path, options: dict[str, Any]) -> None:
+    folder = shutil.copytree(built / "engines" / "cpu-fp32", built / "engines" / "cuda-fp32")
+    file = folder / "build.json"
+    record = json.loads(file.read_text()) | {"target": "cuda", "options": options}
+    file.write_text(json.dumps(record))
+    with pytest.raises(LiraError, match=f"build.json: options are provider .*run `lira-edge build {built}"):
+        open_engines(built, "cuda", "fp32")
+    file.write_text(json.dumps(record | {"options": {"provider": "cuda", "allow_fallback": False}}))
+    usable_build(Bundle.open(built), "cuda", "fp32")
+
+
+@pytest.mark.parametrize("folder, mend", [("cpu-fp32", "lira-edge build"), ("built", "lira-edge export")])
+def test_a_file_that_may_not_be_read_is_one_line(
+    built: Path, folder: str, mend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(path: Path) -> str:
+        if path.name == "sefe.onnx" and path.parent.name == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return sha256_of(path)
+
+    monkeypatch.setattr("lira_engine.verify.sha256_of", refusing)
+    with pytest.raises(LiraError, match=rf"sefe\.onnx cannot be read \(Permission denied\).*{mend}"):
+        open_engines(built)
+
+
+def test_what_a_graph_reads_is_remembered(
+    built: Path, settled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that only runs does not parse graphs again, nor import onnx."""
+    usable_build(Bundle.open(built), "cpu", "fp32")
+
+    def fail(path: Path) -> set[str]:
+        raise AssertionError(f"{path} was parsed again")
+
+    monkeypatch.setattr("lira_engine.external_data.external_locations", fail)
+    usable_build(Bundle.open(built), "cpu", "fp32")
 
 
 def test_choices_are_listed(bundle_path: Path) -> None:

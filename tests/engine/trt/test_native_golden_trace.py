@@ -18,6 +18,7 @@ import pytest
 
 from lira_engine.bundle import Bundle
 from lira_engine.engine_folder import BUILD_NAME, Build, engine_file
+from lira_engine.lowering import lowering_fingerprint
 from lira_engine.manifest import STAGES, FileEntry
 from lira_engine.trt.build import engine_machine, engine_tools
 from lira_engine.trt.llm import TrtLlm
@@ -56,14 +57,15 @@ def write_engines(installed: Any, bundle: Bundle) -> None:
         installed.engine(file, bundle.manifest, stage, bundle.stage_file(stage))
     record = Build(
         lira_edge_version=metadata.version("lira-edge"),
+        lowering=lowering_fingerprint(),
         target=installed.target,
         precision="fp32",
         options={"dialect": installed.flavour.dialect},
         machine=engine_machine(installed.target),
         tools=engine_tools(installed.target),
-        sources={},
+        sources={n: bundle.manifest.files[n].sha256 for s in STAGES for n in bundle.stage_sources(s)},
         files={file.name: FileEntry(sha256_of(file), file.stat().st_size) for file in files},
-        precisions={},
+        precisions=dict.fromkeys(STAGES, "fp32"),
         speedups={},
         errors={},
         seconds={},
