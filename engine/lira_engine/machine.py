@@ -14,6 +14,7 @@ from pathlib import Path
 
 _L4T = Path("/etc/nv_tegra_release")
 _MODEL = Path("/proc/device-tree/model")
+_COMPATIBLE = Path("/proc/device-tree/compatible")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
@@ -30,7 +31,8 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Jetson:
-    """A Jetson board: its model, the release of its Linux ("36.4.3", where it is written as ever), and the
+    """A Jetson board: its model with the numbers of carrier and module (one developer kit has several
+    modules, with different GPUs), the release of its Linux ("36.4.3", where it is written as ever), and the
     version of JetPack's package, where that is installed."""
 
     model: str
@@ -104,6 +106,9 @@ def jetson() -> Jetson | None:
     model, l4t = "Jetson", "unknown"
     with suppress(OSError):
         model = _MODEL.read_text(encoding="utf-8").strip("\0\n ")
+    with suppress(OSError):  # names from the board's own to its processor's, each with a zero byte behind it
+        board = _COMPATIBLE.read_text(encoding="utf-8").partition("\0")[0].removeprefix("nvidia,").strip()
+        model += f" ({board})" if board else ""
     with suppress(OSError, IndexError):
         line = _L4T.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         release = re.match(r"R(\d+) \(release\), REVISION: ([\d.]+)", line)

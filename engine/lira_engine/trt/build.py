@@ -135,7 +135,7 @@ class TrtBuilder:
         """TensorRT times kernels on the GPU that is there; the compiler for RTX times nothing."""
         if self.target != "tensorrt":
             return None
-        device = "".join(c if c.isalnum() else "-" for c in self.machine().get("gpu", "unknown"))
+        device = "".join(c if c.isalnum() else "-" for c in " ".join(self.machine().values()))
         return str(cache_folder() / "timing" / f"{device}-{self.flavour.name.replace(' ', '-')}.cache")
 
 

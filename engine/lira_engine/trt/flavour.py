@@ -11,7 +11,7 @@ from typing import Literal
 
 from lira_engine.errors import LiraError
 from lira_engine.extras import install_line
-from lira_engine.machine import gpus
+from lira_engine.machine import gpus, jetson
 
 Dialect = Literal["cache_update", "decomposed"]
 """cache_update: `TensorScatter` and `Attention`, the cache is updated where it is. decomposed: products,
@@ -25,6 +25,10 @@ _MODULES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {"tensorrt": ("tensorrt", "tensorrt"), "tensorrt-rtx": ("tensorrt_rtx", "rtx")}
 )
 TARGETS = tuple(_MODULES)
+RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
+"""Of the GPUs that engines for RTX run on where none were named (TensorRT for RTX 1.7)."""
+_ARCH = MappingProxyType({"AMD64": "x86_64"})
+"""Windows' name for a processor, and everybody else's."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,17 @@ def dialect_of(target: str, version: tuple[int, ...]) -> Dialect:
 
 
 def engine_machine(target: str) -> dict[str, str]:
-    """Where engines of a target run: those for RTX on any GPU of their compute capabilities, those of
-    TensorRT on the GPU that they were built on."""
-    here = {"system": platform.system(), "arch": platform.machine()}
-    if target == "tensorrt":
-        here["gpu"] = ", ".join(sorted({gpu.name for gpu in gpus()})) or "none found"
-    return here
+    """Where engines of a target run. Those for RTX: on any GPU of their compute capabilities, on Linux and
+    Windows alike, as NVIDIA says (developer.nvidia.com/tensorrt-rtx: portable across GPUs and OS). Those of
+    TensorRT: on the GPU that they were built on, a Jetson's under the same L4T."""
+    arch = _ARCH.get(platform.machine(), platform.machine())
+    if target == "tensorrt-rtx":
+        return {"arch": arch}
+    here = {"system": platform.system(), "arch": arch}
+    board = jetson()
+    if board is not None:  # nvidia-smi has one name for the GPUs of all boards
+        return here | {"gpu": board.model, "l4t": board.l4t}
+    return here | {"gpu": ", ".join(sorted({gpu.name for gpu in gpus()})) or "none found"}
 
 
 def engine_tools(target: str) -> dict[str, str]:

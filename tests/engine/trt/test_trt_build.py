@@ -17,7 +17,7 @@ import pytest
 from lira_engine import Bundle, LiraError
 from lira_engine.build import build, options_for
 from lira_engine.engine_folder import read_build, usable_build
-from lira_engine.machine import Gpu
+from lira_engine.machine import Gpu, Jetson
 from lira_engine.manifest import STAGES
 from lira_engine.trt import build as trt_build
 from lira_engine.trt import flavour as trt_flavour
@@ -47,6 +47,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Job]:
     for module in (trt_build, trt_flavour):
         monkeypatch.setattr(module, "load_flavour", flavour)
     monkeypatch.setattr(trt_flavour, "gpus", lambda: [Gpu("Orin", "7620 MiB", "540.4")])
+    monkeypatch.setattr(trt_flavour, "jetson", lambda: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return asked
 
@@ -126,6 +127,47 @@ def test_engines_of_another_version_or_gpu_are_refused(
     (folder / "sefe.engine").write_bytes((folder / "sefe.engine").read_bytes()[:-1] + b"\x01")
     with pytest.raises(LiraError, match=f"sefe.engine was altered.*{mend}"):
         usable_build(bundle, "tensorrt", "fp16")
+
+
+def test_engines_of_another_board_are_refused(
+    bundle_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nvidia-smi, where a board has it, calls the GPUs of all boards alike; kernel timings are not shared."""
+    board = Jetson("NVIDIA Jetson Orin Nano Developer Kit (p3768-0000+p3767-0005)", "36.4.3", "6.2")
+    monkeypatch.setattr(trt_flavour, "jetson", lambda: board)
+    record = read_build(build(bundle_path, "tensorrt", "fp16"), "")
+    assert record.machine["gpu"] == board.model and record.machine["l4t"] == "36.4.3"
+    bundle = Bundle.open(bundle_path)
+    usable_build(bundle, "tensorrt", "fp16")
+    caches = {jobs[-1].timing_cache}
+    other = dataclasses.replace(board, model="NVIDIA Jetson AGX Orin Developer Kit (p3737-0000+p3701-0005)")
+    for here, reason in (
+        (other, r"gpu .*Orin Nano.*, this is .*AGX Orin"),
+        (dataclasses.replace(other, l4t="36.4.4"), r"l4t 36\.4\.3, this is 36\.4\.4"),
+    ):
+        monkeypatch.setattr(trt_flavour, "jetson", lambda here=here: here)
+        with pytest.raises(LiraError, match=rf"was built for {reason}.*; run `lira-edge build"):
+            usable_build(bundle, "tensorrt", "fp16")
+        build(bundle_path, "tensorrt", "fp16")
+        caches.add(jobs[-1].timing_cache)
+    assert len(jobs) == 15 and len(caches) == 3
+
+
+def test_engines_for_rtx_move_between_windows_and_linux(
+    bundle_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    for target in VERSIONS:
+        build(bundle_path, target, "fp16")
+    monkeypatch.setattr("platform.system", lambda: "Windows")
+    monkeypatch.setattr("platform.machine", lambda: "AMD64")
+    bundle = Bundle.open(bundle_path)
+    usable_build(bundle, "tensorrt-rtx", "fp16")
+    with pytest.raises(LiraError, match=r"was built for system .*, this is Windows"):
+        usable_build(bundle, "tensorrt", "fp16")
+    monkeypatch.setattr("platform.machine", lambda: "ARM64")
+    with pytest.raises(LiraError, match="was built for arch x86_64, this is ARM64"):
+        usable_build(bundle, "tensorrt-rtx", "fp16")
 
 
 def test_too_little_memory_is_refused_with_the_figure(
