@@ -1,6 +1,6 @@
 """A TensorRT that is not there, with the face of its Python bindings, on the GPU of standin_cuda.
 
-An "engine" is a JSON file that names a portable graph; it runs in ONNX Runtime. A context takes shapes and
+An "engine" is a JSON file that names a graph, portable or lowered; it runs in ONNX Runtime. A context takes shapes and
 addresses as they are when a pass is enqueued, and reads and writes the device's memory when the stream gets
 there.
 """
@@ -235,13 +235,15 @@ class Context:
             self.config.runtime_cache.need(f"{self.profile} {shapes[self.engine.names[0]]}")
 
         def run() -> None:
+            graph = session(self.engine.data["graph"])
+            wide = {tensor.name for tensor in graph.get_inputs() if tensor.type == "tensor(float)"}
             feeds = {}
             for name in filter(self._is_input, self.engine.names):
                 raw = gpu.memory(addresses[name], sizes[name], name)
                 array = raw.view(self.engine.dtype(name)).reshape(shapes[name]).copy()
-                feeds[name] = array.astype(np.float32) if array.dtype == np.float16 else array
+                feeds[name] = array.astype(np.float32) if name in wide else array
             outputs = [name for name in self.engine.names if not self._is_input(name)]
-            found = session(self.engine.data["graph"]).run(outputs, feeds)
+            found = graph.run(outputs, feeds)
             for name, array in zip(outputs, found, strict=True):
                 array = np.ascontiguousarray(array, self.engine.dtype(name))
                 assert array.nbytes == sizes[name]

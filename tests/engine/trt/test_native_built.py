@@ -1,0 +1,161 @@
+"""From `build` to `verify` to an answer, on the stand-ins: lowered graphs, whatever the dialect, in place of
+engines. All but TensorRT's compiler and the GPU is what users run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lira_engine.build import build
+from lira_engine.bundle import Bundle
+from lira_engine.check_engines import tables, verify_engines
+from lira_engine.engine_folder import read_build
+from lira_engine.engines import open_engines
+from lira_engine.errors import LiraError
+from lira_engine.machine import Gpu
+from lira_engine.manifest import STAGES
+from lira_engine.trt.compile import Job
+from lira_engine.trt.llm import TrtLlm
+from lira_runtime import Lira
+
+PHOTO = Path(__file__).parents[3] / "assets" / "sample.png"
+
+
+class Compiler:
+    """Writes an engine that runs the lowered graph itself."""
+
+    def __init__(self, installed: Any, bundle: Path, graphs: Path) -> None:
+        self._installed, self._manifest, self._graphs = installed, Bundle.open(bundle).manifest, graphs
+        self.spoil: Callable[[Path], None] = lambda graph: None
+
+    def __call__(self, job: Job, phase: Callable[[str], None]) -> dict[str, int]:
+        graph = Path(job.graph)
+        kept = self._graphs / graph.name
+        for file in (graph, graph.with_name(f"{graph.name}.data")):
+            if file.exists():
+                shutil.copy(file, self._graphs)
+        self.spoil(kept)
+        profiles = len(job.profiles)
+        half = any(tensor.type == "tensor(float16)" for tensor in self._inputs(kept))
+        changes = {"cache_dtype": "float16" if half else "float32", "of_llm": profiles}
+        self._installed.engine(Path(job.out), self._manifest, graph.stem, kept, **changes)
+        return {"peak_rss_mib": 1, "layers": 1}
+
+    def _inputs(self, graph: Path) -> Any:
+        from lira_engine.ort import open_session
+
+        return open_session(graph, threads=1).get_inputs()
+
+
+@pytest.fixture(params=["rtx", "thor", "orin"])
+def installed(request: pytest.FixtureRequest, installed_as: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    for module in ("verified", "trt.flavour"):
+        monkeypatch.setattr(f"lira_engine.{module}.gpus", lambda: [Gpu("Stand-in", "1 MiB", "580.1", "8.7")])
+        monkeypatch.setattr(f"lira_engine.{module}.jetson", lambda: None)
+    return installed_as(request.param)
+
+
+@pytest.fixture
+def compiler(installed: Any, nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compiler:
+    (tmp_path / "graphs").mkdir()
+    shutil.copytree(nano_bundle, tmp_path / "nano")
+    found = Compiler(installed, tmp_path / "nano", tmp_path / "graphs")
+    monkeypatch.setattr("lira_engine.trt.build.compile_in_process", found)
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int4"])
+def test_from_build_to_answer(installed: Any, compiler: Compiler, tmp_path: Path, precision: str) -> None:
+    bundle, target = tmp_path / "nano", installed.target
+    if (target, precision) == ("tensorrt", "int4"):
+        with pytest.raises(LiraError, match=r"no weight of .* fits into int4, which target tensorrt"):
+            build(bundle, target, precision)
+        return
+    folder = build(bundle, target, precision)
+    with pytest.raises(LiraError, match=f"{target}-{precision} engines were not verified on a device"):
+        open_engines(bundle, target, precision)
+    found = verify_engines(bundle, target, precision, threads=1)
+    assert set(found.errors) == set(STAGES)
+    assert found.cutting < 1e-3 and read_build(folder, "").verified == found
+    with Lira.open(bundle, "portable", threads=1) as lira:
+        text, masks = described(lira)
+    with Lira.open(bundle, target, precision) as lira:
+        assert isinstance(lira.engines.llm, TrtLlm)
+        answer, found_masks = described(lira)
+    assert answer == text and len(masks) > 1
+    for mask, other in zip(found_masks, masks, strict=True):
+        overlap = np.logical_and(mask, other).sum() / np.logical_or(mask, other).sum()
+        assert overlap > (0.9 if precision == "int4" else 0.99)
+    assert installed.gpu.used == 0
+
+
+def described(lira: Lira) -> tuple[str, list[np.ndarray]]:
+    """A grounded answer's raw text and all its masks."""
+    answer = lira.look(PHOTO).ask(task="gcg")
+    return answer.raw_text, [mask.binary for mask in answer.masks]
+
+
+def test_a_kernel_that_is_slightly_wrong_does_not_hide_in_four_bits(
+    compiler: Compiler, installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if one attention head were wrong: within what int4 may differ from fp32, not from its own graph."""
+    if installed.target == "tensorrt":
+        pytest.skip("lira-nano has no int4 there")
+    bundle, target = tmp_path / "nano", installed.target
+    folder = build(bundle, target, "int4")
+    found = verify_engines(bundle, target, "int4", threads=1)
+    assert max(found.lowered.values()) < 0.01 < max(found.errors["llm"].values())
+    assert "its own lowered graph" in str(tables(found))
+
+    def wrong(self: Any, embeds: np.ndarray, cache: Any, logit_positions: Any = (-1,)) -> Any:
+        out = forward(self, embeds, cache, logit_positions)
+        out.logits[:] += 0.1 * np.abs(out.logits).mean() * np.sign(np.sin(np.arange(out.logits.shape[-1])))
+        return out
+
+    forward = TrtLlm.forward
+    monkeypatch.setattr(TrtLlm, "forward", wrong)
+    with pytest.raises(
+        LiraError, match=r"engine of llm, beside its own lowered graph, is wrong: output logits differs"
+    ):
+        verify_engines(bundle, target, "int4", threads=1)
+    assert read_build(folder, "").verified is None
+
+
+def test_a_decoding_step_that_is_wrong_shows_beside_the_same_rows_in_one_go(
+    compiler: Compiler, installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, target = tmp_path / "nano", installed.target
+    build(bundle, target, "fp16")
+    forward = TrtLlm.forward
+
+    def forgets(self: Any, embeds: np.ndarray, cache: Any, logit_positions: Any = (-1,)) -> Any:
+        if len(embeds) == 1 and cache.length > 1:
+            cache.fill(cache.length - 1)  # the step overwrites the row before
+        return forward(self, embeds, cache, logit_positions)
+
+    monkeypatch.setattr(TrtLlm, "forward", forgets)
+    monkeypatch.setattr("lira_engine.check_engines.check_outputs", lambda *_: {})  # which would notice, too
+    monkeypatch.setattr("lira_engine.check_answer._portable_logits", lambda *_: None)  # as on JetPack 6
+    with pytest.raises(LiraError, match=r"token by token they differ by .* from those of the same rows in"):
+        verify_engines(bundle, target, "fp16", threads=1)
+
+
+def test_what_ends_in_the_middle_of_a_verification_is_not_verified(
+    compiler: Compiler, installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, target = tmp_path / "nano", installed.target
+    folder = build(bundle, target, "fp32")
+    verify_engines(bundle, target, "fp32", threads=1)
+
+    def crash(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lira_engine.check_engines.check_answer", crash)
+    with pytest.raises(KeyboardInterrupt):
+        verify_engines(bundle, target, "fp32", threads=1)
+    assert read_build(folder, "").verified is None
