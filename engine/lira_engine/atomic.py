@@ -25,7 +25,13 @@ except ImportError:  # Windows: there leftovers are told by their age
     fcntl = None  # type: ignore[assignment]
 
 _DAY = 24 * 3600.0
-_USER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+_MENDS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some room on its disk"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "change its permissions"),
+    errno.EROFS: "let its disk be written",
+    errno.ENOTDIR: "remove the file that stands where its folder should be",
+}
+"""What the user does about an error of the system."""
 
 
 @contextmanager
@@ -40,9 +46,9 @@ def atomic_directory(
     Raises LiraError for these, and where the disk is full or may not be written.
     """
     target = Path(os.path.abspath(target))
-    _refuse_existing(target, overwrite, marker)
-    with _readable_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with readable_errors(target):
+        _refuse_existing(target, overwrite, marker)
+        _make_parent(target)
         partial, lock = _claim(target, directory=True)
         try:
             yield partial
@@ -50,7 +56,8 @@ def atomic_directory(
                 for name in names:
                     _sync(Path(folder, name))
                 _sync(Path(folder))
-            _swap_in(partial, target)
+            with _locked(target.parent):  # one run at a time gives the name, none sweeps what has it
+                _swap_in(partial, target)
             _sync(target.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -64,10 +71,10 @@ def atomic_write(target: Path | str) -> Iterator[IO[bytes]]:
     Raises LiraError where the disk is full or `target` may not be written.
     """
     target = Path(os.path.abspath(target))
-    if target.is_dir():
-        raise LiraError(f"{target} is a folder, expected the path of a file to write")
-    with _readable_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with readable_errors(target):
+        if target.is_dir():
+            raise LiraError(f"{target} is a folder, expected the path of a file to write")
+        _make_parent(target)
         partial, lock = _claim(target, directory=False)
         try:
             with open(partial, "wb") as file:
@@ -81,9 +88,41 @@ def atomic_write(target: Path | str) -> Iterator[IO[bytes]]:
             os.close(lock)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed runs left in `folder`, whatever they were writing; living ones keep theirs."""
+    with suppress(OSError), _locked(folder):
+        for leftover in folder.glob(".*.partial-*"):
+            _remove_if_abandoned(leftover)
+
+
+@contextmanager
+def readable_errors(target: Path) -> Iterator[None]:
+    """Raise LiraError instead of the system's error where the disk is full or `target` may not be written, or
+    where another file, which goes into it, may not be read."""
+    try:
+        yield
+    except OSError as error:
+        number = error.errno or 0
+        if number not in _MENDS:
+            raise
+        other = None if ".partial-" in str(error.filename or target) else error.filename
+        where = f"{other} cannot be read or written" if other else f"{target} cannot be written"
+        raise LiraError(f"{where}: {os.strerror(number)}; {_MENDS[number]}") from error
+
+
+def _make_parent(target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise LiraError(
+            f"{error.filename} is a file, expected a folder for {target.name}: remove it"
+        ) from None
+
+
 def _refuse_existing(target: Path, overwrite: bool, marker: str | None) -> None:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise LiraError(f"{target} exists and is not a folder of its own: choose another path")
+        mend = "remove it" if marker is None else "choose another path"
+        raise LiraError(f"{target} exists and is not a folder of its own: {mend}")
     if not target.exists() or not any(target.iterdir()):
         return
     if marker is not None and not (target / marker).is_file():
@@ -95,11 +134,7 @@ def _refuse_existing(target: Path, overwrite: bool, marker: str | None) -> None:
 def _claim(target: Path, directory: bool) -> tuple[Path, int]:
     """Remove what killed runs left beside `target`; make and lock a new hidden sibling."""
     partial = target.parent / f".{target.name}.partial-{secrets.token_hex(4)}"
-    # The folder's own lock, held for this moment only: nobody sweeps between the creation and its lock.
-    parent = os.open(target.parent, os.O_RDONLY) if fcntl else None
-    try:
-        if parent is not None:
-            _lock(parent, wait=True)
+    with _locked(target.parent):  # nobody sweeps between the creation and its lock
         for leftover in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
             _remove_if_abandoned(leftover)
         if directory:
@@ -108,10 +143,20 @@ def _claim(target: Path, directory: bool) -> tuple[Path, int]:
             partial.touch()
         lock = os.open(os.devnull if fcntl is None else partial, os.O_RDONLY)
         _lock(lock, wait=False)
-    finally:
-        if parent is not None:
-            os.close(parent)
     return partial, lock
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's own lock, for a moment only. On Windows, which cannot open folders, there is none."""
+    descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
+    try:
+        if descriptor is not None:
+            _lock(descriptor, wait=True)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _remove_if_abandoned(leftover: Path) -> None:
@@ -168,13 +213,3 @@ def _sync(path: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _readable_errors(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _USER_ERRORS:
-            raise
-        raise LiraError(f"{target} cannot be written: {os.strerror(error.errno)}") from error

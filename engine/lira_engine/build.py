@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lira_engine.atomic import atomic_directory
+from lira_engine.atomic import atomic_directory, remove_leftovers
 from lira_engine.builder import CudaOptions, OrtOptions, Progress, StageBuilder, TrtOptions
 from lira_engine.bundle import Bundle
 from lira_engine.disk import check_disk
@@ -50,6 +50,7 @@ def build(
     folder = bundle.engine_folder(target, precision)
     if not force and _up_to_date(bundle, target, precision, builder.recorded):
         return folder
+    remove_leftovers(folder.parent)
     sources = {stage: bundle.stage_sources(stage) for stage in STAGES}
     files = bundle.manifest.files
     portable = {stage: sum(files[name].bytes for name in names) for stage, names in sources.items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lira_engine import LiraError
-from lira_engine.atomic import atomic_directory, atomic_write
+from lira_engine.atomic import atomic_directory, atomic_write, remove_leftovers
 
 
 def test_directory_appears_at_the_end(tmp_path: Path) -> None:
@@ -74,6 +74,37 @@ def test_folders_of_others_are_never_replaced(tmp_path: Path) -> None:
     assert (home / "letters").read_text() == "dear"
 
 
+def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "engines").write_text("x")
+    with (
+        pytest.raises(LiraError, match=r"engines is a file, expected a folder for cpu-fp32: remove it"),
+        atomic_directory(tmp_path / "engines" / "cpu-fp32", marker=None),
+    ):
+        pass
+    (tmp_path / "link").symlink_to(tmp_path)
+    with (
+        pytest.raises(LiraError, match=r"link exists and is not a folder of its own: remove it$"),
+        atomic_directory(tmp_path / "link", overwrite=True, marker=None),
+    ):
+        pass
+
+
+def test_a_folder_that_may_not_be_listed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bundle").mkdir()
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with (
+        pytest.raises(
+            LiraError, match="bundle cannot be read or written: Permission denied; change its perm"
+        ),
+        atomic_directory(tmp_path / "bundle", overwrite=True),
+    ):
+        pass
+
+
 def test_file_replaces_file(tmp_path: Path) -> None:
     target = tmp_path / "out.json"
     for content in (b"1", b"2"):
@@ -108,10 +139,36 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     with atomic_directory(tmp_path / "bundle"), atomic_write(tmp_path / "file"):
         pass
     assert set(os.listdir(tmp_path)) == {"bundle", "file", ".other.partial-1"}
+    with atomic_directory(tmp_path / "more") as alive_one:
+        remove_leftovers(tmp_path)
+        assert set(os.listdir(tmp_path)) == {"bundle", "file", alive_one.name}
+
+
+def test_two_runs_that_write_one_folder(tmp_path: Path) -> None:
+    """The one that ends last is what stays; nothing else does."""
+    target = tmp_path / "bundle"
+    with atomic_directory(target, overwrite=True, marker=None) as first:
+        (first / "file").write_text("1")
+        with atomic_directory(target, overwrite=True, marker=None) as second:
+            (second / "file").write_text("2")
+        assert (target / "file").read_text() == "2"
+    assert (target / "file").read_text() == "1"
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_an_error_names_the_file_that_it_is_about(tmp_path: Path) -> None:
+    with (
+        pytest.raises(LiraError, match="/there/graph cannot be read or written: Permission denied"),
+        atomic_directory(tmp_path / "bundle"),
+    ):
+        raise PermissionError(errno.EACCES, "x", "/there/graph")
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(LiraError, match="cannot be written: No space left"), atomic_write(tmp_path / "file"):
+    with (
+        pytest.raises(LiraError, match=r"file cannot be written: No space left .*; free some"),
+        atomic_write(tmp_path / "file"),
+    ):
         raise OSError(errno.ENOSPC, "full")
     with pytest.raises(FileNotFoundError), atomic_directory(tmp_path / "bundle"):
         raise FileNotFoundError(errno.ENOENT, "a bug, not the user's doing")
