@@ -144,11 +144,15 @@ def inspect(
     _print_tables(describe(path, verify))
 
 
-def doctor() -> None:
+def doctor(
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="Also say which of its engines can run here.")
+    ] = None,
+) -> None:
     """Say what this machine can run, what is missing, and the line that installs it."""
     from lira_engine.doctor import examine
 
-    _print_tables(examine())
+    _print_tables(examine(bundle))
 
 
 def _print_tables(tables: list[tuple[str, list[tuple[str, ...]]]]) -> None:

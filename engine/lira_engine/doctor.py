@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
 from lira_engine.extras import (
     ENGINES_FROM,
@@ -17,23 +18,30 @@ from lira_engine.extras import (
     installed,
     missing_packages,
 )
-from lira_engine.inspect import Tables
-from lira_engine.machine import Gpu, gpus, jetson, this_machine
+from lira_engine.inspect import Tables, engine_rows
+from lira_engine.machine import gpus, jetson, this_machine
 from lira_engine.ort_device import PROVIDERS
-from lira_engine.trt.flavour import load_flavour, parse_version
+from lira_engine.trt.flavour import RTX_CAPABILITIES, load_flavour, parse_version
 
 RTX_FROM = (7, 5)
 """Compute capability from which on TensorRT for RTX runs: Turing."""
 JETPACKS: tuple[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]], ...] = (
     ((6, 2), (6, 3), (10, 3)),
+    ((7, 2), (7, 2, 1), (10, 16)),
     ((7, 2, 2), (8,), (11, 4, 1)),
 )
 """JetPack from, below: the TensorRT that comes with it."""
+DRIVERS = (("cu13", 580, 580), ("cu12", 535, 537))
+"""CUDA of TensorRT's libraries, as their package ends: the oldest driver on Linux, and on Windows. From
+docs.nvidia.com, TensorRT 11.4.0, "Prerequisites"; the pages of TensorRT for RTX up to 1.6 name no number."""
 
 
-def examine() -> Tables:
-    """Tables about the machine, the installed packages, and the targets that can run here."""
+def examine(bundle: Path | None = None) -> Tables:
+    """Tables about the machine, the installed packages, and the targets that can run here; of a bundle also
+    which of its engines can. Raises LiraError where `bundle` is none."""
     tables: Tables = [("machine", _machine()), ("packages", _packages()), ("targets", _targets())]
+    if bundle is not None:
+        tables.append((f"engines of {bundle}", engine_rows(Bundle.open(bundle))))
     problems = _problems()
     if problems:
         tables.append(("problems", problems))
@@ -56,7 +64,8 @@ def _machine() -> list[tuple[str, ...]]:
         known = f", compute capability {gpu.compute_capability}" if gpu.compute_capability else ""
         rows.append(("gpu", f"{gpu.name}, {gpu.memory}, {gpu.driver} (driver){known}"))
     if not here.gpus:
-        rows.append(("gpu", "none found (no answer from nvidia-smi)"))
+        found = "the board's own" if here.jetson else "none found"
+        rows.append(("gpu", f"{found} (no answer from nvidia-smi)"))
     if here.power_mode is not None:
         rows.append(("power mode", here.power_mode))
     return rows + [("jetson", line) for line in here.jetson]
@@ -103,14 +112,14 @@ def _targets() -> list[tuple[str, ...]]:
 
 
 def _cuda() -> tuple[str, ...]:
+    if not _gpu_here():
+        return ("cuda", "no", "no NVIDIA GPU found")
     version, providers = _onnxruntime()
     if version is None:
         return ("cuda", "no", f"needs ONNX Runtime for CUDA: {install_line('cuda')}")
     if "CUDA" not in providers:
         mend = f"pip uninstall -y onnxruntime, then {install_line('cuda')}"
         return ("cuda", "no", f"onnxruntime {version} has no CUDA provider: {mend}")
-    if not gpus():
-        return ("cuda", "no", "no NVIDIA GPU found")
     chosen = [
         name for name, provider in PROVIDERS.items() if provider[: -len("ExecutionProvider")] in providers
     ]
@@ -118,6 +127,8 @@ def _cuda() -> tuple[str, ...]:
 
 
 def _tensorrt() -> tuple[str, ...]:
+    if not _gpu_here():
+        return ("tensorrt", "no", "no NVIDIA GPU found: its engines are built on the GPU that runs them")
     try:
         flavour = load_flavour("tensorrt")
     except LiraError as error:
@@ -140,22 +151,47 @@ def _tensorrt_rtx() -> tuple[str, ...]:
         flavour = load_flavour(target)
     except LiraError as error:
         return (target, "no", str(error))
-    old = [gpu for gpu in gpus() if (known := _capability(gpu)) and known < RTX_FROM]
-    if old:
-        found, expected = old[0].compute_capability, _dotted(RTX_FROM)
-        note = f"{old[0].name} has compute capability {found}, expected {expected} or newer"
-        return (target, "no", note)
-    return _native(target, flavour.version, "rtx")
+    cards = [(gpu.name, gpu.compute_capability) for gpu in gpus() if gpu.compute_capability]
+    for name, capability in cards:
+        if parse_version(capability) < RTX_FROM:
+            note = f"{name} has compute capability {capability}, expected {_dotted(RTX_FROM)} or newer"
+            return (target, "no", note)
+    answer = _native(target, flavour.version, "rtx")
+    for name, capability in cards:
+        if capability not in RTX_CAPABILITIES:
+            answer = (*answer[:2], f"{answer[2]}; for {name}: `build ... --compute-capability {capability}`")
+    return answer
 
 
 def _native(target: str, version: tuple[int, ...], extra: str) -> tuple[str, ...]:
     """What an installed TensorRT can do here."""
     name = f"{target} {_dotted(version)}"
-    if not gpus() and jetson() is None:
-        return (target, "build only" if target == "tensorrt-rtx" else "no", f"{name}, no NVIDIA GPU found")
+    if not _gpu_here():
+        return (target, "build only", f"{name}, no NVIDIA GPU found")
+    old = _old_driver(target)
+    if old is not None:
+        return (target, "build only" if target == "tensorrt-rtx" else "no", f"{name}; {old}")
     if installed("pycuda") is None:
         return (target, "build only", f"{name}; running needs pycuda: {install_line(extra)}")
     return (target, "yes", name)
+
+
+def _old_driver(target: str) -> str | None:
+    """That the driver is older than the installed TensorRT needs. A board's driver comes with its L4T."""
+    if jetson() is not None:
+        return None
+    for cuda, linux, windows in DRIVERS:
+        least = windows if platform.system() == "Windows" else linux
+        for gpu in gpus() if installed(f"{target}-{cuda}") else []:
+            found = parse_version(gpu.driver)
+            if found and found[0] < least:
+                return f"running needs driver {least} or newer, found {gpu.driver}: update the driver"
+    return None
+
+
+def _gpu_here() -> bool:
+    """Some Jetson boards have no nvidia-smi."""
+    return bool(gpus()) or jetson() is not None
 
 
 def tensorrt_of(jetpack: str) -> tuple[int, ...] | None:
@@ -167,10 +203,6 @@ def tensorrt_of(jetpack: str) -> tuple[int, ...] | None:
     return None
 
 
-def _capability(gpu: Gpu) -> tuple[int, ...] | None:
-    return parse_version(gpu.compute_capability) if gpu.compute_capability else None
-
-
 def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
@@ -179,7 +211,7 @@ def _problems() -> list[tuple[str, ...]]:
     both = [package for package in ONNXRUNTIMES if installed(package)]
     if len(both) < 2:
         return []
-    wanted = "cuda" if gpus() else "cpu"
+    wanted = "cuda" if _gpu_here() else "cpu"
     return [
         (
             f"{' and '.join(both)} are both installed and overwrite each other's files: "

@@ -7,10 +7,13 @@ from importlib import metadata
 from pathlib import Path
 
 from lira_engine.bundle import Bundle
-from lira_engine.engine_folder import BUILD_NAME, read_build, usable_build
+from lira_engine.engine_folder import BUILD_NAME, Build, build_command, read_build, usable_build
 from lira_engine.errors import LiraError
 from lira_engine.extras import extra_of, install_line, missing_packages
+from lira_engine.machine import gpus
 from lira_engine.manifest import MANIFEST_NAME, StageSpec, TensorSpec
+from lira_engine.trt.flavour import RTX_CAPABILITIES
+from lira_engine.verified import require_verified
 from lira_engine.verify import verify_folder
 
 Tables = list[tuple[str, list[tuple[str, ...]]]]
@@ -74,7 +77,7 @@ def _describe_bundle(bundle: Bundle) -> Tables:
         ),
         ("tasks", [(name, task.question) for name, task in manifest.prompts.tasks.items()]),
         ("stages", [row for name, stage in manifest.stages.items() for row in _stage_rows(name, stage)]),
-        ("engines", _engine_rows(bundle)),
+        ("engines", engine_rows(bundle)),
     ]
     return tables
 
@@ -120,16 +123,42 @@ def size_text(size: int) -> str:
     return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
 
 
-def _engine_rows(bundle: Bundle) -> list[tuple[str, ...]]:
+def engine_rows(bundle: Bundle) -> list[tuple[str, ...]]:
+    """A bundle's engines: "ready" for those that `lira-edge run` takes on this machine, else why not."""
     rows: list[tuple[str, ...]] = []
     for record in sorted((bundle.path / "engines").glob(f"[!.]*/{BUILD_NAME}")):
         target, _, precision = record.parent.name.rpartition("-")
         try:
-            usable_build(bundle, target, precision)
-            rows.append((record.parent.name, "ready"))
+            build = usable_build(bundle, target, precision)
+            rows.append((record.parent.name, _readiness(build, bundle.path)))
         except LiraError as error:
             rows.append((record.parent.name, str(error)))
     return rows or [("none", f"run `lira-edge build {bundle.path}`")]
+
+
+def _readiness(build: Build, bundle: Path) -> str:
+    unfit = _other_card(build, bundle)
+    if unfit:
+        return f"built, but {unfit}"
+    try:
+        require_verified(build, bundle)
+    except LiraError as error:
+        return f"built, but {error}"
+    return "ready"
+
+
+def _other_card(build: Build, bundle: Path) -> str | None:
+    """That no GPU of this machine has a compute capability that engines for RTX were built for."""
+    cards = [gpu for gpu in gpus() if gpu.compute_capability] if build.target == "tensorrt-rtx" else []
+    built_for = tuple(build.options.get("compute_capabilities", ())) or RTX_CAPABILITIES
+    if not cards or any(gpu.compute_capability in built_for for gpu in cards):
+        return None
+    found = cards[0].compute_capability
+    command = build_command(bundle, build.target, build.precision)
+    return (
+        f"for compute capability {', '.join(built_for)}, {cards[0].name} has {found}: "
+        f"run `{command} --compute-capability {found}`"
+    )
 
 
 def _describe_engines(path: Path, verify: bool) -> Tables:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from importlib import metadata
@@ -11,11 +12,14 @@ from typing import Any
 
 import pytest
 
-from lira_engine import LiraError, doctor, machine
+from lira_engine import LiraError, doctor, inspect, machine
+from lira_engine.build import build
+from lira_engine.engine_folder import Verified, read_build
 from lira_engine.extras import installed
 from lira_engine.inspect import describe
 from lira_engine.main import main
 from lira_engine.trt import flavour
+from lira_engine.verified import this_setting
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -135,6 +139,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Record:
         model = tmp_path / "model"
         model.write_bytes(b"NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super\0")
         monkeypatch.setattr(machine, "_MODEL", model)
+        compatible = tmp_path / "compatible"
+        compatible.write_bytes(b"nvidia,p3768-0000+p3767-0005-super\0nvidia,p3767-0005\0nvidia,tegra234\0")
+        monkeypatch.setattr(machine, "_COMPATIBLE", compatible)
         monkeypatch.setattr(doctor.platform, "machine", lambda: arch)
         monkeypatch.setattr(doctor, "installed", lambda package: packages.get(package.replace("-", "_")))
 
@@ -161,7 +168,8 @@ def test_doctor_on_a_jetson(recorded: Record) -> None:
     recorded(ORIN, R36, "aarch64", tensorrt="10.3.0", pycuda="2024.1.2")
     tables = dict(doctor.examine())
     assert ("gpu", "Orin (nvgpu), [N/A], 540.4.0 (driver)") in tables["machine"]
-    for line in ("NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super", "L4T 36.4.3"):
+    board = "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super (p3768-0000+p3767-0005-super)"
+    for line in (board, "L4T 36.4.3"):
         assert ("jetson", line) in tables["machine"]
     assert ("jetson", "JetPack 6.2+b77") in tables["machine"]
     assert ("power mode", "MAXN_SUPER") in tables["machine"]
@@ -184,10 +192,19 @@ def test_doctor_says_what_does_not_fit_a_jetson(recorded: Record) -> None:
     assert answer == "no" and "sudo apt install tensorrt python3-libnvinfer" in note
 
 
+def test_doctor_on_a_jetson_without_nvidia_smi(recorded: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded({}, R36, "aarch64", tensorrt="10.3.0", pycuda="2024.1.2")
+    monkeypatch.setattr(doctor, "_onnxruntime", lambda: ("1.23.0", ["CUDA", "CPU"]))
+    assert ("gpu", "the board's own (no answer from nvidia-smi)") in dict(doctor.examine())["machine"]
+    assert targets()["cuda"] == ("yes", "--provider cuda")
+    assert targets()["tensorrt"] == ("yes", "tensorrt 10.3.0")
+
+
 def test_tensorrt_of_a_jetpack() -> None:
     assert doctor.tensorrt_of("6.2+b77") == doctor.tensorrt_of("6.2.1+b38") == (10, 3)
     assert doctor.tensorrt_of("7.2.2-b10") == (11, 4, 1)
-    assert doctor.tensorrt_of("7.0") is doctor.tensorrt_of("5.1.2") is None
+    assert doctor.tensorrt_of("7.2+b12") == doctor.tensorrt_of("7.2.0") == (10, 16)
+    assert doctor.tensorrt_of("7.0") is doctor.tensorrt_of("7.2.1") is doctor.tensorrt_of("5.1.2") is None
 
 
 def test_doctor_on_an_rtx_machine(recorded: Record, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,10 +220,81 @@ def test_doctor_on_an_rtx_machine(recorded: Record, monkeypatch: pytest.MonkeyPa
     assert targets()["tensorrt-rtx"] == ("no", expected)
     recorded({}, tensorrt_rtx="1.7.1")  # engines for RTX are built without a GPU
     assert targets()["tensorrt-rtx"] == ("build only", "tensorrt-rtx 1.7.1, no NVIDIA GPU found")
-    assert targets()["cuda"] == ("no", "no NVIDIA GPU found")
+    for target in ("cuda", "tensorrt"):  # and not what to install
+        assert targets()[target][1].startswith("no NVIDIA GPU found")
     recorded(RTX)
     answer, note = targets()["tensorrt-rtx"]
     assert answer == "no" and note.endswith("pip install 'lira-edge[rtx]'")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "system", "driver", "least"),
+    [
+        ("13", "Linux", "575.64.03", 580),
+        ("13", "Windows", "577.00", 580),
+        ("13", "Linux", "580.65.06", None),
+        ("12", "Linux", "530.41.03", 535),
+        ("12", "Linux", "535.104.05", None),
+        ("12", "Windows", "536.99", 537),
+    ],
+)
+def test_doctor_compares_the_driver(
+    recorded: Record,
+    monkeypatch: pytest.MonkeyPatch,
+    cuda: str,
+    system: str,
+    driver: str,
+    least: int | None,
+) -> None:
+    said = {**RTX, "--query-gpu=name,memory.total,driver_version": [f"RTX 4090, 24564 MiB, {driver}"]}
+    packages = {f"tensorrt_rtx_cu{cuda}": "1.7.1", "tensorrt_rtx": "1.7.1", "pycuda": "2025.1"}
+    recorded(said, **packages)
+    monkeypatch.setattr(doctor.platform, "system", lambda: system)
+    if least is None:
+        assert targets()["tensorrt-rtx"] == ("yes", "tensorrt-rtx 1.7.1")
+    else:
+        note = f"running needs driver {least} or newer, found {driver}: update the driver"
+        assert targets()["tensorrt-rtx"] == ("build only", f"tensorrt-rtx 1.7.1; {note}")
+        recorded(said, tensorrt="11.4.1", **{f"tensorrt_cu{cuda}": "11.4.1"})
+        assert targets()["tensorrt"] == ("no", f"tensorrt 11.4.1; {note}")
+
+
+def test_doctor_says_which_engines_a_card_takes(recorded: Record) -> None:
+    recorded({**RTX, "--query-gpu=compute_cap": ["7.5"]}, tensorrt_rtx="1.7.1", pycuda="2025.1")
+    note = "tensorrt-rtx 1.7.1; for NVIDIA GeForce RTX 4090: `build ... --compute-capability 7.5`"
+    assert targets()["tensorrt-rtx"] == ("yes", note)
+
+
+def test_engines_that_cannot_run_here_are_not_ready(
+    bundle_path: Path, recorded: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`inspect BUNDLE` and `doctor BUNDLE` call those ready that `run` takes."""
+    options = {"compute_capabilities": ["8.6"]}
+    folder = bundle_path / "engines" / "tensorrt-rtx-fp16"
+    built = read_build(build(bundle_path, "cpu", "fp32").rename(folder), "")
+    record = dataclasses.replace(built, target="tensorrt-rtx", precision="fp16", options=options)
+    recorded(RTX)
+    monkeypatch.setattr(inspect, "usable_build", lambda *_: record)
+
+    def said() -> str:
+        (row,) = dict(doctor.examine(bundle_path))[f"engines of {bundle_path}"]
+        assert dict(describe(bundle_path))["engines"] == [row]
+        return row[1]
+
+    command = f"{bundle_path} --target tensorrt-rtx --precision fp16"
+    assert said() == (
+        "built, but for compute capability 8.6, NVIDIA GeForce RTX 4090 has 8.9: "
+        f"run `lira-edge build {command} --compute-capability 8.9`"
+    )
+    options["compute_capabilities"] = []
+    assert re.match(rf"built, but .* were not verified on a device: run `lira-edge verify {command}`", said())
+    verified = Verified("now", this_setting("tensorrt-rtx"), {}, 0, None)
+    record = dataclasses.replace(record, verified=verified)
+    assert said() == "ready"
+    recorded(
+        {**RTX, "--query-gpu=name,memory.total,driver_version": ["NVIDIA GeForce RTX 4090, 1 MiB, 590.1"]}
+    )
+    assert "were verified on NVIDIA GeForce RTX 4090, driver 580.95.05" in said()
 
 
 def test_doctor_with_both_wheels(recorded: Record) -> None:

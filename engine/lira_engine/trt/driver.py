@@ -102,14 +102,23 @@ class Driver(Protocol):
 def open_driver(target: str) -> Driver:
     """The first GPU that CUDA shows (CUDA_VISIBLE_DEVICES chooses).
 
-    Raises LiraError where pycuda is missing or CUDA finds no GPU.
+    Raises LiraError where pycuda is missing or does not load, and where CUDA finds no GPU.
     """
     try:
         cuda = importlib.import_module("pycuda.driver")
     except ImportError as error:
-        extra = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}[target]
         reason = " ".join(str(error).split())[:200]
-        raise LiraError(f"target {target} needs pycuda ({reason}): {install_line(extra)}") from None
+        if isinstance(error, ModuleNotFoundError):
+            extra = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}[target]
+            raise LiraError(f"target {target} needs pycuda ({reason}): {install_line(extra)}") from None
+        # libcuda comes with the driver, pycuda's other libraries with the CUDA that it was compiled with.
+        mend = (
+            "install NVIDIA's driver (or let the container see it): `nvidia-smi` must name the GPU"
+            if "libcuda." in reason
+            else "install the driver, and compile pycuda with the CUDA that is here: "
+            "pip install --force-reinstall --no-cache-dir pycuda"
+        )
+        raise LiraError(f"target {target}: pycuda is there and does not load ({reason}): {mend}") from None
     return CudaDriver(cuda)
 
 

@@ -123,6 +123,26 @@ def test_without_pycuda(monkeypatch: pytest.MonkeyPatch, target: str, extra: str
         open_driver(target)
 
 
+@pytest.mark.parametrize(
+    ("library", "mend"),
+    [
+        ("libcuda.so.1", r"install NVIDIA's driver .*`nvidia-smi` must name the GPU"),
+        ("libcurand.so.10", r"compile pycuda with the CUDA that is here: pip install --force-reinstall"),
+    ],
+)
+def test_pycuda_that_does_not_load(monkeypatch: pytest.MonkeyPatch, library: str, mend: str) -> None:
+    """Installing it again helps where its CUDA is another one, not where the driver is missing."""
+    said = f"{library}: cannot open shared object file: No such file or directory"
+
+    def load(name: str) -> ModuleType:
+        raise ImportError(said)
+
+    monkeypatch.setattr("lira_engine.trt.driver.importlib", SimpleNamespace(import_module=load))
+    with pytest.raises(LiraError, match=rf"pycuda is there and does not load \({said}\): .*{mend}") as caught:
+        open_driver("tensorrt")
+    assert "lira-edge[" not in str(caught.value)
+
+
 def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     class Error(Exception):
         pass
