@@ -19,6 +19,8 @@ from lira_engine.errors import LiraError
 from lira_engine.extras import DISTRIBUTION, extra_of, install_line, missing_packages
 
 GROUP = "lira_edge.commands"
+# What the parser says about arguments. Its base class moved between versions of typer and click.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,7 +52,15 @@ def _run(entry: metadata.EntryPoint, arguments: list[str]) -> None:
         app.command(entry.name)(_guarded(entry.load()))
     except LiraError as error:  # ONNX Runtime, which only extras bring, may be missing
         _fail(str(error))
-    typer.main.get_command(app).main(arguments, prog_name=f"lira-edge {entry.name}")
+    name = f"lira-edge {entry.name}"
+    try:
+        code = typer.main.get_command(app).main(arguments, prog_name=name, standalone_mode=False)
+    except _UsageError as error:
+        reason = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+        _fail(f"{reason.rstrip('.')}: see `{name} --help`")
+    except typer.Abort:
+        _interrupted()
+    raise SystemExit(code or 0)
 
 
 def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,6 +72,8 @@ def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*args, **kwargs)
         except LiraError as error:
             _fail(str(error))
+        except PermissionError as error:
+            _fail(f"{error.filename} cannot be read or written: {error.strerror}; change its permissions")
         except KeyboardInterrupt:
             _interrupted()
 

@@ -49,9 +49,29 @@ def test_runs_a_command(plugin: Path, capsys: pytest.CaptureFixture[str]) -> Non
     plugin.write_text("def play(name: str, times: int = 1) -> None:\n    print(name * times)\n")
     assert run("play", "ab", "--times", "2") == 0
     assert capsys.readouterr().out == "abab\n"
-    assert run("play") == 2  # the argument is missing
     assert run("play", "--help") == 0
     assert "lira-edge play" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((), "Missing argument"),
+        (("ab", "--times", "foo"), "Invalid value for '--times'"),
+        (("ab", "--time", "1"), "No such option: --time"),
+        (("ab", "cd"), "Got unexpected extra argument"),
+    ],
+)
+def test_wrong_arguments_are_one_line(
+    plugin: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], reason: str
+) -> None:
+    plugin.write_text("def play(name: str, times: int = 1) -> None:\n    print(name * times)\n")
+    assert run("play", *arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    assert printed.err.startswith(f"error: {reason}") and printed.err.endswith(
+        "see `lira-edge play --help`\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,6 +79,11 @@ def test_runs_a_command(plugin: Path, capsys: pytest.CaptureFixture[str]) -> Non
     [
         ("LiraError('found this, expected that')", 2, "error: found this, expected that\n"),
         ("KeyboardInterrupt", 130, "interrupted\n"),
+        (
+            "PermissionError(13, 'Permission denied', '/a')",
+            2,
+            "error: /a cannot be read or written: Permission denied; change its permissions\n",
+        ),
     ],
 )
 def test_errors_are_one_line(
