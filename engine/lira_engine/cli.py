@@ -146,7 +146,7 @@ def inspect(
 
 def doctor(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="Also say which of its engines can run here.")
+        Path | None, typer.Argument(metavar="BUNDLE", help="Also say which of its engines can run here.")
     ] = None,
 ) -> None:
     """Say what this machine can run, what is missing, and the line that installs it."""
