@@ -60,12 +60,31 @@ def _scan_tensors(tensors: Iterable[onnx.TensorProto], found: set[str]) -> None:
 def save_graph(model: ir.Model, file: Path, written: Callable[[int], None] = lambda offset: None) -> None:
     """Write a graph, its weights into FILE.data beside it, to be memory-mapped; what is small stays in the
     graph. Always beside it: no size is a special case. Lazy weights are made one at a time; `written` is told
-    how many bytes of them are there."""
-    ir.save(
-        model,
-        file,
-        external_data=f"{file.name}.data",
-        size_threshold_bytes=EXTERNAL_FROM_BYTES,
-        max_workers=1,  # each worker has a tensor in memory
-        callback=lambda tensor, info: written(info.offset),
-    )
+    how many bytes of them are there.
+
+    Raises LiraError where the weights were not written whole: numpy, which writes them, names no reason where
+    a disk is full, and none at all where only the last few bytes are lost.
+    """
+    data, expected = file.with_name(f"{file.name}.data"), 0
+
+    def starts(tensor: ir.TensorProtocol, offset: int) -> None:
+        nonlocal expected
+        expected = max(expected, offset + tensor.nbytes)
+        written(offset)
+
+    reason = ""
+    try:
+        ir.save(
+            model,
+            file,
+            external_data=data.name,
+            size_threshold_bytes=EXTERNAL_FROM_BYTES,
+            max_workers=1,  # each worker has a tensor in memory
+            callback=lambda tensor, info: starts(tensor, info.offset),
+        )
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        reason = f" ({error})"
+    if reason or (expected and data.stat().st_size < expected):
+        raise LiraError(f"{data} was not written whole{reason}: free some room on its disk")
