@@ -58,7 +58,7 @@ class Installed:
     def __init__(self, flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.target, module, version = FLAVOURS[flavour]
         self.gpu = cuda.Gpu()
-        self.trt = tensorrt.tensorrt(self.gpu, version)
+        self.trt = tensorrt.tensorrt(self.gpu, module, version)
         monkeypatch.setitem(sys.modules, module, self.trt)
         monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
         monkeypatch.setitem(sys.modules, "pycuda.driver", cuda.pycuda_driver(self.gpu))

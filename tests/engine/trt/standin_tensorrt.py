@@ -1,8 +1,8 @@
 """A TensorRT that is not there, with the face of its Python bindings, on the GPU of standin_cuda.
 
-An "engine" is a JSON file that names a graph, portable or lowered; it runs in ONNX Runtime. A context takes shapes and
-addresses as they are when a pass is enqueued, and reads and writes the device's memory when the stream gets
-there.
+An "engine" is a JSON file that names a graph, portable or lowered; it runs in ONNX Runtime. A context takes
+shapes and addresses as they are when a pass is enqueued, and reads and writes the device's memory when the
+stream gets there.
 """
 
 from __future__ import annotations
@@ -99,6 +99,14 @@ class RuntimeCache:
             self.kernels.add(kernel)
 
 
+LACKING = {
+    "tensorrt 10": ("get_aliased_input_tensor", "create_runtime_config"),
+    "tensorrt 11": ("create_runtime_config",),
+    "tensorrt_rtx 1": (),
+}
+"""What an `ICudaEngine` of a package and its major version does not have, and is None here."""
+
+
 class Engine:
     """An `ICudaEngine`."""
 
@@ -106,6 +114,8 @@ class Engine:
         self.trt, self.gpu, self.data, self.log = trt, gpu, data, log
         self.names = list(data["tensors"])
         self.contexts: list[Context] = []
+        for name in LACKING[f"{trt.__name__} {trt.__version__.partition('.')[0]}"]:
+            setattr(self, name, None)
 
     @property
     def num_io_tensors(self) -> int:
@@ -256,7 +266,7 @@ class Context:
         for output in self.engine.names:
             if self._is_input(output):
                 continue
-            alias = self.engine.get_aliased_input_tensor(output)
+            alias = self.engine.data["tensors"][output]["alias"]
             if alias is not None and addresses[alias] != addresses[output]:
                 raise self.engine.gpu.misuse(f"{output} must share the memory of {alias}")
             start, stop = addresses[output], addresses[output] + sizes[output]
@@ -279,12 +289,12 @@ class Context:
         return False
 
 
-def tensorrt(gpu: Any, version: str) -> ModuleType:
+def tensorrt(gpu: Any, name: str, version: str) -> ModuleType:
     """A module with what lira_engine uses of `tensorrt` or `tensorrt_rtx` to run engines, on `gpu`.
 
     Engines that it made are in its list `engines`.
     """
-    module = ModuleType("tensorrt")
+    module = ModuleType(name)
 
     class Logger:
         ERROR, INTERNAL_ERROR, WARNING = "error", "internal error", "warning"

@@ -277,6 +277,23 @@ def test_a_pass_that_tensorrt_refuses_says_why(
     monkeypatch.undo()
 
 
+def test_shapes_that_tensorrt_refuses_say_why(
+    installed: Any, bundle: Bundle, open_stage: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = open_stage("pixel_decoder")
+    (context,) = installed.trt.engines[0].contexts
+
+    def refuse() -> list[str]:
+        context._complain("shapes of two inputs\n differ")
+        raise RuntimeError("Error in infer shapes.")
+
+    monkeypatch.setattr(context, "infer_shapes", refuse)
+    with pytest.raises(
+        LiraError, match="does not take these shapes together: shapes of two inputs differ; run"
+    ):
+        runner.run(bundle.check_vectors("pixel_decoder").inputs)
+
+
 def test_closed_is_closed(installed: Any, bundle: Bundle, open_stage: Open) -> None:
     runner = open_stage("pixel_decoder")
     feeds = bundle.check_vectors("pixel_decoder").inputs
