@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from lira_engine.ort_device import PROVIDERS
 
 Progress = Callable[[str, str], None]
 """Called with a stage's name and what happens to it now; "done" at its end."""
+MOST_LM_HEAD_PARTS = 64
+"""A part of a large vocabulary's LM head has a thousand rows then: less saves no memory any more."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,9 @@ class TrtOptions:
         block_size: inputs that share a scale of an int4 weight: 32, 64 or 128. lm_head_bits: in an int4
             build: 4 or 16. lm_head_parts: products that the LM head is split into; more parts need less
             memory at the build.
-        compute_capabilities: of the GPUs that engines are for, such as "8.9"; TensorRT for RTX only, where
-            none means its default (8.0 and newer that it knows). TensorRT builds for the GPU that is there.
+        compute_capabilities: of the GPUs that engines are for, such as "8.9", kept in order and each once;
+            TensorRT for RTX only, where none means its default (8.0 and newer that it knows). TensorRT builds
+            for the GPU that is there.
     """
 
     block_size: int = 128
@@ -59,12 +63,13 @@ class TrtOptions:
             raise LiraError(f"block size {self.block_size}: expected 32, 64 or 128")
         if self.lm_head_bits not in (4, 16):
             raise LiraError(f"LM head of {self.lm_head_bits} bits: TensorRT engines have 4 or 16")
-        if self.lm_head_parts < 1:
-            raise LiraError(f"LM head in {self.lm_head_parts} parts: expected 1 or more")
+        if not 1 <= self.lm_head_parts <= MOST_LM_HEAD_PARTS:
+            raise LiraError(f"LM head in {self.lm_head_parts} parts: expected 1 to {MOST_LM_HEAD_PARTS}")
         for text in self.compute_capabilities:
-            major, dot, minor = text.partition(".")
-            if not (dot and major.isdigit() and minor.isdigit()):
+            if not re.fullmatch(r"[1-9][0-9]*\.[0-9]", text):
                 raise LiraError(f"compute capability {text!r}: expected one such as 8.9")
+        ordered = sorted(set(self.compute_capabilities), key=lambda text: tuple(map(int, text.split("."))))
+        object.__setattr__(self, "compute_capabilities", tuple(ordered))
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,9 @@ def build(
         "lm_head_bits": lm_head_bits,
         "lm_head_parts": lm_head_parts,
         "encoders": encoders,
-        "compute_capabilities": tuple(compute_capability.split(",")) if compute_capability else None,
+        "compute_capabilities": None
+        if compute_capability is None
+        else tuple(part.strip() for part in compute_capability.split(",")),
         "provider": provider,
         "allow_fallback": allow_fallback or None,
     }

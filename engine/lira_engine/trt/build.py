@@ -16,6 +16,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from lira_engine import lowered_reference
 from lira_engine.atomic import atomic_write
 from lira_engine.builder import BuiltStage, Progress, TrtOptions, gpu_bytes, gpu_precision
 from lira_engine.bundle import Bundle
@@ -27,7 +28,7 @@ from lira_engine.passes import apply
 from lira_engine.passes.half_products import kept_in_fp32
 from lira_engine.passes.tensorrt import BLOCKS, tensorrt_pipeline
 from lira_engine.trt.compile import Job
-from lira_engine.trt.flavour import engine_machine, engine_tools, load_flavour
+from lira_engine.trt.flavour import compute_capabilities, engine_machine, engine_tools, load_flavour
 from lira_engine.trt.profiles import input_ranges, llm_profiles, stage_profiles
 from lira_engine.verify import cache_folder
 
@@ -37,6 +38,11 @@ PEAK_PER_BYTE = 4.0
 PEAK_LEAST_MIB = 1024
 # Inputs of an int4 weight that may share a scale: TensorRT documents two sizes, that for RTX compiles all.
 _BLOCKS: Mapping[str, tuple[int, ...]] = MappingProxyType({"tensorrt": (128, 64), "tensorrt-rtx": BLOCKS})
+# An engine's kernels beside its weights: those of lira-nano take 2 to 15 MiB, for one GPU or for four.
+KERNEL_BYTES = 16 << 20
+# Int4 products, by NVIDIA's support matrix of TensorRT for RTX: none on Turing (7.5).
+INT4_FROM = (8, 0)
+COMPILER = (sys.executable, "-m", "lira_engine.trt.compile")
 _TICK_S = 0.5
 
 
@@ -55,6 +61,25 @@ class TrtBuilder:
         self.bundle, self.target, self.precision = bundle, target, precision
         self.options, self.progress = options, progress
         self.flavour = load_flavour(target)
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Raise LiraError for options that the bundle, the package or the GPUs do not take."""
+        parts, vocabulary = self.options.lm_head_parts, self.bundle.manifest.model.vocab_size
+        if parts > vocabulary:
+            raise LiraError(f"LM head in {parts} parts: expected at most {vocabulary}, a row each")
+        for wanted in self.options.compute_capabilities:
+            known = compute_capabilities(self.flavour)
+            if wanted not in known:
+                raise LiraError(
+                    f"compute capability {wanted} is not one that {self.flavour.name} builds for: "
+                    f"{', '.join(known)}"
+                )
+            if self.precision == "int4" and tuple(map(int, wanted.split("."))) < INT4_FROM:
+                raise LiraError(
+                    f"compute capability {wanted} has no int4 products in {self.flavour.name}, expected "
+                    f"{'.'.join(map(str, INT4_FROM))} or newer: take --precision fp16"
+                )
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -77,7 +102,7 @@ class TrtBuilder:
     def expected_bytes(self, portable: Mapping[str, int]) -> int:
         """The engines, and the largest lowered graph beside them."""
         sizes = gpu_bytes(self.precision, portable)
-        return sum(sizes) + max(sizes)
+        return sum(sizes) + max(sizes) + KERNEL_BYTES * len(sizes)
 
     def stage(self, stage: str, folder: Path) -> BuiltStage:
         started = time.perf_counter()
@@ -87,6 +112,10 @@ class TrtBuilder:
         files = (graph, graph.with_name(f"{graph.name}.data"))
         weights = sum(file.stat().st_size for file in files if file.exists())
         check_memory(stage, weights)
+        errors: dict[str, float] = {}
+        if precision == "int4":
+            self.progress(stage, "expect")
+            errors = lowered_reference.record(self.bundle, graph, precision, folder)
         spec = self.bundle.manifest.stages[stage]
         job = Job(
             target=self.target,
@@ -106,7 +135,7 @@ class TrtBuilder:
             file.unlink(missing_ok=True)
         self.progress(stage, "done")
         seconds = round(time.perf_counter() - started, 3)
-        return BuiltStage(precision, {}, seconds, peak_mib=found["peak_rss_mib"], kept_fp32=kept)
+        return BuiltStage(precision, errors, seconds, peak_mib=found["peak_rss_mib"], kept_fp32=kept)
 
     def _lower(self, stage: str, precision: str, graph: Path) -> tuple[str, ...]:
         """Write the lowered graph; the weights that do not fit into fp16."""
@@ -173,9 +202,9 @@ def compile_in_process(job: Job, phase: Callable[[str], None]) -> dict[str, int]
             if log.exists()
             else []
         )
+        why = " (most likely too little memory)" if code == -9 else ""
         raise LiraError(
-            f"{stage}: the compiler {how}{': ' + said[0][:300] if said else ''} (killed: most likely too "
-            "little memory); nothing was kept"
+            f"{stage}: the compiler {how}{': ' + said[0][:300] if said else ''}{why}; nothing was kept"
         )
     Path(job.out).with_suffix(".log").unlink(missing_ok=True)
     return {"peak_rss_mib": last["peak_rss_mib"], "layers": last["layers"]}
@@ -183,10 +212,10 @@ def compile_in_process(job: Job, phase: Callable[[str], None]) -> dict[str, int]
 
 @contextmanager
 def _running(job: Job) -> Iterator[subprocess.Popen[str]]:
-    """The compiler, which does not outlive this process's interest in it."""
+    """The compiler. Its input stays open: where this process is killed, it ends, and the compiler with it."""
     with open(Path(job.out).with_suffix(".log"), "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "lira_engine.trt.compile"],
+            COMPILER,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -195,14 +224,16 @@ def _running(job: Job) -> Iterator[subprocess.Popen[str]]:
         try:
             assert process.stdin is not None
             with suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(asdict(job)))
-                process.stdin.close()
+                process.stdin.write(json.dumps(asdict(job)) + "\n")
+                process.stdin.flush()
             yield process
         finally:
             process.kill()
             process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+            for pipe in (process.stdin, process.stdout):
+                with suppress(BrokenPipeError):
+                    if pipe is not None:
+                        pipe.close()
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """One graph to one engine, in a process of its own: its memory goes back whole, and a crash is one stage's.
 
-    python -m lira_engine.trt.compile < job.json
+    python -m lira_engine.trt.compile
 
-The job is the fields of `Job` as JSON. JSON lines come out: {"phase": ...} while it goes on, at last either
+The job, the fields of `Job` as a line of JSON, is read from the standard input, which then stays open: the
+process ends when it is closed. JSON lines come out: {"phase": ...} while it goes on, at last either
 {"peak_rss_mib", "layers"} with the engine written, or {"error": one line}.
 """
 
@@ -11,14 +12,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lira_engine.atomic import atomic_write, readable_errors
 from lira_engine.errors import LiraError
 from lira_engine.machine import peak_rss_mib
-from lira_engine.trt.flavour import load_flavour
+from lira_engine.trt.flavour import compute_capabilities, load_flavour
 from lira_engine.trt.log import ErrorLog
 
 Ranges = dict[str, list[list[int]]]
@@ -63,17 +67,18 @@ def compile_engine(job: Job, phase: Callable[[str], None]) -> dict[str, int | No
                 profile.set_shape(name, least, usual, most)
             config.add_optimization_profile(profile)
     if job.compute_capabilities:
+        known = compute_capabilities(flavour)
         config.num_compute_capabilities = len(job.compute_capabilities)
         for i, wanted in enumerate(job.compute_capabilities):
-            if not config.set_compute_capability(_capability(trt, wanted), i):
+            if not config.set_compute_capability(known[wanted], i):
                 raise LiraError(f"{flavour.name} does not build for compute capability {wanted}")
-    cache = _timing_cache(config, job.timing_cache)
+    cache = _timing_cache(config, Path(job.timing_cache)) if job.timing_cache else None
     phase("build")
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise LiraError(f"{flavour.name} built no engine: {log.reason()}")
     phase("write")
-    with open(job.out, "wb") as file:
+    with readable_errors(Path(job.out)), open(job.out, "wb") as file:
         file.write(plan)
     if cache is not None and job.timing_cache is not None:
         _keep(cache, Path(job.timing_cache))
@@ -84,43 +89,45 @@ def _strongly_typed(trt: Any) -> int:
     return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
-def _capability(trt: Any, wanted: str) -> Any:
-    """trt.ComputeCapability.SM89 of "8.9"."""
-    found = getattr(trt.ComputeCapability, f"SM{wanted.replace('.', '')}", None)
-    if found is None:
-        known = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
-        choices = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in known)
-        raise LiraError(f"compute capability {wanted} is not one that this version builds for: {choices}")
-    return found
-
-
-def _timing_cache(config: Any, path: str | None) -> Any:
-    if path is None:
-        return None
-    kept = Path(path).read_bytes() if Path(path).is_file() else b""
-    cache = config.create_timing_cache(kept)
-    config.set_timing_cache(cache, ignore_mismatch=False)
-    return cache
+def _timing_cache(config: Any, path: Path) -> Any:
+    """What the file holds, or nothing where it cannot be read, is damaged or is of another device: it costs
+    time only. None where TensorRT takes not even that."""
+    kept = b""
+    with suppress(OSError):
+        kept = path.read_bytes()
+    for content in (kept, b""):
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return cache
+    return None
 
 
 def _keep(cache: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_bytes(cache.serialize())
-    partial.replace(path)
+    with suppress(OSError, LiraError), atomic_write(path) as file:
+        file.write(cache.serialize())
+
+
+def _end_with_parent() -> None:
+    """Stop this process when its input ends: whoever asked is gone, and nobody wants the engine."""
+    # TensorRT does not hold Python's lock while it builds. A read by `sys.stdin` would hold one at the exit.
+    while os.read(0, 1):
+        pass
+    os._exit(1)
 
 
 def main() -> None:
     # The library prints where it likes: our lines get a descriptor of their own.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    job = Job(**json.loads(sys.stdin.readline()))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def say(**what: Any) -> None:
         answers.write(json.dumps(what) + "\n")
         answers.flush()
 
     try:
-        say(**compile_engine(Job(**json.load(sys.stdin)), lambda phase: say(phase=phase)))
+        say(**compile_engine(job, lambda phase: say(phase=phase)))
     except (LiraError, OSError) as error:
         say(error=" ".join(str(error).split()))
     answers.close()

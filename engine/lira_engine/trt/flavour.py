@@ -7,7 +7,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from lira_engine.errors import LiraError
 from lira_engine.extras import install_line
@@ -74,6 +74,12 @@ def parse_version(text: str) -> tuple[int, ...]:
 def dialect_of(target: str, version: tuple[int, ...]) -> Dialect:
     """What the parser of this version takes."""
     return "cache_update" if version[:2] >= _CACHE_UPDATE_FROM[target] else "decomposed"
+
+
+def compute_capabilities(flavour: Flavour) -> dict[str, Any]:
+    """TensorRT for RTX's constants of the GPUs that it builds for, by "8.9"."""
+    known = flavour.module.ComputeCapability.__members__
+    return {f"{name[2:-1]}.{name[-1]}": value for name, value in known.items() if name.startswith("SM")}
 
 
 def engine_machine(target: str) -> dict[str, str]:

@@ -4,12 +4,14 @@ for TensorRT's (the real one: test_real_compiler.py)."""
 from __future__ import annotations
 
 import dataclasses
+import enum
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import onnx_ir as ir
 import pytest
@@ -18,6 +20,7 @@ from lira_engine import Bundle, LiraError
 from lira_engine.build import build, options_for
 from lira_engine.engine_folder import read_build, usable_build
 from lira_engine.machine import Gpu, Jetson
+from lira_engine.main import main
 from lira_engine.manifest import STAGES
 from lira_engine.trt import build as trt_build
 from lira_engine.trt import flavour as trt_flavour
@@ -29,7 +32,10 @@ VERSIONS = {"tensorrt": (10, 3, 0), "tensorrt-rtx": (1, 7, 1)}
 
 
 def flavour(target: str) -> Flavour:
-    return Flavour(target, ModuleType("fake"), VERSIONS[target], dialect_of(target, VERSIONS[target]))
+    module = ModuleType("fake")
+    names = ("NONE", "CURRENT", "SM75", "SM80", "SM86", "SM89", "SM120")
+    module.ComputeCapability = enum.Enum("ComputeCapability", names)  # type: ignore[attr-defined]
+    return Flavour(target, module, VERSIONS[target], dialect_of(target, VERSIONS[target]))
 
 
 @pytest.fixture
@@ -95,6 +101,9 @@ def test_a_second_build_does_nothing_and_other_options_build_again(
     options = options_for("tensorrt-rtx", {"compute_capabilities": ("8.6", "12.0")})
     build(bundle_path, "tensorrt-rtx", "fp16", options)
     assert len(jobs) == 10 and jobs[-1].compute_capabilities == ["8.6", "12.0"]
+    same = options_for("tensorrt-rtx", {"compute_capabilities": ("12.0", "8.6", "12.0")})
+    build(bundle_path, "tensorrt-rtx", "fp16", same)
+    assert len(jobs) == 10
 
 
 def test_the_last_build_says_how_long_it_took(bundle_path: Path, jobs: list[Job]) -> None:
@@ -187,17 +196,72 @@ def test_bad_options_are_one_line_each(bundle_path: Path, jobs: list[Job]) -> No
         ("tensorrt", {"encoders": "int8"}, "target tensorrt has no option encoders"),
         ("tensorrt", {"block_size": 48}, "block size 48: expected 32, 64 or 128"),
         ("tensorrt", {"lm_head_bits": 8}, "LM head of 8 bits"),
-        ("tensorrt-rtx", {"lm_head_parts": 0}, "LM head in 0 parts"),
-        (
-            "tensorrt-rtx",
-            {"compute_capabilities": ("89",)},
-            "compute capability '89': expected one such as 8.9",
+        ("tensorrt-rtx", {"lm_head_parts": 0}, "LM head in 0 parts: expected 1 to 64"),
+        ("tensorrt-rtx", {"lm_head_parts": 100000}, "LM head in 100000 parts: expected 1 to 64"),
+        *(
+            (
+                "tensorrt-rtx",
+                {"compute_capabilities": (text,)},
+                rf"compute capability '{text}': expected one such as 8\.9",
+            )
+            for text in ("89", "8.90", "", " 8.9", "x.y")
         ),
     ):
         with pytest.raises(LiraError, match=reason):
             options_for(target, given)
     with pytest.raises(LiraError, match="builds for the GPU that is there"):
         build(bundle_path, "tensorrt", "fp16", options_for("tensorrt", {"compute_capabilities": ("8.9",)}))
+
+
+@pytest.mark.parametrize(
+    "precision, given, reason",
+    [
+        ("fp16", {"lm_head_parts": 21}, "LM head in 21 parts: expected at most 20, a row each"),
+        (
+            "fp16",
+            {"compute_capabilities": ("8.9", "9.9")},
+            r"compute capability 9\.9 is not one that tensorrt-rtx 1\.7\.1 builds for: 7\.5, 8\.0, .* 12\.0",
+        ),
+        (
+            "int4",
+            {"compute_capabilities": ("7.5", "8.9")},
+            r"compute capability 7\.5 has no int4 products .*, expected 8\.0 or newer: take --precision fp16",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_refused_before_the_first_stage(
+    bundle_path: Path, jobs: list[Job], precision: str, given: dict[str, Any], reason: str
+) -> None:
+    said: list[str] = []
+    with pytest.raises(LiraError, match=reason):
+        build(
+            bundle_path,
+            "tensorrt-rtx",
+            precision,
+            options_for("tensorrt-rtx", given),
+            progress=lambda stage, phase: said.append(stage),
+        )
+    assert not said and not (bundle_path / "engines").exists()
+
+
+def test_compute_capabilities_of_the_command_line(
+    bundle_path: Path, jobs: list[Job], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text, code in (("8.9, 8.6,8.9", 0), ("", 2), ("8.9,", 2)):
+        with pytest.raises(SystemExit) as caught:
+            main(["build", str(bundle_path), "--target", "tensorrt-rtx", "--compute-capability", text])
+        assert caught.value.code == code, capsys.readouterr().err
+    assert jobs[0].compute_capabilities == ["8.6", "8.9"] and len(jobs) == 5
+
+
+def test_too_little_disk_counts_kernels(
+    bundle_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engines of small weights are kernels mostly: those of lira-nano take 34 MiB."""
+    free = 40 << 20
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(free, free, free))
+    with pytest.raises(LiraError, match=r"has 40 MiB of disk left, the build needs about 8\d MiB"):
+        build(bundle_path, "tensorrt-rtx", "fp16")
 
 
 def test_int4_without_a_weight_in_int4_is_refused(
@@ -255,10 +319,14 @@ def test_a_compiler_that_dies_is_told(
     job = Job("tensorrt-rtx", str(tmp_path / "llm.onnx"), str(tmp_path / "llm.engine"), [], [])
     start = subprocess.Popen
     for script, reason in (
-        ("import os; os.kill(os.getpid(), 9)", "llm: the compiler was killed by signal 9"),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            r"llm: the compiler was killed by signal 9 \(most likely too little memory\); nothing",
+        ),
+        ("import os; os.kill(os.getpid(), 11)", "llm: the compiler was killed by signal 11; nothing"),
         (
             "import sys; print('no room', file=sys.stderr); sys.exit(3)",
-            "llm: the compiler ended with code 3: no room",
+            "llm: the compiler ended with code 3: no room; nothing was kept",
         ),
         ("""print('{"error": "it says no"}')""", "llm: it says no; nothing was kept"),
     ):

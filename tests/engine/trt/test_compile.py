@@ -1,0 +1,154 @@
+"""The compiler's process: what it keeps between builds, what stops it, and when it ends. With stand-ins for
+TensorRT's builder (the real one: test_real_compiler.py)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lira_engine import LiraError
+from lira_engine.trt import compile as trt_compile
+from lira_engine.trt.compile import Job, compile_engine
+from lira_engine.trt.flavour import Flavour
+
+fcntl = pytest.importorskip("fcntl", reason="Windows has no such locks")
+GOOD = b"timings of this device"
+
+
+class Config:
+    """Takes the timing caches that begin as this device's do, and empty ones, as an `IBuilderConfig` does."""
+
+    def __init__(self, refuses: bool = False) -> None:
+        self.refuses, self.used = refuses, None
+
+    def create_timing_cache(self, kept: bytes) -> Any:
+        if kept == b"damaged":
+            return None
+        return SimpleNamespace(content=kept, serialize=lambda: GOOD)
+
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        if self.refuses or ignore_mismatch or cache.content not in (b"", GOOD):
+            return False
+        self.used = cache
+        return True
+
+
+def fake(config: Config) -> ModuleType:
+    """A TensorRT whose engines are "plan"."""
+    module = ModuleType("fake")
+    network = SimpleNamespace(num_layers=3)
+    builder = SimpleNamespace(
+        create_network=lambda flags: network,
+        create_builder_config=lambda: config,
+        build_serialized_network=lambda network, config: b"plan",
+    )
+    logger = type("ILogger", (), {"ERROR": 1, "INTERNAL_ERROR": 0})
+    vars(module).update(
+        ILogger=logger,
+        Builder=lambda log: builder,
+        OnnxParser=lambda network, log: SimpleNamespace(parse_from_file=lambda path: True),
+        NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1),
+    )
+    return module
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch) -> Config:
+    made = Config()
+    flavour = Flavour("tensorrt", fake(made), (10, 3), "decomposed")
+    monkeypatch.setattr(trt_compile, "load_flavour", lambda target: flavour)
+    return made
+
+
+def job(folder: Path, **changes: Any) -> Job:
+    graph, out, timings = (str(folder / name) for name in ("llm.onnx", "llm.engine", "cache/timings"))
+    return replace(Job("tensorrt", graph, out, [], [], timings), **changes)
+
+
+@pytest.mark.parametrize("kept, used", [(None, b""), (GOOD, GOOD), (b"damaged", b""), (b"other device", b"")])
+def test_timings_are_kept_and_bad_ones_are_made_again(
+    config: Config, tmp_path: Path, kept: bytes | None, used: bytes
+) -> None:
+    file = tmp_path / "cache" / "timings"
+    if kept is not None:
+        file.parent.mkdir()
+        file.write_bytes(kept)
+    assert compile_engine(job(tmp_path), lambda phase: None)["layers"] == 3
+    assert config.used is not None and config.used.content == used
+    assert file.read_bytes() == GOOD and (tmp_path / "llm.engine").read_bytes() == b"plan"
+
+
+@pytest.mark.parametrize("place", ["", "file"])
+def test_timings_that_cannot_be_read_or_kept_cost_time_only(
+    config: Config, tmp_path: Path, place: str
+) -> None:
+    """A folder where the file should be, or a file where its folder should be."""
+    (tmp_path / "file").write_text("")
+    compile_engine(job(tmp_path, timing_cache=str(tmp_path / place / "timings")), lambda phase: None)
+    (tmp_path / "folder").mkdir()
+    compile_engine(job(tmp_path, timing_cache=str(tmp_path / "folder")), lambda phase: None)
+    assert (tmp_path / "llm.engine").read_bytes() == b"plan"
+
+
+def test_timings_that_are_refused_at_all(config: Config, tmp_path: Path) -> None:
+    config.refuses = True
+    compile_engine(job(tmp_path), lambda phase: None)
+    assert not (tmp_path / "cache").exists() and (tmp_path / "llm.engine").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full here")
+def test_a_full_disk_names_the_file(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(LiraError, match=r"/dev/full cannot be written: No space left .*; free some room"):
+        compile_engine(job(tmp_path, out="/dev/full"), lambda phase: None)
+
+
+CHILD = """
+    import fcntl, time
+    from lira_engine.trt import compile
+
+    def compile_engine(job, phase):
+        lock = open(job.out, "wb")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        phase("build")
+        time.sleep(60)
+
+    compile.compile_engine = compile_engine
+    compile.main()
+"""
+PARENT = """
+    import sys
+    from lira_engine.trt import build
+    from lira_engine.trt.compile import Job
+
+    build.COMPILER = (sys.executable, "-c", sys.argv[1])
+    job = Job("tensorrt", sys.argv[2], sys.argv[2], [], [])
+    build.compile_in_process(job, lambda phase: print(phase, flush=True))
+"""
+
+
+def test_the_compiler_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    out = tmp_path / "llm.engine"
+    command = [sys.executable, "-c", textwrap.dedent(PARENT), textwrap.dedent(CHILD), str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert any(line == "build\n" for line in parent.stdout)
+        with open(out, "rb") as file:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            parent.kill()
+            deadline = time.monotonic() + 10
+            while True:  # the child's lock is free when it is gone
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    assert time.monotonic() < deadline, "the compiler is still there"
+                    time.sleep(0.05)
