@@ -33,7 +33,7 @@ JETPACKS: tuple[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]], ...] =
 """JetPack from, below: the TensorRT that comes with it."""
 DRIVERS = (("cu13", 580, 580), ("cu12", 535, 537))
 """CUDA of TensorRT's libraries, as their package ends: the oldest driver on Linux, and on Windows. From
-docs.nvidia.com, TensorRT 11.4.0, "Prerequisites"; the pages of TensorRT for RTX up to 1.6 name no number."""
+docs.nvidia.com, TensorRT 11.4.0, "Prerequisites"; that page of TensorRT for RTX 1.4 names no number."""
 
 
 def examine(bundle: Path | None = None) -> Tables:
