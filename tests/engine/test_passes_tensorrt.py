@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from onnx_ir.passes import common
@@ -154,6 +155,25 @@ def test_int4_weights_are_what_their_integers_and_scales_say(dtype: str, tmp_pat
     assert kinds == {"w.int4": ir.DataType.INT4, "w.scales": HALF}
 
 
+@pytest.mark.parametrize("is_output", [True, False])
+def test_an_odd_number_of_int4_columns_is_filled_up(is_output: bool, tmp_path: Path) -> None:
+    """Two of them share a byte."""
+
+    def build(columns: int) -> ir.Model:
+        g = Graph([3, 64])
+        out = g.op("MatMul", g.x, g.weight("w", w[:, :columns]), shape=[3, columns])
+        return g.finish(out if is_output else g.op("Neg", out, shape=[3, columns]))
+
+    w, x = matrix(64, 8), RANDOM.normal(size=(3, 64)).astype(np.float32)
+    even, odd = (apply(build(n), [DequantizeWeights(lambda name, inputs: 32)]) for n in (8, 7))
+    packed = odd.graph.initializers["w.int4"]
+    assert list(packed.shape or ()) == [64, 8] and counts(odd)["Slice"] == 1 and not counts(even)["Slice"]
+    onnx.checker.check_model(ir.to_proto(odd), full_check=True)
+    found = run(odd, {"x": x}, tmp_path)[0]
+    assert found.shape == (3, 7)
+    np.testing.assert_allclose(found, run(even, {"x": x}, tmp_path)[0][:, :7], rtol=1e-6)
+
+
 def test_a_recipe_brings_its_own_scales(tmp_path: Path) -> None:
     g = Graph([1, 32])
     w = np.full((32, 2), 0.5, np.float32)
@@ -222,17 +242,18 @@ def test_attention_gelu_and_norms_decomposed(masked: bool, tmp_path: Path) -> No
 
 
 def test_attention_without_a_fused_kernel_is_decomposed() -> None:
-    """By heads and their columns; in fp32 there is none at all."""
-    for heads, columns, precision, stays in (
-        (8, 16, "fp16", True),
-        (8, 8, "fp16", False),
-        (8, 20, "fp16", False),
-        (2, 64, "fp16", False),
-        (8, 64, "fp32", False),
+    """By heads and their columns; in fp32 there is none at all, and none in the stages that see."""
+    for heads, columns, stage, precision, stays in (
+        (8, 16, "llm", "fp16", True),
+        (8, 8, "llm", "fp16", False),
+        (8, 20, "llm", "fp16", False),
+        (2, 64, "llm", "fp16", False),
+        (8, 64, "llm", "fp32", False),
+        (16, 64, "semantic_encoder", "fp16", False),
     ):
         g = Graph([1, heads, 5, columns])
         model = g.finish(g.op("Attention", g.x, g.x, g.x, shape=[1, heads, 5, columns]))
-        found = counts(apply(model, tensorrt_pipeline("sefe", precision, "cache_update")))
+        found = counts(apply(model, tensorrt_pipeline(stage, precision, "cache_update")))
         assert bool(found["Attention"]) == stays and bool(found["Softmax"]) != stays
 
 

@@ -36,8 +36,10 @@ class DequantizeWeights(ir.passes.InPlacePass):
     Requires: `MatMul` with an initializer [K, N], or a Cast of one, on the right.
     Does: puts `DequantizeLinear` of an INT4 initializer, blocks along K, fp16 scales, and a Cast to fp32 in
         the weight's place, where `block` wants it. Weights are rounded to the nearest multiple of `scales`
-        when the file is written, one at a time.
-    Ensures: opset 21 suffices (before it there is no block_size).
+        when the file is written, one at a time. An odd N gets a column of zeros, which a `Slice` cuts off
+        behind the product.
+    Ensures: opset 21 suffices (before it there is no block_size); two integers share a byte and a row, which
+        parsers before TensorRT 10.15 want.
     """
 
     def __init__(self, block: Block, scales: Scales = nearest_scales) -> None:
@@ -60,34 +62,52 @@ class DequantizeWeights(ir.passes.InPlacePass):
             raise ir.passes.PreconditionError(f"{name}: {rows} inputs are no multiple of the block {block}")
         scales = partial(_scales, stored, name, block, self.scales)
         packed = partial(_integers, stored, scales, block)
+        filled = columns + columns % 2
+        shape = ir.Shape((rows, filled))
         inputs = [
-            lazy_initializer(graph, f"{name}.int4", ir.DataType.INT4, (rows, columns), packed),
-            lazy_initializer(graph, f"{name}.scales", ir.DataType.FLOAT16, (rows // block, columns), scales),
+            lazy_initializer(graph, f"{name}.int4", ir.DataType.INT4, (rows, filled), packed),
+            lazy_initializer(graph, f"{name}.scales", ir.DataType.FLOAT16, (rows // block, filled), scales),
         ]
         dequantize = ir.node(
             "DequantizeLinear", inputs, {"axis": 0, "block_size": block}, name=f"{name}/DequantizeLinear"
         )
-        rounded, shape = dequantize.outputs[0], ir.Shape((rows, columns))
-        rounded.name, rounded.type, rounded.shape = (
-            f"{name}.rounded",
-            ir.TensorType(ir.DataType.FLOAT16),
-            shape,
-        )
+        rounded = dequantize.outputs[0]
+        rounded.name, rounded.dtype, rounded.shape = f"{name}.rounded", ir.DataType.FLOAT16, shape
         cast = ir.node("Cast", [rounded], {"to": ir.DataType.FLOAT}, name=f"{name}.rounded/Cast")
         wide = cast.outputs[0]
-        wide.name, wide.type, wide.shape = f"{name}.dequantized", ir.TensorType(ir.DataType.FLOAT), shape
+        wide.name, wide.dtype, wide.shape = f"{name}.dequantized", ir.DataType.FLOAT, shape
         graph.insert_before(product.node, [dequantize, cast])
         product.node.replace_input_with(1, wide)
+        if columns % 2:
+            _cut_off_last(graph, product)
+
+
+def _cut_off_last(graph: ir.Graph, product: ConstantProduct) -> None:
+    """Of a product's columns; what is left has its name, type and uses."""
+    out = product.node.outputs[0]
+    edges = [ir.node("Constant", [], {"value_ints": [value]}) for value in (0, product.outputs, -1)]
+    cut = ir.node("Slice", [], name=f"{product.name}/Slice", num_outputs=1)
+    kept = cut.outputs[0]
+    kept.type, kept.shape = out.type, out.shape
+    ir.convenience.replace_all_uses_with(out, kept, replace_graph_outputs=True)
+    kept.name, out.name, out.shape = out.name, f"{product.name}.padded", None
+    for i, edge in enumerate(edges):
+        edge.name, edge.outputs[0].name = f"{product.name}/Slice.{i}", f"{product.name}/Slice.{i}.value"
+    cut.resize_inputs(4)
+    for i, value in enumerate([out, *(edge.outputs[0] for edge in edges)]):
+        cut.replace_input_with(i, value)
+    graph.insert_after(product.node, [*edges, cut])
 
 
 def _scales(stored: ir.TensorProtocol, name: str, block: int, scales: Scales) -> np.ndarray:
-    return scales(name, np.asarray(stored.numpy()), block).astype(np.float16)
+    found = scales(name, np.asarray(stored.numpy()), block).astype(np.float16)
+    return np.pad(found, ((0, 0), (0, found.shape[1] % 2)), constant_values=1)
 
 
 def _integers(stored: ir.TensorProtocol, scales: Callable[[], np.ndarray], block: int) -> np.ndarray:
     """Rounded to the scales as they are kept, in fp16."""
     weight, kept = np.asarray(stored.numpy()), scales()
-    out = np.empty(weight.shape, ir.DataType.INT4.numpy())
+    out = np.zeros((len(weight), kept.shape[1]), ir.DataType.INT4.numpy())
     for some in _columns(weight):
         blocks = weight[:, some].astype(np.float32).reshape(-1, block, some.stop - some.start)
         blocks /= kept[:, None, some].astype(np.float32)

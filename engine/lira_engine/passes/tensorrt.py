@@ -84,7 +84,9 @@ def tensorrt_pipeline(
     if older:
         passes.append(DecomposeCachedAttention())
     else:
-        keep = none_fused if precision == "fp32" else fused
+        # Fused kernels of encoders were wrong on some GPUs (NVIDIA/TensorRT#4837, #4723), their softmax is
+        # not ours to choose. An image is encoded once: they do without.
+        keep = fused if stage == "llm" and precision != "fp32" else none_fused
         passes += [DecomposeCachedAttention(keep, tensor_scatter=True), DecomposeUnfusedAttention(keep)]
     passes += [SplitLmHead(lm_head_parts), common.InlinePass(), ResolveCastLike()]
     if older:

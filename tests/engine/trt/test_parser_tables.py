@@ -159,7 +159,8 @@ def _resize(graph: Graph, node: onnx.NodeProto, given: dict[str, Any]) -> bool:
 
 
 def _dequantize(graph: Graph, node: onnx.NodeProto, given: dict[str, Any]) -> bool:
-    """Symmetric; an int4 weight has one blocked dimension, which is one of the last two."""
+    """Symmetric; an int4 weight has one blocked dimension, which is one of the last two, and rows of whole
+    bytes."""
     shape, scales = (graph.shapes[name] for name in node.input[:2])
     if node.input[1] not in graph.constants or (len(node.input) > 2 and node.input[2] not in graph.constants):
         return False
@@ -168,6 +169,7 @@ def _dequantize(graph: Graph, node: onnx.NodeProto, given: dict[str, Any]) -> bo
     blocked = [i for i, (size, count) in enumerate(zip(shape, scales, strict=True)) if size != count]
     return (
         len(node.input) == 2
+        and shape[-1] % 2 == 0
         and blocked == [given["axis"]]
         and given["axis"] >= len(shape) - 2
         and given["block_size"] in (64, 128)
