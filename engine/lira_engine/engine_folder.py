@@ -196,6 +196,15 @@ def _check_complete(bundle: Bundle, build: Build, record: Path, mend: str) -> No
         if build.precisions.get(stage) not in PRECISIONS[build.target]:
             found, choices = build.precisions.get(stage), ", ".join(PRECISIONS[build.target])
             raise LiraError(f"{record}: precision of {stage} is {found!r}, expected one of {choices}; {mend}")
+    _check_options(build, record, mend)
+
+
+def _check_options(build: Build, record: Path, mend: str) -> None:
+    """Raise LiraError where options are not there that whoever opens engines reads."""
+    if build.target == "tensorrt-rtx":
+        found = build.options.get("compute_capabilities", [])
+        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+            raise LiraError(f"{record}: compute capabilities are {found!r}, expected a list of texts; {mend}")
     if build.target == "cuda":
         provider, fallback = build.options.get("provider"), build.options.get("allow_fallback")
         if provider not in tuple(PROVIDERS) or not isinstance(fallback, bool):

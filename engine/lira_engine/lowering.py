@@ -14,6 +14,7 @@ _SOURCES = (
     "builder.py",
     "external_data.py",
     "function_body.py",
+    "lowered_reference.py",
     "quantize.py",
     "trt/build.py",
     "trt/compile.py",

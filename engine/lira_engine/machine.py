@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lira_engine.windows_memory import windows_memory
+
 _L4T = Path("/etc/nv_tegra_release")
 _MODEL = Path("/proc/device-tree/model")
 _COMPATIBLE = Path("/proc/device-tree/compatible")
@@ -123,7 +125,8 @@ def available_mib() -> int | None:
     with suppress(OSError, ValueError, KeyError, IndexError):
         kib = _meminfo()
         return (kib["MemAvailable"] + kib.get("SwapFree", 0)) >> 10
-    return None
+    windows = windows_memory()
+    return windows.committable >> 20 if windows else None
 
 
 def peak_rss_mib() -> int | None:
@@ -159,6 +162,9 @@ def _memory() -> tuple[float | None, float | None]:
     with suppress(OSError, ValueError, KeyError, IndexError):
         kib = _meminfo()
         return kib["MemTotal"] / 2**20, kib["MemAvailable"] / 2**20
+    windows = windows_memory()
+    if windows:
+        return windows.total / 2**30, windows.available / 2**30
     with suppress(OSError, ValueError, AttributeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, None
     return None, None

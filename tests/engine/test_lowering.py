@@ -33,7 +33,11 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def imported(path: Path) -> set[str]:
     """The modules of lira_engine that a file imports, anywhere in it."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            names = {f"lira_engine.{one.name}" for one in node.names}
+            found |= names if node.module == "lira_engine" else {node.module or ""}
     return {name.removeprefix("lira_engine.") for name in found if name.startswith("lira_engine.")}
 
 

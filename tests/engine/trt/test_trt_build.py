@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 import shutil
 import subprocess
 import sys
@@ -177,6 +178,18 @@ def test_engines_for_rtx_move_between_windows_and_linux(
     monkeypatch.setattr("platform.machine", lambda: "ARM64")
     with pytest.raises(LiraError, match="was built for arch x86_64, this is ARM64"):
         usable_build(bundle, "tensorrt-rtx", "fp16")
+
+
+@pytest.mark.parametrize("edited", [None, 8.9, [8.9]])
+def test_an_edited_list_of_gpus_is_refused(bundle_path: Path, jobs: list[Job], edited: object) -> None:
+    folder = build(bundle_path, "tensorrt-rtx", "fp16")
+    record = json.loads((folder / "build.json").read_text())
+    record["options"]["compute_capabilities"] = edited
+    (folder / "build.json").write_text(json.dumps(record))
+    with pytest.raises(
+        LiraError, match=r"compute capabilities are .*, expected a list of texts; run `lira-edge"
+    ):
+        usable_build(Bundle.open(bundle_path), "tensorrt-rtx", "fp16")
 
 
 def test_too_little_memory_is_refused_with_the_figure(
