@@ -28,7 +28,13 @@ from lira_engine.passes import apply
 from lira_engine.passes.half_products import kept_in_fp32
 from lira_engine.passes.tensorrt import BLOCKS, tensorrt_pipeline
 from lira_engine.trt.compile import Job
-from lira_engine.trt.flavour import compute_capabilities, engine_machine, engine_tools, load_flavour
+from lira_engine.trt.flavour import (
+    compute_capabilities,
+    engine_machine,
+    engine_tools,
+    load_flavour,
+    parse_version,
+)
 from lira_engine.trt.profiles import input_ranges, llm_profiles, stage_profiles
 from lira_engine.verify import cache_folder
 
@@ -40,8 +46,9 @@ PEAK_LEAST_MIB = 1024
 _BLOCKS: Mapping[str, tuple[int, ...]] = MappingProxyType({"tensorrt": (128, 64), "tensorrt-rtx": BLOCKS})
 # An engine's kernels beside its weights: those of lira-nano take 2 to 15 MiB, for one GPU or for four.
 KERNEL_BYTES = 16 << 20
-# Int4 products, by NVIDIA's support matrix of TensorRT for RTX: none on Turing (7.5).
-INT4_FROM = (8, 0)
+# Turing (7.5) has products in fp16 only: NVIDIA's support matrix of TensorRT for RTX has no int4, and its
+# compiler refuses fp32.
+ALL_PRODUCTS_FROM = (8, 0)
 COMPILER = (sys.executable, "-m", "lira_engine.trt.compile")
 _TICK_S = 0.5
 
@@ -75,10 +82,10 @@ class TrtBuilder:
                     f"compute capability {wanted} is not one that {self.flavour.name} builds for: "
                     f"{', '.join(known)}"
                 )
-            if self.precision == "int4" and tuple(map(int, wanted.split("."))) < INT4_FROM:
+            if self.precision != "fp16" and parse_version(wanted) < ALL_PRODUCTS_FROM:
                 raise LiraError(
-                    f"compute capability {wanted} has no int4 products in {self.flavour.name}, expected "
-                    f"{'.'.join(map(str, INT4_FROM))} or newer: take --precision fp16"
+                    f"compute capability {wanted} has no {self.precision} products in {self.flavour.name}, "
+                    f"expected {'.'.join(map(str, ALL_PRODUCTS_FROM))} or newer: take --precision fp16"
                 )
 
     @property

@@ -235,10 +235,13 @@ def test_bad_options_are_one_line_each(bundle_path: Path, jobs: list[Job]) -> No
             {"compute_capabilities": ("8.9", "9.9")},
             r"compute capability 9\.9 is not one that tensorrt-rtx 1\.7\.1 builds for: 7\.5, 8\.0, .* 12\.0",
         ),
-        (
-            "int4",
-            {"compute_capabilities": ("7.5", "8.9")},
-            r"compute capability 7\.5 has no int4 products .*, expected 8\.0 or newer: take --precision fp16",
+        *(
+            (
+                precision,
+                {"compute_capabilities": ("7.5", "8.9")},
+                rf"compute capability 7\.5 has no {precision} products .*, expected 8\.0 or newer: take",
+            )
+            for precision in ("int4", "fp32")
         ),
     ],
 )
