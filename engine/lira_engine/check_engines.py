@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lira_engine import lowered_reference
-from lira_engine.accuracy import check_outputs
+from lira_engine.accuracy import RMS_TOLERANCE, check_outputs
 from lira_engine.bundle import Bundle
 from lira_engine.check_answer import check_answer
 from lira_engine.check_vectors import run_llm, run_stage
@@ -89,8 +89,8 @@ def _placement(bundle: Bundle, build: Build, progress: Progress) -> dict[str, st
     return found
 
 
-def tables(found: Verified) -> Tables:
-    """What was found, for people."""
+def tables(found: Verified, precision: str) -> Tables:
+    """What was found, for people. `precision`: of the engines."""
     rows: list[tuple[str, ...]] = []
     for stage, errors in found.errors.items():
         output, error = max(errors.items(), key=lambda item: item[1])
@@ -106,6 +106,9 @@ def tables(found: Verified) -> Tables:
         about.append(("in one go", f"the same logits to {found.cutting:.1e}"))
     if found.lowered:
         about.append(("language model", f"its own lowered graph to {max(found.lowered.values()):.1e}"))
+    elif precision in ("int4", "int8"):
+        wide = f"held to the fp32 outputs within {RMS_TOLERANCE[precision]:.0%} only"
+        about.append(("language model", f"{wide}: the build had nothing closer"))
     return [
         ("verified on", about),
         ("largest error on the check vectors", rows),

@@ -133,7 +133,7 @@ def verify(
     precision = precision or usual_precision(target)
     with Console(highlight=False).status("") as status:
         found = verify_engines(Bundle.open(bundle), target, precision, threads, status.update)
-    _print_tables(tables(found))
+    _print_tables(tables(found, precision))
 
 
 def inspect(

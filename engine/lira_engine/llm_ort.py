@@ -8,12 +8,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from lira_engine.errors import LiraError
 from lira_engine.large_pages import large_pages
 from lira_engine.manifest import ModelSpec
-from lira_engine.ort import bind_input, bind_output, open_session, run_options
+from lira_engine.ort import bind_input, bind_output, onnxruntime, open_session, run_options
 from lira_engine.ort_device import CPU, Device
 from lira_engine.runner import Closing, CountedRows, KvCache, LlmOutput, check_embeddings, check_room
 

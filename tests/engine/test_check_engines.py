@@ -88,7 +88,7 @@ def test_right_engines(built: Path) -> None:
     assert (found.tokens, found.agree) == (TOKENS, TOKENS)
     kept = read_build(built / "engines" / "cpu-fp32", "").verified
     assert kept == found and found.setting.device and found.setting.runtime.startswith("onnxruntime")
-    assert "5 of 5 next tokens are the portable graph's" in str(tables(found))
+    assert "5 of 5 next tokens are the portable graph's" in str(tables(found, "fp32"))
     with open_engines(built, threads=1):
         pass
     build(built, "cpu", "fp32", threads=1)  # up to date: the note stays
@@ -109,6 +109,7 @@ def test_engines_for_cuda(built: Path, precision: str, on_a_gpu: Callable[..., N
     assert found.tokens == TOKENS and found.agree is not None
     if precision != "int4":
         assert found.agree == TOKENS
+    assert ("held to the fp32 outputs within 60%" in str(tables(found, precision))) == (precision == "int4")
     with open_engines(built, "cuda", precision, threads=1) as opened:
         assert opened.target == "cuda"
     on_a_gpu(driver="581.0")
@@ -121,6 +122,21 @@ def test_engines_for_cuda(built: Path, precision: str, on_a_gpu: Callable[..., N
     on_a_gpu(board=Jetson("Jetson Orin Nano", "36.4.3", "6.2"))
     with pytest.raises(LiraError, match=r"this is Jetson Orin Nano, driver 36\.4\.3"):
         open_engines(built, "cuda", precision)
+
+
+def test_another_choice_of_gpus_is_another_device(
+    built: Path, on_a_gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of two GPUs CUDA takes, nvidia-smi does not say."""
+    two = [Gpu("RTX 3060", "12288 MiB", "580.1", "8.6"), Gpu("RTX 4090", "24564 MiB", "580.1", "8.9")]
+    monkeypatch.setattr(verified, "gpus", lambda: two)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    found = verify_engines(built, "cuda", "fp16", threads=1)
+    assert found.setting.device == "RTX 3060, RTX 4090 (CUDA_VISIBLE_DEVICES 1)"
+    open_engines(built, "cuda", "fp16", threads=1).close()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(LiraError, match=r"this is RTX 3060, RTX 4090 \(CUDA_VISIBLE_DEVICES 0\)"):
+        open_engines(built, "cuda", "fp16", threads=1)
 
 
 def test_a_gpu_target_without_a_gpu(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +235,7 @@ def test_what_the_portable_graph_is_not_run_for(built: Path, monkeypatch: pytest
     found = verify_engines(built, "cpu", "fp32", threads=1)
     assert (found.tokens, found.agree) == (TOKENS, None)
     assert "5 tokens, finite; the portable graph, to compare them with, does not run here" in str(
-        tables(found)
+        tables(found, "fp32")
     )
 
 

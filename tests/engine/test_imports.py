@@ -16,3 +16,15 @@ def test_importing_loads_nothing_heavy(package: str) -> None:
     code = f"import json, sys, {package}; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+@pytest.mark.parametrize("module", ["lira_engine.ort", "lira_engine.llm_ort"])
+def test_a_missing_onnxruntime_is_one_line(module: str) -> None:
+    code = (
+        "import sys, importlib; sys.modules['onnxruntime'] = None\n"
+        "from lira_engine import LiraError\n"
+        f"try: importlib.import_module({module!r})\n"
+        "except LiraError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("ONNX Runtime is not installed: pip install ")

@@ -119,10 +119,9 @@ class TrtBuilder:
         files = (graph, graph.with_name(f"{graph.name}.data"))
         weights = sum(file.stat().st_size for file in files if file.exists())
         check_memory(stage, weights)
-        errors: dict[str, float] = {}
         if precision == "int4":
             self.progress(stage, "expect")
-            errors = lowered_reference.record(self.bundle, graph, precision, folder)
+            lowered_reference.record(self.bundle, graph, precision, folder)
         spec = self.bundle.manifest.stages[stage]
         job = Job(
             target=self.target,
@@ -142,7 +141,7 @@ class TrtBuilder:
             file.unlink(missing_ok=True)
         self.progress(stage, "done")
         seconds = round(time.perf_counter() - started, 3)
-        return BuiltStage(precision, errors, seconds, peak_mib=found["peak_rss_mib"], kept_fp32=kept)
+        return BuiltStage(precision, {}, seconds, peak_mib=found["peak_rss_mib"], kept_fp32=kept)
 
     def _lower(self, stage: str, precision: str, graph: Path) -> tuple[str, ...]:
         """Write the lowered graph; the weights that do not fit into fp16."""

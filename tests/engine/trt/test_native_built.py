@@ -110,7 +110,7 @@ def test_a_kernel_that_is_slightly_wrong_does_not_hide_in_four_bits(
     folder = build(bundle, target, "int4")
     found = verify_engines(bundle, target, "int4", threads=1)
     assert max(found.lowered.values()) < 0.01 < max(found.errors["llm"].values())
-    assert "its own lowered graph" in str(tables(found))
+    assert "its own lowered graph" in str(tables(found, "int4"))
 
     def wrong(self: Any, embeds: np.ndarray, cache: Any, logit_positions: Any = (-1,)) -> Any:
         out = forward(self, embeds, cache, logit_positions)
