@@ -2,10 +2,14 @@
 
 Four bits move the outputs so far from the fp32 ones that a kernel that is wrong at some rows could hide
 there. The same weights, computed by ONNX Runtime, leave no such room.
+
+    python -m lira_engine.lowered_reference BUNDLE GRAPH PRECISION FOLDER
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,6 +47,26 @@ def record(bundle: Bundle, graph: Path, precision: str, folder: Path) -> None:
         np.savez(file, allow_pickle=False, **{name: found[name] for name in checked})
 
 
+def record_in_process(bundle: Bundle, graph: Path, precision: str, folder: Path) -> None:
+    """`record`, in a process of its own: ONNX Runtime keeps the memory of a session for the next one, and the
+    compiler needs it."""
+    arguments = (bundle.path, graph, precision, folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "lira_engine.lowered_reference", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
+        if done.returncode == 2:
+            raise LiraError(f"{said}; nothing was kept")
+        raise LiraError(
+            f"the lowered graph of llm could not be run ({said[:300]}): close other programs or add swap; "
+            "nothing was kept"
+        )
+
+
 def read(folder: Path, stage: str) -> dict[str, np.ndarray]:
     """By the output's name."""
     with np.load(folder / file_name(stage), allow_pickle=False) as archive:
@@ -53,3 +77,12 @@ def check(what: str, found: Mapping[str, np.ndarray], expected: Mapping[str, np.
     """The error of each output. Raises LiraError, which begins with `what`, where an engine's outputs are
     further from those of the same weights than roundings to fp16 bring them."""
     return check_outputs(f"{what}, beside its own lowered graph,", "fp16", found, expected, {})
+
+
+if __name__ == "__main__":
+    path, graph, precision, folder = sys.argv[1:]
+    try:
+        record(Bundle.open(path, verify="sizes"), Path(graph), precision, Path(folder))
+    except LiraError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -121,7 +121,7 @@ class TrtBuilder:
         check_memory(stage, weights)
         if precision == "int4":
             self.progress(stage, "expect")
-            lowered_reference.record(self.bundle, graph, precision, folder)
+            lowered_reference.record_in_process(self.bundle, graph, precision, folder)
         spec = self.bundle.manifest.stages[stage]
         job = Job(
             target=self.target,
