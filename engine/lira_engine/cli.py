@@ -72,6 +72,7 @@ def build(
     from lira_engine.build import options_for
     from lira_engine.bundle import Bundle
     from lira_engine.engine_folder import read_build, usual_precision
+    from lira_engine.inspect import stage_table
 
     console = Console(highlight=False)
     given = {
@@ -93,7 +94,7 @@ def build(
         def progress(stage: str, phase: str) -> None:
             status.update(f"{stage}: {phase} ({time.perf_counter() - started:.0f} s)")
             if phase == "done":
-                console.print(f"{stage:<18}{time.perf_counter() - started:7.1f} s")
+                console.print(f"{stage} is done after {time.perf_counter() - started:.0f} s")
 
         folder = build_engines(
             opened,
@@ -113,6 +114,7 @@ def build(
         if errors
         else f"not run yet: `{verify}` on the device"
     )
+    _print_tables([stage_table(record)])
     console.print(f"{folder}: {size / 2**20:.1f} MiB, {found}", soft_wrap=True)
 
 

@@ -180,18 +180,28 @@ def _describe_engines(path: Path, verify: bool) -> Tables:
         ),
         ("files", [(name, size_text(e.bytes), e.sha256[:12]) for name, e in build.files.items()]),
         ("built from", [(name, digest[:12]) for name, digest in build.sources.items()]),
-        (
-            "relative error on the check vectors, build time, peak memory of the build",
-            [
-                (
-                    stage,
-                    build.precisions.get(stage, ""),
-                    f"{max(errors.values()):.1e}" if errors else "not run",
-                    f"{build.seconds.get(stage, 0):.1f} s",
-                    f"{build.peaks_mib[stage]:,} MiB" if stage in build.peaks_mib else "",
-                    f"int8 {build.speedups[stage]:.2f}x fp32" if stage in build.speedups else "",
-                )
-                for stage, errors in build.errors.items()
-            ],
-        ),
+        stage_table(build),
     ]
+
+
+def stage_table(build: Build) -> tuple[str, list[tuple[str, ...]]]:
+    """What each stage came out as."""
+    sizes = {
+        stage: sum(entry.bytes for name, entry in build.files.items() if name.startswith(f"{stage}."))
+        for stage in build.precisions
+    }
+    return (
+        "size, relative error on the check vectors, build time, peak memory of the build",
+        [
+            (
+                stage,
+                precision,
+                size_text(sizes[stage]),
+                f"{max(errors.values()):.1e}" if (errors := build.errors.get(stage)) else "not run",
+                f"{build.seconds.get(stage, 0):.1f} s",
+                f"{build.peaks_mib[stage]:,} MiB" if stage in build.peaks_mib else "",
+                f"int8 {build.speedups[stage]:.2f}x fp32" if stage in build.speedups else "",
+            )
+            for stage, precision in build.precisions.items()
+        ],
+    )

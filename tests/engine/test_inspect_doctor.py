@@ -47,11 +47,12 @@ def test_inspect_bundle(bundle_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_build_and_inspect_engines(bundle_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = run(capsys, "build", str(bundle_path), "--threads", "1")
-    assert re.search(r"^llm +\d+\.\d s$", printed, re.M)
+    row = r"^llm +fp32 +[\d.]+ KiB +\d\.\de-\d\d +\d+\.\d s *$"
+    assert "llm is done after" in printed and re.search(row, printed, re.M)
     assert "largest error on the check vectors" in printed
     folder = bundle_path / "engines" / "cpu-fp32"
     printed = run(capsys, "inspect", str(folder), "--verify")
-    assert "engines for cpu, fp32" in printed
+    assert "engines for cpu, fp32" in printed and re.search(row, printed, re.M)
     assert re.search(r"sefe\.onnx +[\d.]+ KiB +[0-9a-f]{12}", printed)
     assert re.search(r"cpu-fp32 +ready", run(capsys, "inspect", str(bundle_path)))
     (folder / "sefe.onnx").unlink()
