@@ -70,18 +70,18 @@ class TrtEngine:
         name: str | None = self._engine.get_aliased_input_tensor(output)
         return name
 
-    def new_context(self, profile: int, stream: Stream, one_shape: bool = False) -> TrtContext:
+    def new_context(self, profile: int, stream: Stream, repeats: bool = False) -> TrtContext:
         """Ready for shapes of optimization profile `profile`; `stream` is the one that it will run on.
 
-        `one_shape` promises that it will get the same shapes each time, though the profile has others.
+        `repeats` promises the same shapes and addresses pass after pass: TensorRT for RTX makes one launch of
+        them.
 
         Raises LiraError where the device refuses it, mostly for lack of memory.
         """
-        trt = self.flavour.module
         # Memory for this profile, not for the largest one of the engine.
-        choice: Any = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+        choice: Any = self.flavour.module.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
         if self.flavour.target == "tensorrt-rtx":
-            choice = self._rtx_config(choice, one_shape or self._is_fixed(profile))
+            choice = self._rtx_config(choice, repeats)
         context = self._engine.create_execution_context(choice)
         if context is None:
             raise LiraError(
@@ -96,12 +96,14 @@ class TrtEngine:
             self._kernels.keep()
         return TrtContext(self, context, profile)
 
-    def _rtx_config(self, strategy: Any, one_shape: bool) -> Any:
-        """Kernels are compiled once for this device, and a pass whose shapes never vary is one launch."""
-        config = self._engine.create_runtime_config()
+    def _rtx_config(self, strategy: Any, repeats: bool) -> Any:
+        """Kernels are compiled once for this device; passes that repeat are captured from the second on."""
+        trt, config = self.flavour.module, self._engine.create_runtime_config()
+        if self.flavour.version >= _CUDA_GRAPHS_FROM and repeats:
+            config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            # NVIDIA names this one as one that does not get in the way of a capture.
+            strategy = trt.ExecutionContextAllocationStrategy.STATIC
         config.set_execution_context_allocation_strategy(strategy)
-        if self.flavour.version >= _CUDA_GRAPHS_FROM and one_shape:
-            config.cuda_graph_strategy = self.flavour.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         if self._kernels is None:
             self._kernels = KernelCache(config, self.file, self.flavour, self.driver.device)
         self._kernels.use_in(config)
@@ -116,10 +118,6 @@ class TrtEngine:
     def failure(self, what: str) -> LiraError:
         """An error of `what` TensorRT did with this engine, with its own reason."""
         return LiraError(f"{self.file}: {self.flavour.name} {what}: {self._log.reason()}; {self.mend}")
-
-    def _is_fixed(self, profile: int) -> bool:
-        """Whether every input has one shape only."""
-        return all(t.ranges[profile][0] == t.ranges[profile][2] for t in self.tensors.values() if t.is_input)
 
     def _tensor(self, name: str) -> EngineTensor:
         trt, engine = self.flavour.module, self._engine

@@ -68,7 +68,7 @@ class TrtLlm(Closing):
         self._stream = driver.stream()
         self._contexts: list[TrtContext] = [
             engine.new_context(0, self._stream),
-            engine.new_context(engine.profiles - 1, self._stream, one_shape=True),
+            engine.new_context(engine.profiles - 1, self._stream, repeats=True),
         ]
         self._copied_in = driver.event()
         self._host = {
