@@ -93,10 +93,10 @@ def test_the_folder_says_what_the_bundle_says(language_bundle: Path, tmp_path: P
 
 
 def test_refuses_a_family_that_no_peer_knows(tmp_path: Path, language_bundle: Path) -> None:
-    manifest = Bundle.open(language_bundle).manifest
-    other = replace(manifest, model=replace(manifest.model, family="mamba"))
+    bundle = Bundle.open(language_bundle)
+    other = replace(bundle.manifest, model=replace(bundle.manifest.model, family="mamba"))
     with pytest.raises(LiraError, match="'mamba', expected one of internlm2, qwen2"):
-        write_folder(Bundle(language_bundle, other), tmp_path)
+        write_folder(replace(bundle, manifest=other), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
