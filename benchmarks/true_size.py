@@ -25,6 +25,7 @@ from typing import Any
 
 from lira_bench.peers import PEERS, compare
 from lira_engine.machine import this_machine
+from lira_engine.manifest import STAGES
 
 SIZES = ("lira-2b", "lira-qwen2-1.5b", "lira-8b")
 HERE = Path(__file__).resolve().parent
@@ -146,6 +147,19 @@ def pixel_encoder(work: Path, rounds: int = 3) -> Result:
     return {**best, "ratio": ratios}
 
 
+def lowered(work: Path) -> Result:
+    """What is compiled for TensorRT, computed by ONNX Runtime: both dialects."""
+    found: Result = {}
+    for dialect in ("cache_update", "decomposed"):
+        for stage in STAGES:
+            for precision in ("fp16", "int4") if stage == "llm" else ("fp16",):
+                argument = f"{stage}:{precision}:{dialect}"
+                found[argument] = child(work, "lowered", argument)
+                print(argument, found[argument], flush=True)
+    shutil.rmtree(work / "lowered")
+    return {"stages": found}
+
+
 def steps() -> dict[str, Callable[[Path], Result]]:
     found: dict[str, Callable[[Path], Result]] = {}
     for size in SIZES:
@@ -160,6 +174,7 @@ def steps() -> dict[str, Callable[[Path], Result]]:
         for precision in ("fp16", "int4"):
             step = partial(build, size=size, precision=precision, target="tensorrt-rtx")
             found[f"build-rtx-{size}-{precision}"] = step
+    found["lowered"] = lowered
     for task in ("refseg", "gcg"):
         found[f"bench-{task}"] = partial(bench, task=task, runs=2)
     found["plan"] = plan

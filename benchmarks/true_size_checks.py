@@ -175,6 +175,33 @@ def parity_llm(work: Path) -> dict[str, Any]:
     }
 
 
+def lowered(work: Path, argument: str) -> dict[str, Any]:
+    """A stage of LIRA-2B as it is lowered for TensorRT, in ONNX Runtime, on the check vectors. `argument`:
+    STAGE:PRECISION:DIALECT."""
+    import onnx_ir as ir
+
+    from lira_engine.accuracy import check_outputs
+    from lira_engine.check_vectors import run_llm, run_stage
+    from lira_engine.external_data import save_graph
+    from lira_engine.llm_ort import OrtLlm
+    from lira_engine.passes import apply
+    from lira_engine.passes.tensorrt import tensorrt_pipeline
+
+    stage, precision, dialect = argument.split(":")
+    bundle = Bundle.open(work / "bundles" / "lira-2b")
+    graph = work / "lowered" / f"{stage}.onnx"
+    graph.parent.mkdir(exist_ok=True)
+    save_graph(apply(ir.load(bundle.stage_file(stage)), tensorrt_pipeline(stage, precision, dialect)), graph)
+    vectors = bundle.check_vectors(stage)
+    if stage == "llm":
+        with OrtLlm(graph) as llm:
+            found = run_llm(llm, vectors)
+    else:
+        with OrtStage(stage, graph, bundle.manifest.stages[stage]) as runner:
+            found = run_stage(runner, vectors.inputs)
+    return {"errors": check_outputs(stage, precision, found, vectors.outputs, vectors.noise)}
+
+
 def main() -> None:
     work, name, out, argument = sys.argv[1:]
     result = globals()[name](Path(work), *filter(None, [argument]))

@@ -130,6 +130,22 @@ def _build_rtx(result: Result) -> Iterator[str]:
         yield f"| {stage} | {precision} | {seconds:.1f} | {peak:,} MiB | {size:,.1f} MiB |"
 
 
+def _lowered(result: Result) -> Iterator[str]:
+    yield "`--only lowered`: LIRA-2B's stages as lowered for TensorRT, computed by ONNX Runtime on the check"
+    yield "vectors: root mean square of the difference from the fp32 outputs, over that of the outputs; of"
+    yield "booleans, the share that differs. A GPU's kernels are not in this. `cache_update` is the one for"
+    yield "TensorRT for RTX and TensorRT from 10.15 on, `decomposed` for 10.3."
+    yield ""
+    yield "| stage | precision | `cache_update` | `decomposed` | worst output |"
+    yield "| --- | --- | ---: | ---: | --- |"
+    for argument, newer in result["stages"].items():
+        stage, precision, dialect = argument.split(":")
+        if dialect == "cache_update":
+            older = result["stages"][f"{stage}:{precision}:decomposed"]["errors"]
+            output, error = max(newer["errors"].items(), key=lambda item: item[1])
+            yield f"| {stage} | {precision} | {error:.1e} | {max(older.values()):.1e} | `{output}` |"
+
+
 SECTIONS = (
     ("Pixel encoder", "pixel-encoder", _pixel_encoder),
     ("Parity", "parity", _parity),
@@ -140,6 +156,7 @@ SECTIONS = (
     ("lira-nano, TensorRT for RTX, int4", "build-rtx-lira-nano-int4", _build_rtx),
     ("LIRA-2B, TensorRT for RTX, fp16", "build-rtx-lira-2b-fp16", _build_rtx),
     ("LIRA-2B, TensorRT for RTX, int4", "build-rtx-lira-2b-int4", _build_rtx),
+    ("Lowered for TensorRT, beside fp32", "lowered", _lowered),
     ("LIRA-2B, int4: referring segmentation", "bench-refseg", _bench),
     ("LIRA-2B, int4: grounded conversation", "bench-gcg", _bench),
     ("Plan, beside this", "plan", _plan),

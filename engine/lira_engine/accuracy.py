@@ -14,8 +14,9 @@ FP32_TOLERANCE = 1e-4
 _NOISE_MARGIN = 10  # between what rounded inputs and what other roundings inside move an output by
 # Weights in 8 (4) bits miss 0.6 % (9 %) of a product each, which adds up over a model's layers. What is
 # packed, scaled or ordered wrongly has little to do with the expected output: its error is 100 % and more.
-# fp16 rounds each factor by 0.03 %: lira-nano's stages are off by up to 0.02 %, a network of a hundred layers
-# by some tenths of a percent. A kernel that is wrong at some positions is off by more than 2 %.
+# fp16 rounds each factor by 0.03 %: lira-nano's stages are off by up to 0.02 %, LIRA-2B's by 0.06 % with sums
+# in fp32 (docs/true-size.md); kernels that sum in fp16 may be off by more. One that is wrong at some
+# positions is off by more than 2 %.
 RMS_TOLERANCE = {"fp16": 0.02, "int8": 0.15, "int4": 0.6}
 # Which query owns a cell is decided by comparing sums: of those that are close, fp16 turns some over.
 FLIPPED_TOLERANCE = {"fp16": 0.02}
