@@ -51,6 +51,8 @@ def check_outputs(
                 f"{'its' if precision != 'fp32' else 'the largest'} value, at most {limit:.0e} is accepted"
             )
         errors[output] = error
+    if not errors:
+        raise LiraError(f"{what} gave none of the recorded outputs: {', '.join(expected)}")
     return errors
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ _MEMORY_PER_BYTE = 2.5
 # Logits of two tokens are as far apart as chance would have it; what counts as a tie is a multiple of what a
 # precision moves each of them by.
 _TIE = 4.0
+# The same engine twice on the same numbers.
+_SAME = 1e-3
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ def check_answer(bundle: Bundle, engines: Engines, precision: str, threads: int 
     fused = engines.sefe.run(
         {"features": features, "pixel_features": made["pixel_features"], "queries": made["queries"]}
     )
+    copies = {name: pixel.numpy(name) for name in made}
+    given = {"features": features, **{name: copies[name] for name in ("pixel_features", "queries")}}
+    _check_handed_over("sefe", fused, engines.sefe.run(given))
     valid = pixel.numpy("query_valid")[0].astype(bool) if "query_valid" in made else slice(None)
     separators = bundle.separators
     before, after = _prompt(bundle)
@@ -73,20 +78,36 @@ def check_answer(bundle: Bundle, engines: Engines, precision: str, threads: int 
     if sum(map(len, chunks)) > engines.llm.capacity:
         return CheckedAnswer(0)
     cache = engines.llm.new_cache()
-    logits = []
+    logits, names = [], manifest.stages["pixel_decoder"].inputs.keys() - {"hidden_states"}
     for i, chunk in enumerate(chunks):
         out = engines.llm.forward(chunk, cache)
         logits.append(_finite("logits", out.logits[-1]))
-        if i == 2:  # the pass in which [SEG] is the input makes the mask
-            names = manifest.stages["pixel_decoder"].inputs.keys() - {"hidden_states"}
-            feeds = {"hidden_states": out.hidden[-1:], **{name: made[name] for name in names}}
-            _finite("mask_logits", engines.pixel_decoder.run(feeds)["mask_logits"])
+        if i == 2:  # the pass in which [SEG] is the input makes the mask, beside the passes that follow
+            hidden = np.array(out.hidden[-1:])
+            mask = engines.pixel_decoder.start({"hidden_states": hidden, **{n: made[n] for n in names}})
+    found_mask = {"mask_logits": _finite("mask_logits", mask.numpy("mask_logits"))}
+    given = {"hidden_states": hidden, **{name: copies[name] for name in names}}
+    _check_handed_over("pixel_decoder", found_mask, engines.pixel_decoder.run(given))
     found = np.stack(logits)
     cache.truncate(0)
     cutting = _check_cutting(found, _in_one_go(engines.llm, cache, chunks), precision)
     expected = _portable_logits(bundle, chunks, threads)
     agree = None if expected is None else _agreeing(found, expected, precision)
     return CheckedAnswer(len(chunks), agree, cutting)
+
+
+def _check_handed_over(
+    stage: str, found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> None:
+    """Raise LiraError where a stage makes something else of what another one left on the device than of a
+    copy of it that went over the host."""
+    for name, array in found.items():
+        error = rms_error(array, expected[name])
+        if not error <= _SAME:
+            raise LiraError(
+                f"{stage} reads something else on the device than the pixel encoder left there: {name} "
+                f"differs by {error:.1e} of its value, at most {_SAME:.0e} is accepted"
+            )
 
 
 def _in_one_go(llm: LlmRunner, cache: KvCache, chunks: list[np.ndarray]) -> np.ndarray:

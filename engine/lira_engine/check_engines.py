@@ -6,6 +6,7 @@ A build that finished says little: fused kernels can be wrong on one GPU and rig
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,17 @@ from lira_engine.accuracy import RMS_TOLERANCE, check_outputs
 from lira_engine.bundle import Bundle
 from lira_engine.check_answer import check_answer
 from lira_engine.check_vectors import run_llm, run_stage
-from lira_engine.engine_folder import Build, Verified, check_target, engine_file, usable_build
+from lira_engine.engine_folder import (
+    Build,
+    Verified,
+    build_command,
+    check_target,
+    engine_file,
+    read_build,
+    usable_build,
+)
 from lira_engine.engines import open_engines
+from lira_engine.errors import LiraError
 from lira_engine.inspect import Tables
 from lira_engine.manifest import STAGES
 from lira_engine.runner import Engines
@@ -62,6 +72,9 @@ def verify_engines(
         answer = check_answer(bundle, engines, build.precisions["llm"], threads)
     placement = _placement(bundle, build, progress)
     result = Verified(now(), setting, errors, answer.tokens, answer.agree, answer.cutting, lowered, placement)
+    now_there = read_build(folder, f"run `{build_command(bundle.path, target, precision)}`")
+    if replace(now_there, verified=None) != replace(build, verified=None):
+        raise LiraError(f"{folder} was built again meanwhile: run `lira-edge verify` again")
     keep_verified(folder, build, result)
     return result
 

@@ -12,12 +12,17 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lira_engine.accuracy import check_outputs
 from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
+from lira_engine.extras import ENGINES_FROM, PORTABLE_FROM
+
+OLD_OPSET = 21
+"""The newest that ONNX Runtime knows from `ENGINES_FROM` on."""
 
 
 def file_name(stage: str) -> str:
@@ -31,12 +36,17 @@ def record(bundle: Bundle, graph: Path, precision: str, folder: Path) -> None:
 
     Raises LiraError where the lowered graph itself is wrong.
     """
-    try:
-        from lira_engine.llm_ort import OrtLlm
+    import onnx_ir as ir
 
-        llm = OrtLlm(graph)
+    opset = ir.load(graph).opset_imports[""]
+    try:
+        from lira_engine.llm_ort import OrtLlm, onnxruntime
     except LiraError:
         return
+    version = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
+    if version < (PORTABLE_FROM if opset > OLD_OPSET else ENGINES_FROM):
+        return
+    llm = OrtLlm(graph)
     from lira_engine.check_vectors import run_llm
 
     vectors = bundle.check_vectors("llm")
@@ -44,7 +54,8 @@ def record(bundle: Bundle, graph: Path, precision: str, folder: Path) -> None:
         found = run_llm(llm, vectors)
     checked = check_outputs("the lowered graph of llm", precision, found, vectors.outputs, vectors.noise)
     with open(folder / file_name("llm"), "wb") as file:
-        np.savez(file, allow_pickle=False, **{name: found[name] for name in checked})
+        arrays: dict[str, Any] = {name: found[name] for name in checked}
+        np.savez(file, **arrays)
 
 
 def record_in_process(bundle: Bundle, graph: Path, precision: str, folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -89,9 +88,10 @@ class OrtStage(Stage):
         return OrtPass(outputs, partial(self._run, dict(feeds), outputs))
 
     def _run(self, feeds: Feeds, outputs: Mapping[str, Form]) -> dict[str, onnxruntime.OrtValue]:
-        if self._session is None:
+        session = self._session  # a thread that closes the stage does not take it away
+        if session is None:
             raise ValueError(f"{self.name} is closed")
-        binding = self._session.io_binding()
+        binding = session.io_binding()
         kept = []  # until the run is over
         for name, tensor in feeds.items():
             if isinstance(tensor, OrtTensor):
@@ -105,7 +105,7 @@ class OrtStage(Stage):
         }
         for name, value in found.items():
             binding.bind_ortvalue_output(name, value)
-        self._session.run_with_iobinding(binding, run_options(self.device))
+        session.run_with_iobinding(binding, run_options(self.device))
         return found
 
     def close(self) -> None:
@@ -129,6 +129,7 @@ class OrtPass:
 
     def numpy(self, name: str) -> np.ndarray:
         array: np.ndarray = self.value(name).numpy()
+        array.setflags(write=False)  # on the CPU it is the tensor's own memory
         return array
 
     def value(self, name: str) -> onnxruntime.OrtValue:
@@ -140,18 +141,21 @@ class OrtPass:
         return self._values[name]
 
 
-@dataclass(frozen=True)
 class OrtTensor:
-    """An output of a pass that may not have run yet."""
+    """An output of a pass that may not have run yet. Once it has, this output is all that is kept alive."""
 
-    made_by: OrtPass
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    def __init__(self, made_by: OrtPass, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.name, self.shape, self.dtype = name, shape, dtype
+        self._made_by: OrtPass | None = made_by
+        self._value: onnxruntime.OrtValue | None = None
 
     @property
     def value(self) -> onnxruntime.OrtValue:
-        return self.made_by.value(self.name)
+        made_by = self._made_by
+        if made_by is not None:
+            self._value = made_by.value(self.name)
+            self._made_by = None
+        return self._value
 
 
 def bind_input(binding: onnxruntime.IOBinding, name: str, array: np.ndarray) -> None:

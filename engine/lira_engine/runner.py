@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, TypeVar
@@ -31,7 +32,7 @@ Feeds = Mapping[str, Tensor]
 
 
 class Pass(Protocol):
-    """One pass of a stage. A GPU works on it meanwhile; a CPU begins when a result is needed."""
+    """One pass of a stage. TensorRT works on it meanwhile; ONNX Runtime begins when a result is needed."""
 
     @property
     def outputs(self) -> Mapping[str, Tensor]:
@@ -39,7 +40,8 @@ class Pass(Protocol):
         ...
 
     def numpy(self, name: str) -> np.ndarray:
-        """An output in host memory. Waits for the pass. Raises ValueError where the stage was closed."""
+        """An output in host memory, not to be written to. Waits for the pass. Raises ValueError where the
+        stage was closed."""
         ...
 
 
@@ -211,8 +213,9 @@ class Engines(Closing):
     pixel_decoder: StageRunner
 
     def close(self) -> None:
-        for stage in (self.semantic_encoder, self.pixel_encoder, self.sefe, self.llm, self.pixel_decoder):
-            stage.close()
+        with ExitStack() as closing:  # all of them, also where one fails
+            for stage in (self.semantic_encoder, self.pixel_encoder, self.sefe, self.llm, self.pixel_decoder):
+                closing.callback(stage.close)
 
 
 def check_feeds(stage: str, specs: Mapping[str, TensorSpec], feeds: Feeds) -> dict[str, int]:

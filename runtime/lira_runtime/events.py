@@ -27,7 +27,7 @@ class TokenEvent:
 
 @dataclass(frozen=True)
 class MaskEvent:
-    """A `[SEG]` went through the LLM, so its mask is known; decoding waits until somebody looks at it."""
+    """A `[SEG]` went through the LLM, so its mask is known; who looks at it waits for its decoding."""
 
     index: int  # place in Answer.masks
     mask: Mask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import cached_property
 
@@ -13,24 +14,28 @@ from lira_runtime import preprocess
 class Mask:
     """One `[SEG]`'s mask on the image.
 
-    First access waits for the pixel decoder. A GPU has been at it since `[SEG]`, beside the language model; a
-    CPU begins now, and a mask that nobody asks for costs it nothing. Only the decoder's small logits and the
-    binary mask are kept, so that many masks of a large photograph stay affordable.
+    First access waits for the pixel decoder. TensorRT has been at it since `[SEG]`, beside the language
+    model; ONNX Runtime begins now, and a mask that nobody asks for costs it nothing. Only the decoder's small
+    logits and the binary mask are kept, so that many masks of a large photograph stay affordable.
     """
 
     def __init__(self, decode: Callable[[], np.ndarray], width: int, height: int) -> None:
         """`decode` waits for the pixel decoder: () -> logits [h, w] float32 of the padded square image."""
         self._decode: Callable[[], np.ndarray] | None = decode
+        self._decoder_logits: np.ndarray | None = None
+        self._lock = threading.Lock()
         self.width = width
         self.height = height
 
-    @cached_property
+    @property
     def decoder_logits(self) -> np.ndarray:
         """[h, w] float32: what the pixel decoder gives, at a quarter of its input size, padding included."""
-        assert self._decode is not None
-        logits = self._decode()
-        self._decode = None  # frees the image features once no mask needs them
-        return logits
+        with self._lock:
+            if self._decode is not None:
+                self._decoder_logits = self._decode()
+                self._decode = None  # frees the image features once no mask needs them
+        assert self._decoder_logits is not None
+        return self._decoder_logits
 
     @property
     def logits(self) -> np.ndarray:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import pytest
 
-from lira_engine import llm_ort, lowered_reference
+from lira_engine import lowered_reference
 from lira_engine.accuracy import rms_error
 from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
@@ -67,9 +69,30 @@ def test_a_process_that_dies_is_said(bundle: Bundle, lowered: Path, tmp_path: Pa
 def test_without_onnx_runtime_there_is_none(
     bundle: Bundle, lowered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(path: Path) -> None:
-        raise LiraError("ONNX Runtime is not installed")
-
-    monkeypatch.setattr(llm_ort, "OrtLlm", missing)
-    lowered_reference.record(bundle, lowered, "int4", tmp_path)
+    for module in ("lira_engine.ort", "lira_engine.llm_ort"):
+        monkeypatch.delitem(sys.modules, module)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "onnxruntime", None)
+        lowered_reference.record(bundle, lowered, "int4", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_onnx_runtime_that_is_too_old_for_the_newer_dialect(
+    bundle: Bundle, lowered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = tensorrt_pipeline("llm", "int4", "cache_update", block=32)
+    save_graph(apply(ir.load(bundle.stage_file("llm")), passes), tmp_path / "llm.onnx")
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(onnxruntime, "__version__", "1.23.2")
+    lowered_reference.record(bundle, tmp_path / "llm.onnx", "int4", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+    lowered_reference.record(bundle, lowered, "int4", tmp_path / "out")
+    assert (tmp_path / "out" / lowered_reference.file_name("llm")).is_file()
+
+
+def test_a_graph_that_does_not_load_is_an_error(bundle: Bundle, lowered: Path, tmp_path: Path) -> None:
+    model = ir.load(lowered)
+    next(node for node in model.graph if node.op_type == "Softmax").op_type = "Softest"
+    save_graph(model, tmp_path / "llm.onnx")
+    with pytest.raises(LiraError, match=r"cannot load .*llm\.onnx"):
+        lowered_reference.record(bundle, tmp_path / "llm.onnx", "int4", tmp_path)

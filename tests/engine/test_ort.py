@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -72,6 +75,29 @@ def test_a_pass_runs_once_when_its_first_result_is_needed(
         pytest.raises(LiraError, match=r"input hidden_states is float32 \[1, 4, 8, 8\], expected float32"),
     ):
         decoder.start({"hidden_states": features, "mask_features": features})
+
+
+def test_threads_that_need_a_result_run_the_pass_once(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = 0
+    inner = OrtStage._run
+
+    def slowly(self: OrtStage, *given: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        time.sleep(0.05)
+        return inner(self, *given)
+
+    monkeypatch.setattr(OrtStage, "_run", slowly)
+    with open_stage(bundle, "pixel_encoder") as encoder, ThreadPoolExecutor(4) as threads:
+        begun = encoder.start(bundle.check_vectors("pixel_encoder").inputs)
+        found = list(threads.map(lambda _: begun.numpy("queries"), range(4)))
+    assert runs == 1
+    for array in found:
+        np.testing.assert_array_equal(array, found[0])
+        with pytest.raises(ValueError, match="read-only"):
+            array[:] = 0
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ take its place."""
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -62,11 +63,16 @@ class Event(Protocol):
 
 
 class Driver(Protocol):
-    """One GPU. All but `current` is called inside `current`."""
+    """One GPU. Buffers, streams, events and copies are made, used and freed inside `current`."""
 
     @property
     def device(self) -> str:
         """Name and compute capability."""
+        ...
+
+    @property
+    def lock(self) -> threading.Lock:
+        """Held by who frees memory that another stage may be about to read, and by who is about to."""
         ...
 
     def current(self) -> AbstractContextManager[None]:
@@ -126,6 +132,7 @@ class CudaDriver:
     """`Driver` by pycuda, in the primary context of the device: TensorRT works in that one."""
 
     def __init__(self, cuda: Any) -> None:
+        self.lock = threading.Lock()
         self._cuda = cuda
         try:
             cuda.init()

@@ -102,7 +102,7 @@ class TrtLlm(Closing):
         with self._lock, self._driver.current():
             if not self._contexts:
                 raise ValueError("the language model is closed")
-            buffers = self._free.pop() if self._free else [self._allocate() for _ in range(self._sets)]
+            buffers = self._free.pop() if self._free else self._allocate()
             # A masked slot's weight of zero times a NaN would still be a NaN.
             for buffer in (one for each in buffers for one in each.values()):
                 self._driver.zero(buffer, self._stream)
@@ -175,18 +175,19 @@ class TrtLlm(Closing):
         self._stream.synchronize()
         return found
 
-    def _allocate(self) -> CacheBuffers:
+    def _allocate(self) -> list[CacheBuffers]:
         """Buffers of one cache, or none of them."""
-        buffers: CacheBuffers = {}
+        sets: list[CacheBuffers] = [{} for _ in range(self._sets)]
         try:
-            for name, size in self._cache_sizes.items():
-                buffers[name] = self._driver.allocate(size)
+            for buffers in sets:
+                for name, size in self._cache_sizes.items():
+                    buffers[name] = self._driver.allocate(size)
         except BaseException:
-            for buffer in buffers.values():
+            for buffer in (one for buffers in sets for one in buffers.values()):
                 buffer.free()
             raise
-        self._allocated.append(buffers)
-        return buffers
+        self._allocated += sets
+        return sets
 
     def close(self) -> None:
         """Free the weights and all caches."""

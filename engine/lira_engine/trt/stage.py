@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,8 +32,9 @@ class TrtStage(Stage):
         self._copied_in = self._driver.event()
         self._blocks: list[Block] = []
         self._free: dict[tuple[str, int], list[Block]] = {}  # of outputs that are no more, by name and bytes
-        # A mask may be looked at from one thread while another one answers.
-        self._lock = threading.Lock()
+        # A mask may be looked at from one thread while another one answers, or closes the stage that made
+        # what it reads: the lock is that of all stages.
+        self._lock = engine.driver.lock
 
     def start(self, feeds: Feeds) -> TrtPass:
         """Enqueue a pass. Arrays are copied before this returns; other stages' outputs are read where they
@@ -56,6 +56,7 @@ class TrtStage(Stage):
                 self._open_context()
                 self._driver.copy_out(array, tensor.block.buffer, self._out)
                 self._out.synchronize()
+        array.setflags(write=False)
         return array
 
     def _open_context(self) -> TrtContext:
@@ -121,11 +122,10 @@ class TrtStage(Stage):
                 return
             self._stream.synchronize()
             self._context = None
-            for given in self._inputs.values():
-                given.buffer.free()
+            while self._inputs:
+                self._inputs.popitem()[1].buffer.free()
             for block in self._blocks:
                 block.free()
-            self._inputs.clear()
             self._blocks.clear()
             self._free.clear()
             self._engine.close()

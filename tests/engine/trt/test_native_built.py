@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lira_engine.build import build
+from lira_engine import check_engines
+from lira_engine.build import build, options_for
 from lira_engine.bundle import Bundle
 from lira_engine.check_engines import tables, verify_engines
 from lira_engine.engine_folder import read_build
@@ -21,6 +22,7 @@ from lira_engine.machine import Gpu
 from lira_engine.manifest import STAGES
 from lira_engine.trt.compile import Job
 from lira_engine.trt.llm import TrtLlm
+from lira_engine.trt.stage import TrtStage, TrtTensor
 from lira_runtime import Lira
 
 PHOTO = Path(__file__).parents[3] / "assets" / "sample.png"
@@ -143,6 +145,45 @@ def test_a_decoding_step_that_is_wrong_shows_beside_the_same_rows_in_one_go(
     monkeypatch.setattr("lira_engine.check_answer._portable_logits", lambda *_: None)  # as on JetPack 6
     with pytest.raises(LiraError, match=r"token by token they differ by .* from those of the same rows in"):
         verify_engines(bundle, target, "fp16", threads=1)
+
+
+@pytest.mark.parametrize("stage", ["sefe", "pixel_decoder"])
+def test_what_is_not_read_where_another_stage_left_it(
+    compiler: Compiler, installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """Check vectors come from the host: they do not see it."""
+    bundle, target = tmp_path / "nano", installed.target
+    build(bundle, target, "fp16")
+    start = TrtStage.start
+
+    def elsewhere(self: TrtStage, feeds: Any) -> Any:
+        if self.name == stage:
+            feeds = {
+                name: np.zeros(tensor.shape, tensor.dtype) if isinstance(tensor, TrtTensor) else tensor
+                for name, tensor in feeds.items()
+            }
+        return start(self, feeds)
+
+    monkeypatch.setattr(TrtStage, "start", elsewhere)
+    with pytest.raises(LiraError, match=f"{stage} reads something else on the device than the pixel encoder"):
+        verify_engines(bundle, target, "fp16", threads=1)
+
+
+def test_engines_that_are_built_again_meanwhile_are_not_verified(
+    compiler: Compiler, installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, target = tmp_path / "nano", installed.target
+    folder = build(bundle, target, "fp32")
+    inner = check_engines.check_answer
+
+    def meanwhile(*arguments: Any) -> Any:
+        build(bundle, target, "fp32", options_for(target, {"lm_head_parts": 2}))
+        return inner(*arguments)
+
+    monkeypatch.setattr(check_engines, "check_answer", meanwhile)
+    with pytest.raises(LiraError, match="was built again meanwhile: run `lira-edge verify` again"):
+        verify_engines(bundle, target, "fp32", threads=1)
+    assert read_build(folder, "").verified is None
 
 
 def test_what_ends_in_the_middle_of_a_verification_is_not_verified(

@@ -222,7 +222,7 @@ def test_a_cache_that_finds_no_room_takes_none(installed: Any, tiny_llm: Any, tm
     file = installed.engine(tmp_path / "llm.engine", tiny_llm.manifest, "llm", tiny_llm.graph)
     with installed.open_llm(tiny_llm.manifest, file) as llm:
         used = installed.gpu.used
-        installed.gpu.size = used + 3 * 640 * 16 * F32  # a cache has four such buffers
+        installed.gpu.size = used + (4 * llm._sets - 1) * 640 * 16 * F32  # a set has four such buffers
         with pytest.raises(LiraError, match=r"Stand-in sm_87 has 0 of 0 MiB free, 1 MiB more are needed"):
             llm.new_cache()
         assert installed.gpu.used == used

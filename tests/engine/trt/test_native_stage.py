@@ -200,6 +200,35 @@ def test_buffers_grow_with_a_size_that_varies(installed: Any, bundle: Bundle, op
     assert used[1] - used[0] == 12 * 8 * 4 and used[2] == used[1]
 
 
+def test_a_buffer_that_grows_waits_for_the_pass_before(bundle: Bundle, open_stage: Open) -> None:
+    runner = open_stage("sefe")
+    feeds = dict(bundle.check_vectors("sefe").inputs)
+    rng = np.random.default_rng(0)
+    given = [{**feeds, "features": rng.standard_normal((1, rows, 8), np.float32)} for rows in (2, 14, 5)]
+    begun = [runner.start(each) for each in given]
+    for one, each in zip(begun, given, strict=True):
+        same({name: one.numpy(name) for name in one.outputs}, expected(bundle, "sefe", each))
+
+
+def test_an_output_has_the_shape_of_the_pass_that_it_is_of(bundle: Bundle, open_stage: Open) -> None:
+    """Shapes are inferred again where an input's shape is another one."""
+    runner = open_stage("sefe")
+    feeds = dict(bundle.check_vectors("sefe").inputs)
+    asked = 0
+    context: Any = runner._context._context  # type: ignore[union-attr]
+    infer = context.infer_shapes
+
+    def counted() -> list[str]:
+        nonlocal asked
+        asked += 1
+        return list(infer())
+
+    context.infer_shapes = counted
+    for rows in (2, 2, 5):
+        runner.run({**feeds, "features": np.zeros((1, rows, 8), np.float32)})
+    assert asked == 2 + 3  # the stand-in itself asks once a pass
+
+
 def test_feeds_that_do_not_fit_are_refused_and_harm_nothing(bundle: Bundle, open_stage: Open) -> None:
     runner = open_stage("sefe")
     feeds = dict(bundle.check_vectors("sefe").inputs)
