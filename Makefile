@@ -37,7 +37,9 @@ test: lint
 	$(BIN)/python -m pytest
 
 # Builds, verifies and runs lira-nano for every GPU target that is installed; says by name what it skips, and why.
+# EXTRA=rtx or EXTRA=tensorrt installs what the target needs first.
 test-gpu: $(STAMP)
+	$(if $(EXTRA),$(BIN)/python -m pip install -e '.[$(EXTRA)]')
 	$(BIN)/python -m pytest -m gpu -rs --no-header tests/engine/test_gpu.py
 
 lint: $(STAMP)

@@ -128,7 +128,7 @@ def _refuse_existing(target: Path, overwrite: bool, marker: str | None) -> None:
     if marker is not None and not (target / marker).is_file():
         raise LiraError(f"{target} exists and holds other things than lira-edge wrote: choose another path")
     if not overwrite:
-        raise LiraError(f"{target} exists already: choose another path, or ask to overwrite it")
+        raise LiraError(f"{target} exists already: choose another path, or overwrite it (--overwrite)")
 
 
 def _claim(target: Path, directory: bool) -> tuple[Path, int]:

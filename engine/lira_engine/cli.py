@@ -73,6 +73,7 @@ def build(
     from lira_engine.bundle import Bundle
     from lira_engine.engine_folder import read_build, usual_precision
     from lira_engine.inspect import stage_table
+    from lira_engine.lowered_reference import file_name
 
     console = Console(highlight=False)
     given = {
@@ -115,6 +116,12 @@ def build(
         else f"not run yet: `{verify}` on the device"
     )
     _print_tables([stage_table(record)])
+    if target.startswith("tensorrt") and record.precision == "int4" and file_name("llm") not in record.files:
+        console.print(
+            "no ONNX Runtime here that computes the lowered language model: verify will hold llm to the fp32 "
+            "outputs only, which four bits miss by far",
+            soft_wrap=True,
+        )
     console.print(f"{folder}: {size / 2**20:.1f} MiB, {found}", soft_wrap=True)
 
 

@@ -21,7 +21,7 @@ from lira_engine.extras import (
 from lira_engine.inspect import Tables, engine_rows
 from lira_engine.machine import gpus, jetson, this_machine
 from lira_engine.ort_device import PROVIDERS
-from lira_engine.trt.flavour import RTX_CAPABILITIES, load_flavour, parse_version
+from lira_engine.trt.flavour import RTX_BUILDS_FOR, RTX_CAPABILITIES, load_flavour, parse_version
 
 RTX_FROM = (7, 5)
 """Compute capability from which on TensorRT for RTX runs: Turing."""
@@ -158,6 +158,8 @@ def _tensorrt_rtx() -> tuple[str, ...]:
             return (target, "no", note)
     answer = _native(target, flavour.version, "rtx")
     for name, capability in cards:
+        if capability not in RTX_BUILDS_FOR:
+            return (target, "no", f"it does not build for {name} ({capability}): take --target cuda")
         if capability not in RTX_CAPABILITIES:
             answer = (*answer[:2], f"{answer[2]}; for {name}: `build ... --compute-capability {capability}`")
     return answer

@@ -202,7 +202,7 @@ def _check_complete(bundle: Bundle, build: Build, record: Path, mend: str) -> No
 def _check_options(build: Build, record: Path, mend: str) -> None:
     """Raise LiraError where options are not there that whoever opens engines reads."""
     if build.target == "tensorrt-rtx":
-        found = build.options.get("compute_capabilities", [])
+        found = build.options.get("compute_capabilities")
         if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
             raise LiraError(f"{record}: compute capabilities are {found!r}, expected a list of texts; {mend}")
     if build.target == "cuda":

@@ -12,7 +12,7 @@ from lira_engine.errors import LiraError
 from lira_engine.extras import extra_of, install_line, missing_packages
 from lira_engine.machine import gpus
 from lira_engine.manifest import MANIFEST_NAME, StageSpec, TensorSpec
-from lira_engine.trt.flavour import RTX_CAPABILITIES
+from lira_engine.trt.flavour import RTX_ALL_PRODUCTS_FROM, RTX_BUILDS_FOR, RTX_CAPABILITIES, parse_version
 from lira_engine.verified import require_verified
 from lira_engine.verify import verify_folder
 
@@ -153,12 +153,14 @@ def _other_card(build: Build, bundle: Path) -> str | None:
     built_for = tuple(build.options.get("compute_capabilities", ())) or RTX_CAPABILITIES
     if not cards or any(gpu.compute_capability in built_for for gpu in cards):
         return None
-    found = cards[0].compute_capability
-    command = build_command(bundle, build.target, build.precision)
-    return (
-        f"for compute capability {', '.join(built_for)}, {cards[0].name} has {found}: "
-        f"run `{command} --compute-capability {found}`"
-    )
+    found = cards[0].compute_capability or ""
+    what = f"for compute capability {', '.join(built_for)}, {cards[0].name} has {found}"
+    if found not in RTX_BUILDS_FOR:
+        other = build_command(bundle, "cuda", "fp16")
+        return f"{what}, which TensorRT for RTX does not build for: run `{other}`"
+    precision = build.precision if parse_version(found) >= RTX_ALL_PRODUCTS_FROM else "fp16"
+    command = build_command(bundle, build.target, precision)
+    return f"{what}: run `{command} --compute-capability {found}`"
 
 
 def _describe_engines(path: Path, verify: bool) -> Tables:

@@ -264,6 +264,30 @@ def test_doctor_says_which_engines_a_card_takes(recorded: Record) -> None:
     recorded({**RTX, "--query-gpu=compute_cap": ["7.5"]}, tensorrt_rtx="1.7.1", pycuda="2025.1")
     note = "tensorrt-rtx 1.7.1; for NVIDIA GeForce RTX 4090: `build ... --compute-capability 7.5`"
     assert targets()["tensorrt-rtx"] == ("yes", note)
+    recorded({**RTX, "--query-gpu=compute_cap": ["9.0"]}, tensorrt_rtx="1.7.1", pycuda="2025.1")
+    note = "it does not build for NVIDIA GeForce RTX 4090 (9.0): take --target cuda"
+    assert targets()["tensorrt-rtx"] == ("no", note)
+
+
+@pytest.mark.parametrize(
+    ("capability", "command"),
+    [
+        ("8.9", "tensorrt-rtx --precision int4 --compute-capability 8.9"),
+        ("7.5", "tensorrt-rtx --precision fp16 --compute-capability 7.5"),
+        ("9.0", "cuda --precision fp16"),
+    ],
+)
+def test_the_build_that_a_card_takes_is_named(
+    bundle_path: Path, recorded: Record, monkeypatch: pytest.MonkeyPatch, capability: str, command: str
+) -> None:
+    folder = bundle_path / "engines" / "tensorrt-rtx-int4"
+    built = read_build(build(bundle_path, "cpu", "fp32").rename(folder), "")
+    options = {"compute_capabilities": ["8.6"]}
+    record = dataclasses.replace(built, target="tensorrt-rtx", precision="int4", options=options)
+    recorded({**RTX, "--query-gpu=compute_cap": [capability]})
+    monkeypatch.setattr(inspect, "usable_build", lambda *_: record)
+    ((_, said),) = dict(describe(bundle_path))["engines"]
+    assert said.endswith(f"run `lira-edge build {bundle_path} --target {command}`")
 
 
 def test_engines_that_cannot_run_here_are_not_ready(

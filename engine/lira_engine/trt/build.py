@@ -29,6 +29,7 @@ from lira_engine.passes.half_products import kept_in_fp32
 from lira_engine.passes.tensorrt import BLOCKS, tensorrt_pipeline
 from lira_engine.trt.compile import Job
 from lira_engine.trt.flavour import (
+    RTX_ALL_PRODUCTS_FROM,
     compute_capabilities,
     engine_machine,
     engine_tools,
@@ -46,9 +47,6 @@ PEAK_LEAST_MIB = 1024
 _BLOCKS: Mapping[str, tuple[int, ...]] = MappingProxyType({"tensorrt": (128, 64), "tensorrt-rtx": BLOCKS})
 # An engine's kernels beside its weights: those of lira-nano take 2 to 15 MiB, for one GPU or for four.
 KERNEL_BYTES = 16 << 20
-# Turing (7.5) has products in fp16 only: NVIDIA's support matrix of TensorRT for RTX has no int4, and its
-# compiler refuses fp32.
-ALL_PRODUCTS_FROM = (8, 0)
 COMPILER = (sys.executable, "-m", "lira_engine.trt.compile")
 _TICK_S = 0.5
 
@@ -82,10 +80,10 @@ class TrtBuilder:
                     f"compute capability {wanted} is not one that {self.flavour.name} builds for: "
                     f"{', '.join(known)}"
                 )
-            if self.precision != "fp16" and parse_version(wanted) < ALL_PRODUCTS_FROM:
+            if self.precision != "fp16" and parse_version(wanted) < RTX_ALL_PRODUCTS_FROM:
                 raise LiraError(
                     f"compute capability {wanted} has no {self.precision} products in {self.flavour.name}, "
-                    f"expected {'.'.join(map(str, ALL_PRODUCTS_FROM))} or newer: take --precision fp16"
+                    f"expected {'.'.join(map(str, RTX_ALL_PRODUCTS_FROM))} or newer: take --precision fp16"
                 )
 
     @property

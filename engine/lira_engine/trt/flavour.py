@@ -27,6 +27,10 @@ _MODULES: Mapping[str, tuple[str, str]] = MappingProxyType(
 TARGETS = tuple(_MODULES)
 RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 """Of the GPUs that engines for RTX run on where none were named (TensorRT for RTX 1.7)."""
+RTX_BUILDS_FOR = ("7.5", *RTX_CAPABILITIES, "12.1")
+"""What `--compute-capability` takes there."""
+RTX_ALL_PRODUCTS_FROM = (8, 0)
+"""Turing (7.5) has products in fp16 only: NVIDIA's support matrix has no int4, the compiler refuses fp32."""
 _ARCH = MappingProxyType({"AMD64": "x86_64"})
 """Windows' name for a processor, and everybody else's."""
 

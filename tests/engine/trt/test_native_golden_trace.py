@@ -60,7 +60,7 @@ def write_engines(installed: Any, bundle: Bundle) -> None:
         lowering=lowering_fingerprint(),
         target=installed.target,
         precision="fp32",
-        options={"dialect": installed.flavour.dialect},
+        options={"dialect": installed.flavour.dialect, "compute_capabilities": []},
         machine=engine_machine(installed.target),
         tools=engine_tools(installed.target),
         sources={n: bundle.manifest.files[n].sha256 for s in STAGES for n in bundle.stage_sources(s)},
