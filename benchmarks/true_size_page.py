@@ -133,7 +133,7 @@ def _build_rtx(result: Result) -> Iterator[str]:
 def _lowered(result: Result) -> Iterator[str]:
     yield "`--only lowered`: LIRA-2B's stages as lowered for TensorRT, computed by ONNX Runtime on the check"
     yield "vectors: root mean square of the difference from the fp32 outputs, over that of the outputs; of"
-    yield "booleans, the share that differs. A GPU's kernels are not in this. `cache_update` is the one for"
+    yield "booleans, the share that differs. Without a GPU's kernels. The dialect `cache_update` is for"
     yield "TensorRT for RTX and TensorRT from 10.15 on, `decomposed` for 10.3."
     yield ""
     yield "| stage | precision | `cache_update` | `decomposed` | worst output |"

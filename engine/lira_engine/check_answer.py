@@ -58,7 +58,7 @@ def check_answer(bundle: Bundle, engines: Engines, precision: str, threads: int 
     copies = {name: pixel.numpy(name) for name in made}
     given = {"features": features, **{name: copies[name] for name in ("pixel_features", "queries")}}
     _check_handed_over("sefe", fused, engines.sefe.run(given))
-    valid = pixel.numpy("query_valid")[0].astype(bool) if "query_valid" in made else slice(None)
+    valid = copies["query_valid"][0].astype(bool) if "query_valid" in copies else slice(None)
     separators = bundle.separators
     before, after = _prompt(bundle)
     prompt = [

@@ -13,7 +13,7 @@ import numpy as np
 
 from lira_engine import lowered_reference
 from lira_engine.accuracy import RMS_TOLERANCE, check_outputs
-from lira_engine.bundle import Bundle
+from lira_engine.bundle import Bundle, CheckVectors
 from lira_engine.check_answer import check_answer
 from lira_engine.check_vectors import run_llm, run_stage
 from lira_engine.engine_folder import (
@@ -60,9 +60,8 @@ def verify_engines(
         errors, lowered = {}, {}
         for stage in STAGES:
             progress(stage)
-            found = _run(bundle, stage, engines)
-            what = f"the {target} engine of {stage}"
-            vectors = bundle.check_vectors(stage)
+            vectors, what = bundle.check_vectors(stage), f"the {target} engine of {stage}"
+            found = _run(engines, stage, vectors)
             errors[stage] = check_outputs(
                 what, build.precisions[stage], found, vectors.outputs, vectors.noise
             )
@@ -79,9 +78,8 @@ def verify_engines(
     return result
 
 
-def _run(bundle: Bundle, stage: str, engines: Engines) -> dict[str, np.ndarray]:
-    """A stage's outputs on the check vectors."""
-    vectors = bundle.check_vectors(stage)
+def _run(engines: Engines, stage: str, vectors: CheckVectors) -> dict[str, np.ndarray]:
+    """A stage's outputs on its check vectors."""
     if stage == "llm":
         return run_llm(engines.llm, vectors)
     return run_stage(getattr(engines, stage), vectors.inputs)

@@ -163,6 +163,8 @@ def test_results_are_the_callers_own(bundle: Bundle, open_stage: Open) -> None:
     kept = {name: array.copy() for name, array in first.items()}
     runner.run({"pixel_values": feeds["pixel_values"] + 1})
     same(first, kept)
+    with pytest.raises(ValueError, match="read-only"):
+        first["queries"][:] = 0
 
 
 def test_closing_waits_for_who_still_reads(installed: Any, bundle: Bundle, open_stage: Open) -> None:
