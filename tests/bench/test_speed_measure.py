@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -87,7 +88,7 @@ def test_a_referring_segmentation(lira: Lira) -> None:
     assert contexts == list(range(sum(rows(run, "prefill")) + 1, sum(rows(run, "prefill")) + tokens))
     # What was noted lies inside the answer, and does not overlap: one stage runs at a time.
     spans = sorted(run.spans, key=lambda span: span.start)
-    assert all(a.start + a.seconds <= b.start + 1e-6 for a, b in pairwise(spans))
+    assert all(a.start + a.lasted <= b.start + 1e-6 for a, b in pairwise(spans))
     assert 0 < sum(span.seconds for span in spans) <= run.total * 1.05
     assert run.ttft < run.total
 
@@ -161,6 +162,26 @@ def test_differences_are_taken_round_by_round() -> None:
         "vqa": None,
         "vqa-no-ilvc": 0.0,
     }
+
+
+def test_what_starting_a_pass_took_counts_and_is_not_drawn_over_what_ran_between() -> None:
+    class Slow(Stage):
+        name = "pixel_encoder"
+        input_specs = output_specs = {"tokens": TensorSpec("float32", (1,))}  # noqa: RUF012
+
+        def start(self, feeds: Feeds) -> Any:
+            time.sleep(0.02)
+            return SimpleNamespace(numpy=lambda name: time.sleep(0.01))
+
+    recorder = Recorder()
+    begun = RecordedStage(Slow(), recorder).start({})
+    with recorder.span("semantic_encoder"):
+        pass
+    begun.numpy("tokens")
+    between, waited = recorder.spans
+    assert between.earlier == 0 and waited.start >= between.start + between.lasted
+    assert waited.earlier >= 0.02 and waited.lasted >= 0.01
+    assert waited.seconds == pytest.approx(waited.earlier + waited.lasted)
 
 
 def test_a_failing_stage_leaves_no_span() -> None:

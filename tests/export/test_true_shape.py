@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -48,11 +49,12 @@ def reference(config: LlmConfig) -> InternLM2:
 
 
 @pytest.fixture(scope="module")
-def portable(config: LlmConfig, reference: InternLM2, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def portable(config: LlmConfig, reference: InternLM2) -> Iterator[Path]:
     weights = {name.removesuffix(".weight"): t.detach().numpy() for name, t in reference.named_parameters()}
-    path = tmp_path_factory.mktemp("true") / "llm.onnx"
-    ir.save(build_llm(config, weights, CAPACITY), path, external_data="llm.onnx.data")
-    return path
+    with TemporaryDirectory() as folder:  # a gigabyte, gone with this module
+        path = Path(folder) / "llm.onnx"
+        ir.save(build_llm(config, weights, CAPACITY), path, external_data="llm.onnx.data")
+        yield path
 
 
 @pytest.fixture(scope="module", params=["fp32", "int4"])
@@ -62,6 +64,7 @@ def engine(request: pytest.FixtureRequest, portable: Path) -> Iterator[tuple[str
     ir.save(model, path, external_data=f"{path.name}.data")
     with OrtLlm(path) as llm:
         yield request.param, llm
+    path.with_name(f"{path.name}.data").unlink()
 
 
 def cosine(found: np.ndarray, expected: np.ndarray) -> float:

@@ -30,27 +30,33 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class _Changed:
-    """A pass with some outputs replaced."""
+class _NotRun:
+    """A pass whose outputs were there before."""
 
-    outputs: Mapping[str, Tensor]
-    begun: Pass | None = None
+    outputs: Mapping[str, np.ndarray]
 
     def numpy(self, name: str) -> np.ndarray:
-        output = self.outputs[name]
-        if isinstance(output, np.ndarray):
-            return output
-        assert self.begun is not None
-        return self.begun.numpy(name)
+        return self.outputs[name]
+
+
+@dataclass(frozen=True)
+class _PassWithoutQueries:
+    begun: Pass
+
+    @property
+    def outputs(self) -> Mapping[str, Tensor]:
+        return self.begun.outputs
+
+    def numpy(self, name: str) -> np.ndarray:
+        array = self.begun.numpy(name)
+        return np.zeros_like(array) if name == "query_valid" else array
 
 
 class _NoQueries(Wrapped):
     """The pixel encoder, its queries declared invalid: none of them joins the prefix."""
 
     def start(self, feeds: Feeds) -> Pass:
-        begun = self.stage.start(feeds)
-        valid = begun.numpy("query_valid")
-        return _Changed({**begun.outputs, "query_valid": np.zeros_like(valid)}, begun)
+        return _PassWithoutQueries(self.stage.start(feeds))
 
 
 class _LeftOut(Wrapped):
@@ -67,7 +73,7 @@ class _LeftOut(Wrapped):
             if name in self._empty:
                 shape[1] = 0
             outputs[name] = np.zeros(shape, spec.dtype)
-        return _Changed(outputs)
+        return _NotRun(outputs)
 
 
 class _RegionsOnly(Wrapped):
@@ -82,7 +88,7 @@ class _RegionsOnly(Wrapped):
             return self.stage.start(feeds)
         ((name, spec),) = self.output_specs.items()
         tiles = feeds["pixel_values"].shape[0]
-        return _Changed({name: np.zeros((tiles, 0, int(spec.shape[-1])), spec.dtype)})
+        return _NotRun({name: np.zeros((tiles, 0, int(spec.shape[-1])), spec.dtype)})
 
 
 def without_fusion(engines: Engines, recorder: Recorder) -> Engines:

@@ -67,7 +67,7 @@ def timeline(record: Mapping[str, Any], run: Run) -> bytes:
     """PNG: which stage ran when; above the whole answer, below what follows the first token."""
     lanes = [stage for stage in STAGES if run.seconds(stage)]
     figure = _figure(12, 1.9 + 0.56 * len(lanes))
-    end = max(span.start + span.seconds for span in run.spans)
+    end = max(span.start + span.lasted for span in run.spans)
     whole, close = figure.subplots(2, 1, height_ratios=(1, 1))
     _lanes(whole, run, lanes, (0.0, end))
     whole.set_title(f"The whole answer, {seconds(run.total)}", loc="left", fontsize=11)
@@ -86,9 +86,9 @@ def _lanes(axes: Axes, run: Run, lanes: list[str], window: tuple[float, float]) 
     thinnest = (end - start) / 1500  # what is shorter would not be seen
     for place, stage in enumerate(lanes):
         bars = [
-            (span.start, max(span.seconds, thinnest))
+            (span.start, max(span.lasted, thinnest))
             for span in run.spans
-            if span.stage == stage and span.start + span.seconds >= start
+            if span.stage == stage and span.start + span.lasted >= start
         ]
         axes.broken_barh(bars, (place - 0.36, 0.72), color=COLORS[stage], linewidth=0)
     marks = [mark for mark in run.marks if mark.at >= start]

@@ -43,7 +43,8 @@ STAGES = (
 class Span:
     """A stage ran once. Times are seconds, `start` since the beginning of the run.
 
-    `rows`: that the language model read, and `context`: that its cache held afterwards.
+    `rows`: that the language model read, and `context`: that its cache held afterwards. `earlier`: those of
+    `seconds` that went by before `start`, when the pass was started and not yet waited for.
     """
 
     stage: str
@@ -51,6 +52,12 @@ class Span:
     seconds: float
     rows: int = 0
     context: int = 0
+    earlier: float = 0.0
+
+    @property
+    def lasted(self) -> float:
+        """Seconds from `start` on."""
+        return self.seconds - self.earlier
 
 
 @dataclass(frozen=True)
@@ -82,11 +89,11 @@ class Recorder:
         self.marks.append(Mark(kind, self.now(), text))
 
     @contextmanager
-    def span(self, stage: str, before: float = 0.0) -> Iterator[None]:
-        """The block is a run of `stage`, which took `before` seconds already; one that raises leaves none."""
-        started = self.now() - before
+    def span(self, stage: str, earlier: float = 0.0) -> Iterator[None]:
+        """The block is a run of `stage`, which took `earlier` seconds already. Noted unless it raises."""
+        started = self.now()
         yield
-        self.spans.append(Span(stage, started, self.now() - started))
+        self.spans.append(Span(stage, started, self.now() - started + earlier, earlier=earlier))
 
 
 class Wrapped(Stage):
@@ -134,7 +141,7 @@ class RecordedPass:
         if self._waited:
             return self._begun.numpy(name)
         self._waited = True
-        with self._recorder.span(self._stage, before=self._starting):
+        with self._recorder.span(self._stage, earlier=self._starting):
             return self._begun.numpy(name)
 
 

@@ -27,7 +27,7 @@ def chrome_trace(run: Run, title: str) -> str:
                 "name": TITLES[span.stage],
                 "ph": "X",
                 "ts": _micro(span.start),
-                "dur": _micro(span.seconds),
+                "dur": _micro(span.lasted),
                 "pid": 1,
                 "tid": lanes.index(span.stage) + 1,
                 "args": sizes,

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lira_engine.bundle import Bundle
@@ -22,6 +23,7 @@ from lira_engine.lowering import lowering_fingerprint
 from lira_engine.manifest import STAGES, FileEntry
 from lira_engine.trt.build import engine_machine, engine_tools
 from lira_engine.trt.llm import TrtLlm
+from lira_engine.trt.stage import TrtStage, TrtTensor
 from lira_engine.verify import sha256_of
 from lira_runtime import Lira
 
@@ -108,6 +110,22 @@ def test_the_native_runners_did_it(lira: Lira, installed: Any, replay: Any) -> N
     stay = {4 * _elements(lira, "pixel_encoder", name) for name in names} - {masks}
     assert len(stay) > 3
     assert not sizes & stay
+
+
+def test_the_encoders_run_beside_each_other(lira: Lira, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pixel encoder is at work while the tiles' features are waited for."""
+    fetch, fetched = TrtStage.fetch, []
+
+    def noting(stage: TrtStage, tensor: TrtTensor) -> np.ndarray:
+        queue = lira.engines.pixel_encoder._stream.raw.queue  # type: ignore[attr-defined]
+        fetched.append((stage.name, bool(queue)))
+        return fetch(stage, tensor)
+
+    monkeypatch.setattr(TrtStage, "fetch", noting)
+    lira.look(np.full((20, 40, 3), 200, np.uint8))
+    *tiles, pixel = [entry for entry in fetched if entry[0] != "sefe"]
+    assert len(tiles) > 1 and set(tiles) == {("semantic_encoder", True)}
+    assert pixel == ("pixel_encoder", True)
 
 
 def _elements(lira: Lira, stage: str, output: str) -> int:
