@@ -30,7 +30,7 @@ bundle: $(BUNDLE)/lira.json
 	$(BIN)/lira-edge build $(BUNDLE) --target cpu
 
 # Code that changes what export writes does so in export/.
-$(BUNDLE)/lira.json: $(STAMP) $(wildcard $(CHECKPOINT)/* $(CHECKPOINT)/*/*) $(wildcard export/lira_export/*.py export/lira_export/*/*.py)
+$(BUNDLE)/lira.json: $(wildcard $(CHECKPOINT)/* $(CHECKPOINT)/*/*) $(wildcard export/lira_export/*.py export/lira_export/*/*.py) | $(STAMP)
 	$(BIN)/lira-edge export $(CHECKPOINT) -o $(BUNDLE) --overwrite
 
 test: lint

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lira_engine.atomic import atomic_directory, remove_leftovers
-from lira_engine.builder import CudaOptions, OrtOptions, Progress, StageBuilder, TrtOptions
+from lira_engine.builder import CudaOptions, Options, Progress, StageBuilder, TrtOptions, options_class
 from lira_engine.bundle import Bundle
 from lira_engine.disk import check_disk
 from lira_engine.engine_folder import BUILD_NAME, Build, check_target, usable_build
@@ -17,8 +17,6 @@ from lira_engine.errors import LiraError
 from lira_engine.lowering import lowering_fingerprint
 from lira_engine.manifest import STAGES, FileEntry
 from lira_engine.verify import sha256_of
-
-Options = OrtOptions | CudaOptions | TrtOptions
 
 
 def build(
@@ -87,8 +85,7 @@ def options_for(target: str, given: Mapping[str, Any]) -> Options:
     """The options of a target's builder, its defaults where nothing is given. Raises LiraError for one that
     the target does not have, and for values out of range."""
     check_target(target)
-    kinds: dict[str, type[Options]] = {"cpu": OrtOptions, "cuda": CudaOptions}
-    kind = kinds.get(target, TrtOptions)
+    kind = options_class(target)
     unknown = sorted(given.keys() - {field.name for field in fields(kind)})
     if unknown:
         raise LiraError(f"target {target} has no option {unknown[0].replace('_', ' ')}: leave it out")

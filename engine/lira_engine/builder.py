@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -93,6 +93,36 @@ class CudaOptions:
             raise LiraError(f"LM head of {self.lm_head_bits} bits: expected 4 or 8")
         if self.provider not in PROVIDERS:
             raise LiraError(f"provider {self.provider!r}: expected {', '.join(PROVIDERS)}")
+
+
+Options = OrtOptions | CudaOptions | TrtOptions
+
+
+def options_class(target: str) -> type[Options]:
+    classes: dict[str, type[Options]] = {"cpu": OrtOptions, "cuda": CudaOptions}
+    return classes.get(target, TrtOptions)
+
+
+def option_arguments(target: str, recorded: Mapping[str, Any]) -> str:
+    """What asks `lira-edge build` for the options of a record that are not the defaults, with a space before
+    each; nothing for a record with values that there are not."""
+    kind = options_class(target)
+    given = {field.name: recorded[field.name] for field in fields(kind) if field.name in recorded}
+    if isinstance(given.get("compute_capabilities"), list):
+        given["compute_capabilities"] = tuple(given["compute_capabilities"])
+    try:
+        options, usual = kind(**given), kind()
+    except (LiraError, TypeError):
+        return ""
+    arguments = ""
+    for field in fields(kind):
+        value = getattr(options, field.name)
+        if value == getattr(usual, field.name):
+            continue
+        name = "compute-capability" if field.name == "compute_capabilities" else field.name.replace("_", "-")
+        text = ",".join(value) if isinstance(value, tuple) else str(value)
+        arguments += f" --{name}" if value is True else f" --{name} {text}"
+    return arguments
 
 
 @dataclass(frozen=True)

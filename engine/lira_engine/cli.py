@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lira_engine.cli_options import PrecisionOption, TargetOption
+from lira_engine.cli_options import PrecisionOption
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `lira-edge export` wrote.")]
 
@@ -127,7 +127,7 @@ def build(
 
 def verify(
     bundle: BundlePath,
-    target: TargetOption = "cpu",
+    target: Annotated[str, typer.Option(help="Engines: cpu, cuda, tensorrt or tensorrt-rtx.")] = "cpu",
     precision: PrecisionOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from lira_engine import schema
+from lira_engine.builder import option_arguments
 from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
 from lira_engine.lowering import lowering_fingerprint
@@ -100,9 +102,10 @@ class Build:
         return json.dumps(data, indent=1) + "\n"
 
 
-def build_command(bundle: Path, target: str, precision: str) -> str:
-    """What the user types to make the engines."""
-    return f"lira-edge build {bundle} --target {target} --precision {precision}"
+def build_command(bundle: Path, target: str, precision: str, options: Mapping[str, Any] | None = None) -> str:
+    """What the user types to make the engines, again with the `options` of a record."""
+    arguments = option_arguments(target, options or {})
+    return f"lira-edge build {bundle} --target {target} --precision {precision}{arguments}"
 
 
 def usual_precision(target: str) -> str:
@@ -158,6 +161,7 @@ def usable_build(bundle: Bundle, target: str, precision: str, verify: Verify = "
             f"{folder} holds engines for {build.target}-{build.precision}, "
             f"expected {target}-{precision}; {mend}"
         )
+    mend = f"run `{build_command(bundle.path, target, precision, build.options)}`"
     version = metadata.version("lira-edge")
     if build.lira_edge_version != version:
         raise LiraError(
