@@ -51,12 +51,15 @@ class TrtOptions:
         compute_capabilities: of the GPUs that engines are for, such as "8.9", kept in order and each once;
             TensorRT for RTX only, where none means its default (8.0 and newer that it knows). TensorRT builds
             for the GPU that is there.
+        sampling: how the pixel encoder samples its features: "gathers", or "plugin" for NVIDIA's, which
+            TensorRT for RTX does not have.
     """
 
     block_size: int = 128
     lm_head_bits: int = 4
     lm_head_parts: int = 1
     compute_capabilities: tuple[str, ...] = ()
+    sampling: Literal["gathers", "plugin"] = "gathers"
 
     def __post_init__(self) -> None:
         if self.block_size not in (32, 64, 128):
@@ -65,6 +68,8 @@ class TrtOptions:
             raise LiraError(f"LM head of {self.lm_head_bits} bits: TensorRT engines have 4 or 16")
         if not 1 <= self.lm_head_parts <= MOST_LM_HEAD_PARTS:
             raise LiraError(f"LM head in {self.lm_head_parts} parts: expected 1 to {MOST_LM_HEAD_PARTS}")
+        if self.sampling not in ("gathers", "plugin"):
+            raise LiraError(f"sampling {self.sampling!r}: expected gathers or plugin")
         for text in self.compute_capabilities:
             if not re.fullmatch(r"[1-9][0-9]*\.[0-9]", text):
                 raise LiraError(f"compute capability {text!r}: expected one such as 8.9")

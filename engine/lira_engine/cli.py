@@ -53,6 +53,13 @@ def build(
     compute_capability: Annotated[
         str | None, typer.Option(help="tensorrt-rtx: of the GPUs that it is for, such as 8.6,8.9,12.0.")
     ] = None,
+    sampling: Annotated[
+        str | None,
+        typer.Option(
+            help="tensorrt: the pixel encoder samples by gathers (default) or by NVIDIA's plugin: one of "
+            "gathers, plugin."
+        ),
+    ] = None,
     provider: Annotated[
         str | None,
         typer.Option(help="cuda: cuda (default), tensorrt or nv-tensorrt-rtx, for all but the llm."),
@@ -84,6 +91,7 @@ def build(
         "compute_capabilities": None
         if compute_capability is None
         else tuple(part.strip() for part in compute_capability.split(",")),
+        "sampling": sampling,
         "provider": provider,
         "allow_fallback": allow_fallback or None,
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lira_engine.bundle import Bundle
-from lira_engine.engine_folder import build_command, check_target, engine_file, usable_build
+from lira_engine.engine_folder import Build, build_command, check_target, engine_file, usable_build
 from lira_engine.errors import LiraError
 from lira_engine.manifest import STAGES
 from lira_engine.runner import Engines, LlmRunner, StageRunner
@@ -47,7 +47,7 @@ def open_engines(
     stage: Callable[[str, Path], StageRunner] = partial(open_stage, bundle, threads=threads)
     llm: Callable[[Path], LlmRunner] = partial(open_llm, bundle, target=target, threads=threads)
     if target in TENSORRT_TARGETS:
-        stage, llm = _tensorrt(bundle, target, precision)
+        stage, llm = _tensorrt(bundle, build)
     elif target == "cuda":
         stage, llm = _cuda(bundle, build.options, threads)
     with ExitStack() as opened:
@@ -94,16 +94,19 @@ def _cuda(
 
 
 def _tensorrt(
-    bundle: Bundle, target: str, precision: str
+    bundle: Bundle, build: Build
 ) -> tuple[Callable[[str, Path], StageRunner], Callable[[Path], LlmRunner]]:
     """What opens a stage and the language model on the GPU: all five share its one context."""
     from lira_engine.trt.driver import open_driver
     from lira_engine.trt.flavour import load_flavour
     from lira_engine.trt.opening import open_trt_llm, open_trt_stage
+    from lira_engine.trt.plugins import load_plugins
 
-    flavour, driver = load_flavour(target), open_driver(target)
-    mend = f"run `{build_command(bundle.path, target, precision)} --force` on this machine"
+    flavour, driver = load_flavour(build.target), open_driver(build.target)
+    mend = f"run `{build_command(bundle.path, build.target, build.precision)} --force` on this machine"
     manifest = bundle.manifest
+    if build.options.get("sampling") == "plugin":
+        load_plugins(flavour, mend)
     return (
         partial(open_trt_stage, manifest, flavour=flavour, driver=driver, mend=mend),
         partial(open_trt_llm, manifest, flavour=flavour, driver=driver, mend=mend),

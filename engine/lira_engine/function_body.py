@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import DTypeLike
 
 CACHED_ATTENTION_INPUTS = (
     "query",
@@ -30,9 +31,11 @@ class FunctionBody:
         self._tape = ir.tape.Tape()
         self._constants: dict[str, ir.Value] = {}
 
-    def op(self, op_type: str, *inputs: ir.Value, name: str | None = None, **attributes: Any) -> ir.Value:
+    def op(
+        self, op_type: str, *inputs: ir.Value, name: str | None = None, domain: str = "", **attributes: Any
+    ) -> ir.Value:
         """The output of a new node, named ``name``."""
-        value = self._tape.op(op_type, inputs, attributes)
+        value = self._tape.op(op_type, inputs, attributes, domain=domain)
         value.name = name
         return value
 
@@ -41,9 +44,9 @@ class FunctionBody:
         inputs = [x, self.constant(list(lengths))]
         return self._tape.op_multi_out("Split", inputs, {"axis": axis}, num_outputs=len(lengths))
 
-    def constant(self, value: int | list[Any]) -> ir.Value:
-        """An int64 scalar, or (nested) lists of them; equal ones are written once."""
-        return self._constant(np.array(value, np.int64))
+    def constant(self, value: int | list[Any], dtype: DTypeLike = np.int64) -> ir.Value:
+        """An integer scalar, or (nested) lists of them; equal ones are written once."""
+        return self._constant(np.array(value, dtype))
 
     def number(self, value: float) -> ir.Value:
         """An fp32 scalar; equal ones are written once."""
@@ -72,5 +75,6 @@ class FunctionBody:
     ) -> ir.Function:
         """The function (domain, name, overload) of what was written, in operators of ``opset``."""
         domain, name, overload = identifier
-        graph = ir.Graph(self.inputs, outputs, nodes=self._tape.nodes, opset_imports={"": opset}, name=name)
+        imports = {"": opset} | {node.domain: 1 for node in self._tape.nodes if node.domain}
+        graph = ir.Graph(self.inputs, outputs, nodes=self._tape.nodes, opset_imports=imports, name=name)
         return ir.Function(domain, name, overload, graph=graph, attributes=attributes)

@@ -34,7 +34,11 @@ class Asked(Exception):
             {"dialect": "cache_update", "lm_head_parts": 4, "compute_capabilities": ["8.6", "12.0"]},
             " --lm-head-parts 4 --compute-capability 8.6,12.0",
         ),
-        ("tensorrt", {"dialect": "decomposed", "lm_head_bits": 16}, " --lm-head-bits 16"),
+        (
+            "tensorrt",
+            {"dialect": "decomposed", "lm_head_bits": 16, "sampling": "plugin"},
+            " --lm-head-bits 16 --sampling plugin",
+        ),
     ],
 )
 def test_the_command_asks_for_the_options_of_the_record(

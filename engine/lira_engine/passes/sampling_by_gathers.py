@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import onnx_ir as ir
 
 from lira_engine.function_body import FunctionBody
-from lira_engine.passes.calls import DEFORMABLE_SAMPLING, calls_of
-
-_INPUTS = ("value", "locations", "weights")
+from lira_engine.passes.calls import DEFORMABLE_SAMPLING, SAMPLING_INPUTS, give_sampling_bodies
 
 
 class SampleByGathers(ir.passes.InPlacePass):
@@ -24,27 +23,8 @@ class SampleByGathers(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        calls = calls_of(model, DEFORMABLE_SAMPLING)
-        for call in calls:
-            sides = call.attributes["level_shapes"].as_ints()
-            shapes = list(zip(sides[0::2], sides[1::2], strict=True))
-            sizes = _heads_columns_points(call)
-            overload = "gathers_" + "_".join(map(str, (*sides, *sizes)))
-            identifier = (*DEFORMABLE_SAMPLING, overload)
-            if identifier not in model.functions:
-                model.functions[identifier] = by_gathers(shapes, *sizes, overload, model.opset_imports[""])
-            call.overload = overload
-        return ir.passes.PassResult(model, bool(calls))
-
-
-def _heads_columns_points(call: ir.Node) -> tuple[int, int, int]:
-    """From value [1,L,H,d] and locations [1,Q,H,levels,points,2]."""
-    value, locations, _ = call.inputs
-    if value is not None and locations is not None and value.shape and locations.shape:
-        match [*value.shape[2:], locations.shape[4]]:
-            case [int(heads), int(columns), int(points)]:
-                return heads, columns, points
-    raise ir.passes.PreconditionError(f"{call.name}: the shapes of its inputs are not known")
+        write = partial(by_gathers, opset=model.opset_imports[""])
+        return ir.passes.PassResult(model, give_sampling_bodies(model, "gathers", write))
 
 
 def by_gathers(
@@ -56,7 +36,7 @@ def by_gathers(
     opset: int,
 ) -> ir.Function:
     """The function with the inputs and output of `lira.DeformableSampling`, in operators of opset 18."""
-    body = FunctionBody(*_INPUTS)
+    body = FunctionBody(*SAMPLING_INPUTS)
     value, locations, weights = body.inputs
     pixels = sum(height * width for height, width in level_shapes)
     # One table of all heads' pixels: row h * L + (first pixel of the level) + y * width + x.

@@ -18,6 +18,7 @@ from lira_engine.passes.opset import StateInOpset
 from lira_engine.passes.quantized_operands import FORMATS, QuantizeOperands, Range
 from lira_engine.passes.resolve_cast_like import ResolveCastLike
 from lira_engine.passes.sampling_by_gathers import SampleByGathers
+from lira_engine.passes.sampling_by_plugin import SampleByPlugin
 from lira_engine.passes.split_lm_head import SplitLmHead
 
 PRECISIONS = ("fp32", "fp16", "int4", "int8", "fp8")
@@ -46,6 +47,7 @@ def tensorrt_pipeline(
     blocks: Sequence[int] = BLOCKS,
     lm_head_bits: int = 4,
     lm_head_parts: int = 1,
+    plugin: str | None = None,
     scales: Scales = nearest_scales,
     ranges: Range | None = None,
 ) -> Sequence[ir.passes.PassBase]:
@@ -58,6 +60,7 @@ def tensorrt_pipeline(
         block: inputs that share a scale; a weight whose inputs are no multiple of it takes the next smaller
             one of `blocks`, or stays fp16 where none divides them.
         lm_head_bits: 4, or 16 to keep the LM head in fp16. lm_head_parts: products that it is split into.
+        plugin: version of NVIDIA's plugin for deformable sampling; None for gathers.
         scales: of the int4 weights. ranges: of the products' inputs, for int8 and fp8.
 
     Raises:
@@ -80,7 +83,7 @@ def tensorrt_pipeline(
         return next((size for size in blocks if size <= block and inputs % size == 0), None)
 
     older = dialect == "decomposed"
-    passes: list[ir.passes.PassBase] = [SampleByGathers()]
+    passes: list[ir.passes.PassBase] = [SampleByPlugin(plugin) if plugin else SampleByGathers()]
     if older:
         passes.append(DecomposeCachedAttention())
     else:

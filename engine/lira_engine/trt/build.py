@@ -36,6 +36,7 @@ from lira_engine.trt.flavour import (
     load_flavour,
     parse_version,
 )
+from lira_engine.trt.plugins import sampling_plugin
 from lira_engine.trt.profiles import input_ranges, llm_profiles, stage_profiles
 from lira_engine.verify import cache_folder
 
@@ -61,6 +62,8 @@ class TrtBuilder:
             raise LiraError(
                 f"target {target} builds for the GPU that is there: leave compute capabilities out"
             )
+        if options.sampling == "plugin" and target == "tensorrt-rtx":
+            raise LiraError("TensorRT for RTX has no plugin for sampling: take --sampling gathers")
         if precision == "int4" and options.block_size not in _BLOCKS[target]:
             raise LiraError(f"block size {options.block_size}: target {target} takes 64 or 128")
         self.bundle, self.target, self.precision = bundle, target, precision
@@ -94,6 +97,8 @@ class TrtBuilder:
         }
         if self.target == "tensorrt-rtx":
             options["compute_capabilities"] = list(self.options.compute_capabilities)
+        else:
+            options["sampling"] = self.options.sampling
         if self.precision == "int4":
             options |= {"block_size": self.options.block_size, "lm_head_bits": self.options.lm_head_bits}
         return options
@@ -131,6 +136,7 @@ class TrtBuilder:
             ],
             compute_capabilities=list(self.options.compute_capabilities),
             timing_cache=self._timing_cache(),
+            plugins=self.options.sampling == "plugin",
         )
         known = _Durations(f"{self.target} {stage} {precision} {weights}")
         found = compile_in_process(job, lambda phase: self.progress(stage, f"{phase}{known.text()}"))
@@ -152,6 +158,7 @@ class TrtBuilder:
             blocks=_BLOCKS[self.target],
             lm_head_bits=self.options.lm_head_bits,
             lm_head_parts=self.options.lm_head_parts,
+            plugin=sampling_plugin(self.flavour) if self.options.sampling == "plugin" else None,
         )
         model = apply(ir.load(self.bundle.stage_file(stage)), passes)
         if precision == "int4" and not any(node.op_type == "DequantizeLinear" for node in model.graph):

@@ -24,6 +24,7 @@ from lira_engine.errors import LiraError
 from lira_engine.machine import peak_rss_mib
 from lira_engine.trt.flavour import compute_capabilities, load_flavour
 from lira_engine.trt.log import ErrorLog
+from lira_engine.trt.plugins import load_plugins
 
 Ranges = dict[str, list[list[int]]]
 """Input -> smallest, usual and largest shape."""
@@ -37,6 +38,7 @@ class Job:
         graph: ONNX file. out: engine file to write. profiles: one set of ranges per optimization profile.
         compute_capabilities: such as "8.9"; of TensorRT for RTX only.
         timing_cache: file that keeps kernel timings of this device between builds; None: no such file.
+        plugins: whether the graph has nodes of NVIDIA's plugins.
     """
 
     target: str
@@ -45,12 +47,15 @@ class Job:
     profiles: list[Ranges]
     compute_capabilities: list[str]
     timing_cache: str | None = None
+    plugins: bool = False
 
 
 def compile_engine(job: Job, phase: Callable[[str], None]) -> dict[str, int | None]:
     """Build and write; `phase` gets a word at each step. Raises LiraError with TensorRT's reason."""
     flavour = load_flavour(job.target)
     trt, log = flavour.module, ErrorLog(flavour)
+    if job.plugins:
+        load_plugins(flavour, "take --sampling gathers")
     builder = trt.Builder(log.logger)
     phase("parse")
     flags = 0 if job.target == "tensorrt" and flavour.version >= (11,) else _strongly_typed(trt)

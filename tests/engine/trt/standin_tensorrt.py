@@ -292,7 +292,8 @@ class Context:
 def tensorrt(gpu: Any, name: str, version: str) -> ModuleType:
     """A module with what lira_engine uses of `tensorrt` or `tensorrt_rtx` to run engines, on `gpu`.
 
-    Engines that it made are in its list `engines`.
+    Engines that it made are in its list `engines`; `plugins` has how many there were each time that plugins
+    were loaded.
     """
     module = ModuleType(name)
 
@@ -318,6 +319,13 @@ def tensorrt(gpu: Any, name: str, version: str) -> ModuleType:
             return engines[-1]
 
     engines: list[Engine] = []
+    plugins: list[int] = []
+
+    def init_libnvinfer_plugins(logger: Logger, namespace: str) -> bool:
+        assert namespace == ""  # where the sampling plugin is
+        plugins.append(len(engines))
+        return True
+
     names = {
         "DataType": ["FLOAT", "HALF", "INT64", "INT32", "BOOL"],
         "TensorIOMode": ["NONE", "INPUT", "OUTPUT"],
@@ -327,4 +335,5 @@ def tensorrt(gpu: Any, name: str, version: str) -> ModuleType:
     }
     vars(module).update({name: enum.Enum(name, values) for name, values in names.items()})
     vars(module).update(__version__=version, ILogger=Logger, Runtime=Runtime, engines=engines)
+    vars(module).update(plugins=plugins, init_libnvinfer_plugins=init_libnvinfer_plugins)
     return module

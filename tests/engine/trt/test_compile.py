@@ -104,6 +104,24 @@ def test_timings_that_are_refused_at_all(config: Config, tmp_path: Path) -> None
     assert not (tmp_path / "cache").exists() and (tmp_path / "llm.engine").exists()
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_plugins_are_loaded_before_the_graph_is_read(config: Config, tmp_path: Path, there: bool) -> None:
+    module, said = trt_compile.load_flavour("tensorrt").module, []
+    module.init_libnvinfer_plugins = lambda log, namespace: said.append(namespace) or there
+    compile_engine(job(tmp_path), said.append)
+    assert "" not in said
+    said.clear()
+    if there:
+        compile_engine(job(tmp_path, plugins=True), said.append)
+        assert said[:2] == ["", "parse"]
+    else:
+        with pytest.raises(
+            LiraError, match=r"10\.3 does not load its plugins \(.*\): take --sampling gathers"
+        ):
+            compile_engine(job(tmp_path, plugins=True), said.append)
+        assert said == [""]
+
+
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full here")
 def test_a_full_disk_names_the_file(config: Config, tmp_path: Path) -> None:
     with pytest.raises(LiraError, match=r"/dev/full cannot be written: No space left .*; free some room"):

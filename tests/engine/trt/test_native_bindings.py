@@ -70,6 +70,13 @@ def test_classes_have_what_the_stand_in_has(real: ModuleType) -> None:
     assert compared > 20
 
 
+def test_plugins_are_loaded_by_a_function_of_that_name(real: ModuleType, rtx: Any) -> None:
+    documented = real.init_libnvinfer_plugins.__doc__ or ""
+    assert list(inspect.signature(rtx.trt.init_libnvinfer_plugins).parameters) == ["logger", "namespace"]
+    assert documented.startswith("init_libnvinfer_plugins(logger: ") and documented.count(": ") > 1
+    assert real.init_libnvinfer_plugins(real.Logger(), "") is True
+
+
 def test_enumerations_have_what_the_stand_in_has(real: ModuleType, rtx: Any) -> None:
     names = ["DataType", "TensorIOMode", "TensorLocation", "ExecutionContextAllocationStrategy"]
     if real.__name__ == "tensorrt_rtx":

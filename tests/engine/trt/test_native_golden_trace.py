@@ -19,6 +19,8 @@ import pytest
 
 from lira_engine.bundle import Bundle
 from lira_engine.engine_folder import BUILD_NAME, Build, engine_file
+from lira_engine.engines import open_engines
+from lira_engine.errors import LiraError
 from lira_engine.lowering import lowering_fingerprint
 from lira_engine.manifest import STAGES, FileEntry
 from lira_engine.trt.build import engine_machine, engine_tools
@@ -50,7 +52,7 @@ test_golden_trace_masks = _portable.test_golden_trace_masks
 test_golden_trace_regions = _portable.test_golden_trace_regions
 
 
-def write_engines(installed: Any, bundle: Bundle) -> None:
+def write_engines(installed: Any, bundle: Bundle, **options: Any) -> None:
     """An engine folder for the stand-in, as a build leaves it."""
     folder = bundle.engine_folder(installed.target, "fp32")
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +64,7 @@ def write_engines(installed: Any, bundle: Bundle) -> None:
         lowering=lowering_fingerprint(),
         target=installed.target,
         precision="fp32",
-        options={"dialect": installed.flavour.dialect, "compute_capabilities": []},
+        options={"dialect": installed.flavour.dialect, "compute_capabilities": [], **options},
         machine=engine_machine(installed.target),
         tools=engine_tools(installed.target),
         sources={n: bundle.manifest.files[n].sha256 for s in STAGES for n in bundle.stage_sources(s)},
@@ -126,6 +128,21 @@ def test_the_encoders_run_beside_each_other(lira: Lira, monkeypatch: pytest.Monk
     *tiles, pixel = [entry for entry in fetched if entry[0] != "sefe"]
     assert len(tiles) > 1 and set(tiles) == {("semantic_encoder", True)}
     assert pixel == ("pixel_encoder", True)
+
+
+@pytest.mark.parametrize("sampling", ["gathers", "plugin"])
+def test_plugins_are_there_before_an_engine_that_has_one(
+    installed: Any, golden_bundle: Path, sampling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_engines(installed, Bundle.open(golden_bundle), sampling=sampling)
+    with open_engines(golden_bundle, installed.target, "fp32", unverified=True):
+        assert installed.trt.plugins == ([0] if sampling == "plugin" else [])
+        assert len(installed.trt.engines) == len(STAGES)
+    if sampling == "plugin":
+        monkeypatch.setattr(installed.trt, "init_libnvinfer_plugins", lambda logger, namespace: False)
+        with pytest.raises(LiraError, match=r"not load its plugins .*: run `lira-edge build .* --force`"):
+            open_engines(golden_bundle, installed.target, "fp32", unverified=True)
+    assert installed.gpu.used == 0
 
 
 def _elements(lira: Lira, stage: str, output: str) -> int:

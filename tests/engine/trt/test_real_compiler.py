@@ -16,6 +16,7 @@ from lira_engine.build import build, options_for
 from lira_engine.engine_folder import usable_build
 from lira_engine.manifest import STAGES
 from lira_engine.passes import apply
+from lira_engine.passes.sampling_by_plugin import PLUGIN
 from lira_engine.passes.tensorrt import tensorrt_pipeline
 from lira_engine.trt.build import compile_in_process
 from lira_engine.trt.compile import Job, Ranges
@@ -67,6 +68,39 @@ def test_all_engines_of_a_bundle(
     assert all((folder / name).stat().st_size > 10_000 for name in engines)
     assert all(peak > 50 for peak in record.peaks_mib.values())
     assert json.loads((folder / "build.json").read_text())["options"]["compute_capabilities"] == ["8.9"]
+
+
+@pytest.mark.parametrize("dialect", ["cache_update", "decomposed"])
+def test_the_parser_looks_for_the_sampling_plugin(nano_bundle: Path, dialect: str, tmp_path: Path) -> None:
+    """TensorRT for RTX has no such plugin: one that comes to nothing takes its place in the registry."""
+    import tensorrt_rtx as trt
+
+    class Creator(trt.IPluginCreatorV3One):  # type: ignore[misc]
+        def __init__(self, version: str) -> None:
+            trt.IPluginCreatorV3One.__init__(self)
+            self.name, self.plugin_version, self.plugin_namespace = PLUGIN, version, ""
+            self.field_names = trt.PluginFieldCollection([])
+
+        def create_plugin(self, name: str, fields: object, phase: object) -> None:
+            return None
+
+    def read(there: str) -> str:
+        log = trt.Logger(trt.Logger.ERROR)
+        network = trt.Builder(log).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser, creator = trt.OnnxParser(network, log), Creator(there)
+        registry = trt.get_plugin_registry()
+        assert registry.register_creator(creator, "")
+        try:
+            assert not parser.parse_from_file(str(tmp_path / "g.onnx"))
+        finally:
+            registry.deregister_creator(creator)
+        return "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+
+    passes = tensorrt_pipeline("pixel_encoder", "fp16", dialect, plugin="2")
+    model = apply(ir.load(Bundle.open(nano_bundle).stage_file("pixel_encoder")), passes)
+    ir.save(model, tmp_path / "g.onnx", external_data="g.data", size_threshold_bytes=1024)
+    assert "Plugin not found" in read("1")
+    assert "Could not create the plugin" in read("2")
 
 
 @pytest.mark.parametrize("stage", ["semantic_encoder", "sefe", "llm"])

@@ -23,6 +23,7 @@ from lira_engine.engine_folder import read_build, usable_build
 from lira_engine.machine import Gpu, Jetson
 from lira_engine.main import main
 from lira_engine.manifest import STAGES
+from lira_engine.passes.sampling_by_plugin import PLUGIN
 from lira_engine.trt import build as trt_build
 from lira_engine.trt import flavour as trt_flavour
 from lira_engine.trt.compile import Job
@@ -209,6 +210,7 @@ def test_bad_options_are_one_line_each(bundle_path: Path, jobs: list[Job]) -> No
         ("tensorrt", {"encoders": "int8"}, "target tensorrt has no option encoders"),
         ("tensorrt", {"block_size": 48}, "block size 48: expected 32, 64 or 128"),
         ("tensorrt", {"lm_head_bits": 8}, "LM head of 8 bits"),
+        ("tensorrt", {"sampling": "grid"}, "sampling 'grid': expected gathers or plugin"),
         ("tensorrt-rtx", {"lm_head_parts": 0}, "LM head in 0 parts: expected 1 to 64"),
         ("tensorrt-rtx", {"lm_head_parts": 100000}, "LM head in 100000 parts: expected 1 to 64"),
         *(
@@ -229,6 +231,11 @@ def test_bad_options_are_one_line_each(bundle_path: Path, jobs: list[Job]) -> No
 @pytest.mark.parametrize(
     "precision, given, reason",
     [
+        (
+            "fp16",
+            {"sampling": "plugin"},
+            "TensorRT for RTX has no plugin for sampling: take --sampling gathers",
+        ),
         ("fp16", {"lm_head_parts": 21}, "LM head in 21 parts: expected at most 20, a row each"),
         (
             "fp16",
@@ -258,6 +265,29 @@ def test_what_cannot_be_built_is_refused_before_the_first_stage(
             progress=lambda stage, phase: said.append(stage),
         )
     assert not said and not (bundle_path / "engines").exists()
+
+
+@pytest.mark.parametrize("version, plugin", [((10, 3, 0), "1"), ((10, 11, 0), "2"), ((11, 4, 1), "2")])
+def test_sampling_by_the_plugin_that_the_version_has(
+    nano_bundle: Path,
+    jobs: list[Job],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: tuple[int, ...],
+    plugin: str,
+) -> None:
+    monkeypatch.setitem(VERSIONS, "tensorrt", version)
+    root = shutil.copytree(nano_bundle, tmp_path / "nano")
+    asked = options_for("tensorrt", {"sampling": "plugin"})
+    folder = build(root, "tensorrt", "fp16", asked)
+    nodes = [node for node in ir.load(folder / "pixel_encoder.engine").graph if node.op_type == PLUGIN]
+    assert {node.attributes["plugin_version"].as_string() for node in nodes} == {plugin}
+    assert all(job.plugins for job in jobs) and read_build(folder, "").options["sampling"] == "plugin"
+    build(root, "tensorrt", "fp16", asked)
+    assert len(jobs) == 5
+    build(root, "tensorrt", "fp16")
+    assert len(jobs) == 10 and not jobs[-1].plugins
+    assert not any(node.op_type == PLUGIN for node in ir.load(folder / "pixel_encoder.engine").graph)
 
 
 def test_compute_capabilities_of_the_command_line(
