@@ -19,6 +19,7 @@ _SOURCES = (
     "trt/build.py",
     "trt/compile.py",
     "trt/flavour.py",
+    "trt/plugins.py",
     "trt/profiles.py",
 )
 
