@@ -1,21 +1,24 @@
-"""One short answer whose tokens are given, through all five engines, held against the portable graph."""
+"""One short answer whose tokens are given, through all five engines, held against the language model in
+fp32."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from lira_engine.accuracy import FP32_TOLERANCE, RMS_TOLERANCE, rms_error
 from lira_engine.bundle import Bundle
+from lira_engine.engine_folder import engine_file, usable_build
 from lira_engine.errors import LiraError
 from lira_engine.machine import available_mib
 from lira_engine.manifest import PreprocessingSpec
 from lira_engine.runner import Engines, KvCache, LlmRunner
 
 QUESTION = "Is there a square in the image?"
-# A portable graph is opened beside the engines: its weights in fp32, and room to compute.
+# The reference is opened beside the engines: weights in fp32, and room to compute.
 _MEMORY_PER_BYTE = 2.5
 # Logits of two tokens are as far apart as chance would have it; what counts as a tie is a multiple of what a
 # precision moves each of them by.
@@ -30,8 +33,8 @@ class CheckedAnswer:
 
     Attributes:
         tokens: how many next tokens were asked for; 0 where the context is too short for the answer.
-        agree: at how many of them the portable language model, run on the same embeddings, has the same
-            favourite; None where this machine has no memory or no ONNX Runtime for it.
+        agree: at how many of them the language model in fp32, run on the same embeddings by ONNX Runtime, has
+            the same favourite; None where that cannot run here.
         cutting: error of the logits (see lira_engine.accuracy) beside those of the same rows in one go.
     """
 
@@ -45,7 +48,7 @@ def check_answer(bundle: Bundle, engines: Engines, precision: str, threads: int 
     token: prefill, decoding, a mask, a region.
 
     Raises LiraError where anything is not finite, the logits depend on how the rows are cut into passes, or a
-    favourite differs from the portable graph's by more than what is left to chance in `precision`.
+    favourite differs from the fp32 model's by more than what is left to chance in `precision`.
     """
     tokens, manifest = bundle.manifest.tokens, bundle.manifest
     tile, picture = _pictures(manifest.preprocessing)
@@ -91,7 +94,7 @@ def check_answer(bundle: Bundle, engines: Engines, precision: str, threads: int 
     found = np.stack(logits)
     cache.truncate(0)
     cutting = _check_cutting(found, _in_one_go(engines.llm, cache, chunks), precision)
-    expected = _portable_logits(bundle, chunks, threads)
+    expected = _reference_logits(bundle, engines, chunks, threads)
     agree = None if expected is None else _agreeing(found, expected, precision)
     return CheckedAnswer(len(chunks), agree, cutting)
 
@@ -138,33 +141,48 @@ def _agreeing(found: np.ndarray, expected: np.ndarray, precision: str) -> int:
         gap = float(wanted[favourite] - wanted[chosen])
         if gap > _TIE * tolerance * float(np.abs(wanted).max()):
             raise LiraError(
-                f"token {i + 1} of the answer is wrong: the engine's favourite is {chosen}, the portable "
-                f"graph's is {favourite} and ahead of it by {gap:.2g}"
+                f"token {i + 1} of the answer is wrong: the engine's favourite is {chosen}, the fp32 "
+                f"model's is {favourite} and ahead of it by {gap:.2g}"
             )
         agree += chosen == favourite
     error = rms_error(found, expected)  # favourites alone say nothing where weights have four bits
     if not error <= tolerance:
         raise LiraError(
-            f"logits of the answer are wrong: they differ from the portable graph's by {error:.1e} of their "
+            f"logits of the answer are wrong: they differ from the fp32 model's by {error:.1e} of their "
             f"value, at most {tolerance:.0e} is accepted"
         )
     return agree
 
 
-def _portable_logits(bundle: Bundle, chunks: list[np.ndarray], threads: int | None) -> np.ndarray | None:
-    """Logits [n, V] of the portable graph after each chunk, in one pass; None where it cannot run here."""
+def _reference_logits(
+    bundle: Bundle, engines: Engines, chunks: list[np.ndarray], threads: int | None
+) -> np.ndarray | None:
+    """Logits [n, V] of the language model in fp32 after each chunk, in one pass; None where it cannot run
+    here."""
     size = sum((bundle.path / name).stat().st_size for name in bundle.stage_sources("llm"))
     free = available_mib()
     if free is not None and free * 2**20 < size * _MEMORY_PER_BYTE:
         return None
-    try:
-        from lira_engine.engines import open_llm
-
-        llm = open_llm(bundle, bundle.stage_file("llm"), "portable", threads)
-    except LiraError:  # a device that runs TensorRT needs no ONNX Runtime, or has an older one
+    llm = _reference(bundle, engines, threads)
+    if llm is None:
         return None
     with llm:
         return _in_one_go(llm, llm.new_cache(), chunks)
+
+
+def _reference(bundle: Bundle, engines: Engines, threads: int | None) -> LlmRunner | None:
+    """The portable graph; where ONNX Runtime is too old for it (JetPack 6), the cpu engine, if it was built
+    and is not what is checked. A device that runs TensorRT may have no ONNX Runtime at all."""
+    from lira_engine.engines import open_llm
+
+    with suppress(LiraError):
+        return open_llm(bundle, bundle.stage_file("llm"), "portable", threads)
+    if (engines.target, engines.precision) != ("cpu", "fp32"):
+        with suppress(LiraError):
+            usable_build(bundle, "cpu", "fp32")
+            file = bundle.engine_folder("cpu", "fp32") / engine_file("cpu", "llm")
+            return open_llm(bundle, file, "cpu", threads)
+    return None
 
 
 def _prompt(bundle: Bundle) -> tuple[list[int], list[int]]:

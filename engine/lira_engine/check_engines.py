@@ -109,9 +109,9 @@ def tables(found: Verified, precision: str) -> Tables:
     if not found.tokens:
         answer = "not given: the context is too short"
     elif found.agree is None:
-        answer = f"{found.tokens} tokens, finite; the portable graph, to compare them with, does not run here"
+        answer = f"{found.tokens} tokens, finite; no language model in fp32 to compare them with runs here"
     else:
-        answer = f"{found.agree} of {found.tokens} next tokens are the portable graph's"
+        answer = f"{found.agree} of {found.tokens} next tokens are the fp32 model's"
     about: list[tuple[str, ...]] = [("device", found.setting.text()), ("answer", answer)]
     if found.tokens:
         about.append(("in one go", f"the same logits to {found.cutting:.1e}"))

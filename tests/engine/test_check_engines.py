@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_right_engines(built: Path) -> None:
     assert (found.tokens, found.agree) == (TOKENS, TOKENS)
     kept = read_build(built / "engines" / "cpu-fp32", "").verified
     assert kept == found and found.setting.device and found.setting.runtime.startswith("onnxruntime")
-    assert "5 of 5 next tokens are the portable graph's" in str(tables(found, "fp32"))
+    assert "5 of 5 next tokens are the fp32 model's" in str(tables(found, "fp32"))
     with open_engines(built, threads=1):
         pass
     build(built, "cpu", "fp32", threads=1)  # up to date: the note stays
@@ -230,13 +231,38 @@ def test_overflow_is_named(built: Path, monkeypatch: pytest.MonkeyPatch) -> None
             check_answer.check_answer(bundle, opened, "fp32", 1)
 
 
-def test_what_the_portable_graph_is_not_run_for(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_no_answer_is_compared(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_answer, "available_mib", lambda: 1)
     found = verify_engines(built, "cpu", "fp32", threads=1)
     assert (found.tokens, found.agree) == (TOKENS, None)
-    assert "5 tokens, finite; the portable graph, to compare them with, does not run here" in str(
-        tables(found, "fp32")
-    )
+    said = "5 tokens, finite; no language model in fp32 to compare them with runs here"
+    assert said in str(tables(found, "fp32"))
+
+
+def test_an_older_onnx_runtime_compares_the_answer_with_the_cpu_engine(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The portable graph does not open there."""
+    opened = []
+
+    def open_llm(bundle: Bundle, file: Path, target: str, threads: int | None) -> Any:
+        opened.append(target)
+        if target == "portable":
+            raise LiraError("opset 24 is not known")
+        return real(bundle, file, target, threads)
+
+    real = engines.open_llm
+    monkeypatch.setattr(engines, "open_llm", open_llm)
+    bundle, vocabulary = Bundle.open(built), Bundle.open(built).manifest.model.vocab_size
+    chunk = np.zeros((3, bundle.manifest.model.hidden_size), np.float32)
+    cuda = SimpleNamespace(target="cuda", precision="fp16")
+    found = check_answer._reference_logits(bundle, cuda, [chunk, chunk], 1)  # type: ignore[arg-type]
+    assert found is not None and found.shape == (2, vocabulary)
+    assert opened == ["portable", "cpu"]
+    itself = SimpleNamespace(target="cpu", precision="fp32")
+    assert check_answer._reference_logits(bundle, itself, [chunk], 1) is None  # type: ignore[arg-type]
+    (built / "engines" / "cpu-fp32" / "llm.onnx").write_bytes(b"")
+    assert check_answer._reference_logits(bundle, cuda, [chunk], 1) is None  # type: ignore[arg-type]
 
 
 def test_near_ties_may_turn_over() -> None:

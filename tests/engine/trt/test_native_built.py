@@ -142,7 +142,7 @@ def test_a_decoding_step_that_is_wrong_shows_beside_the_same_rows_in_one_go(
 
     monkeypatch.setattr(TrtLlm, "forward", forgets)
     monkeypatch.setattr("lira_engine.check_engines.check_outputs", lambda *_: {})  # which would notice, too
-    monkeypatch.setattr("lira_engine.check_answer._portable_logits", lambda *_: None)  # as on JetPack 6
+    monkeypatch.setattr("lira_engine.check_answer._reference_logits", lambda *_: None)  # as on JetPack 6
     with pytest.raises(LiraError, match=r"token by token they differ by .* from those of the same rows in"):
         verify_engines(bundle, target, "fp16", threads=1)
 
