@@ -51,10 +51,10 @@ class Verified:
 
     Attributes:
         when: UTC, ISO 8601. errors: of each stage's outputs on the check vectors (see lira_engine.accuracy).
-        tokens, agree: positions of a given answer, and at how many of them the next token is that of
-            the model in fp32; None where that one was not run. cutting: how far the answer's logits are from those
-            of the same rows in one go. lowered: of the language model's outputs beside those of its own
-            lowered graph, where the build recorded them. placement: of target cuda, see
+        tokens, agree: positions of a given answer, and at how many of them the next token is that of the
+            model in fp32; None where that one was not run. cutting: how far the answer's logits are from
+            those of the same rows in one go. lowered: of the language model's outputs beside those of its
+            own lowered graph, where the build recorded them. placement: of target cuda, see
             lira_engine.placement.
     """
 
