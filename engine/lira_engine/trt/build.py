@@ -48,6 +48,8 @@ PEAK_LEAST_MIB = 1024
 _BLOCKS: Mapping[str, tuple[int, ...]] = MappingProxyType({"tensorrt": (128, 64), "tensorrt-rtx": BLOCKS})
 # An engine's kernels beside its weights: those of lira-nano take 2 to 15 MiB, for one GPU or for four.
 KERNEL_BYTES = 16 << 20
+# On a Jetson kernels are tried in the memory that everything else lives in, all of it unless told otherwise.
+JETSON_WORKSPACE = 1 << 30
 COMPILER = (sys.executable, "-m", "lira_engine.trt.compile")
 _TICK_S = 0.5
 
@@ -132,11 +134,12 @@ class TrtBuilder:
             out=str(folder / engine_file(self.target, stage)),
             profiles=[
                 {name: [list(shape) for shape in shapes] for name, shapes in input_ranges(spec, one).items()}
-                for one in stage_profiles(self.bundle.manifest, stage, llm_profiles(precision))
+                for one in stage_profiles(self.bundle.manifest, stage, llm_profiles(self.target, precision))
             ],
             compute_capabilities=list(self.options.compute_capabilities),
             timing_cache=self._timing_cache(),
             plugins=self.options.sampling == "plugin",
+            workspace=JETSON_WORKSPACE if "l4t" in self.machine() else None,
         )
         known = _Durations(f"{self.target} {stage} {precision} {weights}")
         found = compile_in_process(job, lambda phase: self.progress(stage, f"{phase}{known.text()}"))

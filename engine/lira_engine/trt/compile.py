@@ -23,7 +23,7 @@ from lira_engine.atomic import atomic_write, readable_errors
 from lira_engine.errors import LiraError
 from lira_engine.machine import peak_rss_mib
 from lira_engine.trt.flavour import compute_capabilities, load_flavour
-from lira_engine.trt.log import ErrorLog
+from lira_engine.trt.log import error_log
 from lira_engine.trt.plugins import load_plugins
 
 Ranges = dict[str, list[list[int]]]
@@ -38,7 +38,8 @@ class Job:
         graph: ONNX file. out: engine file to write. profiles: one set of ranges per optimization profile.
         compute_capabilities: such as "8.9"; of TensorRT for RTX only.
         timing_cache: file that keeps kernel timings of this device between builds; None: no such file.
-        plugins: whether the graph has nodes of NVIDIA's plugins.
+        plugins: whether the graph has nodes of NVIDIA's plugins. workspace: most bytes that a kernel may ask
+            for beside its tensors; None: what the device has.
     """
 
     target: str
@@ -48,12 +49,13 @@ class Job:
     compute_capabilities: list[str]
     timing_cache: str | None = None
     plugins: bool = False
+    workspace: int | None = None
 
 
 def compile_engine(job: Job, phase: Callable[[str], None]) -> dict[str, int | None]:
     """Build and write; `phase` gets a word at each step. Raises LiraError with TensorRT's reason."""
     flavour = load_flavour(job.target)
-    trt, log = flavour.module, ErrorLog(flavour)
+    trt, log = flavour.module, error_log(flavour)
     if job.plugins:
         load_plugins(flavour, "take --sampling gathers")
     builder = trt.Builder(log.logger)
@@ -77,6 +79,8 @@ def compile_engine(job: Job, phase: Callable[[str], None]) -> dict[str, int | No
         for i, wanted in enumerate(job.compute_capabilities):
             if not config.set_compute_capability(known[wanted], i):
                 raise LiraError(f"{flavour.name} does not build for compute capability {wanted}")
+    if job.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace)
     cache = _timing_cache(config, Path(job.timing_cache)) if job.timing_cache else None
     phase("build")
     plan = builder.build_serialized_network(network, config)

@@ -7,6 +7,8 @@ import importlib
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -105,6 +107,11 @@ class Driver(Protocol):
         ...
 
 
+_NON_BLOCKING = 1
+"""CU_STREAM_NON_BLOCKING, for which pycuda has no name: such a stream does not wait for what others in the
+process enqueue in the default one."""
+
+
 def open_driver(target: str) -> Driver:
     """The first GPU that CUDA shows (CUDA_VISIBLE_DEVICES chooses).
 
@@ -125,6 +132,13 @@ def open_driver(target: str) -> Driver:
             "pip install --force-reinstall --no-cache-dir pycuda"
         )
         raise LiraError(f"target {target}: pycuda is there and does not load ({reason}): {mend}") from None
+    return _cuda_driver(cuda)
+
+
+@cache
+def _cuda_driver(cuda: ModuleType) -> CudaDriver:
+    """The one of this process: where the last object of a primary context goes, pycuda leaves the context
+    current, and TensorRT may be using it."""
     return CudaDriver(cuda)
 
 
@@ -173,7 +187,7 @@ class CudaDriver:
         return array
 
     def stream(self) -> Stream:
-        return CudaStream(self._cuda.Stream())
+        return CudaStream(self._cuda.Stream(_NON_BLOCKING))
 
     def event(self) -> Event:
         return CudaEvent(self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING))

@@ -6,13 +6,13 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lira_engine.errors import LiraError
 from lira_engine.trt.driver import Driver, Stream
 from lira_engine.trt.flavour import Flavour
 from lira_engine.trt.kernel_cache import KernelCache
-from lira_engine.trt.log import ErrorLog
+from lira_engine.trt.log import error_log
 
 # The first TensorRT for RTX that captures its passes itself.
 _CUDA_GRAPHS_FROM = (1, 2)
@@ -20,6 +20,9 @@ _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "INT32": "in
 
 Range = tuple[tuple[int, ...], ...]
 """Smallest, usual and largest shape of an input."""
+Passes = Literal["differ", "alike", "repeat"]
+"""Of a context: in any shapes of its profile; in one shape or a few; in one shape, with the same addresses.
+TensorRT for RTX has kernels for the profile, kernels for each shape, and one launch of these."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class TrtEngine:
         version.
         """
         self.file, self.flavour, self.driver, self.mend = file, flavour, driver, mend
-        self._log = ErrorLog(flavour)
+        self._log = error_log(flavour)
+        self._log.clear()
         trt = flavour.module
         self._runtime = trt.Runtime(self._log.logger)
         # Mapped, not read: the weights go to the device without a second copy in host memory. By mmap itself:
@@ -70,18 +74,20 @@ class TrtEngine:
         name: str | None = self._engine.get_aliased_input_tensor(output)
         return name
 
-    def new_context(self, profile: int, stream: Stream, repeats: bool = False) -> TrtContext:
-        """Ready for shapes of optimization profile `profile`; `stream` is the one that it will run on.
+    @property
+    def compiles_kernels(self) -> bool:
+        """Whether kernels for the very shapes of a pass are compiled when it is run."""
+        return self.flavour.target == "tensorrt-rtx"
 
-        `repeats` promises the same shapes and addresses pass after pass: TensorRT for RTX makes one launch of
-        them.
+    def new_context(self, profile: int, stream: Stream, passes: Passes = "differ") -> TrtContext:
+        """Ready for shapes of optimization profile `profile`; `stream` is the one that it will run on.
 
         Raises LiraError where the device refuses it, mostly for lack of memory.
         """
         # Memory for this profile, not for the largest one of the engine.
         choice: Any = self.flavour.module.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
         if self.flavour.target == "tensorrt-rtx":
-            choice = self._rtx_config(choice, repeats)
+            choice = self._rtx_config(choice, passes)
         context = self._engine.create_execution_context(choice)
         if context is None:
             raise LiraError(
@@ -96,10 +102,15 @@ class TrtEngine:
             self._kernels.keep()
         return TrtContext(self, context, profile)
 
-    def _rtx_config(self, strategy: Any, repeats: bool) -> Any:
-        """Kernels are compiled once for this device; passes that repeat are captured from the second on."""
+    def _rtx_config(self, strategy: Any, passes: Passes) -> Any:
+        """Kernels are compiled once for this device, and before they are needed: by default others stand in
+        meanwhile, and `verify` would check those. Passes that repeat are captured."""
         trt, config = self.flavour.module, self._engine.create_runtime_config()
-        if self.flavour.version >= _CUDA_GRAPHS_FROM and repeats:
+        kernels = trt.DynamicShapesKernelSpecializationStrategy
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            kernels.NONE if passes == "differ" else kernels.EAGER
+        )
+        if self.flavour.version >= _CUDA_GRAPHS_FROM and passes == "repeat":
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             # NVIDIA names this one as one that does not get in the way of a capture.
             strategy = trt.ExecutionContextAllocationStrategy.STATIC

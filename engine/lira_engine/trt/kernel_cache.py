@@ -20,8 +20,13 @@ class KernelCache:
     def __init__(self, config: Any, engine_file: Path, flavour: Flavour, device: str) -> None:
         """With what is kept for the engine on this device; `config` is any `IRuntimeConfig` of the engine."""
         folder = "".join(c if c.isalnum() or c in ".-" else "-" for c in f"{flavour.name} {device}")
-        key = hashlib.sha256(os.fsencode(engine_file.resolve())).hexdigest()[:32]
+        place, built = hashlib.sha256(os.fsencode(engine_file.resolve())), engine_file.stat()
+        key = f"{place.hexdigest()[:32]}-{built.st_mtime_ns:x}-{built.st_size:x}"
         self._path = cache_folder() / "kernels" / folder / f"{key}.bin"
+        for other in self._path.parent.glob(f"{place.hexdigest()[:32]}-*.bin"):
+            if other != self._path:  # of an engine that was there before
+                with suppress(OSError):
+                    other.unlink()
         self._cache = config.create_runtime_cache()
         self._kept = b""
         with suppress(OSError):

@@ -53,8 +53,9 @@ def chunks(rows: int, asked: Sequence[int]) -> Iterator[Chunk]:
 
 
 class TrtLlm(Closing):
-    """An engine with two execution contexts: for prefill (profile 0) and for decode (profile 1, or 0 where
-    there is one for both). One stream for both.
+    """An engine with an execution context for decode (profile 1, or 0 where there is one for both), one for
+    full prefill passes where kernels are compiled for their shape, and one for passes of other lengths. One
+    stream for all.
 
     What crosses between host and device: embeddings, positions and asked rows in, logits and hidden states of
     the asked rows out. The page-locked arrays for these, and the device's buffers, are allocated once.
@@ -66,10 +67,10 @@ class TrtLlm(Closing):
         self._engine = engine
         self._driver = driver = engine.driver
         self._stream = driver.stream()
-        self._contexts: list[TrtContext] = [
-            engine.new_context(0, self._stream),
-            engine.new_context(engine.profiles - 1, self._stream, repeats=True),
-        ]
+        rest = engine.new_context(0, self._stream)
+        full = engine.new_context(0, self._stream, "alike") if engine.compiles_kernels else rest
+        step = engine.new_context(engine.profiles - 1, self._stream, "repeat")
+        self._contexts: dict[int | None, TrtContext] = {None: rest, PREFILL_ROWS: full, 1: step}  # by rows
         self._copied_in = driver.event()
         self._host = {
             "inputs_embeds": driver.pinned((PREFILL_ROWS, model.hidden_size), np.float32),
@@ -79,7 +80,7 @@ class TrtLlm(Closing):
             "hidden_states": driver.pinned((ASKED_ROWS, model.hidden_size), np.float32),
         }
         self._buffers = {name: driver.allocate(array.nbytes) for name, array in self._host.items()}
-        for context in self._contexts:
+        for context in self._contexts.values():
             for name, buffer in self._buffers.items():
                 context.bind(name, buffer.address)
         self._cache_sizes = {
@@ -157,7 +158,7 @@ class TrtLlm(Closing):
             self._driver.copy_in(self._buffers[name], array, self._stream)
         self._copied_in.record(self._stream)
 
-        context = self._contexts[1 if rows == 1 else 0]
+        context = self._contexts[rows if rows in self._contexts else None]
         context.set_shape("inputs_embeds", (1, rows, self._model.hidden_size))
         context.set_shape("logit_positions", (len(asked),))
         for name, buffer in cache.buffers[0].items():

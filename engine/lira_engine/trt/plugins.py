@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from lira_engine.errors import LiraError
 from lira_engine.trt.flavour import Flavour
-from lira_engine.trt.log import ErrorLog
+from lira_engine.trt.log import error_log
 
 _SECOND_FROM = (10, 11)
 """That release brought version 2 of the sampling plugin and deprecated version 1, which is all that older
 ones have (NVIDIA/TensorRT, release notes of 10.11)."""
-_logs: list[ErrorLog] = []
 
 
 def sampling_plugin(flavour: Flavour) -> str:
@@ -22,7 +21,6 @@ def load_plugins(flavour: Flavour, mend: str) -> None:
 
     `mend`: what the user does without them. Raises LiraError where they do not load.
     """
-    log = ErrorLog(flavour)
-    _logs.append(log)  # the plugins keep its address
+    log = error_log(flavour)  # the plugins keep its address
     if not flavour.module.init_libnvinfer_plugins(log.logger, ""):
         raise LiraError(f"{flavour.name} does not load its plugins ({log.reason()}): {mend}")

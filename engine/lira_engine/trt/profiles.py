@@ -32,13 +32,12 @@ DECODE: Profile = {"S": Sizes(1, 1, 1), "K": Sizes(1, 1, 1)}
 ANY: Profile = {"S": Sizes(1, 1, PREFILL_ROWS), "K": Sizes(1, 1, ASKED_ROWS)}
 
 
-def llm_profiles(precision: str) -> int:
-    """How many profiles a language model's engine gets.
-
-    TensorRT for RTX 1.7 keeps fp16 weights once per profile (LIRA-2B: 6.5 GB with two, 3.3 GB with one) and
-    int4 weights once for both.
+def llm_profiles(target: str, precision: str) -> int:
+    """How many profiles a language model's engine gets: two, because TensorRT chooses the kernels of each by
+    timing them at its usual sizes. That for RTX compiles kernels when it runs; version 1.7 keeps fp16 weights
+    once per profile (LIRA-2B: 6.5 GB with two, 3.3 GB with one) and int4 weights once for both.
     """
-    return 2 if precision == "int4" else 1
+    return 1 if target == "tensorrt-rtx" and precision != "int4" else 2
 
 
 def stage_profiles(manifest: Manifest, stage: str, of_llm: int = 2) -> list[Profile]:

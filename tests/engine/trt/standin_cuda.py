@@ -218,6 +218,11 @@ def pycuda_driver(gpu: Gpu) -> ModuleType:
 
         stream.queue.append(fill)
 
+    def stream(flags: int) -> Stream:
+        if flags != 1:
+            raise Misuse("a stream that waits for the default one")
+        return Stream(gpu)
+
     def device(ordinal: int) -> SimpleNamespace:
         context = SimpleNamespace(push=gpu.push, pop=gpu.pop)
         return SimpleNamespace(
@@ -232,7 +237,7 @@ def pycuda_driver(gpu: Gpu) -> ModuleType:
         MemoryError=OutOfMemory,
         init=lambda: None,
         Device=device,
-        Stream=lambda: Stream(gpu),
+        Stream=stream,
         Event=lambda flags: Event(gpu),
         event_flags=SimpleNamespace(DISABLE_TIMING=2),
         mem_alloc=mem_alloc,

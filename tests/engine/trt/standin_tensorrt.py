@@ -149,7 +149,13 @@ class Engine:
         return alias
 
     def create_runtime_config(self) -> Config:
-        return Config(cuda_graph_strategy=self.trt.CudaGraphStrategy.DISABLED, runtime_cache=None)
+        return Config(
+            cuda_graph_strategy=self.trt.CudaGraphStrategy.DISABLED,
+            dynamic_shapes_kernel_specialization_strategy=(
+                self.trt.DynamicShapesKernelSpecializationStrategy.LAZY
+            ),
+            runtime_cache=None,
+        )
 
     def create_execution_context(self, choice: Any) -> Context | None:
         self.gpu.check_current()
@@ -177,6 +183,7 @@ class Context:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.address_calls = 0
+        self.passes = 0
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         if not 0 <= profile_index < self.engine.num_optimization_profiles:
@@ -243,6 +250,8 @@ class Context:
         shapes = {name: tuple(self.get_tensor_shape(name)) for name in self.engine.names}
         if self.config.runtime_cache is not None:
             self.config.runtime_cache.need(f"{self.profile} {shapes[self.engine.names[0]]}")
+
+        self.passes += 1
 
         def run() -> None:
             graph = session(self.engine.data["graph"])
@@ -332,6 +341,7 @@ def tensorrt(gpu: Any, name: str, version: str) -> ModuleType:
         "TensorLocation": ["DEVICE", "HOST"],
         "ExecutionContextAllocationStrategy": ["STATIC", "ON_PROFILE_CHANGE", "USER_MANAGED"],
         "CudaGraphStrategy": ["DISABLED", "WHOLE_GRAPH_CAPTURE"],
+        "DynamicShapesKernelSpecializationStrategy": ["LAZY", "EAGER", "NONE"],
     }
     vars(module).update({name: enum.Enum(name, values) for name, values in names.items()})
     vars(module).update(__version__=version, ILogger=Logger, Runtime=Runtime, engines=engines)

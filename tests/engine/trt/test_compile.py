@@ -28,6 +28,10 @@ class Config:
 
     def __init__(self, refuses: bool = False) -> None:
         self.refuses, self.used = refuses, None
+        self.limits: dict[str, int] = {}
+
+    def set_memory_pool_limit(self, pool: str, pool_size: int) -> None:
+        self.limits[pool] = pool_size
 
     def create_timing_cache(self, kept: bytes) -> Any:
         if kept == b"damaged":
@@ -55,6 +59,7 @@ def fake(config: Config) -> ModuleType:
         ILogger=logger,
         Builder=lambda log: builder,
         OnnxParser=lambda network, log: SimpleNamespace(parse_from_file=lambda path: True),
+        MemoryPoolType=SimpleNamespace(WORKSPACE="workspace"),
         NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1),
     )
     return module
@@ -102,6 +107,13 @@ def test_timings_that_are_refused_at_all(config: Config, tmp_path: Path) -> None
     config.refuses = True
     compile_engine(job(tmp_path), lambda phase: None)
     assert not (tmp_path / "cache").exists() and (tmp_path / "llm.engine").exists()
+
+
+def test_the_workspace_is_limited_where_the_job_says_so(config: Config, tmp_path: Path) -> None:
+    compile_engine(job(tmp_path), lambda phase: None)
+    assert config.limits == {}
+    compile_engine(job(tmp_path, workspace=5), lambda phase: None)
+    assert config.limits == {"workspace": 5}
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -77,10 +77,18 @@ def test_plugins_are_loaded_by_a_function_of_that_name(real: ModuleType, rtx: An
     assert real.init_libnvinfer_plugins(real.Logger(), "") is True
 
 
+def test_the_workspace_is_limited_by_a_function_of_that_name(real: ModuleType) -> None:
+    documented = real.IBuilderConfig.set_memory_pool_limit.__doc__ or ""
+    assert "pool: " in documented and "pool_size: " in documented
+    assert hasattr(real.MemoryPoolType, "WORKSPACE")
+
+
 def test_enumerations_have_what_the_stand_in_has(real: ModuleType, rtx: Any) -> None:
     names = ["DataType", "TensorIOMode", "TensorLocation", "ExecutionContextAllocationStrategy"]
     if real.__name__ == "tensorrt_rtx":
-        names.append("CudaGraphStrategy")
+        names += ["CudaGraphStrategy", "DynamicShapesKernelSpecializationStrategy"]
+        for name in ("cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy"):
+            assert getattr(real.IRuntimeConfig, name).fset is not None
     for name in names:
         assert set(getattr(rtx.trt, name).__members__) <= set(getattr(real, name).__members__)
 

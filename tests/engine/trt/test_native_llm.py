@@ -158,7 +158,7 @@ def test_a_chunk_is_prepared_while_the_one_before_runs(installed: Any, llm: TrtL
 
 def test_a_decode_step_binds_nothing_anew_where_the_cache_stays(installed: Any, llm: TrtLlm) -> None:
     cache = llm.new_cache()
-    _, decode = installed.trt.engines[0].contexts
+    decode = installed.trt.engines[0].contexts[-1]
     llm.forward(embeds(1), cache)
     before = decode.address_calls
     llm.forward(embeds(1), cache)
@@ -234,12 +234,37 @@ def test_a_cache_that_finds_no_room_takes_none(installed: Any, tiny_llm: Any, tm
 def test_decoding_is_one_launch_on_rtx(rtx: Any, tiny_llm: Any, of_llm: int, tmp_path: Path) -> None:
     file = rtx.engine(tmp_path / "llm.engine", tiny_llm.manifest, "llm", tiny_llm.graph, of_llm=of_llm)
     with rtx.open_llm(tiny_llm.manifest, file):
-        prefill, decode = (context.config for context in rtx.trt.engines[0].contexts)
+        rest, full, decode = (context.config for context in rtx.trt.engines[0].contexts)
         strategies = rtx.trt.CudaGraphStrategy
         assert decode.cuda_graph_strategy is strategies.WHOLE_GRAPH_CAPTURE
-        assert prefill.cuda_graph_strategy is strategies.DISABLED
+        assert {rest.cuda_graph_strategy, full.cuda_graph_strategy} == {strategies.DISABLED}
         memory = rtx.trt.ExecutionContextAllocationStrategy
-        assert (prefill.strategy, decode.strategy) == (memory.ON_PROFILE_CHANGE, memory.STATIC)
+        assert (rest.strategy, full.strategy) == (memory.ON_PROFILE_CHANGE, memory.ON_PROFILE_CHANGE)
+        assert decode.strategy is memory.STATIC
+
+
+def test_no_kernel_on_rtx_stands_in_for_another_one(rtx: Any, tiny_llm: Any, tmp_path: Path) -> None:
+    """What `verify` ran is what runs later: kernels for full passes and for steps, others for all else."""
+    file = rtx.engine(tmp_path / "llm.engine", tiny_llm.manifest, "llm", tiny_llm.graph)
+    with rtx.open_llm(tiny_llm.manifest, file) as llm:
+        contexts = rtx.trt.engines[0].contexts
+        kernels = rtx.trt.DynamicShapesKernelSpecializationStrategy
+        strategies = [c.config.dynamic_shapes_kernel_specialization_strategy for c in contexts]
+        assert strategies == [kernels.NONE, kernels.EAGER, kernels.EAGER]
+        llm.forward(embeds(2 * PREFILL_ROWS + 3), llm.new_cache())
+        llm.forward(embeds(1), llm.new_cache())
+        assert [context.passes for context in contexts] == [1, 2, 1]
+
+
+def test_tensorrt_has_one_context_for_all_prefill_passes(
+    installed_as: Any, tiny_llm: Any, tmp_path: Path
+) -> None:
+    thor = installed_as("thor")
+    file = thor.engine(tmp_path / "llm.engine", tiny_llm.manifest, "llm", tiny_llm.graph)
+    with thor.open_llm(tiny_llm.manifest, file) as llm:
+        llm.forward(embeds(PREFILL_ROWS + 3), llm.new_cache())
+        llm.forward(embeds(1), llm.new_cache())
+        assert [context.passes for context in thor.trt.engines[0].contexts] == [2, 1]
 
 
 def test_compiled_kernels_are_kept_for_the_next_time(rtx: Any, tiny_llm: Any, tmp_path: Path) -> None:
@@ -253,6 +278,12 @@ def test_compiled_kernels_are_kept_for_the_next_time(rtx: Any, tiny_llm: Any, tm
     assert compiled[0] > 0 and compiled[1] == 0
     kept = list((tmp_path / "cache" / "lira-edge" / "kernels").glob("*/*.bin"))
     assert len(kept) == 1 and kept[0].parent.name == "tensorrt-rtx-1.7.1-Stand-in-sm-87"
+    rtx.engine(file, tiny_llm.manifest, "llm", tiny_llm.graph)  # built again
+    with rtx.open_llm(tiny_llm.manifest, file) as llm:
+        llm.forward(embeds(1), llm.new_cache())
+        assert rtx.trt.engines[-1].contexts[0].config.runtime_cache.compiled > 0
+    kept_before, kept = kept, list((tmp_path / "cache" / "lira-edge" / "kernels").glob("*/*.bin"))
+    assert len(kept) == 1 and kept != kept_before
     kept[0].write_bytes(b"spoilt")
     with rtx.open_llm(tiny_llm.manifest, file) as llm:
         llm.forward(embeds(1), llm.new_cache())

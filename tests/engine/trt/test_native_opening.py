@@ -14,6 +14,7 @@ import pytest
 from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
 from lira_engine.trt.driver import open_driver
+from lira_engine.trt.log import error_log
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -151,9 +152,30 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Error("cuInit failed: no CUDA-capable device is detected")
 
     monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
-    monkeypatch.setitem(sys.modules, "pycuda.driver", SimpleNamespace(Error=Error, init=init))  # type: ignore[arg-type]
+    driver = ModuleType("pycuda.driver")
+    vars(driver).update(Error=Error, init=init)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
     with pytest.raises(LiraError, match=r"CUDA finds no GPU .*no CUDA-capable device .*lira-edge doctor"):
         open_driver("tensorrt")
+
+
+def test_a_process_has_one_driver_and_one_log(installed: Any, bundle: Bundle, tmp_path: Path) -> None:
+    """pycuda and TensorRT both keep what they were given first."""
+    assert open_driver(installed.target) is installed.driver
+    file = installed.engine(tmp_path / "sefe.engine", bundle.manifest, "sefe", bundle.stage_file("sefe"))
+    with (
+        installed.open_stage(bundle.manifest, "sefe", file) as first,
+        installed.open_stage(bundle.manifest, "sefe", file) as second,
+    ):
+        assert first._engine._log is second._engine._log is error_log(installed.flavour)
+
+
+def test_a_complaint_is_told_once(installed: Any) -> None:
+    log = error_log(installed.flavour)
+    log.logger.log(installed.trt.ILogger.ERROR, "one\n  line")
+    log.logger.log(installed.trt.ILogger.WARNING, "a warning")
+    assert log.reason() == "one line"
+    assert log.reason() == "it does not say why"
 
 
 def test_what_cuda_complains_about(rtx: Any) -> None:

@@ -77,7 +77,9 @@ def test_every_stage_is_lowered_compiled_and_recorded(
     assert record.options["dialect"] == ("decomposed" if target == "tensorrt" else "cache_update")
     assert record.machine.get("gpu") == ("Orin" if target == "tensorrt" else None)
     assert [job.target for job in jobs] == [target] * 5
-    assert [len(job.profiles) for job in jobs] == [1] * 5  # int4: below
+    of_llm = 2 if target == "tensorrt" else 1  # int4: below
+    assert [len(job.profiles) for job in jobs] == [of_llm if stage == "llm" else 1 for stage in STAGES]
+    assert {job.workspace for job in jobs} == {None}
     assert all((job.timing_cache is not None) == (target == "tensorrt") for job in jobs)
     usable_build(Bundle.open(bundle_path), target, "fp16")
 
@@ -151,6 +153,7 @@ def test_engines_of_another_board_are_refused(
     bundle = Bundle.open(bundle_path)
     usable_build(bundle, "tensorrt", "fp16")
     caches = {jobs[-1].timing_cache}
+    assert {job.workspace for job in jobs} == {1 << 30}  # of the memory that all share
     other = dataclasses.replace(board, model="NVIDIA Jetson AGX Orin Developer Kit (p3737-0000+p3701-0005)")
     for here, reason in (
         (other, r"gpu .*Orin Nano.*, this is .*AGX Orin"),
