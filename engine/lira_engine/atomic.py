@@ -30,8 +30,12 @@ _MENDS = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), "change its permissions"),
     errno.EROFS: "let its disk be written",
     errno.ENOTDIR: "remove the file that stands where its folder should be",
+    errno.EFBIG: "take a disk that has files of that size, or raise the shell's limit (ulimit -f)",
+    errno.ENAMETOOLONG: "take a shorter name",
+    errno.ELOOP: "remove the link that leads to itself",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the shell's limit of open files (ulimit -n)"),
 }
-"""What the user does about an error of the system."""
+_OTHERWISE = "choose another path or disk"
 
 
 @contextmanager
@@ -68,12 +72,18 @@ def atomic_directory(
 def atomic_write(target: Path | str) -> Iterator[IO[bytes]]:
     """Yield a binary file that replaces `target` when the block ends without an error.
 
-    Raises LiraError where the disk is full or `target` may not be written.
+    A link stays one, and the file that it leads to is replaced. A device or a pipe is written at once. Raises
+    LiraError where the disk is full or `target` may not be written.
     """
     target = Path(os.path.abspath(target))
     with readable_errors(target):
         if target.is_dir():
             raise LiraError(f"{target} is a folder, expected the path of a file to write")
+        if target.exists() and not target.is_file():
+            with open(target, "wb") as file:
+                yield file
+            return
+        target = Path(os.path.realpath(target))
         _make_parent(target)
         partial, lock = _claim(target, directory=False)
         try:
@@ -97,17 +107,22 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def readable_errors(target: Path) -> Iterator[None]:
-    """Raise LiraError instead of the system's error where the disk is full or `target` may not be written, or
-    where another file, which goes into it, may not be read."""
+    """Raise LiraError instead of the system's error where `target` cannot be written, or another file, which
+    goes into it, cannot be read."""
     try:
         yield
     except OSError as error:
-        number = error.errno or 0
-        if number not in _MENDS:
-            raise
+        if error.filename is None and error.errno not in _MENDS:
+            raise  # not about files
         other = None if ".partial-" in str(error.filename or target) else error.filename
-        where = f"{other} cannot be read or written" if other else f"{target} cannot be written"
-        raise LiraError(f"{where}: {os.strerror(number)}; {_MENDS[number]}") from error
+        raise LiraError(system_error(error, None if other else f"{target} cannot be written")) from error
+
+
+def system_error(error: OSError, what: str | None = None) -> str:
+    """A line that begins with `what` went wrong, and says why and what the user does about it."""
+    number = error.errno or 0
+    what = what or f"{error.filename or 'the output'} cannot be read or written"
+    return f"{what}: {os.strerror(number)}; {_MENDS.get(number, _OTHERWISE)}"
 
 
 def _make_parent(target: Path) -> None:

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from lira_engine.atomic import atomic_directory, remove_leftovers
-from lira_engine.builder import CudaOptions, Options, Progress, StageBuilder, TrtOptions, options_class
+from lira_engine.builder import (
+    CudaOptions,
+    Options,
+    Progress,
+    StageBuilder,
+    TrtOptions,
+    options_class,
+    options_of,
+)
 from lira_engine.bundle import Bundle
 from lira_engine.disk import check_disk
 from lira_engine.engine_folder import BUILD_NAME, Build, check_target, usable_build
@@ -48,6 +56,7 @@ def build(
     folder = bundle.engine_folder(target, precision)
     if not force and _up_to_date(bundle, target, precision, builder.recorded):
         return folder
+    _check_place(folder)
     remove_leftovers(folder.parent)
     sources = {stage: bundle.stage_sources(stage) for stage in STAGES}
     files = bundle.manifest.files
@@ -81,14 +90,27 @@ def build(
     return folder
 
 
-def options_for(target: str, given: Mapping[str, Any]) -> Options:
+def _check_place(folder: Path) -> None:
+    """Raise LiraError where other things than engines lie in the place of an engine folder."""
+    if folder.is_dir() and not (folder / BUILD_NAME).exists():
+        for path in sorted(folder.iterdir()):
+            if path.suffix not in (".onnx", ".data", ".engine", ".npz"):
+                raise LiraError(f"{folder} holds {path.name}, which no build wrote: move it away")
+
+
+def options_for(target: str, given: Mapping[str, Any], precision: str | None = None) -> Options:
     """The options of a target's builder, its defaults where nothing is given. Raises LiraError for one that
-    the target does not have, and for values out of range."""
+    the target does not have, or that decides nothing in `precision`, and for values out of range."""
     check_target(target)
     kind = options_class(target)
     unknown = sorted(given.keys() - {field.name for field in fields(kind)})
     if unknown:
         raise LiraError(f"target {target} has no option {unknown[0].replace('_', ' ')}: leave it out")
+    idle = sorted(given.keys() - set(given if precision is None else options_of(target, precision)))
+    if idle:
+        raise LiraError(
+            f"{target}-{precision} engines have no option {idle[0].replace('_', ' ')}: leave it out"
+        )
     return kind(**given)
 
 

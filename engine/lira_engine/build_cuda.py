@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lira_engine.accuracy import check_outputs
-from lira_engine.builder import BuiltStage, CudaOptions, Progress, gpu_bytes, gpu_precision
+from lira_engine.builder import BuiltStage, CudaOptions, Progress, gpu_bytes, gpu_precision, recorded_options
 from lira_engine.bundle import Bundle
 from lira_engine.engine_folder import engine_file, tool_versions
 from lira_engine.external_data import save_graph
@@ -39,13 +39,7 @@ class CudaBuilder:
 
     @property
     def recorded(self) -> dict[str, Any]:
-        options: dict[str, Any] = {
-            "provider": self.options.provider,
-            "allow_fallback": self.options.allow_fallback,
-        }
-        if self.precision == "int4":
-            options |= {"block_size": self.options.block_size, "lm_head_bits": self.options.lm_head_bits}
-        return options
+        return recorded_options("cuda", self.precision, self.options)
 
     def machine(self) -> dict[str, str]:
         return {"system": platform.system(), "arch": platform.machine()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lira_engine.accuracy import check_outputs
-from lira_engine.builder import BuiltStage, OrtOptions, Progress
+from lira_engine.builder import BuiltStage, OrtOptions, Progress, recorded_options
 from lira_engine.bundle import Bundle
 from lira_engine.check_vectors import run_llm
 from lira_engine.engine_folder import engine_file, tool_versions
@@ -40,7 +40,7 @@ class OrtBuilder:
 
     @property
     def recorded(self) -> dict[str, Any]:
-        return asdict(self.options) if self.precision != "fp32" else {}
+        return recorded_options(self.target, self.precision, self.options)
 
     def machine(self) -> dict[str, str]:
         return {"system": platform.system(), "arch": platform.machine()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -98,6 +98,8 @@ class CudaOptions:
             raise LiraError(f"LM head of {self.lm_head_bits} bits: expected 4 or 8")
         if self.provider not in PROVIDERS:
             raise LiraError(f"provider {self.provider!r}: expected {', '.join(PROVIDERS)}")
+        if not isinstance(self.allow_fallback, bool):
+            raise LiraError(f"allow_fallback {self.allow_fallback!r}: expected true or false")
 
 
 Options = OrtOptions | CudaOptions | TrtOptions
@@ -108,25 +110,54 @@ def options_class(target: str) -> type[Options]:
     return classes.get(target, TrtOptions)
 
 
-def option_arguments(target: str, recorded: Mapping[str, Any]) -> str:
-    """What asks `lira-edge build` for the options of a record that are not the defaults, with a space before
-    each; nothing for a record with values that there are not."""
-    kind = options_class(target)
-    given = {field.name: recorded[field.name] for field in fields(kind) if field.name in recorded}
-    if isinstance(given.get("compute_capabilities"), list):
-        given["compute_capabilities"] = tuple(given["compute_capabilities"])
+def options_of(target: str, precision: str) -> tuple[str, ...]:
+    """The options that decide how engines of a target come out in a precision."""
+    weights = ("block_size", "lm_head_bits") if precision in ("int4", "int8") else ()
+    match target:
+        case "cpu":
+            return (*weights, "encoders") if weights else ()
+        case "cuda":
+            return ("provider", "allow_fallback", *weights)
+        case "tensorrt":
+            return ("lm_head_parts", "sampling", *weights)
+    return ("lm_head_parts", "compute_capabilities", *weights)
+
+
+def recorded_options(target: str, precision: str, options: Options) -> dict[str, Any]:
+    """Those of `options_of`, for JSON."""
+    found = {name: getattr(options, name) for name in options_of(target, precision)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+
+def read_options(target: str, precision: str, recorded: Mapping[str, Any]) -> Options:
+    """What `recorded_options` wrote, what else there is left out. Raises LiraError where that is not it."""
+    given: dict[str, Any] = {}
+    for name in options_of(target, precision):
+        if name not in recorded:
+            raise LiraError(f"lacks option {name}")
+        value = recorded[name]
+        given[name] = tuple(value) if isinstance(value, list) else value
     try:
-        options, usual = kind(**given), kind()
-    except (LiraError, TypeError):
+        return options_class(target)(**given)
+    except TypeError:
+        raise LiraError(f"has options of another type: {given}") from None
+
+
+def option_arguments(target: str, precision: str, recorded: Mapping[str, Any]) -> str:
+    """What asks `lira-edge build` for the options of a record that are not the defaults, with a space before
+    each; nothing for a record that nobody wrote."""
+    try:
+        options, usual = read_options(target, precision, recorded), options_class(target)()
+    except LiraError:
         return ""
     arguments = ""
-    for field in fields(kind):
-        value = getattr(options, field.name)
-        if value == getattr(usual, field.name):
+    for name in options_of(target, precision):
+        value = getattr(options, name)
+        if value == getattr(usual, name):
             continue
-        name = "compute-capability" if field.name == "compute_capabilities" else field.name.replace("_", "-")
         text = ",".join(value) if isinstance(value, tuple) else str(value)
-        arguments += f" --{name}" if value is True else f" --{name} {text}"
+        option = "compute-capability" if name == "compute_capabilities" else name.replace("_", "-")
+        arguments += f" --{option}" if value is True else f" --{option} {text}"
     return arguments
 
 
@@ -151,6 +182,13 @@ class BuiltStage:
 def gpu_precision(precision: str, stage: str) -> str:
     """What a stage comes out in: int4 is for the language model's weights, the other stages are fp16 then."""
     return "fp16" if precision == "int4" and stage != "llm" else precision
+
+
+def stage_precisions(target: str, precision: str, stage: str) -> tuple[str, ...]:
+    """What a stage may come out in; on the CPU the other stages of a quantized build have a choice."""
+    if target == "cpu":
+        return (precision,) if stage == "llm" or precision == "fp32" else ("fp32", "int8")
+    return (gpu_precision(precision, stage),)
 
 
 def gpu_bytes(precision: str, portable: Mapping[str, int]) -> list[int]:

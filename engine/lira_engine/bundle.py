@@ -11,10 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from lira_engine.errors import LiraError
-from lira_engine.manifest import MANIFEST_NAME, Manifest
+from lira_engine.manifest import MANIFEST_NAME, MEND, Manifest
 from lira_engine.verify import Verify, confined, verify_folder
-
-_MEND = "copy the bundle again, or make it again with `lira-edge export CHECKPOINT_DIR -o BUNDLE`"
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Bundle:
                 "make one with `lira-edge export CHECKPOINT_DIR -o BUNDLE`"
             )
         manifest = Manifest.load(path / MANIFEST_NAME)
-        return cls(path, manifest, verify_folder(path, manifest.files, _MEND, verify))
+        return cls(path, manifest, verify_folder(path, manifest.files, MEND, verify))
 
     @cached_property
     def embeddings(self) -> np.ndarray:
@@ -83,14 +81,14 @@ class Bundle:
             with np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise LiraError(f"{file} cannot be read ({str(error).splitlines()[0]}); {_MEND}") from None
+            raise LiraError(f"{file} cannot be read ({str(error).splitlines()[0]}); {MEND}") from None
         inputs = {name[3:]: array for name, array in arrays.items() if name.startswith("in.")}
         outputs = {name[4:]: array for name, array in arrays.items() if name.startswith("out.")}
         missing = (spec.inputs.keys() - inputs.keys()) | (spec.outputs.keys() - outputs.keys())
         if "position" in inputs and not inputs["position"].any():
             missing = {name for name in missing if not name.startswith(("key_cache", "value_cache"))}
         if missing:
-            raise LiraError(f"{file} lacks check vectors for {', '.join(sorted(missing))}; {_MEND}")
+            raise LiraError(f"{file} lacks check vectors for {', '.join(sorted(missing))}; {MEND}")
         noise = {name[6:]: float(array) for name, array in arrays.items() if name.startswith("noise.")}
         return CheckVectors(inputs, outputs, noise)
 
@@ -105,7 +103,7 @@ class Bundle:
 
     def _listed(self, name: str) -> Path:
         if name not in self.manifest.files:
-            raise LiraError(f"{self.path / MANIFEST_NAME} lists no {name}; {_MEND}")
+            raise LiraError(f"{self.path / MANIFEST_NAME} lists no {name}; {MEND}")
         return confined(self.path, name)
 
     def _array(self, name: str, shape: tuple[int, ...], dtypes: Sequence[str] = ("float32",)) -> np.ndarray:
@@ -113,8 +111,8 @@ class Bundle:
         try:
             array = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise LiraError(f"{file} cannot be read ({str(error).splitlines()[0]}); {_MEND}") from None
+            raise LiraError(f"{file} cannot be read ({str(error).splitlines()[0]}); {MEND}") from None
         if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype.name not in dtypes:
             found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
-            raise LiraError(f"{file} holds {found}, expected {' or '.join(dtypes)} {shape}; {_MEND}")
+            raise LiraError(f"{file} holds {found}, expected {' or '.join(dtypes)} {shape}; {MEND}")
         return array

@@ -33,7 +33,8 @@ def build(
     block_size: Annotated[
         int | None,
         typer.Option(
-            help="Inputs that share a scale: 32 (default for cpu and cuda), 64, 128 (default for TensorRT)."
+            help="int8, int4: inputs that share a scale: 32 (default for cpu and cuda), 64 (GPUs only), 128 "
+            "(default for TensorRT)."
         ),
     ] = None,
     lm_head_bits: Annotated[
@@ -67,7 +68,7 @@ def build(
     allow_fallback: Annotated[
         bool, typer.Option("--allow-fallback", help="cuda: accept nodes that run on the CPU.")
     ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="cpu: threads for the checks.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="cpu, cuda: threads for the checks.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again what is up to date.")] = False,
 ) -> None:
     """Build the engines of a bundle: for this machine's processor, checked on the bundle's check vectors, or
@@ -78,9 +79,11 @@ def build(
     from lira_engine.build import build as build_engines
     from lira_engine.build import options_for
     from lira_engine.bundle import Bundle
-    from lira_engine.engine_folder import read_build, usual_precision
+    from lira_engine.engine_folder import check_target, read_build, usual_precision
+    from lira_engine.errors import LiraError
     from lira_engine.inspect import stage_table
     from lira_engine.lowered_reference import file_name
+    from lira_engine.verified import verify_command
 
     console = Console(highlight=False)
     given = {
@@ -95,7 +98,12 @@ def build(
         "provider": provider,
         "allow_fallback": allow_fallback or None,
     }
-    options = options_for(target, {name: value for name, value in given.items() if value is not None})
+    precision = precision or usual_precision(target)
+    check_target(target, precision)
+    given = {name: value for name, value in given.items() if value is not None}
+    options = options_for(target, given, precision)
+    if threads is not None and target.startswith("tensorrt"):
+        raise LiraError(f"a build for {target} runs nothing: leave --threads out")
     opened = Bundle.open(bundle)
     started = time.perf_counter()
     with console.status("") as status:
@@ -108,7 +116,7 @@ def build(
         folder = build_engines(
             opened,
             target,
-            precision or usual_precision(target),
+            precision,
             options,
             threads=threads,
             force=force,
@@ -117,7 +125,7 @@ def build(
     record = read_build(folder, "")
     size = sum(entry.bytes for entry in record.files.values())
     errors = [error for stage in record.errors.values() for error in stage.values()]
-    verify = f"lira-edge verify {bundle} --target {target} --precision {record.precision}"
+    verify = verify_command(bundle, target, record.precision)
     found = (
         f"largest error on the check vectors {max(errors):.1e}"
         if errors
@@ -126,8 +134,8 @@ def build(
     _print_tables([stage_table(record)])
     if target.startswith("tensorrt") and record.precision == "int4" and file_name("llm") not in record.files:
         console.print(
-            "no ONNX Runtime here that computes the lowered language model: verify will hold llm to the fp32 "
-            "outputs only, which four bits miss by far",
+            "built where no ONNX Runtime computes the lowered language model: verify will hold llm to the "
+            "fp32 outputs only, which four bits miss by far. Build with --force once there is one",
             soft_wrap=True,
         )
     console.print(f"{folder}: {size / 2**20:.1f} MiB, {found}", soft_wrap=True)

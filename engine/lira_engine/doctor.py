@@ -78,7 +78,10 @@ def _packages() -> list[tuple[str, ...]]:
     for extra, packages in extras().items():
         lacking = missing_packages(extra)
         if lacking:
-            rows.append((f"[{extra}]", f"lacks {', '.join(lacking)}", install_line(extra)))
+            line = install_line(extra)
+            if extra == "cuda" and installed("onnxruntime"):  # their files have the same names
+                line = f"pip uninstall -y onnxruntime, then {line}"
+            rows.append((f"[{extra}]", f"lacks {', '.join(lacking)}", line))
         else:
             rows.append((f"[{extra}]", "installed", ", ".join(f"{p} {installed(p)}" for p in packages)))
     return rows

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lira_engine import schema
-from lira_engine.builder import option_arguments
+from lira_engine.builder import option_arguments, read_options, stage_precisions
 from lira_engine.bundle import Bundle
-from lira_engine.errors import LiraError
+from lira_engine.errors import LiraError, quoted
 from lira_engine.lowering import lowering_fingerprint
 from lira_engine.manifest import STAGES, FileEntry
-from lira_engine.ort_device import PROVIDERS
 from lira_engine.verify import Verify, verify_folder
 
 FORMAT = "lira-engines"
@@ -102,10 +102,12 @@ class Build:
         return json.dumps(data, indent=1) + "\n"
 
 
-def build_command(bundle: Path, target: str, precision: str, options: Mapping[str, Any] | None = None) -> str:
+def build_command(
+    bundle: Path, target: str, precision: str, options: Mapping[str, Any] = MappingProxyType({})
+) -> str:
     """What the user types to make the engines, again with the `options` of a record."""
-    arguments = option_arguments(target, options or {})
-    return f"lira-edge build {bundle} --target {target} --precision {precision}{arguments}"
+    arguments = option_arguments(target, precision, options)
+    return f"lira-edge build {quoted(bundle)} --target {target} --precision {precision}{arguments}"
 
 
 def usual_precision(target: str) -> str:
@@ -118,8 +120,13 @@ def usual_precision(target: str) -> str:
 
 def check_target(target: str, precision: str | None = None) -> None:
     """Raise LiraError for what this version cannot build, with the choices that there are."""
+    if target == "portable":
+        raise LiraError("target portable runs a bundle's graphs as they are: nothing is built or verified")
     if target not in PRECISIONS:
-        raise LiraError(f"target {target!r} is not one that this version builds: {', '.join(PRECISIONS)}")
+        raise LiraError(
+            f"there is no target {target!r}; expected {', '.join(PRECISIONS)}, or portable to run the graphs "
+            "as they are"
+        )
     if precision is not None and precision not in PRECISIONS[target]:
         choices = ", ".join(PRECISIONS[target])
         raise LiraError(f"precision {precision!r} is not one that target {target} has: {choices}")
@@ -138,7 +145,7 @@ def read_build(folder: Path, mend: str) -> Build:
         raise LiraError(f"{path} is not the record of a build; {mend}")
     version = data.pop("format_version", None)
     if version != FORMAT_VERSION:
-        raise LiraError(f"{path} has format version {version}, expected {FORMAT_VERSION}; {mend}")
+        raise LiraError(f"{path} has format version {version!r}, expected {FORMAT_VERSION}; {mend}")
     try:
         return schema.read(Build, data, str(path))
     except LiraError as error:
@@ -197,30 +204,20 @@ def _check_complete(bundle: Bundle, build: Build, record: Path, mend: str) -> No
                 raise LiraError(f"{record} lists no source {name}; {mend}")
         if engine_file(build.target, stage) not in build.files:
             raise LiraError(f"{record} lists no {engine_file(build.target, stage)}; {mend}")
-        if build.precisions.get(stage) not in PRECISIONS[build.target]:
-            found, choices = build.precisions.get(stage), ", ".join(PRECISIONS[build.target])
-            raise LiraError(f"{record}: precision of {stage} is {found!r}, expected one of {choices}; {mend}")
-    _check_options(build, record, mend)
-
-
-def _check_options(build: Build, record: Path, mend: str) -> None:
-    """Raise LiraError where options are not there that whoever opens engines reads."""
-    if build.target == "tensorrt-rtx":
-        found = build.options.get("compute_capabilities")
-        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-            raise LiraError(f"{record}: compute capabilities are {found!r}, expected a list of texts; {mend}")
-    if build.target == "cuda":
-        provider, fallback = build.options.get("provider"), build.options.get("allow_fallback")
-        if provider not in tuple(PROVIDERS) or not isinstance(fallback, bool):
+        found, choices = build.precisions.get(stage), stage_precisions(build.target, build.precision, stage)
+        if found not in choices:
             raise LiraError(
-                f"{record}: options are provider {provider!r} and allow_fallback {fallback!r}, expected one "
-                f"of {', '.join(PROVIDERS)} and true or false; {mend}"
+                f"{record}: precision of {stage} is {found!r}, expected {' or '.join(choices)}; {mend}"
             )
+    try:  # whoever opens engines reads them
+        read_options(build.target, build.precision, build.options)
+    except LiraError as error:
+        raise LiraError(f"{record}: {error}; {mend}") from None
 
 
 def _check_native(build: Build, folder: Path, mend: str) -> None:
     """Raise LiraError for engines of another TensorRT, system or, where it matters, GPU."""
-    from lira_engine.trt.flavour import engine_machine, engine_tools
+    from lira_engine.trt.flavour import engine_machine, engine_tools, load_flavour
 
     for what, found, here in (
         ("was built with", build.tools, engine_tools(build.target)),
@@ -229,6 +226,9 @@ def _check_native(build: Build, folder: Path, mend: str) -> None:
         for key, value in here.items():
             if found.get(key) != value:
                 raise LiraError(f"{folder} {what} {key} {found.get(key)}, this is {value}; {mend}")
+    dialect, known = build.options.get("dialect"), load_flavour(build.target).dialect
+    if dialect != known:
+        raise LiraError(f"{folder / BUILD_NAME}: option dialect is {dialect!r}, expected {known}; {mend}")
 
 
 def engine_file(target: str, stage: str) -> str:

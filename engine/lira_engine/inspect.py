@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 from lira_engine.bundle import Bundle
-from lira_engine.engine_folder import BUILD_NAME, Build, build_command, read_build, usable_build
-from lira_engine.errors import LiraError
-from lira_engine.extras import extra_of, install_line, missing_packages
+from lira_engine.engine_folder import BUILD_NAME, PRECISIONS, Build, build_command, read_build, usable_build
+from lira_engine.errors import LiraError, quoted
+from lira_engine.extras import extra_of, install_line, installed, missing_packages
 from lira_engine.machine import gpus
 from lira_engine.manifest import MANIFEST_NAME, StageSpec, TensorSpec
 from lira_engine.trt.flavour import RTX_ALL_PRODUCTS_FROM, RTX_BUILDS_FOR, RTX_CAPABILITIES, parse_version
@@ -133,7 +133,7 @@ def engine_rows(bundle: Bundle) -> list[tuple[str, ...]]:
             rows.append((record.parent.name, _readiness(build, bundle.path)))
         except LiraError as error:
             rows.append((record.parent.name, str(error)))
-    return rows or [("none", f"run `lira-edge build {bundle.path}`")]
+    return rows or [("none", f"run `lira-edge build {quoted(bundle.path)}`")]
 
 
 def _readiness(build: Build, bundle: Path) -> str:
@@ -141,10 +141,20 @@ def _readiness(build: Build, bundle: Path) -> str:
     if unfit:
         return f"built, but {unfit}"
     try:
+        _check_runtime(build.target)
         require_verified(build, bundle)
     except LiraError as error:
         return f"built, but {error}"
     return "ready"
+
+
+def _check_runtime(target: str) -> None:
+    """Raise LiraError where the package that runs engines of a target is missing."""
+    if not target.startswith("tensorrt"):
+        import_module("lira_engine.ort")  # says so itself
+    elif installed("pycuda") is None:
+        extra = "rtx" if target == "tensorrt-rtx" else "tensorrt"
+        raise LiraError(f"target {target} needs pycuda: {install_line(extra)}")
 
 
 def _other_card(build: Build, bundle: Path) -> str | None:
@@ -159,12 +169,18 @@ def _other_card(build: Build, bundle: Path) -> str | None:
         other = build_command(bundle, "cuda", "fp16")
         return f"{what}, which TensorRT for RTX does not build for: run `{other}`"
     precision = build.precision if parse_version(found) >= RTX_ALL_PRODUCTS_FROM else "fp16"
-    command = build_command(bundle, build.target, precision)
-    return f"{what}: run `{command} --compute-capability {found}`"
+    command = build_command(
+        bundle, build.target, precision, {**build.options, "compute_capabilities": [found]}
+    )
+    return f"{what}: run `{command}`"
 
 
 def _describe_engines(path: Path, verify: bool) -> Tables:
+    target, _, precision = path.resolve().name.rpartition("-")
+    bundle = path.resolve().parent.parent
     mend = "build it again with `lira-edge build BUNDLE`"
+    if target in PRECISIONS and precision in PRECISIONS[target]:
+        mend = f"run `{build_command(bundle, target, precision)}`"
     build = read_build(path, mend)
     verify_folder(path, build.files, mend, "full" if verify else "hashes")
     return [
@@ -172,6 +188,7 @@ def _describe_engines(path: Path, verify: bool) -> Tables:
             f"engines for {build.target}, {build.precision}",
             [
                 ("folder", str(path)),
+                *_state(bundle, target, precision),
                 ("built by", f"lira-edge {build.lira_edge_version}"),
                 ("built on", ", ".join(f"{key} {value}" for key, value in build.machine.items())),
                 ("tools", ", ".join(f"{key} {value}" for key, value in build.tools.items())),
@@ -184,6 +201,17 @@ def _describe_engines(path: Path, verify: bool) -> Tables:
         ("built from", [(name, digest[:12]) for name, digest in build.sources.items()]),
         stage_table(build),
     ]
+
+
+def _state(bundle: Path, target: str, precision: str) -> list[tuple[str, ...]]:
+    """Whether engines are ready, of a folder that lies in its bundle."""
+    if not (bundle / MANIFEST_NAME).is_file():
+        return []
+    try:
+        opened = Bundle.open(bundle)
+        return [("state", _readiness(usable_build(opened, target, precision), bundle))]
+    except LiraError as error:
+        return [("state", str(error))]
 
 
 def stage_table(build: Build) -> tuple[str, list[tuple[str, ...]]]:

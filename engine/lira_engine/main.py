@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -15,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lira_engine.atomic import system_error
 from lira_engine.errors import LiraError
 from lira_engine.extras import DISTRIBUTION, extra_of, install_line, missing_packages
 
@@ -26,6 +29,9 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one sub-command and exit: 0, or 2 for anything that the user can mend, or 130 when interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a code page of Windows lacks some of our signs
+            stream.reconfigure(errors="replace")
     commands = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
     if not arguments or arguments[0] in ("--help", "-h"):
         _list_commands(commands)
@@ -69,11 +75,18 @@ def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
-            return command(*args, **kwargs)
+            found = command(*args, **kwargs)
+            sys.stdout.flush()
+            return found
         except LiraError as error:
             _fail(str(error))
-        except PermissionError as error:
-            _fail(f"{error.filename} cannot be read or written: {error.strerror}; change its permissions")
+        except BrokenPipeError:  # who read the output has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(141) from None
+        except OSError as error:
+            if error.errno is None:  # not the system's
+                raise
+            _fail(system_error(error))
         except KeyboardInterrupt:
             _interrupted()
 
@@ -86,7 +99,7 @@ def _interrupted() -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -15,6 +15,7 @@ from lira_engine.errors import LiraError
 FORMAT = "lira-bundle"
 FORMAT_VERSION = 1
 MANIFEST_NAME = "lira.json"
+MEND = "copy the bundle again, or make it again with `lira-edge export CHECKPOINT_DIR -o BUNDLE`"
 STAGES = ("semantic_encoder", "pixel_encoder", "sefe", "llm", "pixel_decoder")
 
 
@@ -179,7 +180,7 @@ class Manifest:
                 "make one with `lira-edge export CHECKPOINT_DIR -o BUNDLE`"
             ) from None
         except (OSError, ValueError, RecursionError) as error:
-            raise LiraError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+            raise LiraError(f"{path} cannot be read ({str(error).splitlines()[0]}); {MEND}") from None
         return cls.from_json(data, str(path))
 
     def to_json(self) -> dict[str, Any]:

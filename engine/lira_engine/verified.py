@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lira_engine.atomic import atomic_write
 from lira_engine.engine_folder import BUILD_NAME, Build, Setting, Verified
-from lira_engine.errors import LiraError
+from lira_engine.errors import LiraError, quoted
 from lira_engine.machine import cpu_name, gpus, jetson
 
 GPU_TARGETS = ("cuda", "tensorrt", "tensorrt-rtx")
@@ -52,12 +52,19 @@ def keep_verified(folder: Path, build: Build, found: Verified | None) -> None:
         file.write(replace(build, verified=found).dumps().encode())
 
 
+def verify_command(bundle: Path, target: str, precision: str) -> str:
+    """What the user types to check engines."""
+    return f"lira-edge verify {quoted(bundle)} --target {target} --precision {precision}"
+
+
 def require_verified(build: Build, bundle: Path) -> None:
     """Raise LiraError for engines of a GPU target that were not verified in the setting that is here."""
     if build.target not in GPU_TARGETS:
         return
-    command = f"lira-edge verify {bundle} --target {build.target} --precision {build.precision}"
-    mend = f"run `{command}`, or take them as they are with --unverified"
+    mend = (
+        f"run `{verify_command(bundle, build.target, build.precision)}`, or look at what they answer all the "
+        "same with `lira-edge run --unverified`"
+    )
     if build.verified is None:
         raise LiraError(f"the {build.target}-{build.precision} engines were not verified on a device: {mend}")
     here, there = this_setting(build.target), build.verified.setting

@@ -125,15 +125,16 @@ def _check_outputs(image: Path, overlay: Path | None, json: Path | None) -> None
 
     if overlay is not None and overlay.suffix.lower() != ".png":
         raise LiraError(f"--overlay {overlay}: expected a name that ends in .png")
-    seen = {image.resolve(): "the image"}
+    seen = {os.path.realpath(image): "the image"}
     for option, path in (("--overlay", overlay), ("--json", json)):
         if path is None:
             continue
         if path.is_dir():
             raise LiraError(f"{option} {path} is a folder, expected the path of a file to write")
-        if path.resolve() in seen:
-            raise LiraError(f"{option} {path} is also {seen[path.resolve()]}; expected a path of its own")
-        seen[path.resolve()] = option
+        real = os.path.realpath(path)
+        if real in seen:
+            raise LiraError(f"{option} {path} is also {seen[real]}; expected a path of its own")
+        seen[real] = option
         folder = path.absolute().parent
         while not folder.exists():
             folder = folder.parent

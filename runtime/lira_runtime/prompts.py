@@ -76,7 +76,7 @@ def build_prompt(
         else:
             template = template.replace("{expression}", label.lower() if spec.lowercase else label)
     elif question is not None or expression is not None:
-        raise LiraError(f"task {task} has its own question; found another one beside it")
+        raise LiraError(f"task {task} has its own question; found another text beside it: leave it out")
     stop_ids = frozenset(tokens.eos) | {_stop_id(name, spec, tokens, tokenizer) for name in spec.stop}
     return _assemble(prompts, tokens, tokenizer, template, stop_ids, spec.max_new_tokens, label)
 

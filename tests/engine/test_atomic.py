@@ -115,6 +115,32 @@ def test_file_replaces_file(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.skipif(os.name != "posix", reason="of Linux and macOS")
+def test_links_stay_links_and_pipes_are_written(tmp_path: Path) -> None:
+    real, link, pipe = (tmp_path / name for name in ("real", "link", "pipe"))
+    real.write_text("old")
+    link.symlink_to(real)
+    with atomic_write(link) as file:
+        file.write(b"new")
+    assert link.is_symlink() and real.read_bytes() == b"new"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with atomic_write(pipe) as file:
+        file.write(b"new")
+    assert os.read(reader, 9) == b"new" and pipe.is_fifo()
+    os.close(reader)
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe", "real"]
+
+
+@pytest.mark.parametrize("number", [errno.EFBIG, errno.EMFILE, errno.ENAMETOOLONG])
+def test_limits_of_the_system_are_one_line(tmp_path: Path, number: int) -> None:
+    with (
+        pytest.raises(LiraError, match=r"file cannot be written: .*; (raise|take) "),
+        atomic_write(tmp_path / "file"),
+    ):
+        raise OSError(number, "x")
+
+
 def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     code = """
         import sys, time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 from importlib import metadata
@@ -144,7 +145,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Record:
         compatible.write_bytes(b"nvidia,p3768-0000+p3767-0005-super\0nvidia,p3767-0005\0nvidia,tegra234\0")
         monkeypatch.setattr(machine, "_COMPATIBLE", compatible)
         monkeypatch.setattr(doctor.platform, "machine", lambda: arch)
-        monkeypatch.setattr(doctor, "installed", lambda package: packages.get(package.replace("-", "_")))
+        for module_ in (doctor, inspect):
+            monkeypatch.setattr(module_, "installed", lambda package: packages.get(package.replace("-", "_")))
 
         def module(name: str) -> ModuleType:
             if name not in packages:
@@ -272,8 +274,11 @@ def test_doctor_says_which_engines_a_card_takes(recorded: Record) -> None:
 @pytest.mark.parametrize(
     ("capability", "command"),
     [
-        ("8.9", "tensorrt-rtx --precision int4 --compute-capability 8.9"),
-        ("7.5", "tensorrt-rtx --precision fp16 --compute-capability 7.5"),
+        (
+            "8.9",
+            "tensorrt-rtx --precision int4 --lm-head-parts 4 --compute-capability 8.9 --block-size 64",
+        ),
+        ("7.5", "tensorrt-rtx --precision fp16 --lm-head-parts 4 --compute-capability 7.5"),
         ("9.0", "cuda --precision fp16"),
     ],
 )
@@ -282,7 +287,7 @@ def test_the_build_that_a_card_takes_is_named(
 ) -> None:
     folder = bundle_path / "engines" / "tensorrt-rtx-int4"
     built = read_build(build(bundle_path, "cpu", "fp32").rename(folder), "")
-    options = {"compute_capabilities": ["8.6"]}
+    options = {"compute_capabilities": ["8.6"], "lm_head_parts": 4, "block_size": 64, "lm_head_bits": 4}
     record = dataclasses.replace(built, target="tensorrt-rtx", precision="int4", options=options)
     recorded({**RTX, "--query-gpu=compute_cap": [capability]})
     monkeypatch.setattr(inspect, "usable_build", lambda *_: record)
@@ -294,7 +299,7 @@ def test_engines_that_cannot_run_here_are_not_ready(
     bundle_path: Path, recorded: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`inspect BUNDLE` and `doctor BUNDLE` call those ready that `run` takes."""
-    options = {"compute_capabilities": ["8.6"]}
+    options = {"compute_capabilities": ["8.6"], "lm_head_parts": 1}
     folder = bundle_path / "engines" / "tensorrt-rtx-fp16"
     built = read_build(build(bundle_path, "cpu", "fp32").rename(folder), "")
     record = dataclasses.replace(built, target="tensorrt-rtx", precision="fp16", options=options)
@@ -312,14 +317,52 @@ def test_engines_that_cannot_run_here_are_not_ready(
         f"run `lira-edge build {command} --compute-capability 8.9`"
     )
     options["compute_capabilities"] = []
+    assert said() == "built, but target tensorrt-rtx needs pycuda: pip install 'lira-edge[rtx]'"
+    recorded(RTX, pycuda="2025.1")
     assert re.match(rf"built, but .* were not verified on a device: run `lira-edge verify {command}`", said())
     verified = Verified("now", this_setting("tensorrt-rtx"), {}, 0, None)
     record = dataclasses.replace(record, verified=verified)
     assert said() == "ready"
     recorded(
-        {**RTX, "--query-gpu=name,memory.total,driver_version": ["NVIDIA GeForce RTX 4090, 1 MiB, 590.1"]}
+        {**RTX, "--query-gpu=name,memory.total,driver_version": ["NVIDIA GeForce RTX 4090, 1 MiB, 590.1"]},
+        pycuda="2025.1",
     )
     assert "were verified on NVIDIA GeForce RTX 4090, driver 580.95.05" in said()
+
+
+def test_cpu_engines_are_not_ready_without_onnx_runtime(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(bundle_path)
+    assert dict(describe(bundle_path))["engines"] == [("cpu-fp32", "ready")]
+
+    def missing(name: str) -> ModuleType:
+        raise LiraError("ONNX Runtime is not installed")
+
+    monkeypatch.setattr(inspect, "import_module", missing)
+    said = "built, but ONNX Runtime is not installed"
+    assert dict(describe(bundle_path))["engines"] == [("cpu-fp32", said)]
+
+
+def test_an_engine_folder_says_whether_run_takes_it(
+    bundle_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = build(bundle_path)
+    assert re.search(r"state +ready", run(capsys, "inspect", str(folder)))
+    record = json.loads((folder / "build.json").read_text())
+    (folder / "build.json").write_text(json.dumps(record | {"lira_edge_version": "0.0.1"}))
+    command = f"run `lira-edge build {bundle_path} --target cpu --precision fp32`"
+    said = " ".join(run(capsys, "inspect", str(folder)).split())
+    assert re.search(r"state .*was built by lira-edge 0\.0\.1", said) and command in said
+    (folder / "build.json").write_text("")
+    with pytest.raises(LiraError, match=re.escape(command)):
+        describe(folder)
+
+
+def test_doctor_replaces_the_wheel_that_is_in_the_way(recorded: Record) -> None:
+    recorded(RTX, onnxruntime="1.32.0")
+    rows = {name: rest for name, *rest in dict(doctor.examine())["packages"]}
+    assert rows["[cuda]"][1] == "pip uninstall -y onnxruntime, then pip install 'lira-edge[cuda]'"
 
 
 def test_doctor_with_both_wheels(recorded: Record) -> None:

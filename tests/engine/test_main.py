@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -12,6 +13,15 @@ import pytest
 from lira_engine import main as command_line
 from lira_engine.extras import extras, missing_packages
 from lira_engine.main import main
+
+PLAY = """
+from importlib import metadata
+from lira_engine import main
+entry = metadata.EntryPoint("play", "lira_plugin.cli:play", main.GROUP)
+metadata.entry_points = lambda group: metadata.EntryPoints([entry])
+main.main(["play"])
+"""
+"""`lira-edge play` of the plugin below, in a process of its own."""
 
 
 def run(*arguments: str) -> int:
@@ -84,6 +94,17 @@ def test_wrong_arguments_are_one_line(
             2,
             "error: /a cannot be read or written: Permission denied; change its permissions\n",
         ),
+        (
+            "OSError(36, 'File name too long', 'aaa')",
+            2,
+            "error: aaa cannot be read or written: File name too long; take a shorter name\n",
+        ),
+        (
+            "OSError(5, 'Input/output error', '/a')",
+            2,
+            "error: /a cannot be read or written: Input/output error; choose another path or disk\n",
+        ),
+        ("LiraError('a path\\nof two lines')", 2, "error: a path of two lines\n"),
     ],
 )
 def test_errors_are_one_line(
@@ -104,6 +125,33 @@ def test_a_bug_keeps_its_traceback(plugin: Path) -> None:
     plugin.write_text("def play() -> None:\n    1 / 0\n")
     with pytest.raises(ZeroDivisionError):
         main(["play"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="of Linux and macOS")
+def test_output_that_goes_nowhere(plugin: Path) -> None:
+    """A full disk, and a reader that has enough."""
+    plugin.write_text("def play() -> None:\n    for _ in range(100000):\n        print('a line')\n")
+    command = [sys.executable, "-c", PLAY]
+    environment = {**os.environ, "PYTHONPATH": str(plugin.parents[1])}
+    if Path("/dev/full").is_char_device():
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        assert "the output cannot be read or written: No space left on device; free some" in done.stderr
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as reading:
+        assert reading.stdout is not None and reading.stderr is not None
+        assert reading.stdout.readline() == "a line\n"
+        reading.stdout.close()
+        assert reading.wait(30) == 141 and reading.stderr.read() == ""
+
+
+def test_signs_that_the_output_does_not_have(plugin: Path) -> None:
+    plugin.write_text("def play() -> None:\n    print('\u25a0 red')\n", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(plugin.parents[1]), "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([sys.executable, "-c", PLAY], capture_output=True, env=environment, check=True)
+    assert done.stdout.split() == [b"?", b"red"]
 
 
 def test_an_extra_that_is_missing(

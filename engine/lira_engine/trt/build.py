@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from lira_engine import lowered_reference
 from lira_engine.atomic import atomic_write
-from lira_engine.builder import BuiltStage, Progress, TrtOptions, gpu_bytes, gpu_precision
+from lira_engine.builder import BuiltStage, Progress, TrtOptions, gpu_bytes, gpu_precision, recorded_options
 from lira_engine.bundle import Bundle
 from lira_engine.engine_folder import engine_file
 from lira_engine.errors import LiraError
@@ -93,17 +93,8 @@ class TrtBuilder:
 
     @property
     def recorded(self) -> dict[str, Any]:
-        options: dict[str, Any] = {
-            "dialect": self.flavour.dialect,
-            "lm_head_parts": self.options.lm_head_parts,
-        }
-        if self.target == "tensorrt-rtx":
-            options["compute_capabilities"] = list(self.options.compute_capabilities)
-        else:
-            options["sampling"] = self.options.sampling
-        if self.precision == "int4":
-            options |= {"block_size": self.options.block_size, "lm_head_bits": self.options.lm_head_bits}
-        return options
+        options = recorded_options(self.target, self.precision, self.options)
+        return {"dialect": self.flavour.dialect, **options}
 
     def machine(self) -> dict[str, str]:
         return engine_machine(self.target)

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lira_engine.build import options_for
+from lira_engine.builder import recorded_options
 from lira_engine.bundle import Bundle
 from lira_engine.engine_folder import BUILD_NAME, Build, engine_file
 from lira_engine.engines import open_engines
@@ -64,7 +66,10 @@ def write_engines(installed: Any, bundle: Bundle, **options: Any) -> None:
         lowering=lowering_fingerprint(),
         target=installed.target,
         precision="fp32",
-        options={"dialect": installed.flavour.dialect, "compute_capabilities": [], **options},
+        options={
+            "dialect": installed.flavour.dialect,
+            **recorded_options(installed.target, "fp32", options_for(installed.target, options)),
+        },
         machine=engine_machine(installed.target),
         tools=engine_tools(installed.target),
         sources={n: bundle.manifest.files[n].sha256 for s in STAGES for n in bundle.stage_sources(s)},
@@ -130,10 +135,11 @@ def test_the_encoders_run_beside_each_other(lira: Lira, monkeypatch: pytest.Monk
     assert pixel == ("pixel_encoder", True)
 
 
-@pytest.mark.parametrize("sampling", ["gathers", "plugin"])
+@pytest.mark.parametrize("flavour, sampling", [("rtx", "gathers"), ("orin", "gathers"), ("orin", "plugin")])
 def test_plugins_are_there_before_an_engine_that_has_one(
-    installed: Any, golden_bundle: Path, sampling: str, monkeypatch: pytest.MonkeyPatch
+    installed_as: Any, golden_bundle: Path, flavour: str, sampling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    installed = installed_as(flavour)
     write_engines(installed, Bundle.open(golden_bundle), sampling=sampling)
     with open_engines(golden_bundle, installed.target, "fp32", unverified=True):
         assert installed.trt.plugins == ([0] if sampling == "plugin" else [])

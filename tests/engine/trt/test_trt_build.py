@@ -184,15 +184,23 @@ def test_engines_for_rtx_move_between_windows_and_linux(
         usable_build(bundle, "tensorrt-rtx", "fp16")
 
 
-@pytest.mark.parametrize("edited", [None, 8.9, [8.9]])
-def test_an_edited_list_of_gpus_is_refused(bundle_path: Path, jobs: list[Job], edited: object) -> None:
+@pytest.mark.parametrize(
+    "option, edited, reason",
+    [
+        *(("compute_capabilities", edited, "has options of another type") for edited in (None, 8.9, [8.9])),
+        ("compute_capabilities", ["x"], "compute capability 'x': expected one such as"),
+        ("lm_head_parts", 0, "LM head in 0 parts: expected 1 to 64"),
+        ("dialect", "decomposed", "option dialect is 'decomposed', expected cache_update"),
+    ],
+)
+def test_edited_options_are_refused(
+    bundle_path: Path, jobs: list[Job], option: str, edited: object, reason: str
+) -> None:
     folder = build(bundle_path, "tensorrt-rtx", "fp16")
     record = json.loads((folder / "build.json").read_text())
-    record["options"]["compute_capabilities"] = edited
+    record["options"][option] = edited
     (folder / "build.json").write_text(json.dumps(record))
-    with pytest.raises(
-        LiraError, match=r"compute capabilities are .*, expected a list of texts; run `lira-edge"
-    ):
+    with pytest.raises(LiraError, match=rf"build.json: {reason}.*; run `lira-edge build"):
         usable_build(Bundle.open(bundle_path), "tensorrt-rtx", "fp16")
 
 
