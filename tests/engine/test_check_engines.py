@@ -261,8 +261,52 @@ def test_an_older_onnx_runtime_compares_the_answer_with_the_cpu_engine(
     assert opened == ["portable", "cpu"]
     itself = SimpleNamespace(target="cpu", precision="fp32")
     assert check_answer._reference_logits(bundle, itself, [chunk], 1) is None  # type: ignore[arg-type]
-    (built / "engines" / "cpu-fp32" / "llm.onnx").write_bytes(b"")
+    file = built / "engines" / "cpu-fp32" / BUILD_NAME
+    file.write_text(json.dumps(record(built, "cpu-fp32") | {"lowering": "0" * 12}))  # it opens, and is stale
     assert check_answer._reference_logits(bundle, cuda, [chunk], 1) is None  # type: ignore[arg-type]
+
+
+def test_the_language_model_is_placed_where_it_will_run(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cache is updated where it is, which TensorRT's provider does not do."""
+    placed = {}
+    monkeypatch.setattr(build_cuda, "check_placement", lambda *_: None)
+    monkeypatch.setattr(
+        build_cuda,
+        "placement_of_run",
+        lambda file, device, feeds: placed.update({file.stem: device.providers}),
+    )
+    device = Device(("TensorrtExecutionProvider", "CUDAExecutionProvider"), "cuda")
+    for stage in ("llm", "sefe"):
+        build_cuda.checked_placement(Bundle.open(built), stage, Path(f"{stage}.onnx"), "fp16", device)
+    assert placed == {"llm": ("CUDAExecutionProvider",), "sefe": device.providers}
+
+
+def test_an_answer_that_the_context_has_no_room_for(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_engines(built, threads=1) as opened:
+        monkeypatch.setattr(type(opened.llm), "capacity", property(lambda self: 9))
+    found = verify_engines(built, "cpu", "fp32", threads=1)
+    assert found.tokens == 0 and "not given: the context is too short" in str(tables(found, "fp32"))
+
+
+def test_cutting_is_exact_in_fp32_alone() -> None:
+    logits = np.random.default_rng(0).standard_normal((5, 50)).astype(np.float32)
+    assert check_answer._check_cutting(logits * np.float32(1.001), logits, "fp16") == pytest.approx(
+        1e-3, rel=0.01
+    )
+    with pytest.raises(LiraError, match="token by token they differ by"):
+        check_answer._check_cutting(logits * np.float32(1.001), logits, "fp32")
+
+
+def test_another_runtime_is_another_setting(
+    built: Path, on_a_gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify_engines(built, "cuda", "fp16", threads=1)
+    open_engines(built, "cuda", "fp16").close()
+    monkeypatch.setattr(verified.metadata, "version", lambda package: "9.9")
+    with pytest.raises(
+        LiraError, match=r"verified on .*; this is RTX 4090, driver 580\.1, onnxruntime-gpu 9\.9: "
+    ):
+        verified.require_verified(read_build(built / "engines" / "cuda-fp16", ""), built)
 
 
 def test_near_ties_may_turn_over() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +39,18 @@ def test_prefix_is_joined_in_upstreams_order(look: Any) -> None:
     first = engines.llm.passes[0][:, 0]
     assert first[first < 0].tolist() == [-1] * 9 + [-2] + [-3] * 2 + [-4] + [-10, -12]
     assert engines.sefe.calls[0]["features"].shape == (1, 9, 8)
+
+
+def test_starting_the_pixel_encoder_counts_as_its_time(look: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, engines = look()
+    start = engines.pixel_encoder.start
+
+    def slowly(feeds: Any) -> Any:
+        time.sleep(0.02)
+        return start(feeds)
+
+    monkeypatch.setattr(engines.pixel_encoder, "start", slowly)
+    assert scene._lira.look(scene.image).look_timings.encode_pixel >= 0.02
 
 
 def test_encoders_and_the_image_prefill_run_once(look: Any, fakes: SimpleNamespace) -> None:

@@ -158,8 +158,8 @@ def test_what_is_not_read_where_another_stage_left_it(
 
     def elsewhere(self: TrtStage, feeds: Any) -> Any:
         if self.name == stage:
-            feeds = {
-                name: np.zeros(tensor.shape, tensor.dtype) if isinstance(tensor, TrtTensor) else tensor
+            feeds = {  # wrong by a hundredth
+                name: self.fetch(tensor) * np.float32(1.01) if isinstance(tensor, TrtTensor) else tensor
                 for name, tensor in feeds.items()
             }
         return start(self, feeds)

@@ -121,18 +121,26 @@ def test_the_native_runners_did_it(lira: Lira, installed: Any, replay: Any) -> N
 
 def test_the_encoders_run_beside_each_other(lira: Lira, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pixel encoder is at work while the tiles' features are waited for."""
-    fetch, fetched = TrtStage.fetch, []
+    fetch, start, fetched = TrtStage.fetch, TrtStage.start, []
+    started = []
 
     def noting(stage: TrtStage, tensor: TrtTensor) -> np.ndarray:
         queue = lira.engines.pixel_encoder._stream.raw.queue  # type: ignore[attr-defined]
         fetched.append((stage.name, bool(queue)))
         return fetch(stage, tensor)
 
+    def starting(stage: TrtStage, feeds: Any) -> Any:
+        started.append((stage.name, len(fetched)))
+        return start(stage, feeds)
+
     monkeypatch.setattr(TrtStage, "fetch", noting)
+    monkeypatch.setattr(TrtStage, "start", starting)
     lira.look(np.full((20, 40, 3), 200, np.uint8))
     *tiles, pixel = [entry for entry in fetched if entry[0] != "sefe"]
     assert len(tiles) > 1 and set(tiles) == {("semantic_encoder", True)}
     assert pixel == ("pixel_encoder", True)
+    # All passes are there before the first result is waited for.
+    assert started[:-1] == [("pixel_encoder", 0), *[("semantic_encoder", 0)] * len(tiles)]
 
 
 @pytest.mark.parametrize("flavour, sampling", [("rtx", "gathers"), ("orin", "gathers"), ("orin", "plugin")])

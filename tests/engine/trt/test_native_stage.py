@@ -16,7 +16,7 @@ import pytest
 from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
 from lira_engine.ort import OrtStage
-from lira_engine.trt.stage import TrtStage
+from lira_engine.trt.stage import Block, TrtStage
 
 HIDDEN = 8 * 4  # bytes of hidden_states [1, 8]
 MASK = 8 * 8 * 4  # of mask_logits [1, 8, 8]
@@ -260,6 +260,55 @@ def test_a_mask_waits_for_its_own_stream_alone(
         feeds = bundle.check_vectors("pixel_decoder").inputs
         same(decoder.run(feeds), expected(bundle, "pixel_decoder", feeds))
         assert len(stream.queue) == waiting > 0
+
+
+def test_a_result_is_waited_for_without_the_lock_and_copied_with_it(
+    installed: Any, bundle: Bundle, open_stage: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others go on while one waits; nobody frees what is being copied. The lock is that of all stages."""
+    encoder, decoder, images = image_and_masks(bundle, open_stage)
+    driver = installed.driver
+    assert encoder._lock is decoder._lock is driver.lock
+    held, wait, copy = [], Block.synchronize, driver.copy_out
+
+    def waits(block: Block) -> None:
+        held.append(("wait", driver.lock.locked()))
+        wait(block)
+
+    def copies(*arguments: Any) -> None:
+        held.append(("copy", driver.lock.locked()))
+        copy(*arguments)
+
+    monkeypatch.setattr(Block, "synchronize", waits)
+    monkeypatch.setattr(driver, "copy_out", copies)
+    features = encoder.start(images[0]).outputs["mask_features"]
+    decoder.start({"hidden_states": hidden_state(1), "mask_features": features}).numpy("mask_logits")
+    assert held == [("wait", False), ("copy", True)]
+
+
+def test_a_stage_is_not_closed_under_who_starts_a_pass(installed: Any, open_stage: Open) -> None:
+    decoder = open_stage("pixel_decoder")
+    closing = threading.Thread(target=decoder.close)
+    with installed.driver.lock:
+        closing.start()
+        closing.join(0.1)
+        assert closing.is_alive()
+    closing.join()
+    assert installed.gpu.used == 0
+
+
+def test_a_result_does_not_wait_for_the_pass_behind_it(bundle: Bundle, open_stage: Open) -> None:
+    encoder, decoder, images = image_and_masks(bundle, open_stage)
+    features = encoder.start(images[0]).outputs["mask_features"]
+    first, second = (
+        decoder.start({"hidden_states": hidden_state(i), "mask_features": features}) for i in (1, 2)
+    )
+    buffer = decoder._inputs["hidden_states"].buffer
+    first.numpy("mask_logits")
+    assert decoder._stream.raw.queue  # type: ignore[attr-defined]
+    second.numpy("mask_logits")
+    decoder.start({"hidden_states": hidden_state(3), "mask_features": features}).numpy("mask_logits")
+    assert decoder._inputs["hidden_states"].buffer is buffer
 
 
 def test_threads_take_turns(bundle: Bundle, open_stage: Open, monkeypatch: pytest.MonkeyPatch) -> None:
