@@ -98,6 +98,13 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         assert re.search(expected, printed), expected
 
 
+def test_free_swap_counts_as_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_meminfo", lambda: {"MemAvailable": 1 << 20, "SwapFree": 2 << 20})
+    assert machine.available_mib() == 3072
+    monkeypatch.setattr(machine, "_meminfo", lambda: {"MemAvailable": 1 << 20})
+    assert machine.available_mib() == 1024
+
+
 def test_doctor_on_a_bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_onnxruntime", lambda: (None, []))
     monkeypatch.setattr(doctor, "missing_packages", lambda extra: ["x"])

@@ -20,7 +20,7 @@ from lira_engine.ort import open_session
 from lira_engine.passes import apply
 from lira_engine.passes.decomposed_operators import DecomposeOperators
 from lira_engine.passes.dequantized_weights import DequantizeWeights, nearest_scales
-from lira_engine.passes.half_products import KEPT, HalfProducts
+from lira_engine.passes.half_products import KEPT, LONGEST_SUM, HalfProducts
 from lira_engine.passes.quantized_operands import FORMATS, QuantizeOperands
 from lira_engine.passes.resolve_cast_like import ResolveCastLike
 from lira_engine.passes.sampling_by_gathers import SampleByGathers
@@ -42,6 +42,12 @@ def run(model: ir.Model, feeds: dict[str, np.ndarray], folder: Path) -> list[np.
 
 def counts(model: ir.Model) -> Counter[str]:
     return Counter(node.op_type for node in model.graph)
+
+
+def values(model: ir.Model, initializer: str) -> np.ndarray:
+    stored = model.graph.initializers[initializer].const_value
+    assert stored is not None
+    return np.asarray(stored.numpy()).astype(np.float32)
 
 
 class Graph:
@@ -105,10 +111,11 @@ def test_products_are_half_and_what_only_moves_numbers_stays_half(tmp_path: Path
     assert 0 < relative_error(run(model, {"x": x}, tmp_path)[0], expected) < 2e-3
 
 
-def test_a_weight_beyond_fp16_keeps_its_product_in_fp32_and_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("beyond", [1e5, -1e5])
+def test_a_weight_beyond_fp16_keeps_its_product_in_fp32_and_is_named(beyond: float, tmp_path: Path) -> None:
     g = Graph([2, 8])
     large = matrix(8, 8)
-    large[3, 4] = 1e5
+    large[3, 4] = beyond
     model = apply(g.finish(g.op("MatMul", g.x, g.weight("large", large), shape=[2, 8])), [HalfProducts()])
     assert model.metadata_props[KEPT] == "large"
     x = RANDOM.normal(size=(2, 8)).astype(np.float32)
@@ -120,7 +127,21 @@ def test_a_long_sum_stays_in_fp32(tmp_path: Path) -> None:
     g = Graph([1, 70000])
     ones = np.ones((70000, 2), np.float32)
     model = apply(g.finish(g.op("MatMul", g.x, g.weight("ones", ones), shape=[1, 2])), [HalfProducts()])
+    assert dtypes_of_product(model) == {FLOAT}  # ONNX Runtime would sum products in half in fp32
     assert run(model, {"x": np.ones((1, 70000), np.float32)}, tmp_path)[0].tolist() == [[70000, 70000]]
+
+
+@pytest.mark.parametrize("terms, dtype", [(LONGEST_SUM, HALF), (LONGEST_SUM + 1, FLOAT)])
+def test_the_longest_sum_in_half(terms: int, dtype: ir.DataType) -> None:
+    g = Graph([1, terms])
+    w = g.weight("w", np.ones((terms, 2), np.float32))
+    model = apply(g.finish(g.op("MatMul", g.x, w, shape=[1, 2])), [HalfProducts()])
+    assert dtypes_of_product(model) == {dtype}
+
+
+def dtypes_of_product(model: ir.Model) -> set[ir.DataType | None]:
+    product = next(node for node in model.graph if node.op_type == "MatMul")
+    return {value.dtype for value in product.inputs if value is not None}
 
 
 def test_an_fp16_output_is_widened_under_its_name_unless_it_is_wanted_in_half(tmp_path: Path) -> None:
@@ -170,19 +191,31 @@ def test_an_odd_number_of_int4_columns_is_filled_up(is_output: bool, tmp_path: P
     even, odd = (apply(build(n), [DequantizeWeights(lambda name, inputs: 32)]) for n in (8, 7))
     packed = odd.graph.initializers["w.int4"]
     assert list(packed.shape or ()) == [64, 8] and counts(odd)["Slice"] == 1 and not counts(even)["Slice"]
+    assert (values(odd, "w.scales") > 0).all()  # of the column that was added, too: TensorRT wants it
     onnx.checker.check_model(ir.to_proto(odd), full_check=True)
     found = run(odd, {"x": x}, tmp_path)[0]
     assert found.shape == (3, 7)
     np.testing.assert_allclose(found, run(even, {"x": x}, tmp_path)[0][:, :7], rtol=1e-6)
 
 
-def test_a_recipe_brings_its_own_scales(tmp_path: Path) -> None:
+def test_a_block_of_zeros_has_a_scale() -> None:
+    g = Graph([1, 64])
+    w = matrix(64, 2)
+    w[32:] = 0
+    passes = [DequantizeWeights(lambda name, inputs: 32)]
+    model = apply(g.finish(g.op("MatMul", g.x, g.weight("w", w), shape=[1, 2])), passes)
+    assert (values(model, "w.scales") > 0).all() and not values(model, "w.int4")[32:].any()
+
+
+@pytest.mark.parametrize("number, scale, integer", [(0.5, 0.25, 2), (0.5, 0.05, 7), (-0.5, 0.05, -7)])
+def test_a_recipe_brings_its_own_scales(number: float, scale: float, integer: int) -> None:
+    """Also such that a weight is beyond them: -8 is left out."""
     g = Graph([1, 32])
-    w = np.full((32, 2), 0.5, np.float32)
-    scales = lambda name, weight, block: np.full((1, 2), 0.25, np.float32)  # noqa: E731
+    w = np.full((32, 2), number, np.float32)
+    scales = lambda name, weight, block: np.full((1, 2), scale, np.float32)  # noqa: E731
     passes = [DequantizeWeights(lambda name, inputs: 32, scales)]
     model = apply(g.finish(g.op("MatMul", g.x, g.weight("w", w), shape=[1, 2])), passes)
-    assert np.all(model.graph.initializers["w.int4"].const_value.numpy().astype(int) == 2)  # type: ignore[union-attr]
+    assert (values(model, "w.int4") == integer).all()
 
 
 def test_a_block_that_does_not_divide_a_weight_is_refused() -> None:
@@ -207,6 +240,18 @@ def test_operands_in_eight_bits(kind: str, limit: float, tmp_path: Path) -> None
     assert model.graph.initializers["w.q8"].dtype == FORMATS[kind].dtype
     assert 1e-3 < rms_error(run(model, {"x": x}, tmp_path)[0], x @ w) < limit
     assert rms_error(run(model, {"x": 8 * x}, tmp_path)[0], 8 * x @ w) > 0.3
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_a_column_of_zeros_in_eight_bits(kind: str, tmp_path: Path) -> None:
+    w = matrix(16, 4)
+    w[:, 1] = 0
+    g = Graph([3, 16])
+    product = g.op("MatMul", g.x, g.weight("w", w), shape=[3, 4])
+    model = apply(g.finish(product), [QuantizeOperands(kind, lambda name: 4.0)])
+    assert (values(model, "w.scales") > 0).all()
+    found = run(model, {"x": np.ones((3, 16), np.float32)}, tmp_path)[0]
+    assert np.isfinite(found).all() and not found[:, 1].any()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -269,6 +314,16 @@ def test_a_cache_is_updated_where_it_is_without_fused_attention_too(
     layers = bundle.manifest.model.num_layers
     assert found["TensorScatter"] == 2 * layers and not found["ScatterElements"]
     assert found["Attention"] == (layers if precision == "fp16" else 0)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_an_lm_head_of_16_bits_has_no_part_in_int4(nano_bundle: Path, parts: int) -> None:
+    passes = tensorrt_pipeline("llm", "int4", "cache_update", block=32, lm_head_bits=16, lm_head_parts=parts)
+    weights = apply(ir.load(Bundle.open(nano_bundle).stage_file("llm")), passes).graph.initializers
+    in_int4 = [name for name, value in weights.items() if value.dtype == ir.DataType.INT4]
+    assert in_int4 and not any(name.startswith("lm_head") for name in in_int4)
+    heads = [value for name, value in weights.items() if name.startswith("lm_head")]
+    assert [value.dtype for value in heads] == [HALF] * parts
 
 
 SHAPES = [(3, 5), (6, 4)]

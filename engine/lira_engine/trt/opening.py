@@ -78,7 +78,7 @@ def differences(engine: TrtEngine, manifest: Manifest, stage: str) -> Iterator[s
         for name, ranges in input_ranges(spec, profile).items():
             found = engine.tensors[name].ranges[number]
             if found != ranges:
-                yield f"{name} takes {_text(found)} in profile {number}, expected {_text(ranges)}"
+                yield f"{name} takes {_text(found)}, in profile {number}, expected {_text(ranges)}"
     if stage == "llm" and engine.flavour.dialect == "cache_update":
         for name in spec.outputs:
             if "_cache_out." in name and engine.aliased_input(name) != name.replace("_cache_out.", "_cache."):
@@ -112,4 +112,5 @@ def _has_shape(tensor: EngineTensor, spec: TensorSpec, profiles: list[Profile]) 
 
 
 def _text(ranges: tuple[tuple[int, ...], ...]) -> str:
-    return " to ".join(str(list(shape)) for shape in (ranges[0], ranges[-1]))
+    least, usual, most = (list(shape) for shape in ranges)
+    return f"{least} to {most}, usually {usual}"

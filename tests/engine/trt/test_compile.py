@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from lira_engine import LiraError
+from lira_engine.trt import build as trt_build
 from lira_engine.trt import compile as trt_compile
 from lira_engine.trt.compile import Job, compile_engine
 from lira_engine.trt.flavour import Flavour
@@ -29,6 +30,7 @@ class Config:
     def __init__(self, refuses: bool = False) -> None:
         self.refuses, self.used = refuses, None
         self.limits: dict[str, int] = {}
+        self.network_flags: int | None = None
 
     def set_memory_pool_limit(self, pool: str, pool_size: int) -> None:
         self.limits[pool] = pool_size
@@ -49,8 +51,13 @@ def fake(config: Config) -> ModuleType:
     """A TensorRT whose engines are "plan"."""
     module = ModuleType("fake")
     network = SimpleNamespace(num_layers=3)
+
+    def create_network(flags: int) -> SimpleNamespace:
+        config.network_flags = flags
+        return network
+
     builder = SimpleNamespace(
-        create_network=lambda flags: network,
+        create_network=create_network,
         create_builder_config=lambda: config,
         build_serialized_network=lambda network, config: b"plan",
     )
@@ -116,6 +123,25 @@ def test_the_workspace_is_limited_where_the_job_says_so(config: Config, tmp_path
     assert config.limits == {"workspace": 5}
 
 
+@pytest.mark.parametrize(
+    "target, version, flags",
+    [
+        ("tensorrt", (10, 3), 2),
+        ("tensorrt", (10, 16), 2),
+        ("tensorrt", (11, 0), 0),  # all its networks are
+        ("tensorrt-rtx", (1, 7), 2),
+    ],
+)
+def test_networks_are_strongly_typed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, target: str, version: tuple[int, ...], flags: int
+) -> None:
+    made = Config()
+    flavour = Flavour(target, fake(made), version, "cache_update")
+    monkeypatch.setattr(trt_compile, "load_flavour", lambda target: flavour)
+    compile_engine(job(tmp_path, target=target), lambda phase: None)
+    assert made.network_flags == flags
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_plugins_are_loaded_before_the_graph_is_read(config: Config, tmp_path: Path, there: bool) -> None:
     module, said = trt_compile.load_flavour("tensorrt").module, []
@@ -138,6 +164,25 @@ def test_plugins_are_loaded_before_the_graph_is_read(config: Config, tmp_path: P
 def test_a_full_disk_names_the_file(config: Config, tmp_path: Path) -> None:
     with pytest.raises(LiraError, match=r"/dev/full cannot be written: No space left .*; free some room"):
         compile_engine(job(tmp_path, out="/dev/full"), lambda phase: None)
+
+
+PRINTS = """
+    import os
+    from lira_engine.trt import compile
+
+    def compile_engine(job, phase):
+        os.write(1, b"noise\\n")
+        return {"peak_rss_mib": 1, "layers": 2}
+
+    compile.compile_engine = compile_engine
+    compile.main()
+"""
+
+
+def test_what_a_library_prints_is_no_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(trt_build, "COMPILER", (sys.executable, "-c", textwrap.dedent(PRINTS)))
+    found = trt_build.compile_in_process(job(tmp_path), lambda phase: None)
+    assert found == {"peak_rss_mib": 1, "layers": 2}
 
 
 CHILD = """

@@ -61,9 +61,24 @@ def tensor(name: str, **facts: Any) -> Change:
         (
             "sefe",
             lambda d: d["profiles"][0]["features"][2].__setitem__(1, 99),
-            "features takes [1, 2, 8] to [1, 99, 8] in profile 0, expected [1, 2, 8] to [1, 14, 8]",
+            "features takes [1, 2, 8] to [1, 99, 8], usually [1, 14, 8], in profile 0, expected [1, 2, 8] to "
+            "[1, 14, 8], usually [1, 14, 8];",
         ),
-        ("llm", lambda d: d["profiles"].reverse(), "inputs_embeds takes [1, 1, 8] to [1, 1, 8] in profile 0"),
+        (
+            "sefe",
+            lambda d: d["profiles"][0]["features"][0].__setitem__(1, 3),
+            "features takes [1, 3, 8] to [1, 14, 8], usually [1, 14, 8], in profile 0, expected [1, 2, 8] to",
+        ),
+        (
+            "sefe",
+            lambda d: d["profiles"][0]["features"][1].__setitem__(1, 3),
+            "features takes [1, 2, 8] to [1, 14, 8], usually [1, 3, 8], in profile 0, expected [1, 2, 8] to",
+        ),
+        (
+            "llm",
+            lambda d: d["profiles"].reverse(),
+            "inputs_embeds takes [1, 1, 8] to [1, 1, 8], usually [1, 1, 8], in profile 0",
+        ),
         ("llm", tensor("logits", dtype="float16"), "logits is float16, expected float32"),
         ("llm", tensor("key_cache.1", dtype="float16"), "key_cache_out.1 is float32, key_cache.1 is not"),
         ("llm", tensor("key_cache.1", dtype="bool"), "key_cache.1 is bool, expected float32 or float16"),

@@ -11,14 +11,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
 from lira_engine import Bundle, LiraError
 from lira_engine.build import build, options_for
+from lira_engine.builder import TrtOptions
 from lira_engine.engine_folder import read_build, usable_build
 from lira_engine.machine import Gpu, Jetson
 from lira_engine.main import main
@@ -28,7 +30,8 @@ from lira_engine.trt import build as trt_build
 from lira_engine.trt import flavour as trt_flavour
 from lira_engine.trt.compile import Job
 from lira_engine.trt.flavour import Flavour, dialect_of, load_flavour, parse_version
-from lira_engine.trt.profiles import ANY, DECODE, PREFILL, PREFILL_ROWS, input_ranges, stage_profiles
+from lira_engine.trt.profiles import ANY, DECODE, PREFILL, PREFILL_ROWS, Sizes, input_ranges, stage_profiles
+from lira_export.config import LlmConfig
 
 VERSIONS = {"tensorrt": (10, 3, 0), "tensorrt-rtx": (1, 7, 1)}
 
@@ -142,6 +145,22 @@ def test_engines_of_another_version_or_gpu_are_refused(
         usable_build(bundle, "tensorrt", "fp16")
 
 
+def test_what_a_record_does_not_say_is_not_taken_for_right(bundle_path: Path, jobs: list[Job]) -> None:
+    options = options_for("tensorrt", {"lm_head_parts": 2})
+    file = build(bundle_path, "tensorrt", "fp16", options) / "build.json"
+    text = file.read_text()
+    mend = f"run `lira-edge build {bundle_path} --target tensorrt --precision fp16 --lm-head-parts 2`"
+    for key, name, reason in (
+        ("machine", "gpu", "was built for gpu None, this is Orin"),
+        ("tools", "tensorrt", r"was built with tensorrt None, this is 10\.3\.0"),
+    ):
+        record = json.loads(text)
+        del record[key][name]
+        file.write_text(json.dumps(record))
+        with pytest.raises(LiraError, match=f"{reason}; {mend}"):
+            usable_build(Bundle.open(bundle_path), "tensorrt", "fp16")
+
+
 def test_engines_of_another_board_are_refused(
     bundle_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +232,17 @@ def test_too_little_memory_is_refused_with_the_figure(
     ):
         build(bundle_path, "tensorrt-rtx", "fp16")
     assert not jobs and list((bundle_path / "engines").iterdir()) == []
+
+
+def test_the_memory_of_a_compilation_grows_with_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trt_build, "available_mib", lambda: 8000)
+    trt_build.check_memory("llm", 1 << 30)
+    with pytest.raises(LiraError) as caught:
+        trt_build.check_memory("llm", 2 << 30)
+    assert str(caught.value) == (
+        "llm needs about 9,216 MiB of memory to compile, 8,000 MiB are free, swap included: close other "
+        "programs, add swap, or take int4 or a larger --lm-head-parts; nothing was kept"
+    )
 
 
 def test_bad_options_are_one_line_each(bundle_path: Path, jobs: list[Job]) -> None:
@@ -334,6 +364,56 @@ def test_int4_without_a_weight_in_int4_is_refused(
         build(root, "tensorrt", "int4", options_for("tensorrt", {"block_size": 32}))
 
 
+@pytest.mark.parametrize("block, bits", [(128, 4), (64, 4), (32, 16)])
+def test_blocks_and_the_bits_of_the_lm_head_are_those_of_the_options(
+    bundle_path: Path,
+    random_llm: Callable[[LlmConfig, int], ir.Model],
+    jobs: list[Job],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    block: int,
+    bits: int,
+) -> None:
+    """For weights that any block divides, unlike lira-nano's."""
+    config = LlmConfig(
+        vocab_size=20, hidden_size=128, intermediate_size=128, num_layers=1, num_heads=2, num_kv_heads=1,
+        rope_theta=1e4, rms_norm_eps=1e-5,
+    )  # fmt: skip
+    monkeypatch.setattr(trt_build, "ir", SimpleNamespace(load=lambda path: random_llm(config, 16)))
+    monkeypatch.setattr(trt_build.lowered_reference, "record_in_process", lambda *what: None)
+    options = TrtOptions(block_size=block, lm_head_bits=bits)
+    bundle = Bundle.open(bundle_path)
+    builder = trt_build.TrtBuilder(bundle, "tensorrt-rtx", "int4", options, lambda stage, phase: None)
+    builder.stage("llm", tmp_path)
+    graph = ir.load(tmp_path / "llm.engine").graph
+    weights = [node for node in graph if node.op_type == "DequantizeLinear"]
+    assert {node.attributes["block_size"].as_int() for node in weights} == {block}
+    assert ("lm_head.int4" in graph.initializers) == (bits == 4)
+
+
+def test_a_weight_that_does_not_fit_into_fp16_is_recorded(
+    bundle_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(path: Path) -> ir.Model:
+        model = ir.load(path)
+        if "w" in model.graph.initializers:  # the semantic encoder's
+            model.graph.initializers["w"].const_value = ir.tensor(np.full((24, 8), 1e5, np.float32), name="w")
+        return model
+
+    monkeypatch.setattr(trt_build, "ir", SimpleNamespace(load=load))
+    record = read_build(build(bundle_path, "tensorrt-rtx", "fp16"), "")
+    assert record.kept_fp32 == {"semantic_encoder": ("w",)}
+
+
+def test_kernel_timings_are_not_shared_between_versions(
+    bundle_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ((10, 3, 0), (10, 3, 1)):
+        monkeypatch.setitem(VERSIONS, "tensorrt", version)
+        build(bundle_path, "tensorrt", "fp16")
+    assert len(jobs) == 10 and len({job.timing_cache for job in jobs}) == 2
+
+
 def test_versions_and_dialects() -> None:
     assert parse_version("10.3.0.post1") == (10, 3, 0) and parse_version("1.7.1.20") == (1, 7, 1, 20)
     dialects = [dialect_of("tensorrt", version) for version in ((10, 3), (10, 14), (10, 15), (11, 0))]
@@ -366,7 +446,7 @@ def test_profiles(bundle_path: Path) -> None:
     assert ranges["logit_positions"] == ((1,), (1,), (4,)) and "position" not in ranges
     (sefe,) = stage_profiles(manifest, "sefe")
     rows = manifest.model.tokens_per_tile
-    assert (sefe["M"].least, sefe["M"].most) == (rows, 7 * rows)  # 6 tiles and the thumbnail
+    assert sefe["M"] == Sizes(rows, 7 * rows, 7 * rows)  # 6 tiles and the thumbnail are usual, too
     assert stage_profiles(manifest, "pixel_encoder") == [{}]
 
 
@@ -384,6 +464,10 @@ def test_a_compiler_that_dies_is_told(
         (
             "import sys; print('no room', file=sys.stderr); sys.exit(3)",
             "llm: the compiler ended with code 3: no room; nothing was kept",
+        ),
+        (
+            """import sys; print('{"peak_rss_mib": 1, "layers": 1}'); sys.exit(3)""",
+            "llm: the compiler ended with code 3; nothing was kept",
         ),
         ("""print('{"error": "it says no"}')""", "llm: it says no; nothing was kept"),
     ):
