@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from lira_engine.atomic import atomic_directory, remove_leftovers
-from lira_engine.builder import (
-    CudaOptions,
-    Options,
-    Progress,
-    StageBuilder,
-    TrtOptions,
-    options_class,
-    options_of,
-)
+from lira_engine.builder import Progress, StageBuilder
 from lira_engine.bundle import Bundle
 from lira_engine.disk import check_disk
 from lira_engine.engine_folder import BUILD_NAME, Build, check_target, usable_build
 from lira_engine.errors import LiraError
 from lira_engine.lowering import lowering_fingerprint
 from lira_engine.manifest import STAGES, FileEntry
+from lira_engine.options import CudaOptions, Options, TrtOptions, options_class
 from lira_engine.verify import sha256_of
 
 
@@ -41,7 +31,7 @@ def build(
 
     Args:
         precision: int8 and int4 are the language model's weights. options: those of the target, see
-            `options_for`; None for its defaults. threads: of the checks.
+            `lira_engine.options`; None for its defaults. threads: of the checks.
 
     Raises:
         LiraError: a target or precision that there is not, too little disk space or memory, a stage that the
@@ -49,7 +39,7 @@ def build(
             engine is left behind.
     """
     check_target(target, precision)
-    options = options or options_for(target, {})
+    options = options or options_class(target)()
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle)
     builder = _builder(bundle, target, precision, options, threads, progress)
@@ -96,22 +86,6 @@ def _check_place(folder: Path) -> None:
         for path in sorted(folder.iterdir()):
             if path.suffix not in (".onnx", ".data", ".engine", ".npz"):
                 raise LiraError(f"{folder} holds {path.name}, which no build wrote: move it away")
-
-
-def options_for(target: str, given: Mapping[str, Any], precision: str | None = None) -> Options:
-    """The options of a target's builder, its defaults where nothing is given. Raises LiraError for one that
-    the target does not have, or that decides nothing in `precision`, and for values out of range."""
-    check_target(target)
-    kind = options_class(target)
-    unknown = sorted(given.keys() - {field.name for field in fields(kind)})
-    if unknown:
-        raise LiraError(f"target {target} has no option {unknown[0].replace('_', ' ')}: leave it out")
-    idle = sorted(given.keys() - set(given if precision is None else options_of(target, precision)))
-    if idle:
-        raise LiraError(
-            f"{target}-{precision} engines have no option {idle[0].replace('_', ' ')}: leave it out"
-        )
-    return kind(**given)
 
 
 def _builder(

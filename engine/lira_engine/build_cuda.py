@@ -13,11 +13,12 @@ import numpy as np
 import onnx_ir as ir
 
 from lira_engine.accuracy import check_outputs
-from lira_engine.builder import BuiltStage, CudaOptions, Progress, gpu_bytes, gpu_precision, recorded_options
+from lira_engine.builder import BuiltStage, Progress, gpu_bytes, gpu_precision
 from lira_engine.bundle import Bundle
 from lira_engine.engine_folder import engine_file, tool_versions
 from lira_engine.external_data import save_graph
 from lira_engine.llm_ort import open_llm
+from lira_engine.options import CudaOptions, recorded_options
 from lira_engine.ort import OrtStage
 from lira_engine.ort_device import Device, cuda_device
 from lira_engine.passes import Quantization, apply

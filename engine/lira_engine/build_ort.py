@@ -13,13 +13,14 @@ import numpy as np
 import onnx_ir as ir
 
 from lira_engine.accuracy import check_outputs
-from lira_engine.builder import BuiltStage, OrtOptions, Progress, recorded_options
+from lira_engine.builder import BuiltStage, Progress
 from lira_engine.bundle import Bundle
 from lira_engine.check_vectors import run_llm
 from lira_engine.engine_folder import engine_file, tool_versions
 from lira_engine.engines import open_llm, open_stage
 from lira_engine.errors import LiraError
 from lira_engine.external_data import save_graph
+from lira_engine.options import OrtOptions, recorded_options
 from lira_engine.passes import Quantization, lower
 
 _TIMED_RUNS = 3

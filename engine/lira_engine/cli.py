@@ -77,12 +77,12 @@ def build(
     Writes BUNDLE/engines/TARGET-PRECISION/, whole or not at all.
     """
     from lira_engine.build import build as build_engines
-    from lira_engine.build import options_for
     from lira_engine.bundle import Bundle
     from lira_engine.engine_folder import check_target, read_build, usual_precision
     from lira_engine.errors import LiraError
     from lira_engine.inspect import stage_table
     from lira_engine.lowered_reference import file_name
+    from lira_engine.options import options_for
     from lira_engine.verified import verify_command
 
     console = Console(highlight=False)

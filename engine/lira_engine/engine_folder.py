@@ -12,11 +12,12 @@ from types import MappingProxyType
 from typing import Any
 
 from lira_engine import schema
-from lira_engine.builder import option_arguments, read_options, stage_precisions
+from lira_engine.builder import stage_precisions
 from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError, quoted
 from lira_engine.lowering import lowering_fingerprint
 from lira_engine.manifest import STAGES, FileEntry
+from lira_engine.options import option_arguments, read_options
 from lira_engine.verify import Verify, verify_folder
 
 FORMAT = "lira-engines"

@@ -15,6 +15,7 @@ _SOURCES = (
     "external_data.py",
     "function_body.py",
     "lowered_reference.py",
+    "options.py",
     "quantize.py",
     "trt/build.py",
     "trt/compile.py",

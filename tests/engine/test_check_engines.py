@@ -26,13 +26,14 @@ from lira_engine import (
     verified,
 )
 from lira_engine.accuracy import check_outputs
-from lira_engine.build import build, options_for
+from lira_engine.build import build
 from lira_engine.check_answer import _agreeing
 from lira_engine.check_engines import tables, verify_engines
 from lira_engine.engine_folder import BUILD_NAME, read_build
 from lira_engine.machine import Gpu, Jetson
 from lira_engine.main import main
 from lira_engine.manifest import STAGES
+from lira_engine.options import options_for
 from lira_engine.ort_device import CPU, Device
 from lira_engine.verify import sha256_of
 

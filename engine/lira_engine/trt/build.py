@@ -18,12 +18,13 @@ import onnx_ir as ir
 
 from lira_engine import lowered_reference
 from lira_engine.atomic import atomic_write
-from lira_engine.builder import BuiltStage, Progress, TrtOptions, gpu_bytes, gpu_precision, recorded_options
+from lira_engine.builder import BuiltStage, Progress, gpu_bytes, gpu_precision
 from lira_engine.bundle import Bundle
 from lira_engine.engine_folder import engine_file
 from lira_engine.errors import LiraError
 from lira_engine.external_data import save_graph
 from lira_engine.machine import available_mib
+from lira_engine.options import TrtOptions, recorded_options
 from lira_engine.passes import apply
 from lira_engine.passes.half_products import kept_in_fp32
 from lira_engine.passes.tensorrt import BLOCKS, tensorrt_pipeline

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lira_engine import check_engines
-from lira_engine.build import build, options_for
+from lira_engine.build import build
 from lira_engine.bundle import Bundle
 from lira_engine.check_engines import tables, verify_engines
 from lira_engine.engine_folder import read_build
@@ -20,6 +20,7 @@ from lira_engine.engines import open_engines
 from lira_engine.errors import LiraError
 from lira_engine.machine import Gpu
 from lira_engine.manifest import STAGES
+from lira_engine.options import options_for
 from lira_engine.trt.compile import Job
 from lira_engine.trt.llm import TrtLlm
 from lira_engine.trt.stage import TrtStage, TrtTensor

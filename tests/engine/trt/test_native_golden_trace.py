@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lira_engine.build import options_for
-from lira_engine.builder import recorded_options
 from lira_engine.bundle import Bundle
 from lira_engine.engine_folder import BUILD_NAME, Build, engine_file
 from lira_engine.engines import open_engines
 from lira_engine.errors import LiraError
 from lira_engine.lowering import lowering_fingerprint
 from lira_engine.manifest import STAGES, FileEntry
+from lira_engine.options import options_for, recorded_options
 from lira_engine.trt.build import engine_machine, engine_tools
 from lira_engine.trt.llm import TrtLlm
 from lira_engine.trt.stage import TrtStage, TrtTensor

@@ -12,9 +12,10 @@ import onnx_ir as ir
 import pytest
 
 from lira_engine import Bundle, LiraError
-from lira_engine.build import build, options_for
+from lira_engine.build import build
 from lira_engine.engine_folder import usable_build
 from lira_engine.manifest import STAGES
+from lira_engine.options import options_for
 from lira_engine.passes import apply
 from lira_engine.passes.sampling_by_plugin import PLUGIN
 from lira_engine.passes.tensorrt import tensorrt_pipeline

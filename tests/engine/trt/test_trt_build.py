@@ -19,12 +19,12 @@ import onnx_ir as ir
 import pytest
 
 from lira_engine import Bundle, LiraError
-from lira_engine.build import build, options_for
-from lira_engine.builder import TrtOptions
+from lira_engine.build import build
 from lira_engine.engine_folder import read_build, usable_build
 from lira_engine.machine import Gpu, Jetson
 from lira_engine.main import main
 from lira_engine.manifest import STAGES
+from lira_engine.options import TrtOptions, options_for
 from lira_engine.passes.sampling_by_plugin import PLUGIN
 from lira_engine.trt import build as trt_build
 from lira_engine.trt import flavour as trt_flavour

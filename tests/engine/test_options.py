@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from lira_engine.build import options_for
-from lira_engine.builder import option_arguments
 from lira_engine.engine_folder import build_command
 from lira_engine.errors import quoted
 from lira_engine.main import main
+from lira_engine.options import option_arguments, options_for
 
 
 class Asked(Exception):
