@@ -103,6 +103,7 @@ def _tensorrt(
     from lira_engine.trt.plugins import load_plugins
 
     flavour, driver = load_flavour(build.target), open_driver(build.target)
+    # Without the build's options: where the GPU is another one, so are they.
     mend = f"run `{build_command(bundle.path, build.target, build.precision)} --force` on this machine"
     manifest = bundle.manifest
     if build.options.get("sampling") == "plugin":

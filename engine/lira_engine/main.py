@@ -80,17 +80,25 @@ def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             return found
         except LiraError as error:
             _fail(str(error))
-        except BrokenPipeError:  # who read the output has gone
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(141) from None
         except OSError as error:
             if error.errno is None:  # not the system's
                 raise
+            if isinstance(error, BrokenPipeError):
+                _end_where_nobody_reads()
             _fail(system_error(error))
         except KeyboardInterrupt:
             _interrupted()
 
     return guarded
+
+
+def _end_where_nobody_reads() -> None:
+    """End quietly where it is the output that leads nowhere any more, not another pipe."""
+    try:
+        print(flush=True)  # what was to be written before may be gone already
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
 
 
 def _interrupted() -> NoReturn:

@@ -16,6 +16,7 @@ FORMAT = "lira-bundle"
 FORMAT_VERSION = 1
 MANIFEST_NAME = "lira.json"
 MEND = "copy the bundle again, or make it again with `lira-edge export CHECKPOINT_DIR -o BUNDLE`"
+"""What the user does about a damaged bundle."""
 STAGES = ("semantic_encoder", "pixel_encoder", "sefe", "llm", "pixel_decoder")
 
 

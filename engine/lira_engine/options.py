@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, Literal
 
 from lira_engine.errors import LiraError
@@ -102,14 +103,22 @@ class CudaOptions:
 Options = OrtOptions | CudaOptions | TrtOptions
 
 
+_CLASSES: Mapping[str, type[Options]] = MappingProxyType(
+    {"cpu": OrtOptions, "cuda": CudaOptions, "tensorrt": TrtOptions, "tensorrt-rtx": TrtOptions}
+)
+
+
 def options_class(target: str) -> type[Options]:
-    classes: dict[str, type[Options]] = {"cpu": OrtOptions, "cuda": CudaOptions}
-    return classes.get(target, TrtOptions)
+    """Raises LiraError for a target that there is not."""
+    if target not in _CLASSES:
+        raise LiraError(f"there is no target {target!r}; expected {', '.join(_CLASSES)}")
+    return _CLASSES[target]
 
 
 def options_for(target: str, given: Mapping[str, Any], precision: str | None = None) -> Options:
-    """The options of a target's builder, its defaults where nothing is given. Raises LiraError for one that
-    the target does not have, or that decides nothing in `precision`, and for values out of range."""
+    """The options of a target's builder, its defaults where nothing is given. Raises LiraError for a target
+    that there is not, an option that it does not have, or that decides nothing in `precision`, and for values
+    out of range."""
     kind = options_class(target)
     unknown = sorted(given.keys() - {field.name for field in fields(kind)})
     if unknown:

@@ -115,6 +115,14 @@ def test_errors_are_one_line(
     assert capsys.readouterr() == ("", line)
 
 
+def test_another_pipe_than_the_output_does_not_end_it_quietly(
+    plugin: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin.write_text("def play() -> None:\n    raise BrokenPipeError(32, 'Broken pipe')\n")
+    assert run("play") == 2
+    assert "Broken pipe; choose another path or disk\n" in capsys.readouterr().err
+
+
 def test_interrupted_while_importing(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plugin.write_text("raise KeyboardInterrupt\n")
     assert run("play") == 130

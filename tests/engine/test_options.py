@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lira_engine.engine_folder import build_command
-from lira_engine.errors import quoted
+from lira_engine.errors import LiraError, quoted
 from lira_engine.main import main
 from lira_engine.options import option_arguments, options_for
 
@@ -99,6 +99,11 @@ def test_a_record_that_was_edited_asks_for_nothing(recorded: dict[str, Any]) -> 
 
 def test_paths_are_quoted_where_a_shell_needs_it() -> None:
     assert quoted(Path("-b")) == "./-b" and quoted(Path("a b")) == "'a b'" and quoted(Path("a/b")) == "a/b"
+
+
+def test_a_target_that_there_is_not_has_no_options() -> None:
+    with pytest.raises(LiraError, match="there is no target 'tpu'; expected cpu, cuda, tensorrt, t"):
+        options_for("tpu", {})
 
 
 @pytest.mark.parametrize(

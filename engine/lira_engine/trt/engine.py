@@ -86,7 +86,7 @@ class TrtEngine:
         """
         # Memory for this profile, not for the largest one of the engine.
         choice: Any = self.flavour.module.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
-        if self.flavour.target == "tensorrt-rtx":
+        if self.compiles_kernels:
             choice = self._rtx_config(choice, passes)
         context = self._engine.create_execution_context(choice)
         if context is None:

@@ -227,3 +227,31 @@ def test_the_compiler_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
                 except BlockingIOError:
                     assert time.monotonic() < deadline, "the compiler is still there"
                     time.sleep(0.05)
+
+
+def test_a_compiler_that_dies_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    job = Job("tensorrt-rtx", str(tmp_path / "llm.onnx"), str(tmp_path / "llm.engine"), [], [])
+    start = subprocess.Popen
+    for script, reason in (
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            r"llm: the compiler was killed by signal 9 \(most likely too little memory\); nothing",
+        ),
+        ("import os; os.kill(os.getpid(), 11)", "llm: the compiler was killed by signal 11; nothing"),
+        (
+            "import sys; print('no room', file=sys.stderr); sys.exit(3)",
+            "llm: the compiler ended with code 3: no room; nothing was kept",
+        ),
+        (
+            """import sys; print('{"peak_rss_mib": 1, "layers": 1}'); sys.exit(3)""",
+            "llm: the compiler ended with code 3; nothing was kept",
+        ),
+        ("""print('{"error": "it says no"}')""", "llm: it says no; nothing was kept"),
+    ):
+        monkeypatch.setattr(
+            subprocess,
+            "Popen",
+            lambda command, script=script, **kw: start([sys.executable, "-c", script], **kw),
+        )
+        with pytest.raises(LiraError, match=reason):
+            trt_build.compile_in_process(job, lambda phase: None)
