@@ -21,15 +21,25 @@ def export(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            metavar="CHECKPOINT_DIR",
-            help="Folder with LIRA's five checkpoint files, or hub:OWNER/NAME (/FILE, @REVISION).",
+            metavar="CHECKPOINT",
+            help="Folder or checkout with LIRA's checkpoint files, or hub:OWNER/NAME (/FILE, @REVISION).",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="Folder to write.")],
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="lira-2b or lira-8b: which weights, and where base and trunk come from if not there."
+        ),
+    ] = None,
     base: Annotated[str | None, typer.Option(help="InternVL2 folder, or hub:OWNER/NAME.")] = None,
     head: Annotated[str | None, typer.Option(help="OMG-Seg head, a file or hub:.")] = None,
     clip: Annotated[str | None, typer.Option(help="open_clip weights, a file or hub:.")] = None,
     classes: Annotated[str | None, typer.Option(help="Class embeddings, a file or hub:.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="config.json with sizes other than the published ones."),
+    ] = None,
     context_length: Annotated[
         int | None, typer.Option(min=1, help="Slots of the KV cache (default: the checkpoint's, or 4096).")
     ] = None,
@@ -48,18 +58,22 @@ def export(
     Every graph is run on its check vectors and compared with the torch reference. The bundle appears whole or
     not at all.
     """
-    console = Console(highlight=False)
+    from .sources import locate
+
+    console = Console(highlight=False, markup=False, emoji=False)
     started = time.perf_counter()
+    given = {"base": base, "head": head, "clip": clip, "classes": classes}
+    files = locate(
+        checkpoint,
+        size=size,
+        given={part: source for part, source in given.items() if source is not None},
+        config=config,
+        announce=lambda line: console.print(line, soft_wrap=True),
+    )
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("torch: loading", total=None)
-        from .checkpoint import ROLES
         from .export import export_checkpoint
-        from .hub import gather
-
-        given = {"base": base, "head": head, "clip": clip, "classes": classes}
-        sources = {role: source for role, source in given.items() if source is not None}
-        folder = gather(checkpoint, sources, {role: patterns for role, (patterns, _) in ROLES.items()})
 
         def progress(step: Step) -> None:
             elapsed = time.perf_counter() - started
@@ -69,7 +83,7 @@ def export(
                 console.print(f"{step.stage:<18}{elapsed:7.1f} s")
 
         export_checkpoint(
-            folder,
+            files,
             output,
             context_length=context_length,
             dtypes=_by_stage(dtype or ()),
@@ -77,13 +91,15 @@ def export(
             progress=progress,
         )
     provenance = Manifest.load(output / MANIFEST_NAME).provenance
+    for note in provenance["notes"]:
+        console.print(note, soft_wrap=True)
     for stage, weights in provenance["weights"].items():
         for name, reason in weights["kept_fp32"].items():
             console.print(f"{stage}: {name} stays fp32 ({reason})", soft_wrap=True)
     if provenance["synthetic"]:
         console.print("SYNTHETIC: the weights are random, the answers will be meaningless")
-    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-    console.print(f"{output}: {size / 2**20:.1f} MiB; next: lira-edge build {output}", soft_wrap=True)
+    written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    console.print(f"{output}: {written / 2**20:.1f} MiB; next: lira-edge build {output}", soft_wrap=True)
 
 
 def _by_stage(options: Iterable[str]) -> dict[str, str]:

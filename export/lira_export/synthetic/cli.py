@@ -22,7 +22,7 @@ def synthesize(
 
     Its answers are meaningless. Speed and memory do not depend on what weights say.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("torch: loading", total=None)
