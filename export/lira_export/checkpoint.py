@@ -26,17 +26,17 @@ from lira_engine.errors import LiraError
 
 from .config import LiraConfig
 from .families import FAMILIES, LLM_PREFIX, family_of
+from .misfits import Misfits, not_a_float, published_sizes, refuse_empty
 from .model.lira import Lira
 from .model.mask_decoder import MaskDecoder
 from .sources import BASE, CheckpointFiles, has_parts, locate
 from .storage import Storage
-from .tensor_files import FLOATS, TensorFile, open_base, open_pth, open_safetensors, unlisted_shards
+from .tensor_files import FLOATS, TensorFile, open_base, open_pth, open_safetensors
 
 Part = TypeVar("Part", bound=nn.Module)
 
 # What the files hold beyond what LIRA reads at inference: the CLIP text tower and heads, a second copy of the
 # frozen trunk. The language model's part of it is its family's.
-_LISTED = 3  # tensors that do not fit, in one line
 _UNUSED = {
     "head": ("backbone.", "panoptic_head.class_embed", "panoptic_head.cls_embed"),
     "clip": (
@@ -58,11 +58,8 @@ _UNUSED = {
 class _Plan:
     """How to make the model's tensors, and what that found wanting."""
 
+    misfits: Misfits
     makers: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)  # missing, misshapen or unexpected tensors
-    empty: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)  # of the base model, by name
     used: dict[str, set[str]] = field(default_factory=dict)
 
 
@@ -207,23 +204,31 @@ class Checkpoint:
         loaded = self._sources["classes"]
         name = next(iter(loaded.shapes))
         if loaded.dtypes[name] not in FLOATS:
-            raise LiraError(f"{path}: {_not_a_float(name, loaded)}")
+            raise LiraError(f"{path}: {not_a_float(loaded, name)}")
         shape, pixel = loaded.shapes[name], self.config.pixel
         if len(shape) != 3 or (shape[0], shape[2]) != (pixel.num_classes, pixel.clip_embed_dim):
             expected = f"({pixel.num_classes}, prototypes, {pixel.clip_embed_dim})"
-            raise LiraError(f"{path}: found class embeddings of shape {shape}, expected {expected}")
+            raise LiraError(
+                f"{path}: found class embeddings of shape {shape}, expected {expected}."
+                f"{published_sizes(self.files)}"
+            )
         return loaded.read(name)
 
     def _lora_rank(self) -> int:
-        for name, shape in self._sources["lira"].shapes.items():
-            if name.endswith("lora_A.default.weight") and 0 not in shape:
-                self._refuse_other_rank(shape[0])
-                return shape[0]
-        empty = [name for name, shape in self._sources["lira"].shapes.items() if 0 in shape]
-        if empty:
-            raise LiraError(self._emptiness(empty))
+        shapes, path = self._sources["lira"].shapes, self.files.paths["lira"]
+        adapters = {name: shape for name, shape in shapes.items() if ".lora_A." in name}
+        rank = next(
+            (s[0] for n, s in adapters.items() if n.endswith("lora_A.default.weight") and len(s) == 2), None
+        )
+        if rank:
+            self._refuse_other_rank(rank)
+            return rank
+        if rank == 0:
+            raise LiraError(f"{path}: the adapters have rank 0, expected 1 or more: take another checkpoint")
+        refuse_empty(self.files, [name for name, shape in shapes.items() if 0 in shape])
+        found = f"found {next(iter(adapters))}, " if adapters else "no LoRA weights found, "
         raise LiraError(
-            f"{self.files.paths['lira']}: no LoRA weights found, expected {LLM_PREFIX}model.layers.0."
+            f"{path}: {found}expected {LLM_PREFIX}model.layers.0."
             f"{self.family.linears[0].name}.lora_A.default.weight and its siblings; is this upstream's LIRA "
             "checkpoint?"
         )
@@ -237,14 +242,6 @@ class Checkpoint:
                 "the file that it is of"
             )
 
-    def _emptiness(self, names: list[str]) -> str:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        return (
-            f"{self.files.where}: {names[0]}{more} without any value, as DeepSpeed's ZeRO-3 saves what it "
-            "did not gather: convert the training's checkpoint by upstream's "
-            "omg_llava/tools/convert_deepspeed2pth.py"
-        )
-
     def _note_float64(self) -> None:
         for role, source in self._sources.items():
             count = list(source.dtypes.values()).count("float64")
@@ -253,7 +250,7 @@ class Checkpoint:
 
     def _plan(self) -> dict[str, Callable[[], Tensor]]:
         """Match every parameter of the model with upstream tensors, then refuse what is left or missing."""
-        plan = _Plan(used={role: set() for role in self._sources})
+        plan = _Plan(Misfits(self.files), used={role: set() for role in self._sources})
         for name, shape in self._shapes.items():
             if not name.startswith("llm."):
                 role, upstream = vision_source(name)
@@ -276,36 +273,11 @@ class Checkpoint:
                     and not name.startswith(unused[role])
                     and not _is_derived(name)
                 ):
-                    plan.problems.append(
+                    plan.misfits.unexpected.append(
                         f"unexpected {name} {source.shapes[name]} in {self._file_name(role)}"
                     )
-        self._refuse(plan)
+        plan.misfits.refuse()
         return plan.makers
-
-    def _refuse(self, plan: _Plan) -> None:
-        if plan.empty:
-            raise LiraError(self._emptiness(plan.empty))
-        if plan.unreadable:
-            more = f" (and {len(plan.unreadable) - 1} more)" if len(plan.unreadable) > 1 else ""
-            raise LiraError(f"{self.files.where}: {plan.unreadable[0]}{more}")
-        if not plan.problems:
-            return
-        unlisted = unlisted_shards(self.base)
-        elsewhere = [name for name in plan.missing if name in unlisted]
-        if elsewhere:
-            raise LiraError(
-                f"{self.base}: its index does not name {unlisted[elsewhere[0]]}, which holds {elsewhere[0]} "
-                f"(and {len(elsewhere) - 1} more that are missing): download the index again, it is of other "
-                "files"
-            )
-        count = len(plan.problems)
-        listed = "\n  ".join(plan.problems[: _LISTED if count > _LISTED + 1 else count])
-        more = f"\n  ... and {count - _LISTED} more" if count > _LISTED + 1 else ""
-        sizes = "the published sizes" if self.files.config is None else self.files.config.name
-        raise LiraError(
-            f"{self.files.where}: {count} tensors do not fit {sizes} (wrong base model or a damaged "
-            f"download?):\n  {listed}{more}"
-        )
 
     def _plan_llm(self, plan: _Plan) -> None:
         family, shapes = self.family, self._shapes
@@ -367,20 +339,15 @@ class Checkpoint:
         plan.used[role].add(name)
         found = source.shapes.get(name)
         if found is None:
-            plan.problems.append(f"missing {name} {shape} in {self._file_name(role)}")
-            plan.missing += [name] if role == BASE else []
-        elif 0 in found:
-            plan.empty.append(name)
-        elif source.dtypes[name] not in FLOATS:
-            plan.unreadable.append(f"{_not_a_float(name, source)}")
-        elif grow and len(found) == 2 and found[1] == shape[1] and shape[0] - 6 <= found[0] < shape[0]:
+            plan.misfits.missing.append(f"missing {name} {shape} in {self._file_name(role)}")
+            plan.misfits.missing_in_base += [name] if role == BASE else []
+            return lambda: source.read(name)
+        if grow and len(found) == 2 and found[1] == shape[1] and shape[0] - 6 <= found[0] < shape[0]:
             # Upstream's scripts add vocabulary rows that a checkpoint lacks, with these values.
+            plan.misfits.check(source, name, found, self._file_name(role))
             self.notes.append(f"{name}: {found[0]} rows, {shape[0] - found[0]} added ({grow})")
             return lambda: _grown(source.read(name), shape[0], grow)
-        elif found != shape:
-            plan.problems.append(
-                f"misshapen {name}: expected {shape}, found {found} in {self._file_name(role)}"
-            )
+        plan.misfits.check(source, name, shape, self._file_name(role))
         return lambda: source.read(name)
 
     def _file_name(self, role: str) -> str:
@@ -396,13 +363,6 @@ def describe(path: Path) -> tuple[str, list[tuple[str, ...]]] | None:
     if not has_parts(path):
         return None
     return Checkpoint.open(path).describe()
-
-
-def _not_a_float(name: str, source: TensorFile) -> str:
-    return (
-        f"{name} in {source.files[name].name} is {source.dtypes[name]}, expected one of {', '.join(FLOATS)}: "
-        "take the checkpoint that was not quantised or converted"
-    )
 
 
 def _is_derived(name: str) -> bool:

@@ -58,6 +58,7 @@ def export(
     Every graph is run on its check vectors and compared with the torch reference. The bundle appears whole or
     not at all.
     """
+    from .config import LiraConfig
     from .sources import locate
 
     console = Console(highlight=False, markup=False, emoji=False)
@@ -70,6 +71,7 @@ def export(
         config=config,
         announce=lambda line: console.print(line, soft_wrap=True),
     )
+    sizes = LiraConfig.from_files(files.config, files.base, files.name)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("torch: loading", total=None)
@@ -85,6 +87,7 @@ def export(
         export_checkpoint(
             files,
             output,
+            config=sizes,
             context_length=context_length,
             dtypes=_by_stage(dtype or ()),
             overwrite=overwrite,

@@ -12,6 +12,7 @@ from pathlib import Path
 from lira_engine.errors import quoted
 
 _HEAD = 512
+_LONG = 60  # characters of a path that a command in a message repeats
 _AGAIN = "download the file again"
 # Formats that stand where a checkpoint was expected; signatures as in their specifications.
 _SIGNATURES = (
@@ -97,13 +98,28 @@ def not_a_pth(path: Path) -> str | None:
     return None
 
 
-def tensors_only_command(path: Path) -> str:
-    """Replaces a trainer's checkpoint by its tensors. It unpickles: for files that the user trusts."""
-    strings = set(_strings(path))
-    key = next((repr(wrapper) for wrapper in _WRAPPERS if wrapper in strings), None)
-    loaded = "torch.load(p, weights_only=False)"
-    tensors = f"{loaded}[{key}]" if key else f"{{k: v for k, v in {loaded}.items() if torch.is_tensor(v)}}"
-    return f'python -c "import sys, torch; p = sys.argv[1]; torch.save({tensors}, p)" {quoted(path)}'
+def tensors_only_command(path: Path, key: str | None = None) -> str:
+    """Replaces a trainer's checkpoint by its tensors, those under ``key`` where that is known.
+
+    It unpickles: for files that the user trusts.
+    """
+    texts = set(_strings(path)) if key is None else set()
+    key = key or next((wrapper for wrapper in _WRAPPERS if wrapper in texts), None)
+    tensors = "t.load(f, weights_only=False)"
+    if key:
+        tensors += f"[{key!r}]"
+    elif any(text.startswith("torch.nn.modules") for text in texts):
+        tensors += ".state_dict()"
+    else:
+        arrays = any("numpy" in text for text in texts)
+        keep = (
+            "{k: t.as_tensor(v) for k, v in %s.items()}"
+            if arrays
+            else "{k: v for k, v in %s.items() if t.is_tensor(v)}"
+        )
+        tensors = keep % tensors
+    argument = quoted(path) if len(str(path)) <= _LONG else "FILE"
+    return f'python -c "import sys, torch as t; f = sys.argv[1]; t.save({tensors}, f)" {argument}'
 
 
 def _strings(path: Path) -> Iterator[str]:

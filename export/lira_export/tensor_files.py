@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +22,12 @@ from .json_files import read_json
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 INDEX = "model.safetensors.index.json"
 # As safetensors names what it stores; the rest is shown as it is.
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool",
+    "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "C64": "complex64",
+}  # fmt: skip
 _WRAPPERS = ("state_dict", "module")
 _PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before names
 _PIECE = 1 << 20
@@ -122,11 +128,15 @@ def _load_pth(path: Path, check: bool = False) -> dict[str, Tensor]:
         zipped = zipfile.is_zipfile(path)  # old-format files cannot be memory-mapped
         if check and zipped:
             _check_records(path)
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of storages that are deprecated: what is in them is checked here
+            loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError:
         raise LiraError(
-            f"{path} holds more than tensors, expected a state dict alone; if you trust it, this replaces it "
-            f"by its tensors: {tensors_only_command(path)}"
+            f"{path} holds more than tensors, expected nothing else; if you trust it, replace it by them: "
+            f"{tensors_only_command(path)}"
         ) from None
     except (
         RuntimeError,
@@ -151,16 +161,21 @@ def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:
     found = loaded if isinstance(loaded, dict) else {}
     tensors = {str(name): tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
     if not tensors:
-        inner = next((key for key, value in found.items() if isinstance(value, dict) and value), None)
+        inner = next(
+            (key for key, value in found.items() if isinstance(value, dict) and _holds_tensors(value)), None
+        )
         keys = ", ".join(str(key) for key in found)[:60] or type(loaded).__name__
-        mend = f": if that is it, {tensors_only_command(path)}" if inner == "model" else ""
+        mend = f": {tensors_only_command(path, inner)}" if isinstance(inner, str) else ""
         raise LiraError(
-            f"{path}: no tensors found but {keys}, expected a state dict, alone or under state_dict or "
-            f"module{mend}"
+            f"{path}: no tensors found but {keys}, expected a state dict, or one under state_dict{mend}"
         )
     while any(all(name.startswith(prefix) for name in tensors) for prefix in _PREFIXES):
         tensors = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def _holds_tensors(values: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, Tensor) for value in values.values())
 
 
 def _check_records(path: Path) -> None:
