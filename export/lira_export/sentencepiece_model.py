@@ -81,10 +81,9 @@ def read_sentencepiece(base: Path) -> Tokenizer:
 
 
 def _added_tokens(path: Path) -> dict[int, dict[str, Any]]:
-    entries = read_json(path, "the tokenizer's configuration, beside its model").get(
-        "added_tokens_decoder", {}
-    )
+    config = read_json(path, "the tokenizer's configuration, beside its model")
     try:
+        entries = config["added_tokens_decoder"]
         return {int(i): {**token, "content": str(token["content"])} for i, token in entries.items()}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise LiraError(
