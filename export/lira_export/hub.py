@@ -60,6 +60,7 @@ class HubTree:
         self.where = f"{PREFIX}{source.repository}"
         self.names = tuple(files)
         self.naming = f"name it, {self.where}/FILE"
+        self.is_file = self.names == (source.file,)
         self._files = files
 
     def size_of(self, name: str) -> int | None:

@@ -221,6 +221,8 @@ def _has(role: str, tree: Tree) -> bool:
 
 
 def _one(role: str, tree: Tree, published: Published | None) -> str:
+    if isinstance(tree, HubTree) and tree.is_file:  # the user named it, whatever it is called
+        return tree.names[0]
     patterns, meaning = PARTS[role]
     if role == "lira" and published is not None:
         patterns = (f"{published.stem}.pth", f"{published.stem}*.pth")

@@ -216,6 +216,16 @@ def test_a_named_file_decides_the_size(hub: Hub) -> None:
     assert files.origins["head"].files == ("pretrained/omg_llava/omg_seg_convl.pth",)
 
 
+def test_a_named_file_may_be_called_anything(hub: Hub) -> None:
+    hub.repositories["someone/parts"] = folder = hub.cache.parent / "parts"
+    shutil.copytree(hub.repositories[BASES["2b"]], folder / "base" / "mine")
+    shutil.copy(hub.repositories[CLIP] / "open_clip_pytorch_model.bin", folder / "trunk.bin")
+    given = {"clip": "hub:someone/parts/trunk.bin@v3", "base": "hub:someone/parts/base/mine"}
+    files = locate(f"hub:{LIRA}", size="lira-2b", given=given)
+    assert files.origins["clip"].files == ("trunk.bin",)
+    assert files.origins["base"].files[0] == "base/mine/config.json"
+
+
 def test_a_safetensors_twin_is_taken_where_the_bin_is_not(hub: Hub, tiny_checkpoint: Path) -> None:
     repository = hub.repositories[CLIP]
     (repository / "open_clip_model.safetensors").write_bytes(b"twin")
