@@ -1,7 +1,7 @@
 """What the README shows works: its blocks are run, in order, in a folder like a fresh clone.
 
-Of a block whose first line says that it needs a network or a GPU, or how long it takes, the commands' options are
-checked only, and so are those of commands in the running text.
+Of a block whose first line says that it needs a network or a GPU, or how long it takes, only the options are checked,
+and so are those of commands in the running text.
 """
 
 from __future__ import annotations
