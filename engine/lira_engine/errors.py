@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -12,6 +14,71 @@ class LiraError(Exception):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class OutOfMemory(LiraError):
+    """The system refused memory or threads (see `out_of_memory`)."""
+
+
+# What says that memory was refused, in the words of the C library, ONNX Runtime, torch, OpenCV and CUDA. A
+# full "static TLS block" is no lack of memory, for all that its message says.
+_NO_MEMORY = re.compile(
+    r"bad_?alloc|(?:cannot|can't|could not|failed to|unable to) allocate(?! memory in static)"
+    r"|out ?of ?memory|insufficient memory|not enough memory|AllocateRawInternal|failed to map segment"
+    r"|cannot map zero-fill pages|memory allocation .*failed",
+    re.IGNORECASE,
+)
+_NO_THREADS = re.compile(
+    r"pthread_create|can't start new thread|thread creation failed|ThreadPoolBuildError"
+    r"|failed to spawn thread|thread constructor failed",
+    re.IGNORECASE,
+)
+_FORBIDDEN = re.compile(r"operation not permitted|permission denied", re.IGNORECASE)
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """The line for a user whose system refused memory or threads, where that is what `error` comes from.
+
+    None for any other error. Libraries say so in classes of their own, and an import in an ImportError: what
+    they say is looked at, and what the error was raised from.
+    """
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        found = _refusal(cause)
+        if found is not None:
+            return found
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _refusal(error: BaseException) -> str | None:
+    if isinstance(error, OutOfMemory):
+        return str(error)
+    if isinstance(error, (LiraError, ValueError, LookupError, TypeError)):  # they quote what users wrote
+        return None
+    number = error.errno if isinstance(error, OSError) else None
+    said = " ".join(str(error if number is None else os.strerror(number)).split())
+    waiting = hasattr(error, "characters_written")  # for whoever reads our output
+    if _NO_THREADS.search(said) or (number == errno.EAGAIN and not waiting):
+        return (
+            f"the system refused a thread or a process ({_cut(said)}): take fewer threads (--threads 1, "
+            "OMP_NUM_THREADS=1), close other programs, or raise the limits of memory and processes (ulimit "
+            "-v, ulimit -u, the container's)"
+        )
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or _NO_MEMORY.search(said):
+        if _FORBIDDEN.search(said):  # a disk from which no code may be loaded
+            return None
+        return (
+            f"out of memory ({_cut(said) or 'the system refused it'}): close other programs, add swap, raise "
+            "the limit (ulimit -v, the container's), or take a smaller model or precision"
+        )
+    return None
+
+
+def _cut(said: str) -> str:
+    return said if len(said) <= 120 else f"{said[:118]}.."
 
 
 def quoted(path: Path) -> str:
