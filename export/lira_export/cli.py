@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import DownloadColumn, TimeRemainingColumn
 
 from lira_engine.manifest import MANIFEST_NAME, Manifest
+from lira_engine.terminal import plain_console, progress_bar
 
 if TYPE_CHECKING:
     from .bundle_writer import Step
@@ -61,7 +61,7 @@ def export(
     from .config import LiraConfig
     from .sources import locate
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = plain_console()
     started = time.perf_counter()
     given = {"base": base, "head": head, "clip": clip, "classes": classes}
     files = locate(
@@ -72,8 +72,7 @@ def export(
         announce=lambda line: console.print(line, soft_wrap=True),
     )
     sizes = LiraConfig.from_files(files.config, files.base, files.name)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with progress_bar(console, DownloadColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task("torch: loading", total=None)
         from .export import export_checkpoint
 

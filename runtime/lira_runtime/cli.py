@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lira_engine.cli_options import PrecisionOption, TargetOption
+from lira_engine.terminal import plain_console, status
 
 if TYPE_CHECKING:
     from lira_runtime.answer import Answer
@@ -70,15 +71,15 @@ def run(
         raise LiraError('the question is empty; expected --ask "...", or a --task')
     picture = open_image(image)
 
-    out = Console(highlight=False, markup=False)
+    out = plain_console()
     with ExitStack() as opened:
-        with out.status("opening the engines"):
+        with status(out, "opening the engines"):
             lira = opened.enter_context(Lira.open(bundle, target, precision, threads, unverified=unverified))
         mode = cast("Ilvc", ilvc)
         question = lira.prompt(ask, task, expression, mode).question
         if words:
             first_tokens(lira.tokenizer, words)
-        with out.status("looking at the image"):
+        with status(out, "looking at the image"):
             scene = lira.look(picture)
         events = scene.stream(
             ask,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from lira_engine.cli_options import PrecisionOption, TargetOption
+from lira_engine.terminal import plain_console, progress_bar
 
 if TYPE_CHECKING:
     from lira_bench.accuracy.run import Progress
@@ -82,7 +82,7 @@ def evaluate(
     job = Job(engines, task, images_folder(source.data, images).resolve(), ilvc, threads)
     folder = out or Path(f"eval-{bundle.resolve().name}-{task}-{target}-{precision}")
 
-    console = Console(highlight=False, markup=False)
+    console = plain_console()
     dataset = asked.read(source)
     with _progress(f"{target}-{precision}") as progress:
         this = run_evaluation(
@@ -125,11 +125,8 @@ def evaluate(
 @contextmanager
 def _progress(title: str) -> Iterator[Progress]:
     """A bar on the terminal's error stream while the block runs."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+    with progress_bar(plain_console(stderr=True), MofNCompleteColumn(), TimeRemainingColumn()) as shown:
         bar = shown.add_task(title, total=None)
         yield lambda done, total: shown.update(bar, completed=done, total=total)
