@@ -6,6 +6,8 @@ import errno
 import os
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -53,6 +55,19 @@ def out_of_memory(error: BaseException) -> str | None:
     return None
 
 
+@contextmanager
+def memory_errors_told() -> Iterator[None]:
+    """Raise OutOfMemory, whatever a library raises, where the system refuses memory or threads to the
+    block."""
+    try:
+        yield
+    except Exception as error:
+        refused = out_of_memory(error)
+        if refused is None:
+            raise
+        raise OutOfMemory(refused) from error
+
+
 def _refusal(error: BaseException) -> str | None:
     if isinstance(error, OutOfMemory):
         return str(error)
@@ -61,24 +76,28 @@ def _refusal(error: BaseException) -> str | None:
     number = error.errno if isinstance(error, OSError) else None
     said = " ".join(str(error if number is None else os.strerror(number)).split())
     waiting = hasattr(error, "characters_written")  # for whoever reads our output
-    if _NO_THREADS.search(said) or (number == errno.EAGAIN and not waiting):
+    threads, memory = _NO_THREADS.search(said), _NO_MEMORY.search(said)
+    if threads or (number == errno.EAGAIN and not waiting):
         return (
-            f"the system refused a thread or a process ({_cut(said)}): take fewer threads (--threads 1, "
-            "OMP_NUM_THREADS=1), close other programs, or raise the limits of memory and processes (ulimit "
-            "-v, ulimit -u, the container's)"
+            f"the system refused a thread or a process ({_told(said, threads)}): take fewer threads "
+            "(--threads 1, OMP_NUM_THREADS=1), close other programs, or raise the limits of memory and "
+            "processes (ulimit -v, ulimit -u, the container's)"
         )
-    if isinstance(error, MemoryError) or number == errno.ENOMEM or _NO_MEMORY.search(said):
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or memory:
         if _FORBIDDEN.search(said):  # a disk from which no code may be loaded
             return None
         return (
-            f"out of memory ({_cut(said) or 'the system refused it'}): close other programs, add swap, raise "
+            f"out of memory ({_told(said, memory)}): close other programs, add swap, raise "
             "the limit (ulimit -v, the container's), or take a smaller model or precision"
         )
     return None
 
 
-def _cut(said: str) -> str:
-    return said if len(said) <= 120 else f"{said[:118]}.."
+def _told(said: str, found: re.Match[str] | None) -> str:
+    """What fits into a line of what a library said: all of it, or from the words that were recognised on."""
+    if len(said) > 120 and found is not None:
+        said = said[found.start() :]
+    return said[:120] or "the system refused it"
 
 
 def quoted(path: Path) -> str:
@@ -89,6 +108,13 @@ def quoted(path: Path) -> str:
     if os.name == "nt":
         return f'"{text}"' if " " in text else text
     return shlex.quote(text)
+
+
+def how_it_ended(code: int) -> str:
+    """What became of a child process with this exit code, which is negative where a signal killed it."""
+    if code >= 0:
+        return f"ended with code {code}"
+    return f"was killed by signal {-code}" + (" (most likely too little memory)" if code == -9 else "")
 
 
 class ContextFull(LiraError):

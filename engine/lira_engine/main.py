@@ -5,6 +5,7 @@ Imports next to nothing before Ctrl-C is taken care of.
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 import warnings
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from lira_engine import interrupts
+
+_LEAST_MEMORY = 192 << 20
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -58,6 +61,9 @@ def _prepare_process() -> None:
 def _run(arguments: Sequence[str]) -> int:
     """The exit code; what ended the command is said in one line. A bug keeps its traceback."""
     try:
+        # OpenBLAS ends the process where it gets no memory, and NumPy loads it: any command needs this much.
+        with mmap.mmap(-1, _LEAST_MEMORY):
+            pass
         from lira_engine.commands import run
 
         return run(list(arguments))

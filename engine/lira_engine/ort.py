@@ -9,23 +9,24 @@ from pathlib import Path
 
 import numpy as np
 
-from lira_engine.errors import LiraError
+from lira_engine.errors import LiraError, memory_errors_told
 from lira_engine.extras import install_line
 from lira_engine.manifest import StageSpec, TensorSpec
 from lira_engine.ort_device import CPU, Device
 from lira_engine.runner import Feeds, Stage, check_feeds, host_array
 
 try:
-    import onnxruntime
-    from onnxruntime.capi.onnxruntime_pybind11_state import (
-        Fail,
-        InvalidArgument,
-        InvalidGraph,
-        InvalidProtobuf,
-        NoSuchFile,
-        NotImplemented,
-        RuntimeException,
-    )
+    with memory_errors_told():
+        import onnxruntime
+        from onnxruntime.capi.onnxruntime_pybind11_state import (
+            Fail,
+            InvalidArgument,
+            InvalidGraph,
+            InvalidProtobuf,
+            NoSuchFile,
+            NotImplemented,
+            RuntimeException,
+        )
 except ImportError as error:
     raise LiraError(
         f"ONNX Runtime is not installed: {install_line('cpu')}, or on a machine with an NVIDIA GPU "
@@ -99,13 +100,14 @@ class OrtStage(Stage):
             else:
                 kept.append(np.ascontiguousarray(host_array(tensor)))
                 bind_input(binding, name, kept[-1])
-        found = {
-            name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self.device.memory, 0)
-            for name, (shape, dtype) in outputs.items()
-        }
-        for name, value in found.items():
-            binding.bind_ortvalue_output(name, value)
-        session.run_with_iobinding(binding, run_options(self.device))
+        with memory_errors_told():
+            found = {
+                name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self.device.memory, 0)
+                for name, (shape, dtype) in outputs.items()
+            }
+            for name, value in found.items():
+                binding.bind_ortvalue_output(name, value)
+            session.run_with_iobinding(binding, run_options(self.device))
         return found
 
     def close(self) -> None:
@@ -210,10 +212,15 @@ def open_session(
     `reuse` True plans ahead which tensors share a buffer: a percent faster where a run takes milliseconds,
     but of a stage with large tensors it may take twice the memory. `profile`: how the name of the file with
     a profile of its runs begins.
-    Raises LiraError with the reason where ONNX Runtime does not accept the file, or not the device.
+    Raises LiraError with the reason where ONNX Runtime does not accept the file, or not the device, and
+    OutOfMemory where the system refuses what it asks for.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # its warnings are about graphs, not for users
+    # Its warnings are about graphs, not for users, and an error is in the exception, too; but which library
+    # a GPU lacks is said in its log only.
+    severity = 4 if device.memory == "cpu" else 3
+    onnxruntime.set_default_logger_severity(severity)
+    options.log_severity_level = severity
     # ONNX Runtime's plans trade memory for calls of the allocator: a buffer lives until the last tensor that
     # will use it again, and a second run allocates the sum of all at once. Each tensor on its own halves the
     # pixel encoder's peak, and an arena makes that no slower.
@@ -232,9 +239,10 @@ def open_session(
         options.profile_file_prefix = str(profile)
     try:
         # By itself it would try again on the CPU, and say so among other output only.
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=device.session_providers(), enable_fallback=0
-        )
+        with memory_errors_told():
+            session = onnxruntime.InferenceSession(
+                str(path), options, providers=device.session_providers(), enable_fallback=0
+            )
     except ORT_ERRORS as error:
         reason = " ".join(str(error).split())
         raise LiraError(
