@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -9,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lira_engine.errors import LiraError, memory_errors_told
+from lira_engine.errors import LiraError, OutOfMemory, memory_errors_told
 from lira_engine.extras import install_line
+from lira_engine.machine import usable_cores
 from lira_engine.manifest import StageSpec, TensorSpec
 from lira_engine.ort_device import CPU, Device
 from lira_engine.runner import Feeds, Stage, check_feeds, host_array
@@ -43,6 +46,9 @@ ORT_ERRORS = (
     RuntimeException,
 )
 
+
+_PER_THREAD = 72 << 20
+"""Bytes: 8 MiB of stack, and 64 MiB that the GNU C library keeps for what the thread allocates."""
 
 Form = tuple[tuple[int, ...], np.dtype]
 """Shape and dtype."""
@@ -197,6 +203,22 @@ def run_options(device: Device) -> onnxruntime.RunOptions | None:
     return giving_back() if device.memory == "cpu" else None
 
 
+def _check_threads(threads: int | None) -> None:
+    """Raise OutOfMemory where a session's threads would not get what each reserves: ONNX Runtime then fails
+    anywhere, or crashes."""
+    threads = usable_cores() if threads is None else threads
+    if threads == 1 or sys.platform != "linux":
+        return
+    try:
+        with mmap.mmap(-1, (threads - 1) * _PER_THREAD):
+            pass
+    except OSError as error:
+        raise OutOfMemory(
+            f"the system refused the address space of {threads} threads ({(threads - 1) * _PER_THREAD >> 20} "
+            "MiB): take --threads 1, or raise the limit (ulimit -v, the container's)"
+        ) from error
+
+
 def open_session(
     path: Path,
     threads: int | None = None,
@@ -237,6 +259,7 @@ def open_session(
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
+    _check_threads(threads)
     try:
         # By itself it would try again on the CPU, and say so among other output only.
         with memory_errors_told():
