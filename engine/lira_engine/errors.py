@@ -117,5 +117,12 @@ def how_it_ended(code: int) -> str:
     return f"was killed by signal {-code}" + (" (most likely too little memory)" if code == -9 else "")
 
 
+class Closed(LiraError, ValueError):
+    """What was closed is used: a mask, an image or a question after `Lira.close`."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is closed, and what it made is gone: ask, and look at masks, before that")
+
+
 class ContextFull(LiraError):
     """A forward pass does not fit into what is left of the KV cache. The cache is as it was before."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lira_engine.errors import LiraError, memory_errors_told
+from lira_engine.errors import Closed, LiraError, memory_errors_told
 from lira_engine.large_pages import large_pages
 from lira_engine.manifest import ModelSpec
 from lira_engine.ort import bind_input, bind_output, onnxruntime, open_session, run_options
@@ -90,7 +90,7 @@ class OrtLlm(Closing):
 
     def new_cache(self) -> OrtKvCache:
         if self._session is None:
-            raise ValueError("the language model is closed")
+            raise Closed("the language model")
         cache = OrtKvCache(self._session, self._cache_shapes, self._cache_dtype, self._device)
         self._caches.add(cache)
         return cache
@@ -105,8 +105,10 @@ class OrtLlm(Closing):
         another shape or dtype, positions outside S, and a cache of another model.
         """
         rows = check_embeddings(embeds, logit_positions, self.sizes["hidden_size"])
-        if self._session is None or not isinstance(cache, OrtKvCache) or cache not in self._caches:
-            raise ValueError("the cache belongs to a language model that is closed, or to another one")
+        if self._session is None:
+            raise Closed("the language model")
+        if not isinstance(cache, OrtKvCache) or cache not in self._caches:
+            raise ValueError("the cache belongs to another language model")
         check_room(cache.length, cache.capacity, rows)
         binding, asked = cache.binding, len(logit_positions)
         assert binding is not None

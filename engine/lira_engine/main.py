@@ -5,6 +5,7 @@ Imports next to nothing before Ctrl-C is taken care of.
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import sys
@@ -48,9 +49,6 @@ def _prepare_process() -> None:
         if getattr(sys, name) is None:
             nowhere = open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8")  # noqa: SIM115
             setattr(sys, name, nowhere)
-    for stream in (sys.stdout, sys.stderr):
-        # Code pages of Windows lack some of our signs, and UTF-8 the bytes of a name that is not UTF-8.
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     # NumPy's products are small here. OpenBLAS takes memory for each thread, and where the system refuses
@@ -60,6 +58,10 @@ def _prepare_process() -> None:
 
 def _run(arguments: Sequence[str]) -> int:
     """The exit code; what ended the command is said in one line. A bug keeps its traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # Code pages of Windows lack some of our signs, and UTF-8 the bytes of a name that is not UTF-8.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         # OpenBLAS ends the process where it gets no memory, and NumPy loads it: any command needs this much.
         with mmap.mmap(-1, _LEAST_MEMORY):

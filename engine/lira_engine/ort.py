@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lira_engine.errors import LiraError, OutOfMemory, memory_errors_told
+from lira_engine.errors import Closed, LiraError, OutOfMemory, memory_errors_told
 from lira_engine.extras import install_line
 from lira_engine.machine import usable_cores
 from lira_engine.manifest import StageSpec, TensorSpec
@@ -97,7 +97,7 @@ class OrtStage(Stage):
     def _run(self, feeds: Feeds, outputs: Mapping[str, Form]) -> dict[str, onnxruntime.OrtValue]:
         session = self._session  # a thread that closes the stage does not take it away
         if session is None:
-            raise ValueError(f"{self.name} is closed")
+            raise Closed(self.name)
         binding = session.io_binding()
         kept = []  # until the run is over
         for name, tensor in feeds.items():

@@ -12,6 +12,7 @@ from rich.progress import DownloadColumn, TimeRemainingColumn
 
 from lira_engine.manifest import MANIFEST_NAME, Manifest
 from lira_engine.terminal import plain_console, progress_bar
+from lira_engine.text import check_path
 
 if TYPE_CHECKING:
     from .bundle_writer import Step
@@ -62,6 +63,8 @@ def export(
     from .sources import locate
 
     console = plain_console()
+    for path in (str(output), checkpoint, base, head, clip, classes):
+        check_path(path or "")
     started = time.perf_counter()
     given = {"base": base, "head": head, "clip": clip, "classes": classes}
     files = locate(

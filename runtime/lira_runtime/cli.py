@@ -49,12 +49,11 @@ def run(
 
     Streams the answer's text, then lists the phrases that have masks.
     """
-    from json import dumps
-
     from lira_engine.atomic import atomic_write
     from lira_engine.engine_folder import usual_precision
     from lira_engine.errors import LiraError
-    from lira_runtime import report
+    from lira_engine.text import json_text
+    from lira_runtime import arguments, report
     from lira_runtime.answer import first_tokens
     from lira_runtime.images import open_image
     from lira_runtime.sampling import make_sampler
@@ -64,6 +63,8 @@ def run(
     # First whatever costs little and may be wrong: nobody waits for an answer that cannot be written.
     _check_outputs(image, overlay, json)
     make_sampler(temperature, top_p, top_k, seed)
+    for option, given in (("--ask", ask), ("--expression", expression), ("--attributes", attributes)):
+        arguments.optional_text(option, given)
     words = [word.strip() for word in (attributes or "").split(",") if word.strip()]
     if attributes is not None and not words:
         raise LiraError("--attributes is empty; expected words with commas between them, such as red,green")
@@ -116,7 +117,7 @@ def run(
                 "attributes": [{"word": word, "probability": share} for word, share in ranked],
             }
             with atomic_write(json) as file:
-                file.write((dumps(contents, indent=1, ensure_ascii=False) + "\n").encode())
+                file.write(json_text(contents).encode())
             out.print(f"wrote {json}", soft_wrap=True)
 
 

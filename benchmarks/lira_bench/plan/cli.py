@@ -84,5 +84,5 @@ def _write(out: Console, path: Path, text: str) -> None:
     from lira_engine.atomic import atomic_write
 
     with atomic_write(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="replace"))
     out.print(f"wrote {path}", soft_wrap=True)

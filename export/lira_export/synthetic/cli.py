@@ -9,6 +9,7 @@ import typer
 from rich.progress import DownloadColumn, TimeRemainingColumn
 
 from lira_engine.terminal import plain_console, progress_bar
+from lira_engine.text import check_path
 
 
 def synthesize(
@@ -24,6 +25,7 @@ def synthesize(
     Its answers are meaningless. Speed and memory do not depend on what weights say.
     """
     console = plain_console()
+    check_path(output)
     with progress_bar(console, DownloadColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task("torch: loading", total=None)
         from .synthesize import WARNING
