@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from lira_engine.errors import LiraError
-from lira_engine.extras import DISTRIBUTION, extra_of, install_line, missing_packages
+from lira_engine.extras import DISTRIBUTION, lacking
 from lira_engine.terminal import plain_console
 
 GROUP = "lira_edge.commands"
@@ -36,11 +36,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _run(entry: metadata.EntryPoint, arguments: list[str]) -> int:
-    lacking = _lacking(entry)
-    if lacking:
-        extra = extra_of(entry.module)
-        assert extra is not None
-        raise LiraError(f"`lira-edge {entry.name}` needs {', '.join(lacking)}: run {install_line(extra)}")
+    missing, mend = lacking(entry)
+    if missing:
+        raise LiraError(f"`lira-edge {entry.name}` needs {', '.join(missing)}: run {mend}")
     app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
     app.command(entry.name)(entry.load())
     command, name = typer.main.get_command(app), f"lira-edge {entry.name}"
@@ -61,18 +59,13 @@ def _run(entry: metadata.EntryPoint, arguments: list[str]) -> int:
 def _list_commands(commands: dict[str, metadata.EntryPoint]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, entry in sorted(commands.items()):
-        lacking = _lacking(entry)
-        note = f"  (not installed: {install_line(extra_of(entry.module) or '')})" if lacking else ""
+        missing, mend = lacking(entry)
+        note = f"  (not installed: {mend})" if missing else ""
         table.add_row(f"  {name}", _summary(entry) + note)
     console = plain_console()
     console.print("Usage: lira-edge COMMAND [ARGUMENTS]\n\nCommands (lira-edge COMMAND --help says more):")
     console.print(table)
     console.print("\nOptions: --version, --help")
-
-
-def _lacking(entry: metadata.EntryPoint) -> list[str]:
-    extra = extra_of(entry.module)
-    return missing_packages(extra) if extra else []
 
 
 def _summary(entry: metadata.EntryPoint) -> str:
