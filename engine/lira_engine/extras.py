@@ -9,9 +9,9 @@ from importlib import metadata
 DISTRIBUTION = "lira-edge"
 # Wheels of one import package: either will do, both together overwrite each other.
 ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
-# The oldest versions that run built CPU engines, and portable graphs (opset 24).
+# The oldest versions that run built CPU engines, and portable graphs (opset 24; TensorScatter came last).
 ENGINES_FROM = (1, 20)
-PORTABLE_FROM = (1, 24)
+PORTABLE_FROM = (1, 25)
 
 
 @cache

@@ -54,6 +54,10 @@ Form = tuple[tuple[int, ...], np.dtype]
 """Shape and dtype."""
 
 
+def version() -> tuple[int, ...]:
+    """ONNX Runtime's: (major, minor)."""
+    return tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+
 class OrtStage(Stage):
     """A stage's ONNX file in a session. Its outputs stay in the device's memory until `numpy` is asked."""
 
@@ -269,7 +273,7 @@ def open_session(
     except ORT_ERRORS as error:
         reason = " ".join(str(error).split())
         raise LiraError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: expected 1.24 or newer for a "
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: expected 1.25 or newer for a "
             "portable graph, 1.20 or newer for an engine that `lira-edge build BUNDLE` made; it says: "
             f"{reason[:300]}"
         ) from error
