@@ -58,6 +58,7 @@ def version() -> tuple[int, ...]:
     """ONNX Runtime's: (major, minor)."""
     return tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 
+
 class OrtStage(Stage):
     """A stage's ONNX file in a session. Its outputs stay in the device's memory until `numpy` is asked."""
 
