@@ -1,7 +1,7 @@
 """What the README shows works: its blocks are run, in order, in a folder like a fresh clone.
 
-Of a block whose first line says that it needs a network or a GPU, or how long it takes, only the options are checked,
-and so are those of commands in the running text.
+Of a block whose first line says that it needs a network or a GPU, or how long it takes, only the options are
+checked, and so are those of commands in the running text.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 import typer
 
+from lira_engine.commands import GROUP
 from lira_engine.extras import extras
-from lira_engine.main import GROUP, main
+from lira_engine.main import main
 from lira_export.nano import __main__ as nano
 
 ROOT = Path(__file__).parent.parent
