@@ -51,7 +51,7 @@ def atomic_directory(
     """
     target = Path(os.path.abspath(target))
     with readable_errors(target):
-        _refuse_existing(target, overwrite, marker)
+        check_target(target, overwrite, marker)
         _make_parent(target)
         there = _identity(target)
         partial, lock = _claim(target, directory=True)
@@ -135,7 +135,8 @@ def _make_parent(target: Path) -> None:
         ) from None
 
 
-def _refuse_existing(target: Path, overwrite: bool, marker: str | None) -> None:
+def check_target(target: Path, overwrite: bool, marker: str | None = "lira.json") -> None:
+    """Raise LiraError where `atomic_directory` would, before work that takes its time."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         mend = "remove it" if marker is None else "choose another path"
         raise LiraError(f"{target} exists and is not a folder of its own: {mend}")
@@ -232,7 +233,7 @@ def _swap_in(
     that is swept.
     """
     try:
-        _refuse_existing(target, overwrite, marker)
+        check_target(target, overwrite, marker)
     except LiraError:
         raise _appeared(target) from None
     with suppress(OSError):

@@ -59,9 +59,12 @@ def export(
     Every graph is run on its check vectors and compared with the torch reference. The bundle appears whole or
     not at all.
     """
+    from lira_engine.atomic import check_target
+
     from .config import LiraConfig
     from .sources import locate
 
+    check_target(output, overwrite)  # nobody downloads gigabytes for a bundle that cannot be written
     console = plain_console()
     for path in (str(output), checkpoint, base, head, clip, classes):
         check_path(path or "")

@@ -178,6 +178,16 @@ def test_one_command_exports_what_is_published(
     assert "GiB free" in printed
 
 
+def test_a_target_that_is_taken_is_refused_before_the_first_byte(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "notes.txt").write_text("mine")
+    line = refused(capsys, f"hub:{LIRA}", "--size", "lira-2b", "-o", tmp_path / "bundle")
+    assert "exists and holds other things" in line
+    assert hub.downloads == []
+
+
 def test_sizes_and_room_are_said_before_the_first_byte(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
