@@ -29,7 +29,7 @@ def decode(rle: Mapping[str, Any]) -> np.ndarray:
     try:
         height, width = (int(side) for side in rle["size"])
         runs = _runs(str(rle["counts"]).encode("ascii"))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise LiraError(
             f"not a COCO run-length encoding ({error}), expected {{'size': [H, W], 'counts': string}}"
         ) from None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lira_bench.accuracy.files import Annotations, is_text, need, need_text
+from lira_bench.accuracy.files import Annotations, Line, is_text, need, need_text, short, unrepeated
 from lira_bench.accuracy.items import (
     Dataset,
     Entry,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 TOP = (1, 3, 5)
 ALL = "all"
 
-Line = tuple[str, dict[str, Any]]
+Asked = tuple[str, dict[str, Any]]
 
 
 def read(source: Source) -> Dataset:
@@ -56,23 +56,25 @@ def read(source: Source) -> Dataset:
     pairs: list[Entry] = []
     expressions: list[Entry] = []
     for path in paths:
-        questions: list[Line] = []
+        ranked: list[Line] = []
+        asked: list[Line] = []
         for key, line in files.lines(path):
-            if isinstance(line, LeftOut):
-                pairs.append(line)
-            elif "words" in line:
-                expressions.append(_expression(key, line))
-            else:
-                questions.append((key, line))
-        pairs += _pairs(questions, source.instruction)
+            (ranked if isinstance(line, dict) and "words" in line else asked).append((key, line))
+        for key, line in unrepeated(ranked, "question_id"):
+            expressions.append(line if isinstance(line, LeftOut) else _expression(key, line))
+        pairs += _pairs(asked, source.instruction)
     return Dataset((*pairs[: source.limit], *expressions[: source.limit]), files.hashes)
 
 
 def _pairs(lines: Sequence[Line], instruction: str | None) -> Iterator[Entry]:
-    together: dict[Any, list[Line]] = {}
-    numbered = any("pair_id" in line for _, line in lines)
+    together: dict[Any, list[Asked]] = {}
+    numbered = any(isinstance(line, dict) and "pair_id" in line for _, line in lines)
+    if numbered:
+        lines = list(unrepeated(lines, "question_id"))
     for index, (key, line) in enumerate(lines):
-        if numbered and not isinstance(line.get("pair_id"), (str, int)):
+        if isinstance(line, LeftOut):  # it keeps its place: of neighbours, only its own one is alone now
+            yield line
+        elif numbered and type(line.get("pair_id")) not in (str, int):
             yield LeftOut(key, "key 'pair_id' is missing, which other lines have")
         else:
             together.setdefault(line["pair_id"] if numbered else index // 2, []).append((key, line))
@@ -80,7 +82,7 @@ def _pairs(lines: Sequence[Line], instruction: str | None) -> Iterator[Entry]:
         yield _pair(members, instruction)
 
 
-def _pair(members: Sequence[Line], instruction: str | None) -> Entry:
+def _pair(members: Sequence[Asked], instruction: str | None) -> Entry:
     key = members[0][0]
     try:
         if len(members) != 2:
@@ -108,7 +110,7 @@ def _expression(key: str, line: dict[str, Any]) -> Entry:
         if len(words) < 2 or not all(map(is_text, words)):
             raise LiraError("key 'words' is no list of at least two words")
         if not answers or any(word not in words for word in answers):
-            raise LiraError(f"the answer {answer!r} is not among the words")
+            raise LiraError(f"the answer {short(answer)} is not among the words")
         kind = _kind(line)
     except LiraError as error:
         return LeftOut(key, str(error))

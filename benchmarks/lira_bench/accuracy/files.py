@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
 from lira_bench.accuracy.items import LeftOut
 from lira_engine.errors import LiraError
 from lira_engine.verify import sha256_of
+from lira_runtime.images import MAX_SIDE
+
+Line = tuple[str, dict[str, Any] | LeftOut]
+"""A line's key with the object on it, or with why there is none."""
+
+_BYTE_ORDER_MARK = "\ufeff"
+_MAX_NAME = 1024  # characters of an image's name
 
 
 class Annotations:
@@ -40,63 +49,119 @@ class Annotations:
                 return fitting[0]
         return None
 
-    def json(self, path: Path, kind: type) -> Any:
-        """A whole JSON file, whose outermost value is a `kind` (list or dict)."""
+    def json(self, path: Path, kind: type | tuple[type, ...]) -> Any:
+        """A whole JSON file, whose outermost value is a `kind` (list or dict, or either)."""
         try:
-            content = json.loads(self._text(path))
+            content = json.loads(self.text(path))
         except (ValueError, RecursionError) as error:
-            raise LiraError(f"{path} is not JSON: {str(error).splitlines()[0]}") from None
+            raise LiraError(f"{path} is not JSON: {error}") from None
         if not isinstance(content, kind):
-            expected = "a list" if kind is list else "an object"
-            raise LiraError(f"{path} holds {_short(content)}, expected {expected}")
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            expected = " or ".join("a list" if one is list else "an object" for one in kinds)
+            raise LiraError(f"{path} holds {short(content)}, expected {expected}")
         return content
 
-    def lines(self, path: Path) -> Iterator[tuple[str, dict[str, Any] | LeftOut]]:
-        """(key, object) per line of a JSON-lines file, blank lines skipped."""
-        for number, line in enumerate(self._text(path).splitlines(), 1):
+    def lines(self, path: Path) -> Iterator[Line]:
+        """A JSON-lines file, blank lines skipped. Lines end at LF or CRLF: JSON allows U+2028 and its like
+        inside a string, where str.splitlines would end a line."""
+        for number, line in enumerate(self.text(path).split("\n"), 1):
             key = f"{path.name}:{number}"
-            if not line.strip():
+            if not line.strip(" \t\r"):
                 continue
             try:
-                entry = json.loads(line)
+                # Files that were joined by `cat` have their marks in the middle.
+                entry = json.loads(line.removeprefix(_BYTE_ORDER_MARK))
             except (ValueError, RecursionError) as error:
                 yield key, LeftOut(key, f"not JSON: {error}")
                 continue
             yield key, entry if isinstance(entry, dict) else LeftOut(key, "not a JSON object")
 
-    def _text(self, path: Path) -> str:
+    def text(self, path: Path) -> str:
+        """A file as it stands, without its byte order mark: UTF-8, or UTF-16 or UTF-32 as JSON knows them."""
         try:
-            text = path.read_text(encoding="utf-8")
-            self.hashes[path.name] = sha256_of(path)
+            content = path.read_bytes()
+            text = content.decode(json.detect_encoding(content))
         except FileNotFoundError:
             raise LiraError(f"{path}: there is no such file") from None
         except (OSError, UnicodeDecodeError) as error:
             raise LiraError(f"{path} cannot be read: {error}") from None
+        self.hashes[path.name] = hashlib.sha256(content).hexdigest()
         return text
 
 
-def need(entry: Mapping[str, Any], key: str, kind: type | tuple[type, ...]) -> Any:
+class ById:
+    """Entries of a list by an id of theirs. An id that occurs twice stands for none: which one is meant
+    would be a guess (joined COCO files)."""
+
+    def __init__(self, file: str, noun: str, entries: Iterable[Any], key: str = "id") -> None:
+        self._file, self._noun = file, noun
+        listed = [entry for entry in entries if isinstance(entry, Mapping) and _is_id(entry.get(key))]
+        self._entries = {entry[key]: entry for entry in listed}
+        self._repeated = repeated(entry[key] for entry in listed)
+
+    def __getitem__(self, wanted: int | str) -> Mapping[str, Any]:
+        """Raises LiraError for an id that is not there, or is there twice."""
+        if wanted in self._repeated:
+            raise LiraError(f"{self._file} has {self._noun} {short(wanted)} twice, expected it once")
+        if wanted not in self._entries:
+            raise LiraError(f"{self._file} has no {self._noun} {short(wanted)}")
+        return self._entries[wanted]
+
+
+def repeated(ids: Iterable[object]) -> set[object]:
+    """Of the ids (whole numbers or texts; others are none) those that occur more than once."""
+    counted = Counter(value for value in ids if _is_id(value))
+    return {value for value, count in counted.items() if count > 1}
+
+
+def unrepeated(lines: Iterable[Line], id_key: str) -> Iterator[Line]:
+    """The lines, but those that share their id with another are left out."""
+    listed = list(lines)
+    again = repeated(line.get(id_key) for _, line in listed if isinstance(line, dict))
+    for key, line in listed:
+        if isinstance(line, dict) and _is_id(line.get(id_key)) and line[id_key] in again:
+            yield key, LeftOut(key, f"{id_key} {short(line[id_key])} occurs twice, expected once")
+        else:
+            yield key, line
+
+
+def _is_id(value: object) -> bool:
+    return type(value) in (int, str)  # True and 1.0 are equal to 1, and no ids
+
+
+def need(entry: Any, key: str, kind: type | tuple[type, ...]) -> Any:
     """`entry[key]`, which has to be of `kind`. Raises LiraError that names the key."""
     if not isinstance(entry, Mapping):
-        raise LiraError(f"found {_short(entry)}, expected an object")
+        raise LiraError(f"found {short(entry)}, expected an object")
     if key not in entry:
         raise LiraError(f"key {key!r} is missing")
     value = entry[key]
     if not isinstance(value, kind) or isinstance(value, bool):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         expected = " or ".join(one.__name__ for one in kinds)
-        raise LiraError(f"key {key!r} is {_short(value)}, expected {expected}")
+        raise LiraError(f"key {key!r} is {short(value)}, expected {expected}")
     return value
 
 
-def need_text(entry: Mapping[str, Any], key: str) -> str:
+def need_text(entry: Any, key: str) -> str:
     """The text under `key`, not empty. Raises LiraError that names the key."""
     text: str = need(entry, key, str)
     if not is_text(text):
         raise LiraError(
-            f"key {key!r} is empty" if not text.strip() else f"key {key!r} is {_short(text)}, no text"
+            f"key {key!r} is empty" if not text.strip() else f"key {key!r} is {short(text)}, no text"
         )
     return text
+
+
+def need_size(entry: Any) -> tuple[int, int]:
+    """An image's (height, width) in pixels. Raises LiraError where it has none that an image can have."""
+    height, width = need(entry, "height", int), need(entry, "width", int)
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
+        raise LiraError(
+            f"its height is {short(height)} and its width {short(width)}, "
+            f"expected pixels from 1 to {MAX_SIDE:,}"
+        )
+    return height, width
 
 
 def is_text(value: object) -> bool:
@@ -110,6 +175,17 @@ def is_text(value: object) -> bool:
     return True
 
 
+def short(value: object) -> str:
+    """A value of a file as an error shows it: on one line, and of bounded length."""
+    if type(value) is int and abs(value) >= 10**20:
+        return f"a number of {len(str(abs(value)))} digits"
+    try:
+        text = repr(value)
+    except RecursionError:  # JSON may be nested deeper than Python prints
+        return f"a deeply nested {type(value).__name__}"
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
 def images_folder(data: Path, given: Path | None) -> Path:
     """`--images`, or the folder `images` beside the annotations, or the annotations' own."""
     if given is not None:
@@ -121,13 +197,16 @@ def images_folder(data: Path, given: Path | None) -> Path:
 
 
 def image_path(folder: Path, name: str) -> Path:
-    """The image `name` below `folder`. Raises LiraError for a name that leads out of it."""
+    """The image `name` below `folder`. Raises LiraError for a name that leads out of it, or that is none."""
     pure = PurePath(name)
-    if pure.is_absolute() or ".." in pure.parts or "\0" in name:
-        raise LiraError(f"the image is named {name!r}, expected a path below the images folder")
+    if pure.is_absolute() or ".." in pure.parts or "\0" in name or len(name) > _MAX_NAME:
+        raise LiraError(f"the image is named {short(name)}, expected a path below the images folder")
     return folder / pure
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+def identity(path: Path) -> str | None:
+    """SHA-256 of an image's file, which its name and time are not; None where there is none to read."""
+    try:
+        return sha256_of(path)
+    except (OSError, ValueError):
+        return None

@@ -1,7 +1,8 @@
-"""Grounded captions in both forms that GranD-f is published in.
+"""Grounded captions in every form that they are published in.
 
-Training files: a list of {file_name, caption, groundings: {phrase: {token_positives, rle_masks}}}. Validation
-and test: two COCO files, SPLIT_gcg_coco_caption_gt.json (per image a caption and its phrases as `labels`) and
+Training files: a list of {file_name, caption, groundings: {phrase: {token_positives, rle_masks}}} (GranD-f
+and OpenPSG), or the forms of gcg_training. Validation and test: two COCO files,
+SPLIT_gcg_coco_caption_gt.json (per image a caption and its phrases as `labels`) and
 SPLIT_gcg_coco_mask_gt.json (one mask per phrase, in the same order); an image's file is named by its id.
 Source: mbzuai-oryx/groundingLMM, dataset/gcg_datasets/GranDf_gcg_ds.py and eval/gcg/evaluate.py.
 """
@@ -9,52 +10,89 @@ Source: mbzuai-oryx/groundingLMM, dataset/gcg_datasets/GranDf_gcg_ds.py and eval
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from lira_bench.accuracy.files import Annotations, need, need_text
-from lira_bench.accuracy.items import Dataset, Entry, Item, LeftOut, Question, Source
+from lira_bench.accuracy import gcg_training
+from lira_bench.accuracy.files import Annotations, need, need_text, repeated, short
+from lira_bench.accuracy.items import Dataset, Entry, LeftOut, Source
 from lira_engine.errors import LiraError
 
 CAPTIONS, MASKS = "_gcg_coco_caption_gt.json", "_gcg_coco_mask_gt.json"
 
 
 def read(source: Source) -> Dataset:
-    """One item per image. `split` chooses between val and test where a folder holds both."""
+    """One item per image. `split` chooses between val and test where a folder holds both. Entries whose ids
+    occur twice are left out."""
     files = Annotations(source.data)
-    pattern = f"{source.split or '*'}{CAPTIONS}"
-    path = files.find("gcg.json", pattern, "*GCG*.json")
+    if source.split is None:
+        path = files.find("gcg.json", f"*{CAPTIONS}", "*GCG*.json")
+    else:
+        path = files.folder / _of_split(files.folder, source)
     if path.name.endswith((CAPTIONS, MASKS)):
         prefix = path.name.removesuffix(CAPTIONS).removesuffix(MASKS)
         entries = list(
             _of_coco(files, files.folder / f"{prefix}{CAPTIONS}", files.folder / f"{prefix}{MASKS}")
         )
-    elif source.split is not None:
-        raise LiraError(f"{path} has no splits: leave --split out")
     else:
-        entries = [
-            _of_groundings(f"{path.name}[{i}]", entry) for i, entry in enumerate(files.json(path, list))
-        ]
+        entries = list(_of_training(files, path))
     return Dataset(tuple(entries[: source.limit]), files.hashes)
+
+
+def _of_split(folder: Path, source: Source) -> str:
+    """The name of the captions of `--split`."""
+    names = sorted(path.name for path in folder.iterdir() if path.name.endswith(CAPTIONS))
+    wanted = f"{source.split}{CAPTIONS}"
+    if source.data.is_file() and source.data.name not in (wanted, f"{source.split}{MASKS}"):
+        raise LiraError(f"{source.data} is not of split {source.split!r}: leave --split out")
+    if wanted not in names:
+        splits = ", ".join(name.removesuffix(CAPTIONS) for name in names) or "none"
+        raise LiraError(f"{folder} has no split {source.split!r} of GranD-f; it has: {splits}")
+    return wanted
+
+
+def _of_training(files: Annotations, path: Path) -> Iterator[Entry]:
+    content = files.json(path, (list, dict))
+    if isinstance(content, dict):
+        if not all(isinstance(content.get(key), list) for key in ("images", "annotations")):
+            raise LiraError(f"{path} has no lists 'images' and 'annotations', expected Flickr's COCO form")
+        yield from gcg_training.of_flickr(path.name, content)
+        return
+    again = repeated(_id_of(entry) for entry in content)
+    for index, entry in enumerate(content):
+        key = f"{path.name}[{index}]"
+        number = _id_of(entry)
+        if isinstance(number, int | str) and number in again:
+            yield LeftOut(key, f"image {short(number)} occurs twice, expected once")
+        elif gcg_training.is_refcocog(entry):
+            yield gcg_training.of_refcocog(key, entry)
+        else:
+            yield _of_groundings(key, entry)
+
+
+def _id_of(entry: Any) -> object:
+    if gcg_training.is_refcocog(entry):
+        return next(iter(entry))
+    return entry.get("image_id") if isinstance(entry, dict) else None
 
 
 def _of_groundings(key: str, entry: Any) -> Entry:
     try:
         name = need_text(entry, "file_name")
-        groundings = need(entry, "groundings", dict)
-        masks = [_masks_of(phrase, grounding) for phrase, grounding in groundings.items()]
-        size = _stated_size(entry)
+        # A phrase that stands for nothing in the image has null.
+        found = {phrase: g for phrase, g in need(entry, "groundings", dict).items() if g is not None}
+        masks = [_masks_of(phrase, grounding) for phrase, grounding in found.items()]
+        return gcg_training.item(key, name, list(found), masks, gcg_training.stated_size(entry))
     except LiraError as error:
         return LeftOut(key, str(error))
-    return _item(key, name, list(groundings), masks, size)
 
 
 def _masks_of(phrase: str, grounding: Any) -> list[Any]:
     try:
         masks: list[Any] = need(grounding, "rle_masks", list)
     except LiraError as error:
-        raise LiraError(f"phrase {phrase!r}: {error}") from None
+        raise LiraError(f"phrase {short(phrase)}: {error}") from None
     return masks
 
 
@@ -67,37 +105,54 @@ def _of_coco(files: Annotations, captions_path: Path, masks_path: Path) -> Itera
     ):
         if not isinstance(content.get(key), list):
             raise LiraError(f"{path} has no list {key!r}, expected GranD-f's COCO form")
-    of_image: dict[str, list[Any]] = defaultdict(list)
-    for annotation in masks["annotations"]:
-        if isinstance(annotation, dict):
-            of_image[str(annotation.get("image_id"))].append(annotation)
-    labels = {str(a.get("image_id")): a.get("labels") for a in captions["annotations"] if isinstance(a, dict)}
+    described, masked = _by_image(captions["annotations"]), _by_image(masks["annotations"])
+    twice = repeated(a.get("id") for a in masks["annotations"] if isinstance(a, dict))
+    again = repeated(_name(image.get("id")) for image in captions["images"] if isinstance(image, dict))
     for index, image in enumerate(captions["images"]):
         key = f"{captions_path.name}.images[{index}]"
         try:
             image_id = str(need(image, "id", (str, int)))
-            phrases = labels.get(image_id)
-            if not isinstance(phrases, list):
-                raise LiraError(f"image {image_id!r} has no caption with 'labels'")
-            segmentations = [need(a, "segmentation", (dict, list)) for a in of_image[image_id]]
+            if image_id in again:
+                raise LiraError(f"image {short(image_id)} occurs twice, expected once")
+            phrases = _phrases(image_id, described[image_id])
+            segmentations = _segmentations(masked[image_id], twice)
             if len(segmentations) != len(phrases):
                 raise LiraError(
-                    f"image {image_id!r} has {len(phrases)} labels and {len(segmentations)} masks"
+                    f"image {short(image_id)} has {len(phrases)} labels and {len(segmentations)} masks"
                 )
             name = need_text(image, "file_name") if "file_name" in image else f"{image_id}.jpg"
-            size = _stated_size(image)
+            yield gcg_training.item(key, name, phrases, segmentations, gcg_training.stated_size(image))
         except LiraError as error:
             yield LeftOut(key, str(error))
-            continue
-        yield _item(key, name, [str(phrase) for phrase in phrases], segmentations, size)
 
 
-def _stated_size(entry: Any) -> tuple[int, int] | None:
-    if "height" not in entry:
-        return None
-    return need(entry, "height", int), need(entry, "width", int)
+def _by_image(annotations: list[Any]) -> dict[str | None, list[dict[str, Any]]]:
+    """Ids are texts here, numbers there: "1" and 1 are the same image."""
+    found: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in annotations:
+        if isinstance(annotation, dict):
+            found[_name(annotation.get("image_id"))].append(annotation)
+    return found
 
 
-def _item(key: str, name: str, phrases: list[str], masks: list[Any], size: tuple[int, int] | None) -> Item:
-    truth = {"phrases": [phrase.strip('"').strip() for phrase in phrases]}
-    return Item(key, name, (Question("gcg"),), truth, tuple(masks), size)
+def _name(image_id: object) -> str | None:
+    return str(image_id) if type(image_id) in (int, str) else None
+
+
+def _phrases(image_id: str, captions: list[dict[str, Any]]) -> list[str]:
+    if len(captions) > 1:
+        raise LiraError(f"image {short(image_id)} has {len(captions)} captions, expected one")
+    labels = captions[0].get("labels") if captions else None
+    if not isinstance(labels, list):
+        raise LiraError(f"image {short(image_id)} has no caption with 'labels'")
+    if not all(isinstance(label, str) for label in labels):
+        raise LiraError(f"the labels of image {short(image_id)} are not a list of texts")
+    return labels
+
+
+def _segmentations(annotations: list[dict[str, Any]], twice: Collection[object]) -> list[Any]:
+    for annotation in annotations:
+        number = annotation.get("id")
+        if isinstance(number, int | str) and number in twice:
+            raise LiraError(f"mask {short(number)} occurs twice, expected once")
+    return [need(annotation, "segmentation", (dict, list)) for annotation in annotations]

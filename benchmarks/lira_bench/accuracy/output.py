@@ -8,7 +8,7 @@ threads gives the same bytes. (With another number engines add up in another ord
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -24,8 +24,8 @@ except ImportError:  # Windows: two evaluations into one folder are not told apa
 
 REPORT, SAMPLES = "report.json", "samples.jsonl"
 FORMAT = "lira-eval"
-FORMAT_VERSION = 1
-_MEND = "choose another -o, or start anew with --overwrite"
+FORMAT_VERSION = 2
+START_ANEW = "choose another -o, or start anew with --overwrite"
 
 
 class Output:
@@ -66,20 +66,29 @@ class Output:
 
     def append(self, record: Record) -> None:
         """Keep a record, at once: what was answered survives whatever happens next."""
-        self._file.write(_line(record))
+        self._file.write(_json(record))
         self._file.flush()
-        self.records[record["item"]] = record
+        if "left_out" not in record:
+            self.records[record["item"]] = record
+
+    def forget(self, images: Collection[str]) -> None:
+        """Drop the records of these images: what is asked about next are other pictures of that name."""
+        kept = [record for record in self.records.values() if record["image"] not in images]
+        self._file.truncate(0)
+        self._file.writelines(map(_json, kept))
+        self._file.flush()
+        self.records = {record["item"]: record for record in kept}
 
     def finish(self, records: Iterable[Record], report: dict[str, Any]) -> None:
         """Put the samples into their final order, then the report beside them."""
         with atomic_write(self._samples) as file:
-            file.writelines(map(_line, records))
+            file.writelines(map(_json, records))
         self._write_report({"complete": True, "run": self._run, **report})
 
     def _write_report(self, content: dict[str, Any]) -> None:
         content = {"format": FORMAT, "format_version": FORMAT_VERSION, **content}
         with atomic_write(self._report) as file:
-            file.write((json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+            file.write(_json(content, indent=1))
 
     def _refuse_foreign(self, overwrite: bool) -> None:
         folder = self.folder
@@ -89,13 +98,14 @@ class Output:
             return
         if not self._report.is_file():
             raise LiraError(f"{folder} holds other things than an evaluation: choose another -o")
-        earlier = read_report(folder)
+        earlier = _read_json(self._report)
         if overwrite:
             return
+        _check_version(self._report, earlier)
         for key in {**self._run, **earlier["run"]}:
             was, now = earlier["run"].get(key), self._run.get(key)
             if was != now:
-                raise LiraError(f"{folder} holds an evaluation with {_named(key, was, now)}: {_MEND}")
+                raise LiraError(f"{folder} holds an evaluation with {_named(key, was, now)}: {START_ANEW}")
 
     def _read_samples(self) -> dict[str, Record]:
         """The records of earlier runs, the latest of an item. Cuts off a last line that a kill tore."""
@@ -104,20 +114,25 @@ class Output:
         whole = content.rfind(b"\n") + 1
         self._file.truncate(whole)
         records: dict[str, Record] = {}
-        for number, line in enumerate(content[:whole].splitlines(), 1):
+        for number, line in enumerate(content[:whole].split(b"\n")[:-1], 1):
             try:
                 record = json.loads(line)
-                key = record["item"]
-            except (ValueError, KeyError, TypeError):
+                if "left_out" not in record and record["image"]:
+                    records[record["item"]] = record
+            except (ValueError, RecursionError, KeyError, TypeError):
                 raise LiraError(f"{self._samples}:{number} is damaged: start anew with --overwrite") from None
-            if "left_out" not in record:
-                records[key] = record
         return records
 
 
 def read_report(folder: Path) -> dict[str, Any]:
     """report.json of an evaluation. Raises LiraError where it is none."""
-    path = folder / REPORT
+    report = _read_json(folder / REPORT)
+    _check_version(folder / REPORT, report)
+    return report
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Of any version: what --overwrite may replace."""
     report: Any = None
     with suppress(OSError, ValueError, RecursionError):
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -127,14 +142,18 @@ def read_report(folder: Path) -> dict[str, Any]:
         or not isinstance(report.get("run"), dict)
     ):
         raise LiraError(f"{path} is not the report of an evaluation: choose another -o")
-    if report.get("format_version") != FORMAT_VERSION:
-        version = report.get("format_version")
-        raise LiraError(f"{path} has format version {version}, expected {FORMAT_VERSION}: {_MEND}")
     return report
 
 
-def _line(record: Record) -> bytes:
-    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+def _check_version(path: Path, report: dict[str, Any]) -> None:
+    version = report.get("format_version")
+    if version != FORMAT_VERSION:
+        raise LiraError(f"{path} has format version {version}, expected {FORMAT_VERSION}: {START_ANEW}")
+
+
+def _json(content: Any, indent: int | None = None) -> bytes:
+    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # a name that is not UTF-8 becomes JSON's own \udc80
 
 
 def _named(key: str, was: Any, now: Any) -> str:

@@ -6,13 +6,13 @@ gRefCOCO's expressions that name several objects, or none, are scored as GRES de
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lira_bench.accuracy.files import Annotations, need, need_text
+from lira_bench.accuracy.files import Annotations, ById, need, need_size, need_text, repeated, short
 from lira_bench.accuracy.items import (
     Dataset,
     Entry,
@@ -47,7 +47,8 @@ def read(source: Source) -> Dataset:
     A ref: ann_id, image_id, split and sentences [{sent}]. ann_id is a number or, in gRefCOCO, a list of them:
     all of them together are the true mask, and [-1] stands for none. Masks are the annotations' polygons or
     run lengths; images are named by instances.json, as the refs' own file_name carries the annotation's
-    number. Raises LiraError for a pickle, which is what RefCOCO is published as: it is never opened.
+    number. A ref whose ids occur twice, or whose annotation is of another image, is left out. Raises
+    LiraError for a pickle, which is what RefCOCO is published as: it is never opened.
     """
     files = Annotations(source.data)
     path = _refs_file(files, source.data)
@@ -58,10 +59,12 @@ def read(source: Source) -> Dataset:
         if not isinstance(instances.get(key), list):
             raise LiraError(f"{instances_path} has no list {key!r}, expected COCO instances")
     split = _check_split(path, refs, source.split)
-    images, annotations = _by_id(instances["images"]), _by_id(instances["annotations"])
+    images = ById(instances_path.name, "image", instances["images"])
+    annotations = ById(instances_path.name, "annotation", instances["annotations"])
+    again = repeated(ref.get("ref_id") for ref in refs if isinstance(ref, dict))
     entries: list[Entry] = []
     for index, ref in enumerate(refs):
-        entries += _entries(f"{path.name}[{index}]", ref, images, annotations, split)
+        entries += _entries(f"{path.name}[{index}]", ref, images, annotations, split, again)
         if source.limit is not None and len(entries) >= source.limit:
             break
     return Dataset(tuple(entries[: source.limit]), files.hashes)
@@ -82,12 +85,6 @@ def _refs_file(files: Annotations, data: Path) -> Path:
     )
 
 
-def _by_id(listed: list[Any]) -> dict[int, Any]:
-    return {
-        entry["id"]: entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), int)
-    }
-
-
 def _check_split(path: Path, refs: list[Any], asked: str | None) -> str | None:
     named = [ref.get("split") for ref in refs if isinstance(ref, dict)]
     splits = sorted({name for name in named if isinstance(name, str)})
@@ -99,22 +96,28 @@ def _check_split(path: Path, refs: list[Any], asked: str | None) -> str | None:
 
 
 def _entries(
-    key: str, ref: Any, images: dict[int, Any], annotations: dict[int, Any], split: str | None
+    key: str, ref: Any, images: ById, annotations: ById, split: str | None, again: Collection[object]
 ) -> Iterator[Entry]:
     try:
         if split is not None and need(ref, "split", str) != split:
             return
         wanted, image_id = _annotation_ids(ref), need(ref, "image_id", int)
         sentences = need(ref, "sentences", list)
-        if image_id not in images:
-            raise LiraError(f"instances.json has no image {image_id}")
-        for annotation_id in wanted:
-            if annotation_id not in annotations:
-                raise LiraError(f"instances.json has no annotation {annotation_id}")
+        ref_id = ref.get("ref_id")
+        if isinstance(ref_id, int | str) and ref_id in again:
+            raise LiraError(f"ref_id {short(ref_id)} occurs twice, expected once")
         image = images[image_id]
+        meant = [annotations[number] for number in wanted]
+        for annotation in meant:
+            found = need(annotation, "image_id", int)
+            if found != image_id:
+                raise LiraError(
+                    f"annotation {short(annotation['id'])} is of image {short(found)}, "
+                    f"the ref is about image {short(image_id)}"
+                )
         name = need_text(image, "file_name")
-        size = (need(image, "height", int), need(image, "width", int))
-        masks = tuple(need(annotations[number], "segmentation", (list, dict)) for number in wanted)
+        size = need_size(image)
+        masks = tuple(need(annotation, "segmentation", (list, dict)) for annotation in meant)
     except LiraError as error:
         yield LeftOut(key, str(error))
         return
@@ -132,6 +135,8 @@ def _annotation_ids(ref: Any) -> list[int]:
     """The annotations that an expression means; none where it names nothing in the image."""
     found = need(ref, "ann_id", (int, list))
     listed = found if isinstance(found, list) else [found]
+    if not listed:
+        raise LiraError("key 'ann_id' is an empty list, expected annotations, or [-1] for none")
     if not all(type(number) is int for number in listed):
         raise LiraError("key 'ann_id' is a list with other things than whole numbers")
     return [] if listed == [NO_TARGET] else listed

@@ -11,8 +11,9 @@ from typing import Any
 
 from lira_bench.accuracy import ray_workers
 from lira_bench.accuracy.compare import comparison
-from lira_bench.accuracy.items import Dataset, Evaluation, Item, Record, Source
-from lira_bench.accuracy.output import Output
+from lira_bench.accuracy.files import identity
+from lira_bench.accuracy.items import Dataset, Evaluation, LeftOut, Record, Source
+from lira_bench.accuracy.output import START_ANEW, Output
 from lira_bench.accuracy.tasks import task_named
 from lira_bench.accuracy.worker import EngineChoice, Group, Job, Worker, grouped, left_out
 from lira_engine.bundle import Bundle
@@ -39,9 +40,11 @@ def evaluate(
     """Ask what is not yet in `out`, and write its samples.jsonl and report.json.
 
     `compared_with`: the evaluation whose answers these engines read, too (teacher-forced), if their
-    tokenizers are the same. Raises LiraError for what Output refuses, for engines that fail, and where no
-    item at all could be evaluated.
+    tokenizers are the same. Raises LiraError for what Output refuses, for answers in `out` about other
+    pictures than those of `job`, for engines that fail, and where no item at all could be evaluated.
     """
+    if not dataset.items:
+        raise LiraError(_nothing(source, dataset, _left_out(dataset, {})))
     run = describe(job, source, dataset)
     references = None
     if compared_with is not None:
@@ -49,16 +52,59 @@ def evaluate(
         references = compared_with.records if same_tokens else None
         run["compared_with"] = compared_with.run
     with Output(out, run, overwrite) as output:
+        other = _replaced(output.records, job.images)
+        if other:
+            raise LiraError(f"{out} holds answers about other pictures: {_names(other)}; {START_ANEW}")
         lost = _ask(job, dataset, output, workers, references, progress)
+        other = _replaced(output.records, job.images)
+        if other:
+            output.forget(other)
+            again = "run the same command again, it asks about them anew"
+            raise LiraError(f"pictures were replaced while they were asked about: {_names(other)}; {again}")
         evaluation = _summed_up(job.task, run, dataset, output.records, lost)
         if not evaluation.records:
-            first = "".join(f"; {entry['item']}: {entry['reason']}" for entry in evaluation.left_out[:1])
-            raise LiraError(f"none of {len(dataset.entries)} entries could be evaluated{first}")
-        report = {"counts": evaluation.counts, "metrics": evaluation.metrics, "left_out": evaluation.left_out}
+            raise LiraError(_nothing(source, dataset, evaluation.left_out))
+        report = {
+            "counts": evaluation.counts,
+            "metrics": evaluation.metrics,
+            "images": _pictures(evaluation.records),
+            "left_out": evaluation.left_out,
+        }
         if compared_with is not None:
             report["comparison"] = comparison(compared_with, evaluation)
         output.finish(_samples(evaluation), report)
     return evaluation
+
+
+def _nothing(source: Source, dataset: Dataset, left_out: Sequence[dict[str, str]]) -> str:
+    """What an evaluation without a single answer has to say."""
+    if not dataset.entries:
+        return f"{', '.join(dataset.files)}: there are no entries, so there is nothing to evaluate"
+    limit = "" if source.limit is None else f" (--limit {source.limit})"
+    first = "".join(f"; {entry['item']}: {entry['reason']}" for entry in left_out[:1])
+    return f"none of {len(dataset.entries)} entries{limit} could be evaluated{first}"
+
+
+def _replaced(records: dict[str, Record], images: Path) -> list[str]:
+    """Names of the images that are not, or no longer, the ones that the records are about."""
+    asked: dict[str, set[str]] = {}
+    for record in records.values():
+        asked.setdefault(record["image"], set()).add(record["image_sha256"])
+    return [name for name, known in asked.items() if known != {identity(images / name)}]
+
+
+def _names(images: Sequence[str]) -> str:
+    more = f" and {len(images) - 1} more" if len(images) > 1 else ""
+    return f"{images[0]}{more}"
+
+
+def _pictures(records: dict[str, Record]) -> dict[str, Any]:
+    """Which pictures the figures are about: two reports with the same hash are about the same ones."""
+    known = {record["image"]: record["image_sha256"] for record in records.values()}
+    return {
+        "count": len(known),
+        "sha256": hashlib.sha256(json.dumps(sorted(known.items())).encode()).hexdigest(),
+    }
 
 
 def _samples(evaluation: Evaluation) -> list[Record]:
@@ -138,12 +184,13 @@ def _in_this_process(job: Job, groups: Sequence[Group]) -> Iterator[Record]:
 def _summed_up(
     task: str, run: dict[str, Any], dataset: Dataset, records: dict[str, Record], lost: dict[str, str]
 ) -> Evaluation:
-    kept = {key: record for key, record in records.items() if "left_out" not in record}
-    missing = []
-    for entry in dataset.entries:
-        reason = lost.get(entry.key) if isinstance(entry, Item) else entry.reason
-        if reason is not None:
-            missing.append({"item": entry.key, "reason": reason})
-    scored = [(item, kept[item.key]) for item in dataset.items if item.key in kept]
+    missing = _left_out(dataset, lost)
+    scored = [(item, records[item.key]) for item in dataset.items if item.key in records]
     counts = {"entries": len(dataset.entries), "evaluated": len(scored), "left_out": len(missing)}
-    return Evaluation(run, task_named(task).total(scored), counts, missing, dataset, kept)
+    return Evaluation(run, task_named(task).total(scored), counts, missing, dataset, records)
+
+
+def _left_out(dataset: Dataset, lost: dict[str, str]) -> list[dict[str, str]]:
+    """What the readers left out, and what the workers did (`lost`: reasons by key), in the data's order."""
+    reasons = {entry.key: entry.reason for entry in dataset.entries if isinstance(entry, LeftOut)} | lost
+    return [{"item": e.key, "reason": reasons[e.key]} for e in dataset.entries if e.key in reasons]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco
 
+from lira_bench.accuracy.files import short
 from lira_engine.errors import LiraError
 from lira_runtime import rle
 
@@ -35,13 +35,20 @@ def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
     return np.asarray(drawn.any(axis=2))
 
 
+def outside(segmentation: Any, size: tuple[int, int]) -> bool:
+    """Whether polygons that decode() took reach more than a pixel out of an image of this (width, height)."""
+    polygons = [part for part in segmentation if not isinstance(part, str | Mapping)]
+    return any(value > size[index % 2] + 1 for polygon in polygons for index, value in enumerate(polygon))
+
+
 def _from_runs(encoded: Mapping[str, Any], height: int, width: int) -> np.ndarray:
     size = encoded.get("size")
     if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int for side in size):
         raise LiraError("the run lengths have no size, expected [height, width]")
     if size != [height, width]:
         raise LiraError(
-            f"the mask is {size[1]} x {size[0]} (width x height), expected the image's {width} x {height}"
+            f"the mask is {short(size[1])} x {short(size[0])} (width x height), "
+            f"expected the image's {width} x {height}"
         )
     counts = encoded.get("counts")
     if not isinstance(counts, list):
@@ -59,6 +66,8 @@ def _check_polygon(polygon: Any, height: int, width: int) -> None:
         raise LiraError(f"a polygon has {len(polygon)} numbers, expected pairs of at least three corners")
     for index, value in enumerate(polygon):
         side = height if index % 2 else width
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or not -side <= value <= 2 * side:  # it is traced point by point
-            raise LiraError(f"a polygon has the corner {value!r}, far outside of {width} x {height} pixels")
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not -side <= value <= 2 * side:  # it is traced point by point; nan is nowhere
+            raise LiraError(
+                f"a polygon has the corner {short(value)}, far outside of {width} x {height} pixels"
+            )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lira_bench.accuracy.files import Annotations, need, need_text
+from lira_bench.accuracy import vqa_v2
+from lira_bench.accuracy.files import Annotations, need, need_text, unrepeated
 from lira_bench.accuracy.items import (
     Dataset,
     Entry,
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
 
 
 def read(source: Source) -> Dataset:
-    """A line: image, question, and `answer` or `answers` (a text, or a list of them)."""
+    """A line: image, question, and `answer` or `answers` (a text, or a list of them); or VQA's own pair of
+    files (see vqa_v2). Questions that share a `question_id` are left out."""
     files = Annotations(source.data)
-    path = files.find("vqa.jsonl", "*vqa*.jsonl")
+    path = files.find("vqa.jsonl", "*vqa*.jsonl", f"*{vqa_v2.QUESTIONS}")
+    of_vqa = path.name.endswith((vqa_v2.QUESTIONS, vqa_v2.ANNOTATIONS))
+    lines = vqa_v2.lines(files, path) if of_vqa else unrepeated(files.lines(path), "question_id")
     entries: list[Entry] = []
-    for key, line in files.lines(path):
+    for key, line in lines:
         entries.append(line if isinstance(line, LeftOut) else _entry(key, line, source.instruction))
     return Dataset(tuple(entries[: source.limit]), files.hashes)
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lira_bench.accuracy import segmentation
 from lira_bench.accuracy.agreement import Agreement, replay
-from lira_bench.accuracy.files import image_path
+from lira_bench.accuracy.files import identity, image_path
 from lira_bench.accuracy.items import Item, Question, Record, rounded
+from lira_bench.accuracy.output import START_ANEW
 from lira_bench.accuracy.tasks import task_named
 from lira_engine.errors import LiraError, OutOfMemory
 from lira_runtime import Answer, Lira, Scene, rle
@@ -21,6 +22,7 @@ from lira_runtime.events import Event, FinishedEvent
 from lira_runtime.images import open_image
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
     from lira_runtime.prompts import Ilvc
@@ -87,17 +89,22 @@ class Worker:
         """One record per item. What is wrong with an image, a mask or a question is the item's: it is left
         out. What goes wrong in the engines is not, and is raised."""
         try:
-            picture = open_image(image_path(self._job.images, group.image))
+            path = image_path(self._job.images, group.image)
+            sha256 = identity(path)  # before the pixels: of a picture replaced in between it is the old one's
+            picture = open_image(path, upright=False)
         except OutOfMemory:
             raise
         except LiraError as error:
             reason = str(error).replace(f"{self._job.images}{os.sep}", "")  # the same wherever the data is
             yield from (left_out(item.key, reason) for item in group.items)
             return
+        for key, reference in (group.references or {}).items():
+            if reference["image_sha256"] != sha256:
+                raise LiraError(f"{group.image} was replaced since {key} was asked about: {START_ANEW}")
         look = _Look(self._lira, picture, cast("Ilvc", self._job.ilvc))
         for item in group.items:
             try:
-                masks = self._true_masks(item, picture.size)
+                masks = true_masks(item, picture, path)
                 look.check(item)
             except LiraError as error:
                 yield left_out(item.key, str(error))
@@ -112,6 +119,7 @@ class Worker:
             record: Record = {
                 "item": item.key,
                 "image": item.image,
+                "image_sha256": sha256,
                 "size": [picture.height, picture.width],
                 "answers": [_plain(q, answer) for q, answer in zip(item.questions, answers, strict=True)],
                 "scores": self._task.judge(item, answers, masks),
@@ -120,12 +128,47 @@ class Worker:
                 record["agreement"] = look.agreement(item, group.references[item.key])
             yield record
 
-    def _true_masks(self, item: Item, size: tuple[int, int]) -> list[Any]:
-        width, height = size
-        if item.size is not None and item.size != (height, width):
-            stated = f"{item.size[1]} x {item.size[0]}"
-            raise LiraError(f"{item.image} has {width} x {height} pixels, its annotations are for {stated}")
-        return [segmentation.decode(mask, height, width) for mask in item.masks]
+
+def true_masks(item: Item, picture: Image, path: Path) -> list[np.ndarray]:
+    """An item's masks in stored pixels, [H, W] bool, `picture` being the image as it is stored.
+
+    Annotations of data sets are made on stored pixels, and the authors' scripts do not turn either. Raises
+    LiraError for annotations of another size, of the turned picture, or that are damaged.
+    """
+    try:
+        masks = _masks(item, picture.size)
+        outside = item.size is None and any(segmentation.outside(mask, picture.size) for mask in item.masks)
+        if not outside:
+            return masks
+    except LiraError:
+        if not _fits_turned(item, picture, path):
+            raise
+    else:
+        if not _fits_turned(item, picture, path):
+            return masks
+    width, height = picture.size
+    raise LiraError(
+        f"{item.image} is stored with {width} x {height} pixels, its annotations are for the "
+        f"{height} x {width} to which its EXIF orientation turns it: store it upright, without the tag"
+    )
+
+
+def _masks(item: Item, size: tuple[int, int]) -> list[np.ndarray]:
+    width, height = size
+    if item.size is not None and item.size != (height, width):
+        stated = f"{item.size[1]} x {item.size[0]}"
+        raise LiraError(f"{item.image} has {width} x {height} pixels, its annotations are for {stated}")
+    return [segmentation.decode(mask, height, width) for mask in item.masks]
+
+
+def _fits_turned(item: Item, picture: Image, path: Path) -> bool:
+    """Whether the annotations are for the size that an orientation gives the image, and not for its own."""
+    try:
+        turned = open_image(path).size
+        _masks(item, turned)
+    except LiraError:
+        return False
+    return turned != picture.size and not any(segmentation.outside(mask, turned) for mask in item.masks)
 
 
 def left_out(key: str, reason: str) -> Record:
