@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lira_bench.accuracy.files import image_path
+from lira_bench.accuracy.files import identity, image_path
 from lira_bench.accuracy.items import Item, Record
+from lira_bench.accuracy.output import START_ANEW
+from lira_bench.drawn_text import as_written, fitted, without_glyph
 from lira_engine.atomic import atomic_write
+from lira_engine.errors import LiraError
 from lira_runtime import draw, rle
 from lira_runtime.images import open_image
 
@@ -22,16 +25,22 @@ SIDE = 240  # pixels of a picture's longer side: the file is to stay small
 _ORDER = ("color", "colour", "location")  # of the charts, other kinds behind them
 _RIGHT, _OTHER = tuple(v / 255 for v in draw.PALETTE[2]), (0.72, 0.74, 0.78)
 _OUTLINE = tuple(v / 255 for v in draw.PALETTE[0])
+_TITLE_COLUMNS, _TITLE_ROWS = 40, 4  # characters over a picture of this width
+_WORD_COLUMNS = 20
 _CAPTION = "Probability of a word among the candidates at the [SEG]. Green: true."
 
 
-def write(path: Path, scored: Sequence[tuple[Item, Record]], images: Path) -> bool:
+@as_written()
+def write(path: Path, scored: Sequence[tuple[Item, Record]], images: Path) -> list[str]:
     """A PNG with up to three expressions: picture and mask, top five colours, top five locations; true words
     are green. Every image comes once before any comes twice, expressions with more kinds of attributes first.
-    Returns whether there was any to draw."""
+
+    Returns what there is to tell: nothing where there was none to draw. Raises LiraError where an image is
+    not the one that was asked about.
+    """
     rows = _rows(scored)
     if not rows:
-        return False
+        return []
     columns = 1 + max(len(kinds) for kinds in rows)
     figure = Figure(figsize=(2.9 * columns, 2.4 * len(rows) + 0.3), layout="constrained")
     FigureCanvasAgg(figure)
@@ -40,12 +49,23 @@ def write(path: Path, scored: Sequence[tuple[Item, Record]], images: Path) -> bo
         item, record = kinds[0]
         axes = figure.add_subplot(len(rows), columns, number * columns + 1)
         _draw_picture(axes, images, record)
-        axes.set_title(f"“{item.questions[0].text}”", fontsize=10)
+        axes.set_title(fitted(f"“{item.questions[0].text}”", _TITLE_COLUMNS, _TITLE_ROWS), fontsize=10)
         for place, (_, of_kind) in enumerate(kinds, 2):
             _draw_bars(figure.add_subplot(len(rows), columns, number * columns + place), of_kind["scores"])
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
-    return True
+    told = [f"wrote {path}"]
+    if lacking := without_glyph(_texts(rows)):
+        told.append(f"{path.name}: its font has no {' '.join(lacking)}: they are drawn as boxes")
+    return told
+
+
+def _texts(rows: Sequence[Sequence[tuple[Item, Record]]]) -> Iterator[str]:
+    for item, record in (pair for kinds in rows for pair in kinds):
+        yield item.questions[0].text or ""
+        yield record["scores"]["kind"]
+        yield from record["scores"]["answers"]
+        yield from (word for word, _ in record["scores"]["ranked"])
 
 
 def _rows(scored: Sequence[tuple[Item, Record]]) -> list[list[tuple[Item, Record]]]:
@@ -68,7 +88,10 @@ def _place(kind: str) -> int:
 
 def _draw_picture(axes: Any, images: Path, record: Record) -> None:
     """The picture, dark outside of the mask. Inside it stays as it is: its colour is what is asked about."""
-    picture = open_image(image_path(images, record["image"]))
+    path = image_path(images, record["image"])
+    if identity(path) != record["image_sha256"]:
+        raise LiraError(f"{path} was replaced since it was asked about: {START_ANEW}")
+    picture = open_image(path, upright=False)
     mask = Image.fromarray(rle.decode(record["answers"][0]["masks"][0]["rle"]))
     scale = min(1.0, SIDE / max(picture.size))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
@@ -86,10 +109,11 @@ def _draw_bars(axes: Any, scores: dict[str, Any]) -> None:
     colors = [_RIGHT if word in scores["answers"] else _OTHER for word in words]
     bars = axes.bar(range(len(words)), shares, color=colors, width=0.7)
     axes.bar_label(bars, [f"{share:.2f}" for share in shares], fontsize=8, padding=1)
-    axes.set_xticks(range(len(words)), words, fontsize=9)
+    axes.set_xticks(range(len(words)), [fitted(word, _WORD_COLUMNS) for word in words], fontsize=9)
     axes.set_ylim(0, 1.12)
     axes.set_yticks([0, 0.5, 1])
     axes.tick_params("y", labelsize=8)
-    axes.set_title(f"{scores['kind']} (true: {', '.join(scores['answers'])})", fontsize=10)
+    title = f"{scores['kind']} (true: {', '.join(scores['answers'])})"
+    axes.set_title(fitted(title, _TITLE_COLUMNS, _TITLE_ROWS), fontsize=10)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -120,8 +120,8 @@ def evaluate(
     if task == "attreval":
         from lira_bench.accuracy import bars  # matplotlib takes its time
 
-        if bars.write(folder / "attributes.png", this.scored, job.images):
-            console.print(f"wrote {folder / 'attributes.png'}", soft_wrap=True)
+        for line in bars.write(folder / "attributes.png", this.scored, job.images):
+            console.print(line, soft_wrap=True)
     gate.check(required, figures)
 
 

@@ -19,7 +19,7 @@ def parse(texts: Sequence[str]) -> dict[str, float]:
     """Each NAME=VALUE. Raises LiraError for anything else, and for a name that is there twice."""
     required: dict[str, float] = {}
     for text in texts:
-        name, _, value = text.partition("=")
+        name, _, value = text.rpartition("=")  # names of kinds may hold one
         try:
             bound = float(value)
         except ValueError:

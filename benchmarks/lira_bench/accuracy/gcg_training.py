@@ -47,7 +47,7 @@ def of_refcocog(key: str, entry: Mapping[str, Any]) -> Entry:
 
 
 def of_flickr(name: str, content: Mapping[str, Any]) -> Iterator[Entry]:
-    """A COCO file: per image a caption, per annotation its span of it (`tokens_positive`) and a `sam_mask`."""
+    """A COCO file: per image a caption, per annotation a span of it (`tokens_positive`) and `sam_mask`."""
     images, annotations = content["images"], [a for a in content["annotations"] if isinstance(a, dict)]
     again = repeated(image.get("id") for image in images if isinstance(image, dict))
     twice = repeated(annotation.get("id") for annotation in annotations)

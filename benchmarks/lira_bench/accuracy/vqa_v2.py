@@ -32,8 +32,8 @@ def lines(files: Annotations, path: Path) -> Iterator[tuple[str, dict[str, Any] 
     annotations_path = questions_path.with_name(_annotations_of(questions_path.name))
     if not annotations_path.is_file():
         raise LiraError(
-            f"{questions_path} has no {annotations_path.name} beside it, expected the answers (of a test split "
-            "they are not published: only VQA's server can score it)"
+            f"{questions_path} has no {annotations_path.name} beside it, expected the answers (of a test "
+            "split they are not published: only VQA's server can score it)"
         )
     questions = _list(files, questions_path, "questions")
     found = _list(files, annotations_path, "annotations")["annotations"]

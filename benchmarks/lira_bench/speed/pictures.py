@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lira_bench.drawn_text import as_written
 from lira_bench.speed.measure import Run
 from lira_bench.speed.record import STAGES, Mark
 from lira_bench.speed.report import TITLES, heading, seconds, setting, significant
@@ -31,6 +32,7 @@ _INK, _FAINT, _AUTHORS = "#20242b", "#7a828c", "#c2334d"
 _MARK_SIGNS = {"mask": ("D", "#2a9d72"), "region": ("s", "#1f4e80")}
 
 
+@as_written()
 def bars(record: Mapping[str, Any]) -> bytes:
     """PNG: seconds per answer by stage, and both rates beside the authors'."""
     stages = {name: stage["per_answer"] for name, stage in record["stages"].items()}
@@ -63,6 +65,7 @@ def bars(record: Mapping[str, Any]) -> bytes:
     return _png(figure)
 
 
+@as_written()
 def timeline(record: Mapping[str, Any], run: Run) -> bytes:
     """PNG: which stage ran when; above the whole answer, below what follows the first token."""
     lanes = [stage for stage in STAGES if run.seconds(stage)]

@@ -1,0 +1,35 @@
+"""Words of users and of data sets in matplotlib's pictures: drawn as they are, whatever they hold."""
+
+from __future__ import annotations
+
+import textwrap
+import unicodedata
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from matplotlib import rc_context
+from matplotlib.font_manager import FontProperties, findfont, get_font
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """Around all that makes and saves a figure: dollars are dollars, not mathematics, and a character that
+    the font lacks is a box in the picture, not a warning on standard error."""
+    with rc_context({"text.parse_math": False, "text.usetex": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+|Matplotlib currently does not support", UserWarning)
+        yield
+
+
+def without_glyph(texts: Iterable[str]) -> str:
+    """The characters that the font of the pictures lacks, each once, in order."""
+    known = get_font(findfont(FontProperties())).get_char_index
+    characters = dict.fromkeys(character for text in texts for character in text)
+    return "".join(c for c in characters if not c.isspace() and not known(ord(c)))
+
+
+def fitted(text: str, columns: int, rows: int = 1) -> str:
+    """`text` in at most so many rows, cut with dots at the end. Wide characters (CJK) count twice."""
+    wide = any(unicodedata.east_asian_width(character) in "WF" for character in text)
+    lines = textwrap.wrap(text, columns // 2 if wide else columns, max_lines=rows, placeholder=" ...")
+    return "\n".join(lines)
