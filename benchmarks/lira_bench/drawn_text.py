@@ -29,7 +29,7 @@ def without_glyph(texts: Iterable[str]) -> str:
 
 
 def fitted(text: str, columns: int, rows: int = 1) -> str:
-    """`text` in at most so many rows, cut with dots at the end. Wide characters (CJK) count twice."""
+    """`text` in at most so many rows, cut with dots at the end. Of wide characters (CJK) fewer fit."""
     wide = any(unicodedata.east_asian_width(character) in "WF" for character in text)
-    lines = textwrap.wrap(text, columns // 2 if wide else columns, max_lines=rows, placeholder=" ...")
+    lines = textwrap.wrap(text, columns * 2 // 5 if wide else columns, max_lines=rows, placeholder=" ...")
     return "\n".join(lines)

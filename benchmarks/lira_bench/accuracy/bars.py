@@ -25,8 +25,9 @@ SIDE = 240  # pixels of a picture's longer side: the file is to stay small
 _ORDER = ("color", "colour", "location")  # of the charts, other kinds behind them
 _RIGHT, _OTHER = tuple(v / 255 for v in draw.PALETTE[2]), (0.72, 0.74, 0.78)
 _OUTLINE = tuple(v / 255 for v in draw.PALETTE[0])
-_TITLE_COLUMNS, _TITLE_ROWS = 40, 4  # characters over a picture of this width
+_TITLE_COLUMNS, _TITLE_ROWS = 34, 4  # what fits over a chart
 _WORD_COLUMNS = 20
+_SHOWN = 20  # characters that the font lacks
 _CAPTION = "Probability of a word among the candidates at the [SEG]. Green: true."
 
 
@@ -56,7 +57,8 @@ def write(path: Path, scored: Sequence[tuple[Item, Record]], images: Path) -> li
         figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
     told = [f"wrote {path}"]
     if lacking := without_glyph(_texts(rows)):
-        told.append(f"{path.name}: its font has no {' '.join(lacking)}: they are drawn as boxes")
+        more = f" and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
+        told.append(f"{path.name}: its font has no {' '.join(lacking[:_SHOWN])}{more}: they are boxes there")
     return told
 
 

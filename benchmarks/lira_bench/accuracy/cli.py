@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def evaluate(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `lira-edge export` wrote.")],
     data: Annotated[Path, typer.Option(metavar="DIR", help="Annotations: a folder, or one of its files.")],
-    task: Annotated[str, typer.Option(help="refseg, gcg, vqa, attreval or pope.")],
+    task: Annotated[str, typer.Option(help="refseg, gcg, vqa, attreval, pope or chair.")],
     out: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="OUT", help="Folder; default: eval-BUNDLE-TASK-ENGINES."),
@@ -34,7 +34,9 @@ def evaluate(
     ] = None,
     require: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Fail (exit code 2) below it; with --compare it is OTHER's."),
+        typer.Option(
+            metavar="NAME=VALUE", help="Fail (exit code 2) if it is worse; with --compare it is OTHER's."
+        ),
     ] = None,
     instruction: Annotated[
         str | None, typer.Option(help="Appended to questions: 'Answer with a single word.'")

@@ -53,9 +53,14 @@ def print_left_out(out: Console, evaluation: Evaluation) -> None:
         return
     out.print(f"left out: {len(entries)} of {evaluation.counts['entries']} entries", style="bold")
     for entry in entries[:_SHOWN]:
-        out.print(f"  {entry['item']}: {entry['reason']}", soft_wrap=True)
+        out.print(f"  {_on_one_line(entry['item'])}: {_on_one_line(entry['reason'])}", soft_wrap=True)
     if len(entries) > _SHOWN:
         out.print(f"  and {len(entries) - _SHOWN} more, all in the report")
+
+
+def _on_one_line(text: str) -> str:
+    """Names and values come from files: what a terminal would obey, or not show, is written as its code."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _figure(value: float | int | None, sign: str = "") -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from lira_bench.accuracy import attreval, gcg, pope, refseg, vqa
+from lira_bench.accuracy import attreval, chair, gcg, pope, refseg, vqa
 from lira_bench.accuracy.items import Task
 from lira_engine.errors import LiraError
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (refseg.TASK, gcg.TASK, vqa.TASK, attreval.TASK, pope.TASK)
+    task.name: task for task in (refseg.TASK, gcg.TASK, vqa.TASK, attreval.TASK, pope.TASK, chair.TASK)
 }
 
 
