@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lira_bench.accuracy.files import Annotations, Line, is_text, need, need_text, short, unrepeated
+from lira_bench.accuracy.files import (
+    Annotations,
+    Line,
+    is_text,
+    need,
+    need_text,
+    read_lines,
+    short,
+    unrepeated,
+)
 from lira_bench.accuracy.items import (
     Dataset,
     Entry,
@@ -60,8 +69,7 @@ def read(source: Source) -> Dataset:
         asked: list[Line] = []
         for key, line in files.lines(path):
             (ranked if isinstance(line, dict) and "words" in line else asked).append((key, line))
-        for key, line in unrepeated(ranked, "question_id"):
-            expressions.append(line if isinstance(line, LeftOut) else _expression(key, line))
+        expressions += read_lines(ranked, _expression)
         pairs += _pairs(asked, source.instruction)
     return Dataset((*pairs[: source.limit], *expressions[: source.limit]), files.hashes)
 
@@ -69,8 +77,6 @@ def read(source: Source) -> Dataset:
 def _pairs(lines: Sequence[Line], instruction: str | None) -> Iterator[Entry]:
     together: dict[Any, list[Asked]] = {}
     numbered = any(isinstance(line, dict) and "pair_id" in line for _, line in lines)
-    if numbered:
-        lines = list(unrepeated(lines, "question_id"))
     for index, (key, line) in enumerate(lines):
         if isinstance(line, LeftOut):  # it keeps its place: of neighbours, only its own one is alone now
             yield line
@@ -78,8 +84,18 @@ def _pairs(lines: Sequence[Line], instruction: str | None) -> Iterator[Entry]:
             yield LeftOut(key, "key 'pair_id' is missing, which other lines have")
         else:
             together.setdefault(line["pair_id"] if numbered else index // 2, []).append((key, line))
-    for members in together.values():
-        yield _pair(members, instruction)
+    # Without pair_ids, a file's question_ids may number something else than its questions.
+    yield from unrepeated(
+        "question_id",
+        (
+            (
+                members[0][0],
+                [line.get("question_id") for _, line in members if numbered],
+                [_pair(members, instruction)],
+            )
+            for members in together.values()
+        ),
+    )
 
 
 def _pair(members: Sequence[Asked], instruction: str | None) -> Entry:

@@ -72,9 +72,13 @@ def read(source: Source) -> Dataset:
     if captions_path is not None:
         there.add_captions(captions_path, _lists(files, captions_path, "annotations"), words)
     images = ById(path.name, "image", content["images"])
-    entries: list[Entry] = []
-    for key, wanted in _wanted(files, path, content["images"], chosen):
-        entries.append(wanted if isinstance(wanted, LeftOut) else _entry(key, wanted, images, there, words))
+    found: list[tuple[str, list[object], list[Entry]]] = []
+    for key, line in _wanted(files, path, content["images"], chosen):
+        if isinstance(line, LeftOut):
+            found.append((key, [], [line]))
+        else:
+            found.append((key, [line["image_id"]], [_entry(key, line, images, there, words)]))
+    entries = list(unrepeated("image", found))
     return Dataset(tuple(entries[: source.limit]), files.hashes)
 
 
@@ -91,7 +95,7 @@ def _wanted(
         return
     lines = list(files.lines(chosen))
     known = any(isinstance(line, dict) and "image_id" in line for _, line in lines)
-    for key, line in unrepeated(lines, "image_id" if known else "question_id"):
+    for key, line in lines:
         if isinstance(line, LeftOut):
             yield key, line
         else:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from lira_bench.accuracy.items import LeftOut
+from lira_bench.accuracy.items import Entry, Item, LeftOut
 from lira_engine.errors import LiraError
 from lira_engine.verify import sha256_of
 from lira_runtime.images import MAX_SIDE
@@ -114,15 +114,29 @@ def repeated(ids: Iterable[object]) -> set[object]:
     return {value for value, count in counted.items() if count > 1}
 
 
-def unrepeated(lines: Iterable[Line], id_key: str) -> Iterator[Line]:
-    """The lines, but those that share their id with another are left out."""
-    listed = list(lines)
-    again = repeated(line.get(id_key) for _, line in listed if isinstance(line, dict))
-    for key, line in listed:
-        if isinstance(line, dict) and _is_id(line.get(id_key)) and line[id_key] in again:
-            yield key, LeftOut(key, f"{id_key} {short(line[id_key])} occurs twice, expected once")
+def unrepeated(noun: str, found: Iterable[tuple[str, Iterable[object], Sequence[Entry]]]) -> Iterator[Entry]:
+    """Entries in their order. `found` has a key, ids and what was read there; where two that can be evaluated
+    share an id, which one was meant is not known, and both are left out."""
+    listed = [(key, {value for value in ids if _is_id(value)}, entries) for key, ids, entries in found]
+    good = [ids for _, ids, entries in listed if any(isinstance(entry, Item) for entry in entries)]
+    again = repeated(value for ids in good for value in ids)
+    for key, ids, entries in listed:
+        shared = next((value for value in ids if value in again), None)
+        if shared is None or not any(isinstance(entry, Item) for entry in entries):
+            yield from entries
         else:
-            yield key, line
+            yield LeftOut(key, f"{noun} {short(shared)} occurs twice, expected once")
+
+
+def read_lines(lines: Iterable[Line], entry: Callable[[str, dict[str, Any]], Entry]) -> list[Entry]:
+    """What `entry` makes of each line; where two share a `question_id`, both are left out."""
+    read = (
+        (key, (), [line])
+        if isinstance(line, LeftOut)
+        else (key, [line.get("question_id")], [entry(key, line)])
+        for key, line in lines
+    )
+    return list(unrepeated("question_id", read))
 
 
 def _is_id(value: object) -> bool:

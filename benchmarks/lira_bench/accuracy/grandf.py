@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lira_bench.accuracy import gcg_training
-from lira_bench.accuracy.files import Annotations, need, need_text, repeated, short
+from lira_bench.accuracy.files import Annotations, need, need_text, repeated, short, unrepeated
 from lira_bench.accuracy.items import Dataset, Entry, LeftOut, Source
 from lira_engine.errors import LiraError
 
@@ -46,8 +46,10 @@ def _of_split(folder: Path, source: Source) -> str:
     wanted = f"{source.split}{CAPTIONS}"
     if source.data.is_file() and source.data.name not in (wanted, f"{source.split}{MASKS}"):
         raise LiraError(f"{source.data} is not of split {source.split!r}: leave --split out")
+    if not names:
+        raise LiraError(f"{folder} has no splits of GranD-f: leave --split out")
     if wanted not in names:
-        splits = ", ".join(name.removesuffix(CAPTIONS) for name in names) or "none"
+        splits = ", ".join(name.removesuffix(CAPTIONS) for name in names)
         raise LiraError(f"{folder} has no split {source.split!r} of GranD-f; it has: {splits}")
     return wanted
 
@@ -59,22 +61,14 @@ def _of_training(files: Annotations, path: Path) -> Iterator[Entry]:
             raise LiraError(f"{path} has no lists 'images' and 'annotations', expected Flickr's COCO form")
         yield from gcg_training.of_flickr(path.name, content)
         return
-    again = repeated(_id_of(entry) for entry in content)
-    for index, entry in enumerate(content):
-        key = f"{path.name}[{index}]"
-        number = _id_of(entry)
-        if isinstance(number, int | str) and number in again:
-            yield LeftOut(key, f"image {short(number)} occurs twice, expected once")
-        elif gcg_training.is_refcocog(entry):
-            yield gcg_training.of_refcocog(key, entry)
-        else:
-            yield _of_groundings(key, entry)
+    yield from unrepeated("image", (_of_entry(f"{path.name}[{i}]", entry) for i, entry in enumerate(content)))
 
 
-def _id_of(entry: Any) -> object:
+def _of_entry(key: str, entry: Any) -> tuple[str, list[object], list[Entry]]:
     if gcg_training.is_refcocog(entry):
-        return next(iter(entry))
-    return entry.get("image_id") if isinstance(entry, dict) else None
+        return key, list(entry), [gcg_training.of_refcocog(key, entry)]
+    number = entry.get("image_id") if isinstance(entry, dict) else None
+    return key, [number], [_of_groundings(key, entry)]
 
 
 def _of_groundings(key: str, entry: Any) -> Entry:

@@ -1,8 +1,8 @@
 """Which objects a text mentions: words of a data set's categories, found in running English text.
 
 Source: Rohrbach et al., "Object Hallucination in Image Captioning", EMNLP 2018, section 3, and its code's
-rules for words of two parts ("hot dog", "baby bird"). That code brings words to their singular with NLTK; here
-a word counts in its plural, too, by the rules of spelling.
+rules for words of two parts ("hot dog", "baby bird"). That code brings words to their singular with NLTK;
+here a word counts in its plural, too, by the rules of spelling.
 """
 
 from __future__ import annotations

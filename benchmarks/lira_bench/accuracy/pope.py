@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lira_bench.accuracy.files import Annotations, need_text, unrepeated
+from lira_bench.accuracy.files import Annotations, need_text, read_lines
 from lira_bench.accuracy.items import Dataset, Entry, Item, LeftOut, Metrics, Record, Source, Task, rounded
 from lira_bench.accuracy.text_answers import pope_says_yes
 from lira_bench.accuracy.vqa import ask
@@ -23,9 +23,7 @@ def read(source: Source) -> Dataset:
     that share a `question_id` (the three files of POPE in one) are left out."""
     files = Annotations(source.data)
     path = files.find("pope.jsonl", "*pope*.json*")
-    entries: list[Entry] = []
-    for key, line in unrepeated(files.lines(path), "question_id"):
-        entries.append(line if isinstance(line, LeftOut) else _entry(key, line, source.instruction))
+    entries = read_lines(files.lines(path), lambda key, line: _entry(key, line, source.instruction))
     return Dataset(tuple(entries[: source.limit]), files.hashes)
 
 

@@ -6,13 +6,13 @@ gRefCOCO's expressions that name several objects, or none, are scored as GRES de
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lira_bench.accuracy.files import Annotations, ById, need, need_size, need_text, repeated, short
+from lira_bench.accuracy.files import Annotations, ById, need, need_size, need_text, short, unrepeated
 from lira_bench.accuracy.items import (
     Dataset,
     Entry,
@@ -61,12 +61,7 @@ def read(source: Source) -> Dataset:
     split = _check_split(path, refs, source.split)
     images = ById(instances_path.name, "image", instances["images"])
     annotations = ById(instances_path.name, "annotation", instances["annotations"])
-    again = repeated(ref.get("ref_id") for ref in refs if isinstance(ref, dict))
-    entries: list[Entry] = []
-    for index, ref in enumerate(refs):
-        entries += _entries(f"{path.name}[{index}]", ref, images, annotations, split, again)
-        if source.limit is not None and len(entries) >= source.limit:
-            break
+    entries: list[Entry] = list(unrepeated("ref_id", _of_refs(path.name, refs, images, annotations, split)))
     return Dataset(tuple(entries[: source.limit]), files.hashes)
 
 
@@ -95,17 +90,23 @@ def _check_split(path: Path, refs: list[Any], asked: str | None) -> str | None:
     return asked
 
 
-def _entries(
-    key: str, ref: Any, images: ById, annotations: ById, split: str | None, again: Collection[object]
-) -> Iterator[Entry]:
+def _of_refs(
+    name: str, refs: list[Any], images: ById, annotations: ById, split: str | None
+) -> Iterator[tuple[str, list[object], list[Entry]]]:
+    for index, ref in enumerate(refs):
+        key = f"{name}[{index}]"
+        number = ref.get("ref_id") if isinstance(ref, dict) else None
+        yield key, [number], list(_entries(key, ref, images, annotations, split))
+
+
+def _entries(key: str, ref: Any, images: ById, annotations: ById, split: str | None) -> Iterator[Entry]:
     try:
         if split is not None and need(ref, "split", str) != split:
             return
         wanted, image_id = _annotation_ids(ref), need(ref, "image_id", int)
         sentences = need(ref, "sentences", list)
-        ref_id = ref.get("ref_id")
-        if isinstance(ref_id, int | str) and ref_id in again:
-            raise LiraError(f"ref_id {short(ref_id)} occurs twice, expected once")
+        if not sentences:
+            raise LiraError("key 'sentences' is an empty list")
         image = images[image_id]
         meant = [annotations[number] for number in wanted]
         for annotation in meant:

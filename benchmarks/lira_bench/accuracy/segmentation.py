@@ -51,7 +51,9 @@ def _from_runs(encoded: Mapping[str, Any], height: int, width: int) -> np.ndarra
             f"expected the image's {width} x {height}"
         )
     counts = encoded.get("counts")
-    if not isinstance(counts, list):
+    if not isinstance(counts, list | str):
+        raise LiraError(f"the counts of the run lengths are {short(counts)}, expected a list or a text")
+    if isinstance(counts, str):
         return rle.decode(encoded)
     if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != height * width:
         raise LiraError(f"the run lengths do not cover {width} x {height} pixels")

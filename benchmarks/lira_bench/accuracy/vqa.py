@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lira_bench.accuracy import vqa_v2
-from lira_bench.accuracy.files import Annotations, need, need_text, unrepeated
+from lira_bench.accuracy.files import Annotations, need, need_text, read_lines
 from lira_bench.accuracy.items import (
     Dataset,
     Entry,
@@ -35,10 +35,8 @@ def read(source: Source) -> Dataset:
     files = Annotations(source.data)
     path = files.find("vqa.jsonl", "*vqa*.jsonl", f"*{vqa_v2.QUESTIONS}")
     of_vqa = path.name.endswith((vqa_v2.QUESTIONS, vqa_v2.ANNOTATIONS))
-    lines = vqa_v2.lines(files, path) if of_vqa else unrepeated(files.lines(path), "question_id")
-    entries: list[Entry] = []
-    for key, line in lines:
-        entries.append(line if isinstance(line, LeftOut) else _entry(key, line, source.instruction))
+    lines = vqa_v2.lines(files, path) if of_vqa else files.lines(path)
+    entries = read_lines(lines, lambda key, line: _entry(key, line, source.instruction))
     return Dataset(tuple(entries[: source.limit]), files.hashes)
 
 

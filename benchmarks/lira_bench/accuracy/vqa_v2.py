@@ -7,11 +7,11 @@ Source: visualqa.org/download.html, "Input Questions Format" and "Annotation For
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lira_bench.accuracy.files import Annotations, ById, need, need_text, repeated, short
+from lira_bench.accuracy.files import Annotations, ById, need, need_text, short
 from lira_bench.accuracy.items import LeftOut
 from lira_engine.errors import LiraError
 
@@ -24,7 +24,7 @@ _NAMES = {
 
 
 def lines(files: Annotations, path: Path) -> Iterator[tuple[str, dict[str, Any] | LeftOut]]:
-    """The questions of a pair, as lines of the form that task vqa reads: image, question, answers.
+    """The questions of a pair, as lines of task vqa's form: question_id, image, question, answers.
 
     `path` is one of the two files. Raises LiraError where the other is not there.
     """
@@ -38,21 +38,16 @@ def lines(files: Annotations, path: Path) -> Iterator[tuple[str, dict[str, Any] 
     questions = _list(files, questions_path, "questions")
     found = _list(files, annotations_path, "annotations")["annotations"]
     answers = ById(annotations_path.name, "answers to question", found, "question_id")
-    again = repeated(q.get("question_id") for q in questions["questions"] if isinstance(q, dict))
     for index, question in enumerate(questions["questions"]):
         key = f"{questions_path.name}.questions[{index}]"
         try:
-            yield key, _line(question, questions, answers, again)
+            yield key, _line(question, questions, answers)
         except LiraError as error:
             yield key, LeftOut(key, str(error))
 
 
-def _line(
-    question: Any, header: Mapping[str, Any], answers: ById, again: Collection[object]
-) -> dict[str, Any]:
+def _line(question: Any, header: Mapping[str, Any], answers: ById) -> dict[str, Any]:
     number = need(question, "question_id", (int, str))
-    if number in again:
-        raise LiraError(f"question_id {short(number)} occurs twice, expected once")
     text, annotation = need_text(question, "question"), answers[number]
     if annotation.get("image_id") != question.get("image_id"):
         raise LiraError(
@@ -60,7 +55,8 @@ def _line(
             f"its answers are about {short(annotation.get('image_id'))}"
         )
     given = [need_text(answer, "answer") for answer in need(annotation, "answers", list)]
-    return {"image": _image(question, header), "question": text, "answers": given}
+    image = _image(question, header)
+    return {"question_id": number, "image": image, "question": text, "answers": given}
 
 
 def _image(question: Mapping[str, Any], header: Mapping[str, Any]) -> str:

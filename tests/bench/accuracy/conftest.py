@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lira_bench.accuracy.items import Dataset, LeftOut, Source
+from lira_bench.accuracy.tasks import TASKS
 from lira_engine.main import main
 
 
@@ -43,12 +46,44 @@ class Evaluate:
     @staticmethod
     def samples(out: str | Path) -> list[dict[str, Any]]:
         text = Path(out, "samples.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in text.split("\n") if line]
 
     @staticmethod
     def same_bytes(one: str | Path, other: str | Path) -> bool:
         names = ("report.json", "samples.jsonl")
         return all(Path(one, name).read_bytes() == Path(other, name).read_bytes() for name in names)
+
+
+class Annotated:
+    """A folder of annotation files, and what a task reads there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, name: str, content: object) -> Path:
+        """Bytes and texts as they are, anything else as JSON."""
+        path = self.folder / name
+        if not isinstance(content, bytes):
+            content = (content if isinstance(content, str) else json.dumps(content)).encode()
+        path.write_bytes(content)
+        return path
+
+    def write_lines(self, name: str, entries: Sequence[object]) -> Path:
+        lines = [entry if isinstance(entry, str) else json.dumps(entry) for entry in entries]
+        return self.write(name, "".join(f"{line}\n" for line in lines))
+
+    def read(self, task: str, name: str = "", **options: Any) -> Dataset:
+        return TASKS[task].read(Source(self.folder / name, **options))
+
+    def reasons(self, task: str, name: str = "", **options: Any) -> dict[str, str]:
+        """Why entries were left out, by key."""
+        entries = self.read(task, name, **options).entries
+        return {entry.key: entry.reason for entry in entries if isinstance(entry, LeftOut)}
+
+
+@pytest.fixture
+def annotated(tmp_path: Path) -> Annotated:
+    return Annotated(tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -371,6 +371,6 @@ def test_where_images_are(tmp_path: Path) -> None:
 
 
 def test_a_task_that_there_is_not() -> None:
-    with pytest.raises(LiraError, match="there are: refseg, gcg, vqa, attreval, pope"):
+    with pytest.raises(LiraError, match="there are: refseg, gcg, vqa, attreval, pope, chair"):
         task_named("caption")
     assert [task_named(name).name for name in TASKS] == list(TASKS)

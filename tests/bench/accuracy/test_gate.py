@@ -32,3 +32,22 @@ def test_a_figure_that_there_is_not() -> None:
 def test_what_is_not_name_and_value(text: str) -> None:
     with pytest.raises(LiraError, match="expected NAME=VALUE"):
         gate.parse([text])
+
+
+def test_what_is_not_a_number_never_passes() -> None:
+    with pytest.raises(LiraError, match="ciou is not measured, required -1"):
+        gate.check({"ciou": -1.0}, {"ciou": float("nan")})
+
+
+def test_hallucination_has_to_be_lower() -> None:
+    figures = {"chair_i": 0.1, "chair_s": 0.3}
+    gate.check(gate.parse(["chair_i=0.1"]), figures)
+    with pytest.raises(LiraError) as error:
+        gate.check(gate.parse(["chair_i=0.05", "chair_s=0.5"]), figures)
+    assert str(error.value) == "not good enough: chair_i is 0.1, required at most 0.05"
+
+
+def test_no_requirement_hides_another() -> None:
+    with pytest.raises(LiraError, match="ciou is required twice"):
+        gate.parse(["ciou=0.9", "ciou=0.1"])
+    assert gate.parse(["a=b.top1=0.5"]) == {"a=b.top1": 0.5}  # AttrEval's kinds are the data's words

@@ -16,7 +16,7 @@ RUN = {"task": "vqa", "limit": None, "data": {"vqa.jsonl": "a" * 64}}
 
 
 def record(number: int) -> dict[str, Any]:
-    return {"item": f"vqa.jsonl:{number}", "scores": {"accuracy": 1.0}, "text": "é"}
+    return {"item": f"vqa.jsonl:{number}", "image": "a.png", "scores": {"accuracy": 1.0}, "text": "é\u2028"}
 
 
 def keys(output: Output) -> list[str]:
@@ -32,7 +32,7 @@ def write_two(folder: Path) -> None:
 def test_a_record_is_on_disk_at_once(tmp_path: Path) -> None:
     with Output(tmp_path / "out", RUN) as output:
         output.append(record(1))
-        (line,) = (tmp_path / "out" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+        (line,) = (tmp_path / "out" / "samples.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
         assert json.loads(line) == record(1)
         report = read_report(tmp_path / "out")
         assert (report["complete"], report["run"]) == (False, RUN)
@@ -107,6 +107,42 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
     samples.write_bytes(samples.read_bytes().replace(b'{"item"', b'"item"', 1))
     with pytest.raises(LiraError, match=r"samples\.jsonl:1 is damaged"):
         Output(tmp_path, RUN)
+
+
+def test_a_record_without_its_image_is_damage(tmp_path: Path) -> None:
+    write_two(tmp_path)
+    samples = tmp_path / "samples.jsonl"
+    samples.write_bytes(samples.read_bytes().replace(b'"image": "a.png", ', b"", 1))
+    with pytest.raises(LiraError, match=r"samples\.jsonl:1 is damaged"):
+        Output(tmp_path, RUN)
+
+
+def test_records_of_replaced_images_are_forgotten(tmp_path: Path) -> None:
+    with Output(tmp_path, RUN) as output:
+        output.append(record(1))
+        output.append({**record(2), "image": "b.png"})
+        output.forget({"a.png"})
+        assert keys(output) == ["2"]
+        output.append(record(3))
+    with Output(tmp_path, RUN) as output:
+        assert keys(output) == ["2", "3"]
+
+
+def test_an_evaluation_of_an_earlier_version_may_be_overwritten(tmp_path: Path) -> None:
+    write_two(tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    (tmp_path / "report.json").write_text(json.dumps({**report, "format_version": 1}))
+    with pytest.raises(LiraError, match=r"format version 1, expected 2: .*--overwrite"):
+        Output(tmp_path, RUN)
+    with Output(tmp_path, RUN, overwrite=True) as output:
+        assert keys(output) == []
+
+
+def test_what_is_not_utf8_goes_into_a_report_and_comes_back(tmp_path: Path) -> None:
+    run = {**RUN, "instruction": "Kurz, \udcfcberall."}  # as an argument in Latin-1 arrives
+    for _ in range(2):
+        with Output(tmp_path, run):
+            assert read_report(tmp_path)["run"] == run
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there two evaluations into one folder are not told apart")

@@ -101,7 +101,7 @@ def kinds(of: list[dict[str, Any]]) -> set[str]:
 @pytest.mark.parametrize(
     ("task", "more", "said"),
     [
-        ("caption", (), "there are: refseg, gcg, vqa, attreval, pope"),
+        ("caption", (), "there are: refseg, gcg, vqa, attreval, pope, chair"),
         ("gcg", ("--workers", "4"), "expected ray"),
         ("gcg", ("--instruction", "Be short."), "short answers"),
         ("vqa", ("--split", "val"), "--split is for refseg and gcg"),
