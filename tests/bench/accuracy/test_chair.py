@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 KINDS = {
     "person": "person", "dog": "animal", "bird": "animal", "train": "vehicle", "hot dog": "food",
-    "toilet": "furniture", "chair": "furniture", "wine glass": "kitchen", "knife": "kitchen", "sheep": "animal",
-    "mouse": "electronic", "tie": "accessory", "fire hydrant": "outdoor", "bus": "vehicle", "teddy bear": "indoor",
+    "toilet": "furniture", "chair": "furniture", "wine glass": "kitchen", "knife": "kitchen",
+    "sheep": "animal", "mouse": "electronic",
+    "tie": "accessory", "fire hydrant": "outdoor", "bus": "vehicle", "teddy bear": "indoor",
 }  # fmt: skip
 SYNONYMS = {
     "person": ["man", "child", "baby", "adult", "passenger"],
