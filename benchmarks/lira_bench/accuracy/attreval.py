@@ -107,9 +107,11 @@ def _pair(members: Sequence[Asked], instruction: str | None) -> Entry:
         answers = [need_text(line, "answer").strip().lower() for _, line in members]
         images = {need_text(line, "image") for _, line in members}
         if sorted(answers) != ["no", "yes"]:
-            raise LiraError(f"the pair's answers are {answers[0]} and {answers[1]}, expected a yes and a no")
+            said = " and ".join(answer[:40] for answer in answers)
+            raise LiraError(f"the pair's answers are {said}, expected a yes and a no")
         if len(images) > 1:
-            raise LiraError(f"the pair is about two images, {' and '.join(sorted(images))}, expected one")
+            names = " and ".join(name[:40] for name in sorted(images))
+            raise LiraError(f"the pair is about two images, {names}, expected one")
         kind = _kind(members[0][1])
     except LiraError as error:
         return LeftOut(key, str(error))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lira_bench.accuracy.files import Annotations, need_text, read_lines
+from lira_bench.accuracy.files import Annotations, need_text, read_lines, short
 from lira_bench.accuracy.items import Dataset, Entry, Item, LeftOut, Metrics, Record, Source, Task, rounded
 from lira_bench.accuracy.text_answers import pope_says_yes
 from lira_bench.accuracy.vqa import ask
@@ -32,7 +32,7 @@ def _entry(key: str, line: dict[str, Any], instruction: str | None) -> Entry:
         image, text = need_text(line, "image"), need_text(line, "text")
         label = need_text(line, "label").strip().lower()
         if label not in ("yes", "no"):
-            raise LiraError(f"key 'label' is {label!r}, expected yes or no")
+            raise LiraError(f"key 'label' is {short(label)}, expected yes or no")
     except LiraError as error:
         return LeftOut(key, str(error))
     return Item(key, image, (ask(text, instruction),), {"yes": label == "yes"})

@@ -83,10 +83,11 @@ def _refs_file(files: Annotations, data: Path) -> Path:
 def _check_split(path: Path, refs: list[Any], asked: str | None) -> str | None:
     named = [ref.get("split") for ref in refs if isinstance(ref, dict)]
     splits = sorted({name for name in named if isinstance(name, str)})
+    listed = ", ".join(name[:40] for name in splits[:20]) or "none"
     if asked is None and len(splits) > 1:
-        raise LiraError(f"{path} has the splits {', '.join(splits)}: choose one, --split {splits[0]}")
+        raise LiraError(f"{path} has the splits {listed}: choose one, --split {splits[0][:40]}")
     if asked is not None and asked not in splits:
-        raise LiraError(f"{path} has no split {asked!r}; it has: {', '.join(splits) or 'none'}")
+        raise LiraError(f"{path} has no split {asked!r}; it has: {listed}")
     return asked
 
 

@@ -64,7 +64,7 @@ def _image(question: Mapping[str, Any], header: Mapping[str, Any]) -> str:
     if isinstance(number, str):
         return number  # VizWiz in this form: the name itself
     kind = header.get("data_type", "mscoco")
-    if kind not in _NAMES:
+    if not isinstance(kind, str) or kind not in _NAMES:
         raise LiraError(f"'data_type' of the file is {short(kind)}, expected {' or '.join(_NAMES)}")
     if not 0 <= number < 10**12:
         raise LiraError(f"key 'image_id' is {short(number)}, expected at most 12 digits")

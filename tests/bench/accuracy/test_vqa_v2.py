@@ -113,7 +113,9 @@ def test_names_of_images(annotated: Annotated, header: dict[str, Any], image: An
     assert [item.image for item in annotated.read("vqa").items] == [name]
 
 
-@pytest.mark.parametrize("header", [{"data_type": "flickr"}, {"data_subtype": 2014}, {"data_subtype": None}])
+@pytest.mark.parametrize(
+    "header", [{"data_type": "flickr"}, {"data_type": {}}, {"data_subtype": 2014}, {"data_subtype": None}]
+)
 def test_images_that_nothing_names(annotated: Annotated, header: dict[str, Any]) -> None:
     write(annotated, [question(1)], [answers(1)], **header)
     assert next(iter(header)) in annotated.reasons("vqa")[f"{QUESTIONS}.questions[0]"]
