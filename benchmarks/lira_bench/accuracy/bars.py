@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from lira_bench.accuracy.files import identity, image_path
 from lira_bench.accuracy.items import Item, Record
 from lira_bench.accuracy.output import START_ANEW
-from lira_bench.drawn_text import as_written, fitted, without_glyph
+from lira_bench.drawn_text import as_written, fitted, new_figure, without_glyph
 from lira_engine.atomic import atomic_write
 from lira_engine.errors import LiraError
 from lira_runtime import draw, rle
@@ -43,8 +41,7 @@ def write(path: Path, scored: Sequence[tuple[Item, Record]], images: Path) -> li
     if not rows:
         return []
     columns = 1 + max(len(kinds) for kinds in rows)
-    figure = Figure(figsize=(2.9 * columns, 2.4 * len(rows) + 0.3), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(2.9 * columns, 2.4 * len(rows) + 0.3)
     figure.supxlabel(_CAPTION, fontsize=9)
     for number, kinds in enumerate(rows):
         item, record = kinds[0]

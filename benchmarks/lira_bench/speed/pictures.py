@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-from lira_bench.drawn_text import as_written
+from lira_bench.drawn_text import as_written, new_figure
 from lira_bench.speed.measure import Run
 from lira_bench.speed.record import STAGES, Mark
 from lira_bench.speed.report import TITLES, heading, seconds, setting, significant
 from lira_runtime.timings import AUTHORS_TOKENS_PER_SECOND
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Encoders cold, language model warm, masks green: one colour per stage in all pictures.
 COLORS = {
@@ -36,7 +36,7 @@ _MARK_SIGNS = {"mask": ("D", "#2a9d72"), "region": ("s", "#1f4e80")}
 def bars(record: Mapping[str, Any]) -> bytes:
     """PNG: seconds per answer by stage, and both rates beside the authors'."""
     stages = {name: stage["per_answer"] for name, stage in record["stages"].items()}
-    figure = _figure(11, 4.4)
+    figure = new_figure(11, 4.4)
     left, right = figure.subplots(1, 2, width_ratios=(2.2, 1))
     places = range(len(stages))
     left.barh(places, list(stages.values()), color=[COLORS[name] for name in stages], height=0.7)
@@ -69,7 +69,7 @@ def bars(record: Mapping[str, Any]) -> bytes:
 def timeline(record: Mapping[str, Any], run: Run) -> bytes:
     """PNG: which stage ran when; above the whole answer, below what follows the first token."""
     lanes = [stage for stage in STAGES if run.seconds(stage)]
-    figure = _figure(12, 1.9 + 0.56 * len(lanes))
+    figure = new_figure(12, 1.9 + 0.56 * len(lanes))
     end = max(span.start + span.lasted for span in run.spans)
     whole, close = figure.subplots(2, 1, height_ratios=(1, 1))
     _lanes(whole, run, lanes, (0.0, end))
@@ -125,12 +125,6 @@ def _stage_label(name: str, stage: Mapping[str, Any]) -> str:
     if stage["count"] > 1:
         return f"{TITLES[name]} ×{stage['count']}"
     return TITLES[name]
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _caption(figure: Figure, record: Mapping[str, Any]) -> None:
