@@ -141,10 +141,10 @@ def true_masks(item: Item, picture: Image, path: Path) -> list[np.ndarray]:
         if not outside:
             return masks
     except LiraError:
-        if not _fits_turned(item, picture, path):
+        if not _fits_turned(item, path):
             raise
     else:
-        if not _fits_turned(item, picture, path):
+        if not _fits_turned(item, path):
             return masks
     width, height = picture.size
     raise LiraError(
@@ -161,14 +161,14 @@ def _masks(item: Item, size: tuple[int, int]) -> list[np.ndarray]:
     return [segmentation.decode(mask, height, width) for mask in item.masks]
 
 
-def _fits_turned(item: Item, picture: Image, path: Path) -> bool:
-    """Whether the annotations are for the size that an orientation gives the image, and not for its own."""
+def _fits_turned(item: Item, path: Path) -> bool:
+    """Whether annotations that do not fit the stored image fit the one that its orientation makes of it."""
     try:
         turned = open_image(path).size
         _masks(item, turned)
     except LiraError:
         return False
-    return turned != picture.size and not any(segmentation.outside(mask, turned) for mask in item.masks)
+    return not any(segmentation.outside(mask, turned) for mask in item.masks)
 
 
 def left_out(key: str, reason: str) -> Record:

@@ -37,9 +37,9 @@ def ref(sentence: Any, **changes: Any) -> dict[str, Any]:
 
 
 def test_refcocog_names_what_its_caption_does(annotated: Annotated) -> None:
-    annotated.write(REFS, [entry("7", ref("a dog"), ref("the horse"), ref("red car"))])
+    annotated.write(REFS, [entry("7", ref("A dog"), ref("the horse"), ref("red car"))])
     (item,) = annotated.read("gcg").items
-    assert (item.image, item.truth["phrases"], item.size) == ("7.jpg", ["a dog", "red car"], None)
+    assert (item.image, item.truth["phrases"], item.size) == ("7.jpg", ["A dog", "red car"], None)
     assert np.array_equal(segmentation.decode(item.masks[0], HEIGHT, WIDTH), MASK)
 
 
