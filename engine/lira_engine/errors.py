@@ -22,12 +22,12 @@ class OutOfMemory(LiraError):
     """The system refused memory or threads (see `out_of_memory`)."""
 
 
-# What says that memory was refused, in the words of the C library, ONNX Runtime, torch, OpenCV and CUDA. A
-# full "static TLS block" is no lack of memory, for all that its message says.
+# What says that memory was refused, in the words of the C library, ONNX Runtime, torch, oneDNN, OpenCV and
+# CUDA. A full "static TLS block" is no lack of memory, for all that its message says.
 _NO_MEMORY = re.compile(
     r"bad_?alloc|(?:cannot|can't|could not|failed to|unable to) allocate(?! memory in static)"
     r"|out ?of ?memory|insufficient memory|not enough memory|AllocateRawInternal|failed to map segment"
-    r"|cannot map zero-fill pages|memory allocation .*failed",
+    r"|cannot map zero-fill pages|memory allocation .*failed|could not create a primitive",
     re.IGNORECASE,
 )
 _NO_THREADS = re.compile(

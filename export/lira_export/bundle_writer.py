@@ -47,11 +47,15 @@ _MAX_SHOWN = 200
 
 @dataclass
 class BundleWriter:
-    """Fills ``folder``; what it wrote is in ``stages`` and, after :meth:`finish`, in ``lira.json``."""
+    """Fills ``folder``; what it wrote is in ``stages`` and, after :meth:`finish`, in ``lira.json``.
+
+    ``threads``: of ONNX Runtime, which runs the graphs; one per core where it is None.
+    """
 
     folder: Path
     progress: Progress
     expected_bytes: int = 0
+    threads: int | None = None
     written_bytes: int = 0
     stages: dict[str, StageSpec] = field(default_factory=dict)
 
@@ -76,7 +80,10 @@ class BundleWriter:
         if name == "llm":
             found = self._run_llm(path, spec, vectors)
         else:
-            with runnable(path, name) as file, OrtStage(name, file, spec, prepack=False) as runner:
+            with (
+                runnable(path, name) as file,
+                OrtStage(name, file, spec, self.threads, prepack=False) as runner,
+            ):
                 found = runner.run(vectors.inputs)
         self._compare(name, found, vectors)
         release_memory()
@@ -135,7 +142,7 @@ class BundleWriter:
     def _run_llm(self, path: Path, spec: StageSpec, vectors: Vectors) -> dict[str, np.ndarray]:
         layers = sum(name.startswith("key_cache.") for name in spec.inputs)
         found: dict[str, np.ndarray] = {}
-        for done, found in run_in_pieces(path, layers, vectors.inputs):  # noqa: B007
+        for done, found in run_in_pieces(path, layers, vectors.inputs, threads=self.threads):  # noqa: B007
             self._report("llm", f"check, layer {done} of {layers}")
         return found
 

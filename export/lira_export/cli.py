@@ -52,6 +52,7 @@ def export(
             "(default: fp16, or fp32 for a checkpoint that is fp32). Arithmetic is fp32 in any case.",
         ),
     ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Write a trained checkpoint as a bundle: five portable graphs, tokenizer, embeddings, check vectors.
@@ -62,9 +63,12 @@ def export(
     from lira_engine.atomic import check_target
 
     from .config import LiraConfig
+    from .memory import check_memory
     from .sources import locate
 
-    check_target(output, overwrite)  # nobody downloads gigabytes for a bundle that cannot be written
+    # Nobody downloads gigabytes for a bundle that cannot be written.
+    check_target(output, overwrite)
+    check_memory(threads)
     console = plain_console()
     for path in (str(output), checkpoint, base, head, clip, classes):
         check_path(path or "")
@@ -95,6 +99,7 @@ def export(
             config=sizes,
             context_length=context_length,
             dtypes=_by_stage(dtype or ()),
+            threads=threads,
             overwrite=overwrite,
             progress=progress,
         )

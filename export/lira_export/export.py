@@ -50,6 +50,7 @@ def export_checkpoint(
     tokenizer: Tokenizer | None = None,
     context_length: int | None = None,
     dtypes: Mapping[str, str] | None = None,
+    threads: int | None = None,
     overwrite: bool = False,
     progress: Progress = lambda step: None,
 ) -> Path:
@@ -61,6 +62,7 @@ def export_checkpoint(
         context_length: slots of the KV cache; the checkpoint's own, or at most 4096, where it is None.
         dtypes: stage, or "all", -> "fp16", "bf16" or "fp32", in which its matrices are kept (arithmetic is
             fp32 in any case); fp16 unless the checkpoint is fp32.
+        threads: of torch and of ONNX Runtime; one per core where it is None.
         overwrite: replace an existing bundle.
 
     Raises:
@@ -77,8 +79,10 @@ def export_checkpoint(
     kept = storages(dtypes or {}, checkpoint.stored_dtype)
     expected = _expected_bytes(checkpoint, kept)
     check_disk(Path(out), expected, "the bundle")
+    if threads is not None:
+        torch.set_num_threads(threads)
     with atomic_directory(out, overwrite=overwrite) as folder:
-        writer = BundleWriter(folder, progress, expected)
+        writer = BundleWriter(folder, progress, expected, threads)
         _write_stages(writer, checkpoint, slots, kept)
         writer.tokenizer(tokenizer)
         writer.finish(

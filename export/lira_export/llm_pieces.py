@@ -15,7 +15,11 @@ from .runnable import runnable
 
 
 def run_in_pieces(
-    path: Path, num_layers: int, feeds: Mapping[str, np.ndarray], layers_at_once: int = 1
+    path: Path,
+    num_layers: int,
+    feeds: Mapping[str, np.ndarray],
+    layers_at_once: int = 1,
+    threads: int | None = None,
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Yield (layers done, outputs of the last of them): ``layers.{i}.residual`` [1,S,C] of each piece, at
     last logits and hidden_states.
@@ -35,7 +39,7 @@ def run_in_pieces(
             ends = ["logits", "hidden_states"] if final else [f"layers.{last}.residual"]
             _save_piece(model, piece_path, begin, ends)
             with runnable(piece_path, "llm") as file:
-                session = open_session(file, prepack=False)
+                session = open_session(file, threads, prepack=False)
                 inputs = {node.name: node.shape for node in session.get_inputs()}
                 empty = {n: np.zeros(shape, np.float32) for n, shape in inputs.items() if "_cache." in n}
                 found = session.run(ends, {n: state[n] for n in inputs if n not in empty} | empty)

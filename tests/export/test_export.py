@@ -49,6 +49,34 @@ def test_command_line_writes_a_bundle(
     assert ended.value.code == 2 and "exists already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_a_folder_that_appears_meanwhile_stays(
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    overwrite: list[str],
+) -> None:
+    target = tmp_path / "bundle"
+
+    def write(writer: BundleWriter, *others: Any) -> None:
+        target.mkdir()
+        (target / "notes").write_text("mine")
+
+    def finish(writer: BundleWriter, **facts: Any) -> None:
+        (writer.folder / "lira.json").write_text("{}")
+
+    monkeypatch.setattr("lira_export.export._write_stages", write)
+    monkeypatch.setattr(BundleWriter, "finish", finish)
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(tiny_checkpoint), "-o", str(target), *overwrite])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.count("\n") == 1
+    assert told.startswith(f"error: {target} appeared while it was being written and stays as it is")
+    assert [path.name for path in tmp_path.rglob("*")] == ["bundle", "notes"]
+    assert (target / "notes").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

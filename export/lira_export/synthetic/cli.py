@@ -28,6 +28,9 @@ def synthesize(
     check_path(output)
     with progress_bar(console, DownloadColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task("torch: loading", total=None)
+        from ..memory import check_memory
+
+        check_memory()
         from .synthesize import WARNING
         from .synthesize import synthesize as write
 
