@@ -232,9 +232,13 @@ def test_an_empty_folder_that_appears_is_replaced(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "real") == ["bundle"]
 
 
-def test_what_is_put_in_the_place_of_a_bundle_stays(tmp_path: Path) -> None:
+def test_what_is_put_in_the_place_of_a_bundle_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "bundle"
     bundles(target)
+
+    def rename(source: Path, target: Path) -> None:
+        raise AssertionError("what is not to be replaced is not moved, either")
+
     with (
         pytest.raises(LiraError, match="bundle appeared"),
         atomic_directory(target, overwrite=True) as partial,
@@ -242,9 +246,12 @@ def test_what_is_put_in_the_place_of_a_bundle_stays(tmp_path: Path) -> None:
         (partial / "lira.json").write_text("2")
         target.rename(tmp_path / "kept")
         letters(target)
+        (target / "lira.json").write_text("mine")
+        monkeypatch.setattr(os, "rename", rename)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
         "bundle",
         "bundle/letters",
+        "bundle/lira.json",
         "kept",
         "kept/lira.json",
     ]
@@ -310,8 +317,7 @@ def test_a_bundle_whose_place_is_taken_is_kept_and_named(
         (partial / "lira.json").write_text("1")
     kept = Path(re.findall(r"there is (\S+) now", str(caught.value))[0])
     assert (kept / "lira.json").read_text() == "another run's"
-    with atomic_directory(tmp_path / "another"), atomic_directory(target.with_name("more")):
-        pass
+    remove_leftovers(tmp_path)
     assert kept.exists() and os.listdir(target) == ["letters"]
 
 
