@@ -89,7 +89,7 @@ def test_memory_that_ends_in_the_middle(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
-@pytest.mark.parametrize("mebibytes", [440, 590])
+@pytest.mark.parametrize("mebibytes", [555, 780])
 def test_a_limit_of_the_shell(tiny_checkpoint: Path, tmp_path: Path, mebibytes: int) -> None:
     """Libraries that are loaded into less end the process."""
     code = (
