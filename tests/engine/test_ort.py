@@ -140,7 +140,7 @@ def test_a_graph_that_this_onnx_runtime_does_not_know(bundle: Bundle, tmp_path: 
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     onnx.save(model, tmp_path / "a.onnx")
     with pytest.raises(
-        LiraError, match=r"cannot load .*a\.onnx: expected 1\.24 .*lira-edge build.*Nonsense"
+        LiraError, match=r"cannot load .*a\.onnx: expected 1\.25 .*lira-edge build.*Nonsense"
     ) as caught:
         OrtStage("sefe", tmp_path / "a.onnx", bundle.manifest.stages["sefe"])
     assert "\n" not in str(caught.value)
