@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from lira_engine.lazy import attributes
 
+TYPE_CHECKING = False  # typing takes longer to import than all that the command line does before Ctrl-C
 if TYPE_CHECKING:
     from lira_engine.bundle import Bundle as Bundle
     from lira_engine.engines import open_engines as open_engines

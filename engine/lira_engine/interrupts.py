@@ -1,17 +1,22 @@
 """Ctrl-C at any moment: one line and exit code 130.
 
 As long as a command has begun nothing, or when it has ended, the process ends at once. In between
-KeyboardInterrupt unwinds what the command has begun.
+KeyboardInterrupt unwinds what the command has begun. What the interpreter tidies up at its very end takes no
+notice: by then the exit code is settled.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import threading
-from types import FrameType, TracebackType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+    from typing import Any
 
 EXIT_CODE = 130
 _AGAIN = 0.05  # seconds
@@ -26,6 +31,7 @@ def end_at_once() -> None:
 
 def unwind() -> None:
     """From now on Ctrl-C raises KeyboardInterrupt, and what libraries say of it meanwhile is not shown."""
+    atexit.register(_ignore)  # before libraries register theirs, and so called after them
     signal.signal(signal.SIGINT, _raise)
     sys.excepthook = _unless_received(sys.excepthook)  # C code prints exceptions through it
     sys.unraisablehook = _not_lost
@@ -50,6 +56,10 @@ def _end(number: int, frame: FrameType | None) -> None:
     if not _reported.is_set():
         os.write(2, b"interrupted\n")
     os._exit(EXIT_CODE)
+
+
+def _ignore() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

@@ -10,10 +10,13 @@ import mmap
 import os
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import NoReturn
 
 from lira_engine import interrupts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 _LEAST_MEMORY = 192 << 20
 

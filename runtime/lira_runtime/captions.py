@@ -1,4 +1,4 @@
-"""Coloured running text for pictures: pieces of text, wrapped into lines, drawn with Pillow's own font."""
+"""Coloured running text for pictures: pieces of text, wrapped into lines."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from PIL import ImageDraw, ImageFont
 
+from lira_runtime import fonts
+
 Color = tuple[int, int, int]
-Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 LINE_HEIGHT = 1.5  # in font sizes
 _SMALL = 0.62  # a raised number's size, in font sizes
-_SIMILAR = str.maketrans("‘’“”–—−×…\u00a0", "''\"\"---x. ")
+_LONGEST_LABEL = 500  # characters
+_MOST_LINES = 400  # a picture of more is of no use, and takes gigabytes
 
 
 @dataclass(frozen=True)
@@ -36,27 +37,36 @@ class Placed:
     piece: Piece
 
 
-@lru_cache(maxsize=32)
-def font(size: float) -> Font:
-    """Pillow's own scalable font: no file to ship or to find."""
-    return ImageFont.load_default(size=size)
-
-
 def width(text: str, size: float) -> float:
     """Advance of one line of text in pixels."""
-    return font(size).getlength(printable(text))
+    return sum(fonts.font(size, run.file).getlength(run.text) for run in fonts.runs(text))
 
 
-def printable(text: str) -> str:
-    """`text` with accents and typographic signs reduced to the ASCII that the font has."""
-    plain = unicodedata.normalize("NFKD", text.translate(_SIMILAR))
-    return "".join(character for character in plain if not unicodedata.combining(character))
+def draw_text(
+    draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, color: Color, size: float, anchor: str
+) -> None:
+    """Draw one line of any text; `anchor` is one of Pillow's: l or r, and s (baseline), m or a."""
+    runs = fonts.runs(text)
+    if len(runs) == 1:
+        draw.text(at, runs[0].text, color, fonts.font(size, runs[0].file), anchor=anchor)
+        return
+    x, y = at
+    if anchor[0] == "r":
+        x -= width(text, size)
+    own = fonts.font(size)
+    ascent, descent = own.getmetrics() if isinstance(own, ImageFont.FreeTypeFont) else (size, 0)
+    y += {"s": 0, "m": (ascent - descent) / 2, "a": ascent}[anchor[1]]
+    for run in runs:  # side by side on one baseline
+        look = fonts.font(size, run.file)
+        draw.text((x, y), run.text, color, look, anchor="ls")
+        x += look.getlength(run.text)
 
 
 def ellipsize(text: str, size: float, limit: float) -> str:
     """`text` cut at its end, with two dots, to be at most `limit` pixels wide."""
-    if width(text, size) <= limit:
+    if len(text) <= _LONGEST_LABEL and width(text, size) <= limit:
         return text
+    text = text[:_LONGEST_LABEL]
     while text and width(text + "..", size) > limit:
         text = text[:-1]
     return text.rstrip() + ".."
@@ -91,7 +101,35 @@ def wrap(pieces: Iterable[Piece], size: float, limit: float) -> list[list[Placed
                 x = 0.0
             lines[-1].append(Placed(x, piece))
             x += step
-    return lines
+    if len(lines) > _MOST_LINES:
+        some = next((placed.piece for line in lines for placed in line), None)
+        lines[_MOST_LINES:] = [[Placed(0.0, replace(some, text="..", underlined=False))]] if some else []
+    return [_in_reading_order(line, size) for line in lines]
+
+
+def _in_reading_order(line: list[Placed], size: float) -> list[Placed]:
+    """Words of scripts that are written from right to left, where several follow each other, the first one
+    rightmost; other words stay where they are."""
+    directions = [_direction(placed.piece.text) for placed in line]
+    ordered, start = list(line), 0
+    while "R" in directions[start:]:
+        first = directions.index("R", start)
+        end = next((i for i in range(first, len(line)) if directions[i] == "L"), len(line))
+        last = max(i for i in range(first, end) if directions[i] == "R") + 1
+        left = line[first].x
+        right = line[last - 1].x + _advance(line[last - 1].piece, size)
+        for i in range(first, last):
+            beyond = line[i].x + _advance(line[i].piece, size)
+            ordered[i] = Placed(left + right - beyond, line[i].piece)
+        start = end
+    return ordered
+
+
+def _direction(text: str) -> str:
+    """ "R", "L", or "" where a text has only what goes with its neighbours."""
+    strong = {"L": "L", "R": "R", "AL": "R"}
+    found = (strong.get(unicodedata.bidirectional(character)) for character in text)
+    return next(filter(None, found), "")
 
 
 def draw_lines(
@@ -103,8 +141,8 @@ def draw_lines(
         for placed in line:
             piece, x = placed.piece, left + placed.x
             raise_by = 0.38 * size if piece.raised else 0.0
-            look = font(size * _SMALL if piece.raised else size)
-            draw.text((x, baseline - raise_by), printable(piece.text), piece.color, look, anchor="ls")
+            look = size * _SMALL if piece.raised else size
+            draw_text(draw, (x, baseline - raise_by), piece.text, piece.color, look, "ls")
             if piece.underlined and not piece.raised:
                 below = baseline + 0.16 * size
                 box = (x, below, x + _advance(piece, size), below + 0.07 * size)

@@ -104,6 +104,9 @@ def run(
             with atomic_write(overlay) as file:
                 drawn.save(file, format="PNG")
             out.print(f"wrote {overlay}", soft_wrap=True)
+            lacking = report.missing_signs(answer, question)
+            if lacking is not None:
+                out.print(lacking, soft_wrap=True)
         if json:
             contents = {
                 "bundle": lira.manifest.name,

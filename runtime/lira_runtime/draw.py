@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from lira_runtime import captions
 from lira_runtime.captions import LINE_HEIGHT, Color, Piece
+from lira_runtime.fonts import font
 
 # Sky, orange, green, coral, yellow, violet, mint, magenta: told apart under red- and green-blindness, too
 # (any two are at least 15 apart in CIELAB then), and bright enough to be text on the panel (5.8:1 and more).
@@ -106,13 +107,12 @@ def attribute_bars(
     chart = Image.new("RGB", (total, round(2 * margin + head + row * len(pairs))), PANEL)
     draw = ImageDraw.Draw(chart)
     if title:
-        heading = captions.printable(captions.ellipsize(title, size, total - 2 * margin))
-        draw.text((margin, margin), heading, INK, captions.font(size))
+        heading = captions.ellipsize(title, size, total - 2 * margin)
+        captions.draw_text(draw, (margin, margin), heading, INK, size, "la")
     for index, (word, (_, probability)) in enumerate(zip(shown, pairs, strict=True)):
         middle = margin + head + (index + 0.5) * row
         ink = INK if index == 0 else FAINT
-        name = captions.printable(word)
-        draw.text((left - 20 * scale, middle), name, ink, captions.font(size), anchor="rm")
+        captions.draw_text(draw, (left - 20 * scale, middle), word, ink, size, "rm")
         box = (left, middle - bar / 2, right, middle + bar / 2)
         draw.rounded_rectangle(box, radius=6 * scale, fill=TRACK)
         length = max((right - left) * min(max(probability, 0.0), 1.0), 3 * scale)
@@ -120,7 +120,7 @@ def attribute_bars(
         reached = (box[0], box[1], left + length, box[3])
         draw.rounded_rectangle(reached, radius=min(6 * scale, length / 2), fill=fill)
         share = f"{100 * probability:.1f} %"
-        draw.text((total - margin, middle), share, ink, captions.font(size), anchor="rm")
+        captions.draw_text(draw, (total - margin, middle), share, ink, size, "rm")
     return chart.resize((width, round(chart.height / _FINE)), Image.Resampling.LANCZOS)
 
 
@@ -231,7 +231,7 @@ def _stamp(picture: Image.Image, centre: tuple[float, float], index: int, radius
     edge = side * 0.07
     draw.ellipse((edge, edge, side - 1 - edge, side - 1 - edge), fill=color(index))
     number = str(index + 1)
-    look = captions.font(side * (0.56 if len(number) == 1 else 0.44))
+    look = font(side * (0.56 if len(number) == 1 else 0.44))
     draw.text((side / 2, side / 2), number, PANEL, look, anchor="mm", stroke_width=round(side * 0.012))
     badge = badge.resize((side // 4, side // 4), Image.Resampling.LANCZOS)
     corner = round(centre[0] - badge.width / 2), round(centre[1] - badge.height / 2)
@@ -262,7 +262,7 @@ def _caption(
     blocks = [(lines, size) for lines, size in blocks if any(lines)]
     chips = _chips(text, spans, shares, 21 * fine, limit)
     height = sum(len(lines) * LINE_HEIGHT * size + gap for lines, size in blocks)
-    rows = 1 + max((row for row, _, _, _ in chips), default=-1)
+    rows = 1 + max((row for row, *_ in chips), default=-1)
     height = max(height + rows * 40 * fine - (0 if chips else gap), 1)
     panel = Image.new("RGB", (limit, round(height / _FINE) * _FINE), PANEL)
     draw = ImageDraw.Draw(panel)
@@ -270,8 +270,12 @@ def _caption(
     for lines, size in blocks:
         captions.draw_lines(draw, lines, 0, top, size)
         top += len(lines) * LINE_HEIGHT * size + gap
-    for row, x, index, label in chips:
-        _draw_chip(draw, x, top + (row + 0.5) * 40 * fine, index, label, len(spans) > 1, fine)
+    for row, x, index, name, share in chips:
+        y = top + (row + 0.5) * 40 * fine
+        x = _draw_disc(draw, x, y, index, len(spans) > 1, fine)
+        captions.draw_text(draw, (x, y), name, INK, 21 * fine, "lm")
+        x += captions.width(name, 21 * fine)  # apart: a name from right to left would draw it in
+        captions.draw_text(draw, (x, y), share, INK, 21 * fine, "lm")
     return panel.resize((width, panel.height // _FINE), Image.Resampling.LANCZOS)
 
 
@@ -295,31 +299,30 @@ def _pieces(text: str, spans: Sequence[Span]) -> list[Piece]:
 
 def _chips(
     text: str, spans: Sequence[Span], shares: Sequence[float], size: float, limit: float
-) -> list[tuple[int, float, int, str]]:
-    """The legend's entries: (row, x, index, label)."""
-    chips: list[tuple[int, float, int, str]] = []
+) -> list[tuple[int, float, int, str, str]]:
+    """The legend's entries: (row, x, index, name, share)."""
+    chips: list[tuple[int, float, int, str, str]] = []
     row, x = 0, 0.0
     for index, span in enumerate(spans):
         name = text[span.start : span.end].strip() or span.label or f"mask {index + 1}"
         share = f"   {100 * shares[index]:.1f} %"
-        label = captions.ellipsize(name, size, limit * 0.45) + share
-        advance = captions.width(label, size) + 3.6 * size
+        name = captions.ellipsize(name, size, limit * 0.45)
+        advance = captions.width(name, size) + captions.width(share, size) + 3.6 * size
         if chips and x + advance - 1.6 * size > limit:
             row, x = row + 1, 0.0
-        chips.append((row, x, index, label))
+        chips.append((row, x, index, name, share))
         x += advance
     return chips
 
 
-def _draw_chip(
-    draw: ImageDraw.ImageDraw, x: float, y: float, index: int, label: str, numbered: bool, fine: float
-) -> None:
+def _draw_disc(
+    draw: ImageDraw.ImageDraw, x: float, y: float, index: int, numbered: bool, fine: float
+) -> float:
+    """Where the text beside it begins."""
     radius = 14 * fine
     draw.ellipse((x, y - radius, x + 2 * radius, y + radius), fill=color(index))
     if numbered:
         number = str(index + 1)
-        look = captions.font((18 if len(number) == 1 else 15) * fine)
+        look = font((18 if len(number) == 1 else 15) * fine)
         draw.text((x + radius, y), number, PANEL, look, anchor="mm", stroke_width=round(0.4 * fine))
-    draw.text(
-        (x + 2 * radius + 10 * fine, y), captions.printable(label), INK, captions.font(21 * fine), anchor="lm"
-    )
+    return x + 2 * radius + 10 * fine

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from lira_runtime import draw, rle
+from lira_runtime import draw, fonts, rle
 from lira_runtime.answer import Answer, Phrase
 from lira_runtime.timings import AUTHORS_TOKENS_PER_SECOND, Timings
 
@@ -25,6 +25,12 @@ def overlay(image: Image.Image, answer: Answer, question: str = "") -> Image.Ima
         for _, phrase in shown_phrases(answer)
     ]
     return draw.overlay(image, answer.text, spans, question=question)
+
+
+def missing_signs(answer: Answer, question: str = "") -> str | None:
+    """A line about what `overlay` cannot show of the texts, for want of fonts; None where it shows all."""
+    labels = "".join(phrase.text for _, phrase in shown_phrases(answer))
+    return fonts.missing(question + answer.text + labels)
 
 
 def as_dict(answer: Answer) -> dict[str, Any]:

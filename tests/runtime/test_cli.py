@@ -155,3 +155,12 @@ def test_names_are_printed_as_they_are(command: Any, picture: Path, name: str) -
     )  # fmt: skip
     assert code == 0 and report.exists()
     assert f"wrote {report}\n" in out and f"\u25a0 the {name}  (score" in out
+
+
+def test_an_overlay_without_fonts_for_its_text_says_so(
+    command: Any, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lira_runtime.fonts._file_with", lambda character: None)
+    options = ("--task", "refseg", "--expression", "\u6a59\u8272 square", "--overlay", f"{picture}-out.png")
+    code, out, err = command("--image", picture, *options, script="[SEG] <image_id>")
+    assert (code, err) == (0, "") and '\nthe picture shows "?" for \u6a59\u8272: no font' in out

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from lira_runtime import captions, draw
+from lira_runtime import captions, draw, fonts
 from lira_runtime.draw import PALETTE, PANEL, Span, attribute_bars, overlay
 
 GREY = Image.new("RGB", (96, 64), (128, 128, 128))
@@ -150,7 +150,7 @@ def test_punctuation_and_numbers_stay_with_their_word() -> None:
 
 
 def test_printable_and_ellipsis() -> None:
-    assert captions.printable("“Café” — naïve…") == '"Cafe" - naive.'
+    assert fonts.runs("“Café” — naïve…") == (fonts.Run('"Cafe" - naive.', None),)
     assert captions.ellipsize("short", 20, 500) == "short"
     cut = captions.ellipsize("a rather long label", 20, 100)
     assert cut.endswith("..")
