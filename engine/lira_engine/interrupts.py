@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
 
 EXIT_CODE = 130
 _AGAIN = 0.05  # seconds
+_PATIENCE = 5.0  # seconds
+# Python that torch calls from C++, some of which ends the process where an exception comes back.
+_CALLED_BACK = ("__torch_function__", "__torch_dispatch__")
 _received = threading.Event()
 _reported = threading.Event()
+_since = 0.0
 
 
 def end_at_once() -> None:
@@ -63,26 +68,40 @@ def _ignore() -> None:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    _received.set()
-    # Extensions do not expect it while they are imported: some print a traceback, some abort the process.
-    if _is_importing(frame):
-        _interrupt_again()
-    else:
+    global _since
+    if not _received.is_set():
+        _received.set()
+        _since = time.monotonic()
+    if not _is_unexpected(frame):
         raise KeyboardInterrupt
+    if time.monotonic() - _since > _PATIENCE:
+        _end(number, frame)  # the next run removes what is left
+    _interrupt_again()
 
 
-def _is_importing(frame: FrameType | None) -> bool:
+def _is_unexpected(frame: FrameType | None) -> bool:
+    """Whether an extension is being imported, or calls back: some print a traceback where an exception comes
+    out of that, some end the process."""
     while frame is not None:
-        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+        code = frame.f_code
+        if code.co_filename == "<frozen importlib._bootstrap>" or code.co_name in _CALLED_BACK:
             return True
         frame = frame.f_back
     return False
 
 
 def _interrupt_again() -> None:
-    timer = threading.Timer(_AGAIN, lambda: signal.raise_signal(signal.SIGINT))
+    timer = threading.Timer(_AGAIN, _signal_main_thread)
     timer.daemon = True
     timer.start()
+
+
+def _signal_main_thread() -> None:
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, signal.SIGINT)  # it wakes up where it waits for something
+    else:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _not_lost(what: Any) -> None:

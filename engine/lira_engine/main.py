@@ -10,6 +10,7 @@ import mmap
 import os
 import sys
 import warnings
+from contextlib import suppress
 
 from lira_engine import interrupts
 
@@ -38,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             interrupts.end_at_once()  # nothing to clean up any more
     except KeyboardInterrupt:  # while an end was reported
         code = interrupts.report()
+    if interrupts.received() and code == interrupts.EXIT_CODE:
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)  # threads may go on for long, and nobody waits for them any more
     raise SystemExit(code)
 
 
