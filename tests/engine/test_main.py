@@ -216,3 +216,47 @@ def test_the_installed_script() -> None:
     done = subprocess.run([script, "inspect", "/nowhere"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: /nowhere is not a folder") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        ("MemoryError('Unable to allocate 9 GiB')", "error: out of memory (Unable to allocate 9 GiB): close"),
+        (
+            "ImportError('a.so: failed to map segment from shared object')",
+            "error: out of memory (a.so: failed",
+        ),
+        (
+            "RuntimeError('can\\'t start new thread')",
+            "error: the system refused a thread or a process (can't",
+        ),
+        ("OutOfMemory('no room')", "error: no room\n"),
+    ],
+)
+@pytest.mark.parametrize("where", ["import", "command"])
+def test_refused_memory_is_one_line(
+    plugin: Path, capsys: pytest.CaptureFixture[str], raised: str, line: str, where: str
+) -> None:
+    source = "from lira_engine import OutOfMemory\ndef play() -> None:\n    "
+    plugin.write_text(
+        f"{source}raise {raised}\n" if where == "command" else f"{source}pass\nraise {raised}\n"
+    )
+    assert run("play") == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith(line) and printed.err.count("\n") == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits address space")
+@pytest.mark.parametrize("mib", [120, 260, 340])
+def test_a_limit_of_memory_is_one_line(mib: int, tmp_path: Path) -> None:
+    """Less than NumPy and OpenCV, and than ONNX Runtime: in each of them something else fails first."""
+    command = [sys.executable, "-c", "from lira_engine.main import main; main()"]
+    image = tmp_path / "image.png"
+    image.write_bytes(b"")
+    limited = ["sh", "-c", f'ulimit -v {mib << 10}; exec "$@"', "sh", *command]
+    done = subprocess.run(
+        [*limited, "run", str(tmp_path), "--image", str(image), "--ask", "x"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith(("error: out of memory (", "error: the system refused", f"error: {image}"))
+    assert "pip install" not in done.stderr

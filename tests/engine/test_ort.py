@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import re
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,9 +16,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
 from lira_engine import Bundle, ContextFull, LiraError
-from lira_engine.errors import Closed
+from lira_engine.errors import Closed, OutOfMemory
 from lira_engine.manifest import TensorSpec
 from lira_engine.ort import OrtStage
 from lira_engine.runner import check_room
@@ -150,3 +154,34 @@ def test_room_in_a_cache() -> None:
     check_room(10, 12, 2)
     with pytest.raises(ContextFull, match="10 of 12 positions are taken and 3 more are needed"):
         check_room(10, 12, 3)
+
+
+def test_refused_memory_is_told_when_a_file_is_opened(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = {
+        "std::bad_alloc": (RuntimeException, "out of memory"),
+        "PosixThread pthread_create failed, error code: 11": (RuntimeError, "the system refused a thread"),
+    }
+    spec = Bundle.open(bundle_path).manifest.stages["sefe"]
+    for text, (kind, line) in refusals.items():
+
+        def refuse(*_: object, text: str = text, kind: type[Exception] = kind, **__: object) -> None:
+            raise kind(text)
+
+        monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
+        with pytest.raises(OutOfMemory, match=f"^{line}") as caught:
+            OrtStage("sefe", bundle_path / spec.file, spec)
+        assert "expected 1.24" not in str(caught.value)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of Linux")
+def test_threads_whose_address_space_is_refused(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr("mmap.mmap", refuse)
+    spec = Bundle.open(bundle_path).manifest.stages["sefe"]
+    with pytest.raises(OutOfMemory, match=r"address space of 3 threads \(144 MiB\): take --threads 1"):
+        OrtStage("sefe", bundle_path / spec.file, spec, threads=3)
+    OrtStage("sefe", bundle_path / spec.file, spec, threads=1).close()

@@ -11,6 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="closes descriptors")
 
+PLAN = ("plan", "lira-nano", "--device", "orin-nano")
 COMMAND = "import sys; from lira_engine.main import main; main()"
 
 
