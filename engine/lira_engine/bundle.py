@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -38,11 +39,13 @@ class Bundle:
     reads: Mapping[str, Sequence[str]]
 
     @classmethod
-    def open(cls, path: Path | str, verify: Verify = "hashes") -> Bundle:
+    def open(cls, path: PathLike[str] | str, verify: Verify = "hashes") -> Bundle:
         """Read `lira.json` and check the folder against it (see `verify_folder` for what `verify` means).
 
         Raises LiraError where a file is missing, altered or outside the folder, or the format is newer.
         """
+        if not isinstance(path, (str, PathLike)):
+            raise LiraError(f"the bundle is of type {type(path).__name__}; expected a path")
         path = Path(path)
         check_path(path)
         if not path.is_dir():

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,12 +71,10 @@ class Lira:
         """
         from lira_engine.engines import open_engines
 
-        if not isinstance(bundle, (str, PathLike)):
-            raise LiraError(f"the bundle is of type {type(bundle).__name__}; expected a path")
         arguments.text("the target", target)
         arguments.text("the precision", precision)
         threads = arguments.optional_whole("threads", threads, "1 or more", 1)
-        opened = Bundle.open(Path(bundle))
+        opened = Bundle.open(bundle)
         coder = Tokenizer(opened.tokenizer_file) if tokenizer is None else tokenizer
         engines = open_engines(opened, target, precision, threads, unverified)
         return cls(opened.manifest, engines, coder, opened.embeddings, opened.separators)

@@ -64,6 +64,7 @@ def evaluate(
     from lira_engine.engine_folder import usual_precision
     from lira_engine.errors import LiraError
     from lira_engine.extras import install_line, missing_packages
+    from lira_runtime import arguments
 
     if workers not in (None, "ray"):
         raise LiraError(f"--workers is {workers!r}, expected ray")
@@ -72,6 +73,7 @@ def evaluate(
     asked = task_named(task)
     if task == "attreval" and missing_packages("bench"):  # its picture comes last, after all the work
         raise LiraError(f"--task attreval draws with matplotlib: run {install_line('bench')}")
+    arguments.optional_text("--instruction", instruction)
     if instruction is not None and not asked.short_answers:
         raise LiraError(f"--instruction is for questions with short answers, task {task} has none")
     if split is not None and not asked.has_splits:
