@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,14 @@ def written(console: Console) -> str:
     return console.file.getvalue()
 
 
+def wait_for(console: Console, text: str) -> None:
+    """A thread draws it."""
+    end = time.monotonic() + 10
+    while text not in written(console):
+        assert time.monotonic() < end, written(console)
+        time.sleep(0.01)
+
+
 def test_lines_tables_and_titles(terminal: Console) -> None:
     terminal.print(NAME)
     table = Table(title=NAME, show_header=False)
@@ -40,8 +49,9 @@ def test_lines_tables_and_titles(terminal: Console) -> None:
 
 def test_a_status(terminal: Console) -> None:
     with status(terminal, NAME) as show:
-        assert NAME in written(terminal)
+        wait_for(terminal, NAME)
         show(f"then {NAME}")
+        wait_for(terminal, f"then {NAME}")
     plain = io.StringIO()
     console = plain_console()
     console.file = plain
