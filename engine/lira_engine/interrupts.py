@@ -16,6 +16,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType, TracebackType
     from typing import Any
 
@@ -31,16 +32,21 @@ _since = 0.0
 
 def end_at_once() -> None:
     """From now on Ctrl-C ends the process."""
-    signal.signal(signal.SIGINT, _end)
+    _handle_by(_end)
 
 
 def unwind() -> None:
     """From now on Ctrl-C raises KeyboardInterrupt, and what libraries say of it meanwhile is not shown."""
     atexit.register(_ignore)  # before libraries register theirs, and so called after them
-    signal.signal(signal.SIGINT, _raise)
+    _handle_by(_raise)
     sys.excepthook = _unless_received(sys.excepthook)  # C code prints exceptions through it
     sys.unraisablehook = _not_lost
     threading.excepthook = _unless_received(threading.excepthook)
+
+
+def _handle_by(handler: Callable[[int, FrameType | None], None]) -> None:
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in the background of a shell's script
+        signal.signal(signal.SIGINT, handler)
 
 
 def received() -> bool:

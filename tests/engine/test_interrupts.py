@@ -140,6 +140,23 @@ def test_an_import_is_not_torn_apart(tmp_path: Path) -> None:
     assert (code, err) == (130, "interrupted\n") and (tmp_path / "imported").exists()
 
 
+def test_a_process_that_ignores_it_goes_on_ignoring_it(tmp_path: Path) -> None:
+    """As nohup and a script's background do it."""
+    (tmp_path / "lira_plugin").mkdir()
+    (tmp_path / "lira_plugin" / "__init__.py").write_text("")
+    (tmp_path / "lira_plugin" / "cli.py").write_text(WAIT + "def play():\n    wait(0.3)\n")
+    with subprocess.Popen(
+        ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable, "-c", PLAY],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=beside(tmp_path),
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "now\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30) == ("", "") and process.returncode == 0
+
+
 def test_a_child_process_is_waited_for(tmp_path: Path) -> None:
     source = """
         import subprocess
