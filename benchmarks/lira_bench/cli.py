@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from lira_engine.cli_options import PrecisionOption, TargetOption
+from lira_engine.cli_options import MaxTilesOption, PrecisionOption, TargetOption
 
 if TYPE_CHECKING:
     from lira_bench.speed.report import Table
@@ -31,6 +31,7 @@ def bench(
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Answers that are measured, per image.")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="Answers before them that are not.")] = 1,
+    max_tiles: MaxTilesOption = None,
     target: TargetOption = "cpu",
     precision: PrecisionOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
@@ -61,12 +62,17 @@ def bench(
     precision = precision or usual_precision(target)
     names = list(PEERS) if peer == ["all"] else (peer or [])
     peers_named(names)
+    if names and max_tiles is not None:
+        raise LiraError(
+            "--max-tiles and --peer: the peers get the bundle's own number of tiles, leave one out"
+        )
     folder = out or Path(f"bench-{bundle.resolve().name}-{task}-{target}-{precision}")
     output.check(folder, overwrite)
     console = Console(highlight=False, markup=False)
     request = benchmark.Request(
-        bundle, target, precision, task, expression, images, runs, warmup, threads, forced, ablation
-    )
+        bundle, target, precision, task, expression, images, runs, warmup, threads, forced, ablation,
+        max_tiles,
+    )  # fmt: skip
     status = Console(stderr=True)
     with status.status("opening the engines") as shown:
         result = benchmark.run(request, lambda text: shown.update(text))

@@ -7,10 +7,13 @@ which antialiases when it shrinks (OpenCV has no such mode) and rounds to 8 bits
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from lira_engine.manifest import PixelSpec, RegionSpec, TileSpec
+from lira_engine.errors import LiraError
+from lira_engine.manifest import MAX_TILES, PixelSpec, RegionSpec, TileSpec
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom exclusive
 
@@ -39,6 +42,21 @@ def choose_grid(width: int, height: int, min_num: int, max_num: int, size: int) 
         if distance < best_distance or (distance == best_distance and enough_pixels):
             best, best_distance = (cols, rows), distance
     return best
+
+
+def with_tiles(spec: TileSpec, max_tiles: int | None = None, min_tiles: int | None = None) -> TileSpec:
+    """`spec` with other numbers of tiles, the thumbnail not counted; None keeps its own.
+
+    Raises LiraError for other numbers than 1 to 12, and for a minimum above the maximum.
+    """
+    for name, count in (("max_tiles", max_tiles), ("min_tiles", min_tiles)):
+        if count is not None and not (type(count) is int and 1 <= count <= MAX_TILES):
+            raise LiraError(f"{name} is {count!r}; expected a whole number from 1 to {MAX_TILES}")
+    most = spec.max_num if max_tiles is None else max_tiles
+    least = min(spec.min_num, most) if min_tiles is None else min_tiles
+    if least > most:
+        raise LiraError(f"min_tiles is {least}; expected at most max_tiles, which is {most}")
+    return replace(spec, min_num=least, max_num=most)
 
 
 def tiles(image: Image.Image, spec: TileSpec) -> np.ndarray:

@@ -25,7 +25,7 @@ from lira_runtime.answer import Answer, Transcript
 from lira_runtime.callbacks import ImageIdCallback, SegCallback
 from lira_runtime.events import Event, FinishedEvent, MaskEvent, RegionEvent, TokenEvent
 from lira_runtime.loop import TokenCallback, generate
-from lira_runtime.prompts import Ilvc, Prompt, build_prompt
+from lira_runtime.prompts import Ilvc, Prompt, banned_tokens, build_prompt, encodes_regions
 from lira_runtime.sampling import Sampler, make_sampler
 from lira_runtime.timings import LookTimings, TimedLlm, Timings
 from lira_runtime.tokenizer import TextCoder, Tokenizer
@@ -87,16 +87,26 @@ class Lira:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def look(self, image: str | PathLike[str] | Image | np.ndarray) -> Scene:
+    def look(
+        self,
+        image: str | PathLike[str] | Image | np.ndarray,
+        *,
+        max_tiles: int | None = None,
+        min_tiles: int | None = None,
+    ) -> Scene:
         """Encode an image (path, PIL image, or [H, W, 3] uint8 RGB), once for all questions about it.
 
-        Raises LiraError for what is not a readable JPEG, PNG, WebP or BMP.
+        The semantic encoder sees the image in `min_tiles` to `max_tiles` tiles (1 to 12; default: the
+        bundle's, and no more than `max_tiles` at least), and as a whole where these are several. More tiles
+        show more detail, and take that much more time and room in the KV cache.
+        Raises LiraError for what is not a readable JPEG, PNG, WebP or BMP, and for other numbers of tiles.
         """
+        tile_spec = preprocess.with_tiles(self.manifest.preprocessing.tile, max_tiles, min_tiles)
         timings = LookTimings()
         clock = time.perf_counter
         started = clock()
         picture = images.open_image(image)
-        tiles = preprocess.tiles(picture, self.manifest.preprocessing.tile)  # [T, 3, S, S]
+        tiles = preprocess.tiles(picture, tile_spec)  # [T, 3, S, S]
         pixels = preprocess.pixel_input(picture, self.manifest.preprocessing.pixel)  # [1, 3, P, P]
         timings.preprocess = clock() - started
 
@@ -122,7 +132,8 @@ class Lira:
         timings.sefe = clock() - started
 
         decoder_inputs = set(self.manifest.stages["pixel_decoder"].inputs) - {"hidden_states"}
-        return Scene(self, picture, prefix, {name: made[name] for name in sorted(decoder_inputs)}, timings)
+        kept = {name: made[name] for name in sorted(decoder_inputs)}
+        return Scene(self, picture, prefix, kept, timings, tiles=len(tiles))
 
     def encode_tiles(self, tiles: np.ndarray) -> np.ndarray:
         """tiles [T, 3, S, S] float32 -> features [T, N, C] float32.
@@ -173,8 +184,8 @@ class Lira:
 class Scene:
     """One image, encoded. Made by `Lira.look`.
 
-    Has one KV cache: the rows of [system text, image] are filled by the first question and kept for the
-    others. So one question at a time, from one thread: a stream that is continued after a newer one has begun
+    Has one KV cache: the rows of [what is before the image, image] are filled by the first question and kept
+    for the others that begin alike (all but those that place the image themselves). So one question at a time, from one thread: a stream that is continued after a newer one has begun
     raises LiraError.
     """
 
@@ -185,9 +196,11 @@ class Scene:
         prefix: np.ndarray,  # [P, C]
         image_features: Mapping[str, Tensor],  # what the pixel decoder needs beside the hidden state
         look_timings: LookTimings,
+        tiles: int,  # T, the thumbnail included
     ) -> None:
         self.image = image
         self.look_timings = look_timings
+        self.tiles = tiles
         self._lira = lira
         self._prefix = prefix
         self._image_features = image_features
@@ -240,7 +253,8 @@ class Scene:
         """Answer a free-form `question` or a `task` of the bundle, event by event; the last is FinishedEvent.
 
         ilvc: "auto" and "on" use the task's ILVC prompt and re-encode regions at `<image_id>`; "off" takes
-        the prompt without ILVC where the task has one, and bans `<image_id>`. Greedy at temperature 0.
+        the prompt without ILVC where the task has one, and bans `<image_id>`; "plain" uses the ILVC prompt
+        and takes `<image_id>` for a token like any other (see prompts.Ilvc). Greedy at temperature 0.
         max_new_tokens defaults to the task's, or 512. Raises LiraError at once for an empty question, one
         longer than the context, an unknown task and values out of range.
         """
@@ -249,9 +263,9 @@ class Scene:
             if max_new_tokens < 1:
                 raise LiraError(f"max_new_tokens is {max_new_tokens}; expected 1 or more")
             prompt = replace(prompt, max_new_tokens=max_new_tokens)
-        banned = (self._lira.manifest.tokens.image_id,) if ilvc == "off" else ()
+        banned = banned_tokens(ilvc, self._lira.manifest.tokens)
         choose = make_sampler(temperature, top_p, top_k, seed, banned)
-        return self.stream_prompt(prompt, choose, use_ilvc=ilvc != "off")
+        return self.stream_prompt(prompt, choose, use_ilvc=encodes_regions(ilvc))
 
     def stream_prompt(
         self,
@@ -262,14 +276,18 @@ class Scene:
         forced: Mapping[int, int] | None = None,  # step -> token id
     ) -> Iterator[Event]:
         """`stream` for a prompt of token ids. With `forced`, a recorded answer is replayed."""
+        self._check_length(prompt)
+        return self._run(prompt, choose, use_ilvc, forced)
+
+    def _check_length(self, prompt: Prompt) -> None:
         length = len(prompt.before) + len(self._prefix) + len(prompt.after)
         capacity = self._lira.engines.llm.capacity
         if length > capacity:
+            fewer = f", or allow fewer tiles than {self.tiles} (--max-tiles)" if self.tiles > 1 else ""
             raise LiraError(
                 f"the prompt has {length} tokens, {len(self._prefix)} of them the image; "
-                f"expected at most {capacity}: ask a shorter question"
+                f"expected at most {capacity}: ask a shorter question{fewer}"
             )
-        return self._run(prompt, choose, use_ilvc, forced)
 
     def _run(
         self, prompt: Prompt, choose: Sampler, use_ilvc: bool, forced: Mapping[int, int] | None
