@@ -56,16 +56,16 @@ def bench(
     from lira_bench.speed import benchmark, output, report
     from lira_engine.engine_folder import usual_precision
     from lira_engine.errors import LiraError
+    from lira_runtime.preprocess import check_tiles
 
     if task not in benchmark.TASKS:
         raise LiraError(f"--task is {task!r}, expected one of {', '.join(benchmark.TASKS)}")
     precision = precision or usual_precision(target)
+    check_tiles("max_tiles", max_tiles)
     names = list(PEERS) if peer == ["all"] else (peer or [])
     peers_named(names)
     if names and max_tiles is not None:
-        raise LiraError(
-            "--max-tiles and --peer: the peers get the bundle's own number of tiles, leave one out"
-        )
+        raise LiraError("--max-tiles and --peer: peers get the bundle's own number of tiles, leave one out")
     folder = out or Path(f"bench-{bundle.resolve().name}-{task}-{target}-{precision}")
     output.check(folder, overwrite)
     console = Console(highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""Beam search, as transformers' `generate(num_beams=...)` does it: the answers that the authors' POPE rates."""
+"""Beam search, as transformers' `generate(num_beams=...)` does it: what the authors' POPE script rates."""
 
 from __future__ import annotations
 
@@ -125,7 +125,9 @@ class _Reader:
         self._cache = cache
         self._embed = embed
         self._held: tuple[int, ...] = ()  # the answer whose rows the cache has behind the prompt's
-        self._known = {(): _log_softmax(llm.forward(prompt, cache, logit_positions=(-1,)).logits[-1])}
+        self._known: dict[tuple[int, ...], np.ndarray] = {
+            (): _log_softmax(llm.forward(prompt, cache, logit_positions=(-1,)).logits[-1])
+        }
         self._rows = cache.length
 
     @property

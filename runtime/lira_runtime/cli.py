@@ -59,6 +59,7 @@ def run(
     from lira_runtime import report
     from lira_runtime.answer import first_tokens
     from lira_runtime.images import open_image
+    from lira_runtime.preprocess import check_tiles
     from lira_runtime.prompts import check_ilvc
     from lira_runtime.sampling import make_sampler
     from lira_runtime.scene import Lira
@@ -68,6 +69,7 @@ def run(
     _check_outputs(image, overlay, json)
     make_sampler(temperature, top_p, top_k, seed)
     mode = check_ilvc(ilvc)
+    check_tiles("max_tiles", max_tiles)
     words = [word.strip() for word in (attributes or "").split(",") if word.strip()]
     if attributes is not None and not words:
         raise LiraError("--attributes is empty; expected words with commas between them, such as red,green")

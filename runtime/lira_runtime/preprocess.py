@@ -44,14 +44,19 @@ def choose_grid(width: int, height: int, min_num: int, max_num: int, size: int) 
     return best
 
 
+def check_tiles(name: str, count: int | None) -> None:
+    """Raises LiraError for a number of tiles, called `name`, that is none of 1 to 12 (None: the bundle's)."""
+    if count is not None and not (type(count) is int and 1 <= count <= MAX_TILES):
+        raise LiraError(f"{name} is {count!r}; expected a whole number from 1 to {MAX_TILES}")
+
+
 def with_tiles(spec: TileSpec, max_tiles: int | None = None, min_tiles: int | None = None) -> TileSpec:
     """`spec` with other numbers of tiles, the thumbnail not counted; None keeps its own.
 
     Raises LiraError for other numbers than 1 to 12, and for a minimum above the maximum.
     """
-    for name, count in (("max_tiles", max_tiles), ("min_tiles", min_tiles)):
-        if count is not None and not (type(count) is int and 1 <= count <= MAX_TILES):
-            raise LiraError(f"{name} is {count!r}; expected a whole number from 1 to {MAX_TILES}")
+    check_tiles("max_tiles", max_tiles)
+    check_tiles("min_tiles", min_tiles)
     most = spec.max_num if max_tiles is None else max_tiles
     least = min(spec.min_num, most) if min_tiles is None else min_tiles
     if least > most:

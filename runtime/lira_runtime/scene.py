@@ -22,9 +22,10 @@ from lira_engine.errors import LiraError
 from lira_engine.manifest import Manifest
 from lira_runtime import images, preprocess
 from lira_runtime.answer import Answer, Transcript
+from lira_runtime.beam import beam_search
 from lira_runtime.callbacks import ImageIdCallback, SegCallback
 from lira_runtime.events import Event, FinishedEvent, MaskEvent, RegionEvent, TokenEvent
-from lira_runtime.loop import TokenCallback, generate
+from lira_runtime.loop import Llm, TokenCallback, generate
 from lira_runtime.prompts import Ilvc, Prompt, banned_tokens, build_prompt, encodes_regions
 from lira_runtime.sampling import Sampler, make_sampler
 from lira_runtime.timings import LookTimings, TimedLlm, Timings
@@ -185,8 +186,8 @@ class Scene:
     """One image, encoded. Made by `Lira.look`.
 
     Has one KV cache: the rows of [what is before the image, image] are filled by the first question and kept
-    for the others that begin alike (all but those that place the image themselves). So one question at a time, from one thread: a stream that is continued after a newer one has begun
-    raises LiraError.
+    for the others that begin alike (all but those that place the image themselves). So one question at a
+    time, from one thread: a stream that is continued after a newer one has begun raises LiraError.
     """
 
     def __init__(
@@ -279,6 +280,34 @@ class Scene:
         self._check_length(prompt)
         return self._run(prompt, choose, use_ilvc, forced)
 
+    def search_prompt(self, prompt: Prompt, beams: int, min_new_tokens: int = 0) -> Answer:
+        """The answer that a beam search finds (see beam.py), plain: `<image_id>` is a token like any other.
+
+        The bundle's first end token, that of the turn, ends the search; the prompt's other ones close an
+        answer, which then has `min_new_tokens` tokens at least in front of it. `timings` are those of reading
+        the answer once more, for its masks. Raises LiraError as `stream_prompt` does, and for one beam.
+        """
+        self._check_length(prompt)
+        self._turn += 1
+        lira, turn_end = self._lira, self._lira.manifest.tokens.eos[0]
+        llm = lira.engines.llm
+        tokens = beam_search(
+            llm,
+            self._keep_image_rows(prompt.before, llm),
+            lira.embed(prompt.after),
+            lira.embed,
+            beams,
+            prompt.max_new_tokens,
+            prompt.stop_ids - {turn_end},
+            (turn_end,),
+            min_new_tokens,
+        )
+        # Of another beam than the best one, the turn's end may stand in the middle.
+        again = replace(prompt, stop_ids=frozenset(), max_new_tokens=len(tokens))
+        forced = dict(enumerate(tokens))
+        answer = _last_answer(self.stream_prompt(again, make_sampler(), use_ilvc=False, forced=forced))
+        return replace(answer, finish_reason="stop" if tokens[-1] in prompt.stop_ids else "length")
+
     def _check_length(self, prompt: Prompt) -> None:
         length = len(prompt.before) + len(self._prefix) + len(prompt.after)
         capacity = self._lira.engines.llm.capacity
@@ -340,7 +369,7 @@ class Scene:
                 raise LiraError("another question was asked about this scene; expected one stream at a time")
         yield FinishedEvent(transcript.finish(finish_reason, timings, seg.logits))
 
-    def _keep_image_rows(self, before: tuple[int, ...], llm: TimedLlm) -> KvCache:
+    def _keep_image_rows(self, before: tuple[int, ...], llm: Llm) -> KvCache:
         """The cache with exactly the rows of [before, image] in it."""
         if self._cache is None:
             self._cache = self._lira.engines.llm.new_cache()

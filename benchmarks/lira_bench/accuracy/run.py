@@ -50,7 +50,7 @@ def evaluate(
         run["compared_with"] = compared_with.run
     with Output(out, run, overwrite) as output:
         lost = _ask(job, dataset, output, workers, references, progress)
-        evaluation = _summed_up(job.task, run, dataset, output.records, lost)
+        evaluation = _summed_up(job, run, dataset, output.records, lost)
         if not evaluation.records:
             first = "".join(f"; {entry['item']}: {entry['reason']}" for entry in evaluation.left_out[:1])
             raise LiraError(f"none of {len(dataset.entries)} entries could be evaluated{first}")
@@ -87,7 +87,8 @@ def describe(job: Job, source: Source, dataset: Dataset) -> dict[str, Any]:
         "precision": engines.precision,
         "engines": _engines_hash(bundle, engines),
         "lira_edge_version": metadata.version("lira-edge"),
-        "ilvc": job.ilvc,
+        "protocol": job.protocol.as_dict(),
+        "ilvc": job.protocol.ilvc,
         "limit": source.limit,
         "split": source.split,
         "instruction": source.instruction,
@@ -136,7 +137,7 @@ def _in_this_process(job: Job, groups: Sequence[Group]) -> Iterator[Record]:
 
 
 def _summed_up(
-    task: str, run: dict[str, Any], dataset: Dataset, records: dict[str, Record], lost: dict[str, str]
+    job: Job, run: dict[str, Any], dataset: Dataset, records: dict[str, Record], lost: dict[str, str]
 ) -> Evaluation:
     kept = {key: record for key, record in records.items() if "left_out" not in record}
     missing = []
@@ -146,4 +147,4 @@ def _summed_up(
             missing.append({"item": entry.key, "reason": reason})
     scored = [(item, kept[item.key]) for item in dataset.items if item.key in kept]
     counts = {"entries": len(dataset.entries), "evaluated": len(scored), "left_out": len(missing)}
-    return Evaluation(run, task_named(task).total(scored), counts, missing, dataset, kept)
+    return Evaluation(run, task_named(job.task).total(scored, job.protocol), counts, missing, dataset, kept)

@@ -44,8 +44,8 @@ def stage_profiles(manifest: Manifest, stage: str, of_llm: int = 2) -> list[Prof
     """What a stage's engine is built for.
 
     The language model has a profile for prefill (0) and one for decode (1), or one for both (`of_llm` 1). One
-    tile at a time goes through the semantic encoder. SEFE takes the features of any number of tiles that may be asked for (--max-tiles), and
-    is fastest at the bundle's own.
+    tile at a time goes through the semantic encoder. SEFE takes the features of any number of tiles that may
+    be asked for (--max-tiles), and is fastest at the bundle's own.
     """
     if stage == "llm":
         rows = manifest.model.context_length  # TensorRT refuses updates that are longer than the cache
