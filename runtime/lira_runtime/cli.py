@@ -24,7 +24,10 @@ def run(
     image: Annotated[Path, typer.Option(metavar="FILE", help="JPEG, PNG, WebP or BMP.")],
     ask: Annotated[
         str | None,
-        typer.Option(help="A question, in your own words; <image> in it is where the picture goes."),
+        typer.Option(
+            help="A question, in your own words. <image> in it is where the picture goes; other tags ([SEG], "
+            "<p>, </s>) become the tokens of that name."
+        ),
     ] = None,
     task: Annotated[str | None, typer.Option(help="A task: refseg, gcg, vqa, caption.")] = None,
     expression: Annotated[str | None, typer.Option(help="What the task is about.")] = None,

@@ -13,11 +13,11 @@ _CONTRACTIONS = frozenset(
     re.findall(
         r"\S+",
         """
-        ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd how'd how'll isn't
-        it'd it'll ma'am might've mightn't must've mustn't needn't not've o'clock oughtn't shan't should've
-        shouldn't somebody'll someone'd someone'll something'd something'll there'd there're they'd they'll
-        they're they've 'twas wasn't we've weren't what'll what're what've when've where'd where've who'd who'll
-        who've why'll why're won't would've wouldn't y'all you'd you'll you're you've
+        ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd how'd how'll
+        isn't it'd it'll ma'am might've mightn't must've mustn't needn't not've o'clock oughtn't shan't
+        should've shouldn't somebody'll someone'd someone'll something'd something'll there'd there're they'd
+        they'll they're they've 'twas wasn't we've weren't what'll what're what've when've where'd where've
+        who'd who'll who've why'll why're won't would've wouldn't y'all you'd you'll you're you've
         """,
     )
 )
