@@ -1,6 +1,6 @@
 """What each rule of the authors' evaluation scripts changes, on scenes that lira-nano was not trained on.
 
-    python benchmarks/compare_protocols.py BUNDLE --scenes 100
+    python benchmarks/compare_protocols.py BUNDLE --scenes 40
 
 Evaluates every task by our rules, then with one rule of the authors' at a time in place of ours, then with
 all of them (`lira-edge eval --protocol authors`), and prints the table of docs/eval.md.
@@ -107,7 +107,7 @@ class Scenes:
         source = Source(self._data, instruction=rules.instruction)
         dataset = rules.chosen(task_named(task).read(source))
         self._count += 1
-        job = Job(self._engines, task, self._data / "images", rules)
+        job = Job(self._engines, task, self._data / "images", rules, threads=1)
         return evaluate(job, source, dataset, self._out / f"{self._count}")
 
 
@@ -159,7 +159,7 @@ def table(found: Sequence[Sequence[str]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--scenes", type=int, default=100)
+    parser.add_argument("--scenes", type=int, default=40)
     asked = parser.parse_args()
     with TemporaryDirectory() as folder:
         data = Path(folder) / "scenes"

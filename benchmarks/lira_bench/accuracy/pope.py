@@ -37,8 +37,9 @@ def _entry(key: str, line: dict[str, Any], instruction: str | None) -> Entry:
             raise LiraError(f"key 'label' is {label!r}, expected yes or no")
     except LiraError as error:
         return LeftOut(key, str(error))
-    category = line.get("category")
-    truth = {"yes": label == "yes", "category": category if isinstance(category, str) else None}
+    truth: dict[str, Any] = {"yes": label == "yes"}
+    if isinstance(line.get("category"), str):
+        truth["category"] = line["category"]
     return Item(key, image, (ask(text, instruction),), truth)
 
 

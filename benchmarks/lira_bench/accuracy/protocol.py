@@ -55,6 +55,12 @@ class Protocol:
     ranks_words: bool = True
     of_many: tuple[int, int] | None = None
 
+    @property
+    def tiles(self) -> dict[str, int]:
+        """Options of `Lira.look`."""
+        given = {"max_tiles": self.max_tiles, "min_tiles": self.min_tiles}
+        return {name: count for name, count in given.items() if count is not None}
+
     def changed(self, ilvc: str | None, instruction: str | None, max_tiles: int | None) -> Protocol:
         """With what a user wants otherwise; None changes nothing. Raises LiraError as `look` does."""
         rules = self

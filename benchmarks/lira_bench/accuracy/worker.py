@@ -155,8 +155,7 @@ class _Look:
 
     def encode(self) -> Scene:
         if self._scene is None:
-            rules = self._protocol
-            self._scene = self._lira.look(self._picture, max_tiles=rules.max_tiles, min_tiles=rules.min_tiles)
+            self._scene = self._lira.look(self._picture, **self._protocol.tiles)
         return self._scene
 
     def check_lengths(self, item: Item) -> None:

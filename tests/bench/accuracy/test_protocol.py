@@ -341,7 +341,7 @@ def test_compared_engines_read_the_question_that_was_asked(evaluate: Evaluate) -
 
 def test_tiles_of_an_evaluation(evaluate: Evaluate, asked: Asked) -> None:
     assert evaluate("vqa", "out", "--max-tiles", 2, "--limit", 1) == 0
-    assert asked.tiles == [{"max_tiles": 2, "min_tiles": None}]
+    assert asked.tiles == [{"max_tiles": 2}]
     assert evaluate.report("out")["run"]["protocol"]["max_tiles"] == 2
     assert evaluate.report("out")["run"]["protocol"]["name"] == "strict"
 

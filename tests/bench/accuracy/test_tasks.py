@@ -138,7 +138,7 @@ def test_the_default_folder_and_one_look_for_an_image(
 ) -> None:
     seen = []
     look = Lira.look
-    monkeypatch.setattr(Lira, "look", lambda self, image, **_: seen.append(image) or look(self, image))
+    monkeypatch.setattr(Lira, "look", lambda self, image: seen.append(image) or look(self, image))
     typed = ["eval", evaluate.bundle, "--data", evaluate.data, "--task", "pope", "--limit", 20]
     with pytest.raises(SystemExit) as stopped:
         main([str(argument) for argument in typed])
