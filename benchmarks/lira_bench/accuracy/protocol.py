@@ -21,7 +21,7 @@ class Protocol:
         ilvc: what `<image_id>` does.
         bos: a BOS token in front of the prompt.
         min_tiles, max_tiles: how many tiles the image is cut into, the thumbnail not counted.
-        questions: asked one after another, instead of the task's own, until a region was encoded.
+        questions: asked instead of the task's own, one after another, until a region was encoded.
         instruction: appended to questions that expect a short answer.
         max_new_tokens: of an answer.
         min_new_tokens: so many tokens at least in front of an end token other than the turn's end.
@@ -178,7 +178,13 @@ _AUTHORS = {
     ),
     # internvl/eval/chair/evaluate_chair.py
     "chair": Protocol(
-        "authors", ilvc="on", min_tiles=1, max_tiles=6, max_new_tokens=512, ends_at_turn_only=True
+        "authors",
+        ilvc="on",
+        min_tiles=1,
+        max_tiles=6,
+        questions=("Provide an in-depth description of this image.",),
+        max_new_tokens=512,
+        ends_at_turn_only=True,
     ),
 }
 

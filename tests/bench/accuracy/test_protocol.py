@@ -259,7 +259,7 @@ def test_vqa_and_attreval_by_the_authors(
 def test_an_end_token_is_not_the_first_one(
     evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, manifest: Manifest
 ) -> None:
-    """As min_new_tokens 1 of transformers: `</s>` is no first token, whatever the model says; after that it is
+    """As min_new_tokens=1 of transformers: `</s>` is no first token, whatever the model says; then it is
     the answer's end."""
     end = manifest.tokens.eos[1]
     embed = Lira.embed

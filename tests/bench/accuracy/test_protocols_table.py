@@ -1,4 +1,4 @@
-"""The script that measures each rule of the authors' protocol, and the table of docs/eval.md that it printed."""
+"""The script that measures each rule of the authors' protocol, and what docs/eval.md has of it."""
 
 from __future__ import annotations
 
