@@ -81,6 +81,7 @@ RULES = (
     Rule("attreval", *_MANY),
     Rule("pope", *_PLAIN),
     Rule("pope", *_TILES, "4 to 8 tiles"),
+    Rule("pope", ("instruction",), "the question alone", "and, on a line, `Answer ... or phrase.`"),
     Rule("pope", *_TOKENS, "100"),
     Rule("pope", *_EARLY),
     Rule("pope", ("beams",), "greedy", "5 beams"),

@@ -40,7 +40,8 @@ def _entry(key: str, line: dict[str, Any], instruction: str | None) -> Entry:
     truth: dict[str, Any] = {"yes": label == "yes"}
     if isinstance(line.get("category"), str):
         truth["category"] = line["category"]
-    return Item(key, image, (ask(text, instruction),), truth)
+    there = instruction is not None and text.endswith(instruction)  # as in the file that LLaVA made of POPE's
+    return Item(key, image, (ask(text, None if there else instruction),), truth)
 
 
 def judge(

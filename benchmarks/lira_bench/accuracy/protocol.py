@@ -165,12 +165,13 @@ _AUTHORS = {
     "vqa": _VQA,
     # evaluate_vqa.py on refcoco_attri
     "attreval": replace(_VQA, instruction=None, ranks_words=False),
-    # internvl/eval/pope/evaluate_pope.py, --max-num 8 in eval_lira.sh; the instruction is in its data
+    # internvl/eval/pope/evaluate_pope.py, --max-num 8 in eval_lira.sh; the instruction is in its question file
     "pope": Protocol(
         "authors",
         ilvc="plain",
         min_tiles=4,
         max_tiles=8,
+        instruction=f"\n{_ONE_WORD}",
         max_new_tokens=100,
         min_new_tokens=1,
         beams=5,

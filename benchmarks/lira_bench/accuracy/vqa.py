@@ -40,8 +40,11 @@ def read(source: Source) -> Dataset:
 
 
 def ask(question: str, instruction: str | None) -> Question:
-    """A question for the bundle's task `vqa`, with what `--instruction` appends to it."""
-    return Question("vqa", f"{question} {instruction}" if instruction else question)
+    """A question for the bundle's task `vqa`, with what `--instruction` appends to it, behind a blank or on a
+    line of its own where it begins with a line break."""
+    if not instruction:
+        return Question("vqa", question)
+    return Question("vqa", question + ("" if instruction.startswith("\n") else " ") + instruction)
 
 
 def _entry(key: str, line: dict[str, Any], instruction: str | None) -> Entry:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lira_bench.accuracy import attreval, gcg, pope, refseg, vqa
-from lira_bench.accuracy.items import Dataset, Item, LeftOut, Question, Record
+from lira_bench.accuracy.items import Dataset, Item, LeftOut, Question, Record, Source
 from lira_bench.accuracy.protocol import STRICT, Protocol, protocol_for
 from lira_bench.accuracy.text_answers import gqa_shortened, textvqa_normalised
 from lira_engine.manifest import Manifest
@@ -163,6 +163,18 @@ def test_pope_words_end_at_blanks_and_categories_are_rated() -> None:
         )
 
 
+def test_pope_questions_that_have_their_instruction_get_no_second_one(tmp_path: Path) -> None:
+    instruction = rules("pope").instruction
+    texts = ("Is there a dog?", f"Is there a cat?{instruction}")
+    lines = [json.dumps({"image": "a.png", "text": text, "label": "yes"}) for text in texts]
+    (tmp_path / "pope.jsonl").write_text("\n".join(lines))
+    items = pope.read(Source(tmp_path, instruction=instruction)).items
+    assert [item.questions[0].text for item in items] == [
+        f"Is there a {animal}?\nAnswer the question using a single word or phrase."
+        for animal in ("dog", "cat")
+    ]
+
+
 def test_what_is_evaluated() -> None:
     asked = tuple(Item(str(n), "a.png", (Question("vqa", "?"),), {}) for n in range(20_001))
     assert len(rules("vqa").chosen(Dataset(asked)).entries) == 4_000
@@ -301,6 +313,8 @@ def test_pope_by_the_authors(evaluate: Evaluate, asked: Asked, manifest: Manifes
     assert other["run"]["protocol"] == evaluate.report("out")["run"]["protocol"]
     assert other["comparison"]["token_agreement"] > 0.5
     (first, *_) = evaluate.samples("out")
+    line = "\nAnswer the question using a single word or phrase."
+    assert first["answers"][0]["question"].count(line) == 1
     end, *closing = manifest.tokens.eos
     with Lira.open(evaluate.bundle, threads=1) as lira:
         scene = lira.look(evaluate.data / "images" / first["image"], max_tiles=8, min_tiles=4)
