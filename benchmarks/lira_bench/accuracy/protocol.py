@@ -165,7 +165,7 @@ _AUTHORS = {
     "vqa": _VQA,
     # evaluate_vqa.py on refcoco_attri
     "attreval": replace(_VQA, instruction=None, ranks_words=False),
-    # internvl/eval/pope/evaluate_pope.py, --max-num 8 in eval_lira.sh; the instruction is in its question file
+    # internvl/eval/pope/evaluate_pope.py, --max-num 8 in eval_lira.sh; its question file has the instruction
     "pope": Protocol(
         "authors",
         ilvc="plain",
