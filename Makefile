@@ -17,7 +17,7 @@ VQA := Is there a fish in the image? Please answer yes or no.
 
 RUN = $(BIN)/lira-edge run $(BUNDLE) --image $(SAMPLE)
 
-.PHONY: demo bundle test test-gpu lint clean
+.PHONY: demo bundle test test-lowest test-gpu lint clean
 .DELETE_ON_ERROR:
 
 demo: bundle
@@ -35,6 +35,10 @@ $(BUNDLE)/lira.json: $(wildcard $(CHECKPOINT)/* $(CHECKPOINT)/*/*) $(wildcard ex
 
 test: lint
 	$(BIN)/python -m pytest
+
+# The lowest versions that pyproject.toml names: exports, builds and runs lira-nano with them.
+test-lowest:
+	PYTHON='$(PYTHON)' TORCH='$(TORCH)' .ci/lowest
 
 # Builds, verifies and runs lira-nano for every GPU target that is installed; says by name what it skips, and why.
 # EXTRA=rtx or EXTRA=tensorrt installs what the target needs first.

@@ -1,6 +1,7 @@
 """What the tests share: the golden data, and lira-nano's bundle.
 
-`pytest tests --golden DIR` takes another folder of the golden data's layout.
+`pytest tests --golden DIR` takes another folder of the golden data's layout, `--nano DIR` a bundle of
+lira-nano that was exported before, for where torch is not installed.
 """
 
 from __future__ import annotations
@@ -29,12 +30,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="folder of golden data for the tests with 'golden' in their name (default: tests/golden)",
     )
+    parser.addoption("--nano", type=Path, metavar="DIR", help="lira-nano's bundle (default: it is exported)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     folder: Path = config.getoption("--golden")
     if not (folder / "config.json").is_file():
         raise pytest.UsageError(f"--golden {folder}: it has no config.json, expected one like tests/golden")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    from lira_engine.extras import PORTABLE_FROM
+    from lira_engine.ort import version
+
+    if item.get_closest_marker("portable") and version() < PORTABLE_FROM:
+        pytest.skip("this ONNX Runtime is too old for portable graphs")
 
 
 @pytest.fixture(scope="session")
@@ -99,8 +110,11 @@ def _recorded_rows(golden: Path) -> int:
 
 
 @pytest.fixture(scope="session")
-def nano_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nano_bundle(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """lira-nano as it is exported, without engines. To be read only: who builds engines does so in a copy."""
+    exported: Path | None = pytestconfig.getoption("--nano")
+    if exported is not None:
+        return exported
     from lira_export.export import export_checkpoint
 
     return export_checkpoint(ROOT / "checkpoints" / "lira-nano", tmp_path_factory.mktemp("nano") / "exported")

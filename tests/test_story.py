@@ -77,6 +77,7 @@ def test_one_look_answers_many_questions(lira: Lira, scene: Scene) -> None:
         assert iou(answer.masks[0].binary, truth(scene, "orange star")) > 0.8
 
 
+@pytest.mark.portable
 def test_built_engines_choose_the_same_tokens_as_the_portable_graphs(bundle: Path, lira: Lira) -> None:
     with Lira.open(bundle, target="portable", threads=1) as portable:
         for task in ("gcg", "caption"):

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table as RichTable
 
 from lira_engine.cli_options import MaxTilesOption, PrecisionOption, TargetOption
+from lira_engine.terminal import plain_console, status
 
 if TYPE_CHECKING:
     from lira_bench.speed.report import Table
@@ -68,14 +68,13 @@ def bench(
         raise LiraError("--max-tiles and --peer: peers get the bundle's own number of tiles, leave one out")
     folder = out or Path(f"bench-{bundle.resolve().name}-{task}-{target}-{precision}")
     output.check(folder, overwrite)
-    console = Console(highlight=False, markup=False)
+    console = plain_console()
     request = benchmark.Request(
         bundle, target, precision, task, expression, images, runs, warmup, threads, forced, ablation,
         max_tiles,
     )  # fmt: skip
-    status = Console(stderr=True)
-    with status.status("opening the engines") as shown:
-        result = benchmark.run(request, lambda text: shown.update(text))
+    with status(plain_console(stderr=True), "opening the engines") as show:
+        result = benchmark.run(request, show)
         record = dict(result.record)
         if names:
             from lira_bench.peers import compare
@@ -83,11 +82,11 @@ def bench(
 
             found = compare(
                 bundle, target, precision, names, folder / "peers",
-                threads=threads, progress=lambda text: shown.update(text), checkpoint=checkpoint,
+                threads=threads, progress=show, checkpoint=checkpoint,
                 image=result.image,
             )  # fmt: skip
             record["peers"] = {"results": [one.as_dict() for one in found], "table": table(found)}
-        shown.update("drawing")
+        show("drawing")
         output.write(folder, record, result.typical)
 
     console.print(report.heading(record), style="bold")

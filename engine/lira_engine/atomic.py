@@ -46,13 +46,14 @@ def atomic_directory(
 
     An empty folder at `target` is replaced. One with content is an error, unless `overwrite` is set and it
     holds a file named `marker` (so that a mistyped path never costs a folder that this tool did not write;
-    None is for paths that no user types).
+    None is for paths that no user types). What appears at `target` while the block runs stays as it is.
     Raises LiraError for these, and where the disk is full or may not be written.
     """
     target = Path(os.path.abspath(target))
     with readable_errors(target):
         _refuse_existing(target, overwrite, marker)
         _make_parent(target)
+        there = _identity(target)
         partial, lock = _claim(target, directory=True)
         try:
             yield partial
@@ -61,7 +62,7 @@ def atomic_directory(
                     _sync(Path(folder, name))
                 _sync(Path(folder))
             with _locked(target.parent):  # one run at a time gives the name, none sweeps what has it
-                _swap_in(partial, target)
+                _swap_in(partial, target, overwrite, marker, there)
             _sync(target.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -146,6 +147,22 @@ def _refuse_existing(target: Path, overwrite: bool, marker: str | None) -> None:
         raise LiraError(f"{target} exists already: choose another path, or overwrite it (--overwrite)")
 
 
+def _appeared(target: Path) -> LiraError:
+    return LiraError(
+        f"{target} appeared while it was being written and stays as it is, what was written is removed: "
+        "choose another path"
+    )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a folder or file from another one at the same path; None where there is none."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _claim(target: Path, directory: bool) -> tuple[Path, int]:
     """Remove what killed runs left beside `target`; make and lock a new hidden sibling."""
     partial = target.parent / f".{target.name}.partial-{secrets.token_hex(4)}"
@@ -205,18 +222,53 @@ def _lock(descriptor: int, wait: bool) -> bool:
     return True
 
 
-def _swap_in(partial: Path, target: Path) -> None:
-    if not target.exists():
-        os.rename(partial, target)
-        return
-    retired = target.parent / f".{target.name}.partial-{secrets.token_hex(4)}"
-    os.rename(target, retired)
+def _swap_in(
+    partial: Path, target: Path, overwrite: bool, marker: str | None, there: tuple[int, int] | None
+) -> None:
+    """Give `partial` its name; nothing but the folder that was `there` at the start makes way for it.
+
+    Looking comes too early however late it comes. So it is the system that refuses to rename onto a file, a
+    link or a folder with content; and what makes way is looked at again under another name, which is not one
+    that is swept.
+    """
     try:
+        _refuse_existing(target, overwrite, marker)
+    except LiraError:
+        raise _appeared(target) from None
+    with suppress(OSError):
+        target.rmdir()  # an empty folder, onto which Windows does not rename
+    retired: Path | None = None
+    if overwrite and _identity(target) is not None:
+        if not _makes_way(target, marker, there):
+            raise _appeared(target)
+        retired = target.parent / f".{target.name}.replaced-{secrets.token_hex(4)}"
+        os.rename(target, retired)
+    try:
+        if retired is not None and not _makes_way(retired, marker, there):
+            raise _appeared(target)
         os.rename(partial, target)
-    except OSError:
-        os.rename(retired, target)
+    except (LiraError, OSError) as error:
+        if retired is not None:
+            _put_back(retired, target)
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise _appeared(target) from None
         raise
-    shutil.rmtree(retired, ignore_errors=True)
+    if retired is not None:
+        os.rename(retired, partial)  # a name that is swept
+
+
+def _makes_way(folder: Path, marker: str | None, there: tuple[int, int] | None) -> bool:
+    return marker is None or (_identity(folder) == there and (folder / marker).is_file())
+
+
+def _put_back(retired: Path, target: Path) -> None:
+    try:
+        os.rename(retired, target)
+    except OSError:
+        raise LiraError(
+            f"{target} appeared while it was being replaced and stays as it is, what was written is removed; "
+            f"the folder that stood there is {retired} now: move it to where it belongs"
+        ) from None
 
 
 def _sync(path: Path) -> None:

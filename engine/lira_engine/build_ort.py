@@ -18,7 +18,7 @@ from lira_engine.bundle import Bundle
 from lira_engine.check_vectors import run_llm
 from lira_engine.engine_folder import engine_file, tool_versions
 from lira_engine.engines import open_llm, open_stage
-from lira_engine.errors import LiraError
+from lira_engine.errors import LiraError, OutOfMemory
 from lira_engine.external_data import save_graph
 from lira_engine.options import OrtOptions, recorded_options
 from lira_engine.passes import Quantization, lower
@@ -90,6 +90,8 @@ class OrtBuilder:
         speedup, chosen = None, "fp32"
         try:
             errors["int8"] = self.write(stage, "int8", folders["int8"])
+        except OutOfMemory:
+            raise
         except LiraError:
             pass  # not accurate enough: fp32, as build.json says
         else:

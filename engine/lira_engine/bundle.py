@@ -12,6 +12,7 @@ import numpy as np
 
 from lira_engine.errors import LiraError
 from lira_engine.manifest import MANIFEST_NAME, MEND, Manifest
+from lira_engine.text import check_path
 from lira_engine.verify import Verify, confined, verify_folder
 
 
@@ -43,6 +44,7 @@ class Bundle:
         Raises LiraError where a file is missing, altered or outside the folder, or the format is newer.
         """
         path = Path(path)
+        check_path(path)
         if not path.is_dir():
             raise LiraError(
                 f"{path} is not a folder, expected a bundle: "

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from lira_engine.cli_options import PrecisionOption
+from lira_engine.terminal import plain_console, status
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `lira-edge export` wrote.")]
 
@@ -85,7 +85,7 @@ def build(
     from lira_engine.options import options_for
     from lira_engine.verified import verify_command
 
-    console = Console(highlight=False)
+    console = plain_console()
     given = {
         "block_size": block_size,
         "lm_head_bits": lm_head_bits,
@@ -106,10 +106,10 @@ def build(
         raise LiraError(f"a build for {target} runs nothing: leave --threads out")
     opened = Bundle.open(bundle)
     started = time.perf_counter()
-    with console.status("") as status:
+    with status(console) as show:
 
         def progress(stage: str, phase: str) -> None:
-            status.update(f"{stage}: {phase} ({time.perf_counter() - started:.0f} s)")
+            show(f"{stage}: {phase} ({time.perf_counter() - started:.0f} s)")
             if phase == "done":
                 console.print(f"{stage} is done after {time.perf_counter() - started:.0f} s")
 
@@ -156,8 +156,8 @@ def verify(
     from lira_engine.engine_folder import usual_precision
 
     precision = precision or usual_precision(target)
-    with Console(highlight=False).status("") as status:
-        found = verify_engines(Bundle.open(bundle), target, precision, threads, status.update)
+    with status(plain_console()) as show:
+        found = verify_engines(Bundle.open(bundle), target, precision, threads, show)
     _print_tables(tables(found, precision))
 
 
@@ -183,7 +183,7 @@ def doctor(
 
 
 def _print_tables(tables: list[tuple[str, list[tuple[str, ...]]]]) -> None:
-    console = Console(highlight=False, markup=False)
+    console = plain_console()
     if not console.is_terminal:
         console.width = 200  # for pipes and files: nothing is wrapped that a search might look for
     for title, rows in tables:

@@ -10,12 +10,21 @@ from lira_engine.errors import LiraError
 
 def check_disk(target: Path, needed: int, what: str) -> None:
     """Raise LiraError where the disk of `target`, which need not exist, has less than `needed` bytes free."""
-    folder = target.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    folder, free = _existing(target), free_bytes(target)
     if free < needed:
         raise LiraError(
             f"{folder} has {free >> 20} MiB of disk left, {what} needs about {needed >> 20} MiB: free some, "
             "or choose another disk"
         )
+
+
+def free_bytes(target: Path) -> int:
+    """What the disk of `target`, which need not exist, has left."""
+    return shutil.disk_usage(_existing(target)).free
+
+
+def _existing(target: Path) -> Path:
+    folder = target.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder

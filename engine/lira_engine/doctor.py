@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from lira_engine.bundle import Bundle
-from lira_engine.errors import LiraError
+from lira_engine.errors import LiraError, memory_errors_told
 from lira_engine.extras import (
     ENGINES_FROM,
     ONNXRUNTIMES,
@@ -90,7 +90,8 @@ def _packages() -> list[tuple[str, ...]]:
 def _onnxruntime() -> tuple[str | None, list[str]]:
     """Version and execution providers of ONNX Runtime, whatever wheel brought it (JetPack has its own)."""
     try:
-        import onnxruntime
+        with memory_errors_told():
+            import onnxruntime
     except ImportError:
         return None, []
     providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]

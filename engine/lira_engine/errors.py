@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -14,6 +18,88 @@ class LiraError(Exception):
     """
 
 
+class OutOfMemory(LiraError):
+    """The system refused memory or threads (see `out_of_memory`)."""
+
+
+# What says that memory was refused, in the words of the C library, ONNX Runtime, torch, OpenCV and CUDA. A
+# full "static TLS block" is no lack of memory, for all that its message says.
+_NO_MEMORY = re.compile(
+    r"bad_?alloc|(?:cannot|can't|could not|failed to|unable to) allocate(?! memory in static)"
+    r"|out ?of ?memory|insufficient memory|not enough memory|AllocateRawInternal|failed to map segment"
+    r"|cannot map zero-fill pages|memory allocation .*failed",
+    re.IGNORECASE,
+)
+_NO_THREADS = re.compile(
+    r"pthread_create|can't start new thread|thread creation failed|ThreadPoolBuildError"
+    r"|failed to spawn thread|thread constructor failed",
+    re.IGNORECASE,
+)
+_FORBIDDEN = re.compile(r"operation not permitted|permission denied", re.IGNORECASE)
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """The line for a user whose system refused memory or threads, where that is what `error` comes from.
+
+    None for any other error. Libraries say so in classes of their own, and an import in an ImportError: what
+    they say is looked at, and what the error was raised from.
+    """
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        found = _refusal(cause)
+        if found is not None:
+            return found
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+@contextmanager
+def memory_errors_told() -> Iterator[None]:
+    """Raise OutOfMemory, whatever a library raises, where the system refuses memory or threads to the
+    block."""
+    try:
+        yield
+    except Exception as error:
+        refused = out_of_memory(error)
+        if refused is None:
+            raise
+        raise OutOfMemory(refused) from error
+
+
+def _refusal(error: BaseException) -> str | None:
+    if isinstance(error, OutOfMemory):
+        return str(error)
+    if isinstance(error, (LiraError, ValueError, LookupError, TypeError)):  # they quote what users wrote
+        return None
+    number = error.errno if isinstance(error, OSError) else None
+    said = " ".join(str(error if number is None else os.strerror(number)).split())
+    waiting = hasattr(error, "characters_written")  # for whoever reads our output
+    threads, memory = _NO_THREADS.search(said), _NO_MEMORY.search(said)
+    if threads or (number == errno.EAGAIN and not waiting):
+        return (
+            f"the system refused a thread or a process ({_told(said, threads)}): take fewer threads "
+            "(--threads 1, OMP_NUM_THREADS=1), close other programs, or raise the limits of memory and "
+            "processes (ulimit -v, ulimit -u, the container's)"
+        )
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or memory:
+        if _FORBIDDEN.search(said):  # a disk from which no code may be loaded
+            return None
+        return (
+            f"out of memory ({_told(said, memory)}): close other programs, add swap, raise "
+            "the limit (ulimit -v, the container's), or take a smaller model or precision"
+        )
+    return None
+
+
+def _told(said: str, found: re.Match[str] | None) -> str:
+    """What fits into a line of what a library said: all of it, or from the words that were recognised on."""
+    if len(said) > 120 and found is not None:
+        said = said[found.start() :]
+    return said[:120] or "the system refused it"
+
+
 def quoted(path: Path) -> str:
     """A path as a command in a message takes it."""
     text = str(path)
@@ -22,6 +108,20 @@ def quoted(path: Path) -> str:
     if os.name == "nt":
         return f'"{text}"' if " " in text else text
     return shlex.quote(text)
+
+
+def how_it_ended(code: int) -> str:
+    """What became of a child process with this exit code, which is negative where a signal killed it."""
+    if code >= 0:
+        return f"ended with code {code}"
+    return f"was killed by signal {-code}" + (" (most likely too little memory)" if code == -9 else "")
+
+
+class Closed(LiraError, ValueError):
+    """What was closed is used: a mask, an image or a question after `Lira.close`."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is closed, and what it made is gone: ask, and look at masks, before that")
 
 
 class ContextFull(LiraError):

@@ -9,9 +9,9 @@ from importlib import metadata
 DISTRIBUTION = "lira-edge"
 # Wheels of one import package: either will do, both together overwrite each other.
 ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
-# The oldest versions that run built CPU engines, and portable graphs (opset 24).
+# The oldest versions that run built CPU engines, and portable graphs (opset 24; TensorScatter came last).
 ENGINES_FROM = (1, 20)
-PORTABLE_FROM = (1, 24)
+PORTABLE_FROM = (1, 25)
 
 
 @cache
@@ -41,11 +41,13 @@ def installed(package: str) -> str | None:
 
 
 def install_line(extra: str) -> str:
-    """What the user types to get an extra."""
+    """What the user types to get an extra, or several with commas between them."""
     return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
-def extra_of(module: str) -> str | None:
-    """The extra that a module needs: that of its package, `lira_NAME` needing NAME, if there is one."""
-    name = module.partition(".")[0].removeprefix("lira_")
-    return name if name in extras() else None
+def lacking(entry: metadata.EntryPoint) -> tuple[list[str], str]:
+    """The packages that are missing of the extras which an entry point names (`"MODULE:ATTR [EXTRA]"`), and
+    what the user types to get them."""
+    known = [extra for extra in entry.extras if extra in extras()]
+    missing = [package for extra in known for package in missing_packages(extra)]
+    return missing, install_line(",".join(known))

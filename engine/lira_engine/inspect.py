@@ -9,7 +9,7 @@ from pathlib import Path
 from lira_engine.bundle import Bundle
 from lira_engine.engine_folder import BUILD_NAME, PRECISIONS, Build, build_command, read_build, usable_build
 from lira_engine.errors import LiraError, quoted
-from lira_engine.extras import extra_of, install_line, installed, missing_packages
+from lira_engine.extras import install_line, installed, lacking
 from lira_engine.machine import gpus
 from lira_engine.manifest import MANIFEST_NAME, StageSpec, TensorSpec
 from lira_engine.trt.flavour import RTX_ALL_PRODUCTS_FROM, RTX_BUILDS_FOR, RTX_CAPABILITIES, parse_version
@@ -36,9 +36,9 @@ def describe(path: Path, verify: bool = False) -> Tables:
         return _describe_engines(path, verify)
     reasons = []
     for entry in metadata.entry_points(group=DESCRIBERS):
-        extra = extra_of(entry.module)
-        if extra and missing_packages(extra):
-            reasons.append(f"{entry.name} folders need {install_line(extra)}")
+        missing, mend = lacking(entry)
+        if missing:
+            reasons.append(f"{entry.name} folders need {mend}")
             continue
         found = entry.load()(path)
         if found is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lira_engine.errors import LiraError
+from lira_engine.errors import Closed, LiraError, memory_errors_told
 from lira_engine.large_pages import large_pages
 from lira_engine.manifest import ModelSpec
 from lira_engine.ort import bind_input, bind_output, onnxruntime, open_session, run_options
@@ -36,10 +36,11 @@ class OrtKvCache(CountedRows):
         self.binding: onnxruntime.IOBinding | None = session.io_binding()
         # Zeros, because a masked slot's weight of zero times a NaN would still be a NaN; memory that no row
         # reaches is never touched.
-        self.rows = {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), device.memory, 0)
-            for name, shape in shapes.items()
-        }
+        with memory_errors_told():
+            self.rows = {
+                name: onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), device.memory, 0)
+                for name, shape in shapes.items()
+            }
         for name, rows in self.rows.items():
             self.binding.bind_ortvalue_input(name, rows)
             self.binding.bind_ortvalue_output(name.replace("_cache.", "_cache_out."), rows)
@@ -89,7 +90,7 @@ class OrtLlm(Closing):
 
     def new_cache(self) -> OrtKvCache:
         if self._session is None:
-            raise ValueError("the language model is closed")
+            raise Closed("the language model")
         cache = OrtKvCache(self._session, self._cache_shapes, self._cache_dtype, self._device)
         self._caches.add(cache)
         return cache
@@ -104,8 +105,10 @@ class OrtLlm(Closing):
         another shape or dtype, positions outside S, and a cache of another model.
         """
         rows = check_embeddings(embeds, logit_positions, self.sizes["hidden_size"])
-        if self._session is None or not isinstance(cache, OrtKvCache) or cache not in self._caches:
-            raise ValueError("the cache belongs to a language model that is closed, or to another one")
+        if self._session is None:
+            raise Closed("the language model")
+        if not isinstance(cache, OrtKvCache) or cache not in self._caches:
+            raise ValueError("the cache belongs to another language model")
         check_room(cache.length, cache.capacity, rows)
         binding, asked = cache.binding, len(logit_positions)
         assert binding is not None
@@ -120,7 +123,8 @@ class OrtLlm(Closing):
         bind_output(binding, "logits", logits)
         bind_output(binding, "hidden_states", hidden)
         # A decode step takes a few kilobytes, which the arena keeps for the next one.
-        self._session.run_with_iobinding(binding, run_options(self._device) if rows > 1 else None)
+        with memory_errors_told():
+            self._session.run_with_iobinding(binding, run_options(self._device) if rows > 1 else None)
         cache.fill(cache.length + rows)
         return LlmOutput(logits[0], hidden[0])
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from lira_engine.accuracy import check_outputs
 from lira_engine.bundle import Bundle
-from lira_engine.errors import LiraError
+from lira_engine.errors import LiraError, OutOfMemory, how_it_ended, out_of_memory
 from lira_engine.extras import ENGINES_FROM, PORTABLE_FROM
 
 OLD_OPSET = 21
@@ -41,6 +41,8 @@ def record(bundle: Bundle, graph: Path, precision: str, folder: Path) -> None:
     opset = ir.load(graph).opset_imports[""]
     try:
         from lira_engine.llm_ort import OrtLlm, onnxruntime
+    except OutOfMemory:
+        raise
     except LiraError:
         return
     version = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
@@ -69,7 +71,8 @@ def record_in_process(bundle: Bundle, graph: Path, precision: str, folder: Path)
         stdin=subprocess.DEVNULL,
     )
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
+        ended = f"its process {how_it_ended(done.returncode)}"
+        said = (done.stderr.strip().splitlines() or [ended])[-1] if done.returncode > 0 else ended
         if done.returncode == 2:
             raise LiraError(f"{said}; nothing was kept")
         raise LiraError(
@@ -94,6 +97,9 @@ if __name__ == "__main__":
     path, graph, precision, folder = sys.argv[1:]
     try:
         record(Bundle.open(path, verify="sizes"), Path(graph), precision, Path(folder))
-    except LiraError as error:
-        print(error, file=sys.stderr)
+    except Exception as error:
+        reason = out_of_memory(error) or (str(error) if isinstance(error, LiraError) else None)
+        if reason is None:
+            raise
+        print(reason, file=sys.stderr)
         sys.exit(2)

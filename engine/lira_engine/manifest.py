@@ -11,6 +11,7 @@ from typing import Any
 
 from lira_engine import schema
 from lira_engine.errors import LiraError
+from lira_engine.text import json_text
 
 FORMAT = "lira-bundle"
 FORMAT_VERSION = 1
@@ -193,7 +194,7 @@ class Manifest:
 
     def dumps(self) -> str:
         """The text of `lira.json`."""
-        return json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n"
+        return json_text(self.to_json())
 
     def _check(self, where: str) -> None:
         """Rules that join several keys."""

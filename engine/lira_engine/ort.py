@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -9,23 +11,25 @@ from pathlib import Path
 
 import numpy as np
 
-from lira_engine.errors import LiraError
+from lira_engine.errors import Closed, LiraError, OutOfMemory, memory_errors_told
 from lira_engine.extras import install_line
+from lira_engine.machine import usable_cores
 from lira_engine.manifest import StageSpec, TensorSpec
 from lira_engine.ort_device import CPU, Device
 from lira_engine.runner import Feeds, Stage, check_feeds, host_array
 
 try:
-    import onnxruntime
-    from onnxruntime.capi.onnxruntime_pybind11_state import (
-        Fail,
-        InvalidArgument,
-        InvalidGraph,
-        InvalidProtobuf,
-        NoSuchFile,
-        NotImplemented,
-        RuntimeException,
-    )
+    with memory_errors_told():
+        import onnxruntime
+        from onnxruntime.capi.onnxruntime_pybind11_state import (
+            Fail,
+            InvalidArgument,
+            InvalidGraph,
+            InvalidProtobuf,
+            NoSuchFile,
+            NotImplemented,
+            RuntimeException,
+        )
 except ImportError as error:
     raise LiraError(
         f"ONNX Runtime is not installed: {install_line('cpu')}, or on a machine with an NVIDIA GPU "
@@ -43,8 +47,16 @@ ORT_ERRORS = (
 )
 
 
+_PER_THREAD = 72 << 20
+"""Bytes: 8 MiB of stack, and 64 MiB that the GNU C library keeps for what the thread allocates."""
+
 Form = tuple[tuple[int, ...], np.dtype]
 """Shape and dtype."""
+
+
+def version() -> tuple[int, ...]:
+    """ONNX Runtime's: (major, minor)."""
+    return tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 
 
 class OrtStage(Stage):
@@ -90,7 +102,7 @@ class OrtStage(Stage):
     def _run(self, feeds: Feeds, outputs: Mapping[str, Form]) -> dict[str, onnxruntime.OrtValue]:
         session = self._session  # a thread that closes the stage does not take it away
         if session is None:
-            raise ValueError(f"{self.name} is closed")
+            raise Closed(self.name)
         binding = session.io_binding()
         kept = []  # until the run is over
         for name, tensor in feeds.items():
@@ -99,13 +111,14 @@ class OrtStage(Stage):
             else:
                 kept.append(np.ascontiguousarray(host_array(tensor)))
                 bind_input(binding, name, kept[-1])
-        found = {
-            name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self.device.memory, 0)
-            for name, (shape, dtype) in outputs.items()
-        }
-        for name, value in found.items():
-            binding.bind_ortvalue_output(name, value)
-        session.run_with_iobinding(binding, run_options(self.device))
+        with memory_errors_told():
+            found = {
+                name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self.device.memory, 0)
+                for name, (shape, dtype) in outputs.items()
+            }
+            for name, value in found.items():
+                binding.bind_ortvalue_output(name, value)
+            session.run_with_iobinding(binding, run_options(self.device))
         return found
 
     def close(self) -> None:
@@ -195,6 +208,22 @@ def run_options(device: Device) -> onnxruntime.RunOptions | None:
     return giving_back() if device.memory == "cpu" else None
 
 
+def _check_threads(threads: int | None) -> None:
+    """Raise OutOfMemory where a session's threads would not get what each reserves: ONNX Runtime then fails
+    anywhere, or crashes."""
+    threads = usable_cores() if threads is None else threads
+    if threads == 1 or sys.platform != "linux":
+        return
+    try:
+        with mmap.mmap(-1, (threads - 1) * _PER_THREAD):
+            pass
+    except OSError as error:
+        raise OutOfMemory(
+            f"the system refused the address space of {threads} threads ({(threads - 1) * _PER_THREAD >> 20} "
+            "MiB): take --threads 1, or raise the limit (ulimit -v, the container's)"
+        ) from error
+
+
 def open_session(
     path: Path,
     threads: int | None = None,
@@ -210,10 +239,15 @@ def open_session(
     `reuse` True plans ahead which tensors share a buffer: a percent faster where a run takes milliseconds,
     but of a stage with large tensors it may take twice the memory. `profile`: how the name of the file with
     a profile of its runs begins.
-    Raises LiraError with the reason where ONNX Runtime does not accept the file, or not the device.
+    Raises LiraError with the reason where ONNX Runtime does not accept the file, or not the device, and
+    OutOfMemory where the system refuses what it asks for.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # its warnings are about graphs, not for users
+    # Its warnings are about graphs, not for users, and an error is in the exception, too; but which library
+    # a GPU lacks is said in its log only.
+    severity = 4 if device.memory == "cpu" else 3
+    onnxruntime.set_default_logger_severity(severity)
+    options.log_severity_level = severity
     # ONNX Runtime's plans trade memory for calls of the allocator: a buffer lives until the last tensor that
     # will use it again, and a second run allocates the sum of all at once. Each tensor on its own halves the
     # pixel encoder's peak, and an arena makes that no slower.
@@ -230,15 +264,17 @@ def open_session(
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
+    _check_threads(threads)
     try:
         # By itself it would try again on the CPU, and say so among other output only.
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=device.session_providers(), enable_fallback=0
-        )
+        with memory_errors_told():
+            session = onnxruntime.InferenceSession(
+                str(path), options, providers=device.session_providers(), enable_fallback=0
+            )
     except ORT_ERRORS as error:
         reason = " ".join(str(error).split())
         raise LiraError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: expected 1.24 or newer for a "
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: expected 1.25 or newer for a "
             "portable graph, 1.20 or newer for an engine that `lira-edge build BUNDLE` made; it says: "
             f"{reason[:300]}"
         ) from error

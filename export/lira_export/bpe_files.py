@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from lira_engine.errors import LiraError
+
+from .json_files import read_json
 
 # How Qwen2 cuts text before merging: contractions, words with a sign in front, single digits, signs, lines.
 _CUTS = (
@@ -27,7 +27,7 @@ def read_bpe_files(base: Path) -> Tokenizer:
     Raises:
         LiraError: a file is damaged, or an added token's id is not the next one.
     """
-    vocabulary = _object(base / "vocab.json")
+    vocabulary = read_json(base / "vocab.json", "a vocabulary")
     merges = _merges(base / "merges.txt")
     try:
         tokenizer = Tokenizer(models.BPE(vocabulary, merges))
@@ -69,9 +69,13 @@ def _merges(path: Path) -> list[tuple[str, str]]:
 
 def _added(base: Path) -> dict[int, AddedToken]:
     config = base / "tokenizer_config.json"
-    entries = _object(config).get("added_tokens_decoder", {}) if config.is_file() else {}
+    entries = (
+        read_json(config, "a tokenizer's configuration").get("added_tokens_decoder", {})
+        if config.is_file()
+        else {}
+    )
     if not entries and (base / "added_tokens.json").is_file():
-        named = _object(base / "added_tokens.json")
+        named = read_json(base / "added_tokens.json", "added tokens")
         entries = {str(id_): {"content": token, "special": True} for token, id_ in named.items()}
     try:
         return {
@@ -86,13 +90,3 @@ def _added(base: Path) -> dict[int, AddedToken]:
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise LiraError(f"{base}: cannot read the added tokens ({error!r}); download them again") from None
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise LiraError(f"{path}: not JSON ({error}); download it again") from None
-    if not isinstance(data, dict):
-        raise LiraError(f"{path}: found a JSON {type(data).__name__}, expected an object; download it again")
-    return data

@@ -25,6 +25,7 @@ from lira_engine.verify import sha256_of
 
 from .checks import Vectors
 from .llm_pieces import run_in_pieces
+from .runnable import runnable
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class BundleWriter:
         if name == "llm":
             found = self._run_llm(path, spec, vectors)
         else:
-            with OrtStage(name, path, spec, prepack=False) as runner:
+            with runnable(path, name) as file, OrtStage(name, file, spec, prepack=False) as runner:
                 found = runner.run(vectors.inputs)
         self._compare(name, found, vectors)
         release_memory()

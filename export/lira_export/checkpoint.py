@@ -1,12 +1,12 @@
 """Read a LIRA checkpoint: five files in upstream's layout become the reference model's tensors.
 
-=====================  ==============================================================================
-LIRA-*.pth             token embeddings, LM head, LoRA pairs, projector, text-to-vision projection
-<base>/                InternVL2: config.json, *.safetensors (tile encoder, mlp1, language model), tokenizer
-omg_seg*.pth           Mask2Former head with its pixel decoder
-open_clip*             CLIP ConvNeXt trunk
-*OVDataset*.pth        class embeddings [classes, prototypes, dim]
-=====================  ==============================================================================
+=========  ==============================================================================
+lira       token embeddings, LM head, LoRA pairs, projector, text-to-vision projection
+base       InternVL2: config.json, *.safetensors (tile encoder, mlp1, language model), tokenizer
+head       Mask2Former head with its pixel decoder
+clip       CLIP ConvNeXt trunk
+classes    class embeddings [classes, prototypes, dim]
+=========  ==============================================================================
 
 Nothing is unpickled but tensors. Tensors are read one at a time, when they are asked for.
 """
@@ -24,24 +24,17 @@ from torch import Tensor, nn
 
 from lira_engine.errors import LiraError
 
-from .config import LiraConfig, internvl_folder
+from .config import LiraConfig
 from .families import FAMILIES, LLM_PREFIX, family_of
+from .misfits import Misfits, not_a_float, published_sizes, refuse_empty
 from .model.lira import Lira
 from .model.mask_decoder import MaskDecoder
+from .sources import BASE, CheckpointFiles, has_parts, locate
 from .storage import Storage
-from .tensor_files import open_pth, open_safetensors, safetensors_files
+from .tensor_files import FLOATS, TensorFile, open_base, open_pth, open_safetensors
 
 Part = TypeVar("Part", bound=nn.Module)
 
-ROLES = {
-    "lira": (("LIRA*.pth",), "upstream's LIRA weights, LIRA-*.pth"),
-    "head": (("omg_seg*.pth",), "the OMG-Seg head, omg_seg_convl.pth"),
-    "clip": (
-        ("open_clip*.bin", "open_clip*.safetensors"),
-        "the open_clip weights, open_clip_pytorch_model.bin",
-    ),
-    "classes": (("*OVDataset*.pth",), "class embeddings, convnext_large_d_320_CocoPanopticOVDataset.pth"),
-}
 # What the files hold beyond what LIRA reads at inference: the CLIP text tower and heads, a second copy of the
 # frozen trunk. The language model's part of it is its family's.
 _UNUSED = {
@@ -65,8 +58,8 @@ _UNUSED = {
 class _Plan:
     """How to make the model's tensors, and what that found wanting."""
 
+    misfits: Misfits
     makers: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
     used: dict[str, set[str]] = field(default_factory=dict)
 
 
@@ -74,44 +67,44 @@ class Checkpoint:
     """A checked checkpoint: every tensor is present with its shape, none is left over.
 
     Attributes:
-        config: sizes and constants. files: role -> paths. lora_rank, lora_alpha: of the merged adapters.
-        notes: what was changed on the way in, one line each (vocabulary rows that were added).
+        config: sizes and constants. files: where its parts lie.
+        lora_rank, lora_alpha, lora_scale: of the merged adapters.
+        notes: what was changed on the way in, one line each (rows that were added, fp64 that became fp32).
     """
 
-    def __init__(self, folder: Path, config: LiraConfig) -> None:
-        self.folder = folder
+    def __init__(self, files: CheckpointFiles, config: LiraConfig) -> None:
+        self.files = files
         self.family = family_of(config.llm.family)
-        self.base = internvl_folder(folder)
-        self.files: dict[str, list[Path]] = {role: [_find(folder, role)] for role in ROLES}
-        self.files["base"] = safetensors_files(self.base)
+        self.base = files.base
         self.notes: list[str] = []
-        self._sources = {
-            role: open_pth(paths[0]) for role, paths in self.files.items() if role not in ("base", "clip")
+        self._sources: dict[str, TensorFile] = {
+            role: open_safetensors([path]) if path.suffix == ".safetensors" else open_pth(path)
+            for role, path in files.paths.items()
         }
-        self._sources["base"] = open_safetensors(self.files["base"])
-        clip = self.files["clip"][0]
-        self._sources["clip"] = open_safetensors([clip]) if clip.suffix == ".safetensors" else open_pth(clip)
+        self._sources[BASE] = open_base(files.base)
         self.config = self._with_own_vocabulary(config)
         self._class_embed = self._read_class_embed()
         self.lora_rank = self._lora_rank()
-        self.lora_alpha = config.lora_alpha if config.lora_alpha is not None else 2.0 * self.lora_rank
+        self.lora_alpha = config.lora.scaled_alpha(self.lora_rank)
+        self.lora_scale = config.lora.scale(self.lora_rank)
         with torch.device("meta"):
             parameters = Lira(self.config).named_parameters()
             self._shapes = {name: tuple(parameter.shape) for name, parameter in parameters}
         self._makers = self._plan()
+        self._note_float64()
 
     @classmethod
-    def open(cls, folder: str | Path, config: LiraConfig | None = None) -> Checkpoint:
-        """Open and check a checkpoint folder; ``config`` overrides what the folder says of itself.
+    def open(cls, checkpoint: CheckpointFiles | str | Path, config: LiraConfig | None = None) -> Checkpoint:
+        """Open and check a checkpoint, its parts or the folder that holds them; ``config`` overrides what it
+        says of itself.
 
         Raises:
             LiraError: a file is missing, unreadable or not tensors only, or tensors are missing, unexpected
-                or misshapen (one error that lists them by upstream name, with expected and found shape).
+                or misshapen (one error that lists the first ones by upstream name, with expected and found
+                shape, and counts the rest).
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise LiraError(f"{folder}: no such folder; expected a folder with the five checkpoint files")
-        return cls(folder, config or LiraConfig.from_folder(folder))
+        files = checkpoint if isinstance(checkpoint, CheckpointFiles) else locate(checkpoint)
+        return cls(files, config or LiraConfig.from_files(files.config, files.base, files.name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._makers)
@@ -146,16 +139,17 @@ class Checkpoint:
         """Title and rows for a table: the files, then the model's sizes."""
         rows: list[tuple[str, ...]] = [("file", "tensors", "parameters", "MiB", "dtype")]
         for role, source in self._sources.items():
-            size = sum(path.stat().st_size for path in self.files[role])
+            paths = self.paths(role)
+            size = sum(path.stat().st_size for path in paths)
             parameters = sum(math.prod(shape) for shape in source.shapes.values())
-            count = f" ({len(self.files[role])} files)" if len(self.files[role]) > 1 else ""
+            count = f" ({len(paths)} files)" if len(paths) > 1 else ""
             rows.append(
                 (
                     self._file_name(role) + count,
                     str(len(source.shapes)),
                     f"{parameters:,}",
                     f"{size / 2**20:.1f}",
-                    ", ".join(sorted(source.dtypes)),
+                    ", ".join(sorted(set(source.dtypes.values()))),
                 )
             )
         c = self.config
@@ -171,10 +165,14 @@ class Checkpoint:
         rows += [*sizes.items(), *(("note", note) for note in self.notes)]
         return f"checkpoint {c.name}", rows
 
+    def paths(self, part: str) -> list[Path]:
+        """The files that hold a part's tensors."""
+        return sorted(set(self._sources[part].files.values()))
+
     @property
     def stored_dtype(self) -> str:
         """Of the base model's weights, as torch calls it; float32 where they differ."""
-        dtypes = self._sources["base"].dtypes
+        dtypes = set(self._sources[BASE].dtypes.values())
         return next(iter(dtypes)) if len(dtypes) == 1 else "float32"
 
     @property
@@ -188,7 +186,7 @@ class Checkpoint:
         Raises:
             LiraError: the file holds another family's language model.
         """
-        shapes, path = self._sources["lira"].shapes, self.files["lira"][0]
+        shapes, path = self._sources["lira"].shapes, self.files.paths["lira"]
         tables = {name: f"{LLM_PREFIX}{family.embeddings}.weight" for name, family in FAMILIES.items()}
         rows = shapes.get(tables[self.family.name], (None,))[0]
         others = [name for name, table in tables.items() if table in shapes]
@@ -202,28 +200,57 @@ class Checkpoint:
         return replace(config, llm=replace(config.llm, vocab_size=rows))
 
     def _read_class_embed(self) -> Tensor:
-        path = self.files["classes"][0]
+        path = self.files.paths["classes"]
         loaded = self._sources["classes"]
         name = next(iter(loaded.shapes))
+        if loaded.dtypes[name] not in FLOATS:
+            raise LiraError(f"{path}: {not_a_float(loaded, name)}")
         shape, pixel = loaded.shapes[name], self.config.pixel
         if len(shape) != 3 or (shape[0], shape[2]) != (pixel.num_classes, pixel.clip_embed_dim):
             expected = f"({pixel.num_classes}, prototypes, {pixel.clip_embed_dim})"
-            raise LiraError(f"{path}: found class embeddings of shape {shape}, expected {expected}")
-        return loaded.read(name).float()
+            raise LiraError(
+                f"{path}: found class embeddings of shape {shape}, expected {expected}."
+                f"{published_sizes(self.files)}"
+            )
+        return loaded.read(name)
 
     def _lora_rank(self) -> int:
-        for name, shape in self._sources["lira"].shapes.items():
-            if name.endswith("lora_A.default.weight"):
-                return shape[0]
+        shapes, path = self._sources["lira"].shapes, self.files.paths["lira"]
+        adapters = {name: shape for name, shape in shapes.items() if ".lora_A." in name}
+        rank = next(
+            (s[0] for n, s in adapters.items() if n.endswith("lora_A.default.weight") and len(s) == 2), None
+        )
+        if rank:
+            self._refuse_other_rank(rank)
+            return rank
+        if rank == 0:
+            raise LiraError(f"{path}: the adapters have rank 0, expected 1 or more: take another checkpoint")
+        refuse_empty(self.files, [name for name, shape in shapes.items() if 0 in shape])
+        found = f"found {next(iter(adapters))}, " if adapters else "no LoRA weights found, "
         raise LiraError(
-            f"{self.files['lira'][0]}: no LoRA weights found, expected {LLM_PREFIX}model.layers.0."
+            f"{path}: {found}expected {LLM_PREFIX}model.layers.0."
             f"{self.family.linears[0].name}.lora_A.default.weight and its siblings; is this upstream's LIRA "
             "checkpoint?"
         )
 
+    def _refuse_other_rank(self, rank: int) -> None:
+        said = self.config.lora.rank
+        if said not in (None, rank):
+            raise LiraError(
+                f"{self.files.config or self.files.where}: lora.r is {said}, the adapters in "
+                f"{self._file_name('lira')} have rank {rank}: correct it, and lora_alpha with it, or take "
+                "the file that it is of"
+            )
+
+    def _note_float64(self) -> None:
+        for role, source in self._sources.items():
+            count = list(source.dtypes.values()).count("float64")
+            if count:
+                self.notes.append(f"{self._file_name(role)}: {count} tensors are float64, read as float32")
+
     def _plan(self) -> dict[str, Callable[[], Tensor]]:
         """Match every parameter of the model with upstream tensors, then refuse what is left or missing."""
-        plan = _Plan(used={role: set() for role in self._sources})
+        plan = _Plan(Misfits(self.files), used={role: set() for role in self._sources})
         for name, shape in self._shapes.items():
             if not name.startswith("llm."):
                 role, upstream = vision_source(name)
@@ -241,17 +268,15 @@ class Checkpoint:
             if role == "classes":
                 continue
             for name in source.shapes:
-                if name not in plan.used[role] and not name.startswith(unused[role]):
-                    plan.problems.append(
+                if (
+                    name not in plan.used[role]
+                    and not name.startswith(unused[role])
+                    and not _is_derived(name)
+                ):
+                    plan.misfits.unexpected.append(
                         f"unexpected {name} {source.shapes[name]} in {self._file_name(role)}"
                     )
-        if plan.problems:
-            listed = "\n  ".join(plan.problems[:40])
-            more = f"\n  ... and {len(plan.problems) - 40} more" if len(plan.problems) > 40 else ""
-            raise LiraError(
-                f"{self.folder}: {len(plan.problems)} tensors do not fit the configuration "
-                f"(wrong base model or a damaged download?):\n  {listed}{more}"
-            )
+        plan.misfits.refuse()
         return plan.makers
 
     def _plan_llm(self, plan: _Plan) -> None:
@@ -296,15 +321,14 @@ class Checkpoint:
     def _merged(
         self, plan: _Plan, role: str, base: str, stem: str, shape: tuple[int, ...], grow: bool = False
     ) -> Callable[[], Tensor]:
-        """base + alpha / r * B @ A."""
+        """base + scale * B @ A."""
         read_base = self._expect(plan, role, base, shape, grow="mean" if grow else None)
         a, b = (f"{LLM_PREFIX}{stem}.lora_{x}.default.weight" for x in "AB")
         read_a = self._expect(plan, "lira", a, (self.lora_rank, shape[1]))
         read_b = self._expect(plan, "lira", b, (shape[0], self.lora_rank), grow="zeros" if grow else None)
-        scale = self.lora_alpha / self.lora_rank
 
         def merge() -> Tensor:
-            return read_base().addmm_(read_b(), read_a(), alpha=scale)
+            return read_base().addmm_(read_b(), read_a(), alpha=self.lora_scale)
 
         return merge
 
@@ -315,19 +339,19 @@ class Checkpoint:
         plan.used[role].add(name)
         found = source.shapes.get(name)
         if found is None:
-            plan.problems.append(f"missing {name} {shape} in {self._file_name(role)}")
-        elif grow and len(found) == 2 and found[1] == shape[1] and shape[0] - 6 <= found[0] < shape[0]:
+            plan.misfits.missing.append(f"missing {name} {shape} in {self._file_name(role)}")
+            plan.misfits.missing_in_base += [name] if role == BASE else []
+            return lambda: source.read(name)
+        if grow and len(found) == 2 and found[1] == shape[1] and shape[0] - 6 <= found[0] < shape[0]:
             # Upstream's scripts add vocabulary rows that a checkpoint lacks, with these values.
+            plan.misfits.check(source, name, found, self._file_name(role))
             self.notes.append(f"{name}: {found[0]} rows, {shape[0] - found[0]} added ({grow})")
             return lambda: _grown(source.read(name), shape[0], grow)
-        elif found != shape:
-            plan.problems.append(
-                f"misshapen {name}: expected {shape}, found {found} in {self._file_name(role)}"
-            )
-        return lambda: source.read(name).to(torch.float32, copy=True)  # not the mapped file itself
+        plan.misfits.check(source, name, shape, self._file_name(role))
+        return lambda: source.read(name)
 
     def _file_name(self, role: str) -> str:
-        return f"{self.base.name}/" if role == "base" else self.files[role][0].name
+        return f"{self.base.name}/" if role == BASE else self.files.paths[role].name
 
 
 def describe(path: Path) -> tuple[str, list[tuple[str, ...]]] | None:
@@ -336,20 +360,14 @@ def describe(path: Path) -> tuple[str, list[tuple[str, ...]]] | None:
     Raises:
         LiraError: see :meth:`Checkpoint.open`.
     """
-    if not any(any(path.glob(pattern)) for patterns, _ in ROLES.values() for pattern in patterns):
+    if not has_parts(path):
         return None
     return Checkpoint.open(path).describe()
 
 
-def _find(folder: Path, role: str) -> Path:
-    patterns, meaning = ROLES[role]
-    found = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
-    if len(found) != 1:
-        names = ", ".join(p.name for p in found) or "nothing"
-        raise LiraError(
-            f"{folder}: found {names} for {meaning}; expected exactly one {' or '.join(patterns)}"
-        )
-    return found[0]
+def _is_derived(name: str) -> bool:
+    """Buffers that older transformers wrote beside the weights, and that follow from the configuration."""
+    return name.endswith((".inv_freq", ".position_ids"))
 
 
 def vision_source(name: str) -> tuple[str, str]:
@@ -386,5 +404,5 @@ def _part(merged: Callable[[], Tensor], part: str, config: Any) -> Callable[[], 
 
 
 def _grown(tensor: Tensor, rows: int, how: str) -> Tensor:
-    new = tensor.float().mean(0, keepdim=True) if how == "mean" else torch.zeros(1, tensor.shape[1])
-    return torch.cat([tensor.float(), new.expand(rows - tensor.shape[0], -1)])
+    new = tensor.mean(0, keepdim=True) if how == "mean" else torch.zeros(1, tensor.shape[1])
+    return torch.cat([tensor, new.expand(rows - tensor.shape[0], -1)])

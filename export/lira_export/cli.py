@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import DownloadColumn, TimeRemainingColumn
 
 from lira_engine.manifest import MANIFEST_NAME, Manifest
+from lira_engine.terminal import plain_console, progress_bar
+from lira_engine.text import check_path
 
 if TYPE_CHECKING:
     from .bundle_writer import Step
@@ -21,15 +22,25 @@ def export(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            metavar="CHECKPOINT_DIR",
-            help="Folder with LIRA's five checkpoint files, or hub:OWNER/NAME (/FILE, @REVISION).",
+            metavar="CHECKPOINT",
+            help="Folder or checkout with LIRA's checkpoint files, or hub:OWNER/NAME (/FILE, @REVISION).",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="Folder to write.")],
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="lira-2b or lira-8b: which weights, and where base and trunk come from if not there."
+        ),
+    ] = None,
     base: Annotated[str | None, typer.Option(help="InternVL2 folder, or hub:OWNER/NAME.")] = None,
     head: Annotated[str | None, typer.Option(help="OMG-Seg head, a file or hub:.")] = None,
     clip: Annotated[str | None, typer.Option(help="open_clip weights, a file or hub:.")] = None,
     classes: Annotated[str | None, typer.Option(help="Class embeddings, a file or hub:.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="config.json with sizes other than the published ones."),
+    ] = None,
     context_length: Annotated[
         int | None, typer.Option(min=1, help="Slots of the KV cache (default: the checkpoint's, or 4096).")
     ] = None,
@@ -48,18 +59,25 @@ def export(
     Every graph is run on its check vectors and compared with the torch reference. The bundle appears whole or
     not at all.
     """
-    console = Console(highlight=False)
-    started = time.perf_counter()
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("torch: loading", total=None)
-        from .checkpoint import ROLES
-        from .export import export_checkpoint
-        from .hub import gather
+    from .config import LiraConfig
+    from .sources import locate
 
-        given = {"base": base, "head": head, "clip": clip, "classes": classes}
-        sources = {role: source for role, source in given.items() if source is not None}
-        folder = gather(checkpoint, sources, {role: patterns for role, (patterns, _) in ROLES.items()})
+    console = plain_console()
+    for path in (str(output), checkpoint, base, head, clip, classes):
+        check_path(path or "")
+    started = time.perf_counter()
+    given = {"base": base, "head": head, "clip": clip, "classes": classes}
+    files = locate(
+        checkpoint,
+        size=size,
+        given={part: source for part, source in given.items() if source is not None},
+        config=config,
+        announce=lambda line: console.print(line, soft_wrap=True),
+    )
+    sizes = LiraConfig.from_files(files.config, files.base, files.name)
+    with progress_bar(console, DownloadColumn(), TimeRemainingColumn()) as bar:
+        task = bar.add_task("torch: loading", total=None)
+        from .export import export_checkpoint
 
         def progress(step: Step) -> None:
             elapsed = time.perf_counter() - started
@@ -69,21 +87,24 @@ def export(
                 console.print(f"{step.stage:<18}{elapsed:7.1f} s")
 
         export_checkpoint(
-            folder,
+            files,
             output,
+            config=sizes,
             context_length=context_length,
             dtypes=_by_stage(dtype or ()),
             overwrite=overwrite,
             progress=progress,
         )
     provenance = Manifest.load(output / MANIFEST_NAME).provenance
+    for note in provenance["notes"]:
+        console.print(note, soft_wrap=True)
     for stage, weights in provenance["weights"].items():
         for name, reason in weights["kept_fp32"].items():
             console.print(f"{stage}: {name} stays fp32 ({reason})", soft_wrap=True)
     if provenance["synthetic"]:
         console.print("SYNTHETIC: the weights are random, the answers will be meaningless")
-    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-    console.print(f"{output}: {size / 2**20:.1f} MiB; next: lira-edge build {output}", soft_wrap=True)
+    written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    console.print(f"{output}: {written / 2**20:.1f} MiB; next: lira-edge build {output}", soft_wrap=True)
 
 
 def _by_stage(options: Iterable[str]) -> dict[str, str]:

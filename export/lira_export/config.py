@@ -8,7 +8,6 @@ of upstream's published configuration apply to what InternVL2's file does not sa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,13 @@ from lira_engine.errors import LiraError
 from lira_engine.manifest import PixelSpec, TileSpec
 
 from .families import family_of
+from .json_files import Section, read_json
+from .lora import LoraConfig
 from .tokenizer import LIRA_TOKENS
+
+# Beyond these a number in a configuration is a mistake, and making the model's shapes of it takes minutes.
+_MOST_LAYERS, _MOST_HEADS, _MOST_WIDTH, _MOST_PIXELS, _MOST_TILES = 1000, 1024, 1 << 16, 1 << 14, 64
+_MOST_TOKENS, _MOST_POSITIONS = 1 << 24, 1 << 24
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ class LiraConfig:
     llm: LlmConfig
     pixel: PixelConfig
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
-    lora_alpha: float | None = None  # None: twice the rank, as in both published sizes
+    lora: LoraConfig = field(default_factory=LoraConfig)
     tiles: TileSpec = TILES
     pixels: PixelSpec = PIXELS
     special_token_ids: Mapping[str, int] = field(default_factory=dict)
@@ -134,169 +139,234 @@ class LiraConfig:
     context_length: int | None = None  # None: the exporter's default
 
     @classmethod
-    def from_folder(cls, folder: Path) -> LiraConfig:
-        """Read the configuration of a checkpoint folder.
+    def from_files(cls, own: Path | None, base: Path, name: str) -> LiraConfig:
+        """The configuration of a checkpoint: its ``own`` config.json, or that of the folder of its ``base``.
 
         Raises:
-            LiraError: no configuration is found, it is not JSON, or a key is missing.
+            LiraError: see :meth:`from_internvl`; or a file is missing or no JSON.
         """
-        own = folder / "config.json"
-        if own.is_file():
-            return cls.from_dict(_read_json(own), name=folder.name, source=own)
-        internvl = internvl_folder(folder)
-        return cls.from_internvl(_read_json(internvl / "config.json"), folder.name, internvl / "config.json")
+        if own is not None:
+            return cls.from_dict(read_json(own, "a LIRA checkpoint's configuration"), name, own)
+        path = base / "config.json"
+        return cls.from_internvl(read_json(path, "the base model's configuration"), name, path)
 
     @classmethod
     def from_internvl(cls, data: Mapping[str, Any], name: str, source: Path) -> LiraConfig:
-        """InternVL2's config.json plus upstream's published constants for the rest."""
-        try:
-            return cls(
-                name=name,
-                vision=_vision(data["vision_config"], data),
-                llm=_llm(data["llm_config"], added=len(LIRA_TOKENS)),
-                pixel=PixelConfig(),
-                tiles=replace(TILES, size=data["vision_config"]["image_size"]),
-                synthetic=data.get("synthetic", False),
-            )
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-            raise _unusable(source, error) from None
+        """InternVL2's config.json plus upstream's published constants for the rest.
+
+        Raises:
+            LiraError: a key is missing, or its value is not of its kind or beyond any sense.
+        """
+        top = Section(data, str(source))
+        vision = _vision(top)
+        return cls(
+            name=name,
+            vision=vision,
+            llm=_llm(top.section("llm_config"), added=len(LIRA_TOKENS)),
+            pixel=PixelConfig(),
+            tiles=replace(TILES, size=vision.image_size),
+            synthetic=top.flag("synthetic", False),
+        )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], name: str, source: Path) -> LiraConfig:
-        """One config.json that says everything, in InternVL2's names where they exist."""
-        try:
-            head = data["pixel_encoder"]["panoptic_head"]
-            pre = data.get("preprocessing", {})
-            llm = _llm(data["llm_config"], added=0)
-            return cls(
-                name=data.get("name", name),
-                vision=_vision(data["vision_config"], data),
-                llm=llm,
-                pixel=_pixel(data["pixel_encoder"], head),
-                projector=ProjectorConfig(
-                    depth=data["projector"]["depth"],
-                    cross_heads=data["projector"]["cross_head_num"],
-                    text2vision_depth=data["projector_text2vision"]["depth"],
-                ),
-                lora_alpha=data["lora"]["lora_alpha"],
-                tiles=_dataclass(
-                    replace(
-                        TILES,
-                        size=data["vision_config"]["image_size"],
-                        min_num=data.get("min_dynamic_patch", 1),
-                        max_num=data.get("max_dynamic_patch", 6),
-                        use_thumbnail=data.get("use_thumbnail", True),
-                    ),
-                    pre.get("tile", {}),
-                ),
-                pixels=_dataclass(
-                    replace(PIXELS, size=data["pixel_encoder"]["image_size"]),
-                    {key.removeprefix("image_"): value for key, value in pre.get("pixel", {}).items()},
-                ),
-                special_token_ids=data.get("special_token_ids", {}),
-                bos_token_id=data.get("bos_token_id"),
-                synthetic=data.get("synthetic", False),
-                space_p_token_ids=tuple(data["space_p_token_ids"]) if "space_p_token_ids" in data else None,
-                prompts=data.get("prompts"),
-                context_length=data.get("context_length"),
-            )
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-            raise _unusable(source, error) from None
+        """One config.json that says everything, in InternVL2's names where they exist.
 
-
-def internvl_folder(folder: Path) -> Path:
-    """The InternVL2 folder inside a checkpoint folder: the one with a config.json and safetensors.
-
-    Raises:
-        LiraError: none or more than one.
-    """
-    if not folder.is_dir():
-        raise LiraError(f"{folder}: no such folder; expected a folder with the five checkpoint files")
-    found = [p for p in sorted(folder.iterdir()) if (p / "config.json").is_file()]
-    if len(found) != 1:
-        names = ", ".join(p.name for p in found) or "none"
-        raise LiraError(
-            f"{folder}: found {names} as InternVL2 folder, expected exactly one sub-folder with config.json "
-            "and *.safetensors; put the base model there"
+        Raises:
+            LiraError: see :meth:`from_internvl`.
+        """
+        top = Section(data, str(source))
+        encoder = top.section("pixel_encoder")
+        pixel = _pixel(encoder)
+        vision = _vision(top)
+        llm = _llm(top.section("llm_config"), added=0)
+        projector = ProjectorConfig(
+            depth=top.section("projector").integer("depth", most=16),
+            cross_heads=top.section("projector").integer("cross_head_num", most=1024),
+            text2vision_depth=top.section("projector_text2vision").integer("depth", most=16),
         )
-    return found[0]
+        if llm.hidden_size % projector.cross_heads:
+            raise top.section("projector").error(
+                "cross_head_num",
+                projector.cross_heads,
+                f"a divisor of the language model's {llm.hidden_size}",
+            )
+        preprocessing = top.section("preprocessing", {})
+        if "prompts" in top:
+            top.section("prompts")  # prompts_of reads it, and expects an object
+        return cls(
+            name=top.text("name", name),
+            vision=vision,
+            llm=llm,
+            pixel=pixel,
+            projector=projector,
+            lora=LoraConfig.read(top.section("lora")),
+            tiles=_tiles(top, preprocessing.section("tile", {}), vision),
+            pixels=_pixels(preprocessing.section("pixel", {}), pixel),
+            special_token_ids={
+                token: ids.integer(token, least=0, most=_MOST_TOKENS)
+                for ids in [top.section("special_token_ids", {})]
+                for token in ids.keys
+            },
+            bos_token_id=top.integer("bos_token_id", None, least=0, most=_MOST_TOKENS),
+            synthetic=top.flag("synthetic", False),
+            space_p_token_ids=(
+                top.integers("space_p_token_ids", least=0, most=_MOST_TOKENS)
+                if "space_p_token_ids" in top
+                else None
+            ),
+            prompts=top.value("prompts"),
+            context_length=top.integer("context_length", None, most=_MOST_POSITIONS),
+        )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LiraError(f"{path}: no such file; expected the base model's configuration") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LiraError(f"{path}: not JSON ({error}); download the file again") from None
-    if not isinstance(data, dict):
-        raise LiraError(f"{path}: found a JSON {type(data).__name__}, expected an object")
-    return data
+def _vision(top: Section) -> VisionConfig:
+    vision = top.section("vision_config")
+    vision.fixed("hidden_act", "gelu")
+    vision.fixed("norm_type", "layer_norm")
+    vision.fixed("qk_normalization", False)
+    vision.fixed("qkv_bias", True)
+    top.fixed("select_layer", -1)
+    top.fixed("ps_version", "v2")
+    ratio = top.number("downsample_ratio", 0.5)
+    shuffle = round(1 / ratio) if ratio > 1e-3 else 0
+    if shuffle < 1 or abs(shuffle * ratio - 1) > 1e-6:
+        raise top.error("downsample_ratio", ratio, "1 over an integer, such as 0.5")
+    config = VisionConfig(
+        hidden_size=vision.integer("hidden_size", most=_MOST_WIDTH),
+        intermediate_size=vision.integer("intermediate_size"),
+        num_layers=vision.integer("num_hidden_layers", most=_MOST_LAYERS),
+        num_heads=vision.integer("num_attention_heads", most=_MOST_HEADS),
+        image_size=vision.integer("image_size", most=_MOST_PIXELS),
+        patch_size=vision.integer("patch_size", most=_MOST_PIXELS),
+        layer_norm_eps=vision.number("layer_norm_eps", 1e-6),
+        shuffle=shuffle,
+    )
+    _divides(vision, "num_attention_heads", config.num_heads, config.hidden_size, "hidden_size")
+    _divides(vision, "patch_size", config.patch_size * shuffle, config.image_size, "image_size")
+    return config
 
 
-def _unusable(source: Path, error: Exception) -> LiraError:
-    problem = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
-    return LiraError(f"{source}: {problem}; expected the configuration of a LIRA or InternVL2 model")
+def _llm(llm: Section, added: int) -> LlmConfig:
+    llm.fixed("hidden_act", "silu")
+    llm.fixed("use_sliding_window", False)
+    theta, factor = _rope(llm)
+    config = LlmConfig(
+        vocab_size=llm.integer("vocab_size", most=_MOST_TOKENS) + added,
+        hidden_size=llm.integer("hidden_size", most=_MOST_WIDTH),
+        intermediate_size=llm.integer("intermediate_size"),
+        num_layers=llm.integer("num_hidden_layers", most=_MOST_LAYERS),
+        num_heads=llm.integer("num_attention_heads", most=_MOST_HEADS),
+        num_kv_heads=llm.integer("num_key_value_heads", most=_MOST_HEADS),
+        rope_theta=theta,
+        rms_norm_eps=llm.number("rms_norm_eps"),
+        max_position_embeddings=llm.integer("max_position_embeddings", most=_MOST_POSITIONS),
+        rope_scaling_factor=factor,
+        family=family_of(llm.text("model_type", "internlm2")).name,
+        tie_word_embeddings=llm.flag("tie_word_embeddings", False),
+    )
+    _divides(llm, "num_attention_heads", config.num_heads * 2, config.hidden_size, "hidden_size")
+    _divides(llm, "num_key_value_heads", config.num_kv_heads, config.num_heads, "num_attention_heads")
+    llm.fixed("head_dim", config.head_dim)
+    return config
 
 
-def _vision(vision: Mapping[str, Any], top: Mapping[str, Any]) -> VisionConfig:
-    return VisionConfig(
-        hidden_size=vision["hidden_size"],
-        intermediate_size=vision["intermediate_size"],
-        num_layers=vision["num_hidden_layers"],
-        num_heads=vision["num_attention_heads"],
-        image_size=vision["image_size"],
-        patch_size=vision["patch_size"],
-        layer_norm_eps=vision.get("layer_norm_eps", 1e-6),
-        shuffle=round(1 / top.get("downsample_ratio", 0.5)),
+def _rope(llm: Section) -> tuple[float, float | None]:
+    """Base of the rotary embedding, and the factor of dynamic NTK or None.
+
+    Transformers before 5 writes rope_theta and rope_scaling {type or rope_type, factor}, since then
+    rope_parameters {rope_theta, rope_type, factor}.
+    """
+    newer = "rope_parameters" in llm and llm.value("rope_parameters") is not None
+    if newer and llm.value("rope_scaling") is not None:
+        raise llm.error("rope_scaling", llm.value("rope_scaling"), "none beside rope_parameters")
+    key = "rope_parameters" if newer else "rope_scaling"
+    scaling = llm.section(key) if llm.value(key) is not None else Section({}, f"{llm.where}.{key}")
+    theta = (scaling if "rope_theta" in scaling else llm).number("rope_theta")
+    if newer and "rope_theta" in llm and llm.number("rope_theta") != theta:
+        raise llm.error("rope_theta", llm.value("rope_theta"), f"{theta:g}, as rope_parameters has it")
+    named = "rope_type" if "rope_type" in scaling else "type"
+    kind = scaling.text(named, "default") if newer or not scaling.keys else scaling.text(named)
+    if kind not in ("default", "dynamic"):
+        raise scaling.error(named, kind, "dynamic or default")
+    return theta, scaling.number("factor", least=1.0) if kind == "dynamic" else None
+
+
+def _pixel(encoder: Section) -> PixelConfig:
+    backbone, head = encoder.section("backbone"), encoder.section("panoptic_head")
+    decoder, transformer = head.section("pixel_decoder"), head.section("transformer_decoder")
+    ratio = encoder.value("pixel_shuffle_down_ratio")
+    config = PixelConfig(
+        image_size=encoder.integer("image_size", most=_MOST_PIXELS),
+        dims=backbone.integers("dims", most=_MOST_WIDTH),
+        depths=backbone.integers("depths", most=_MOST_LAYERS),
+        cell_shuffle=1 if ratio is None else encoder.integer("pixel_shuffle_down_ratio", most=16),
+        feat_channels=head.integer("feat_channels", most=_MOST_WIDTH),
+        num_classes=head.integer("num_things_classes", least=0) + head.integer("num_stuff_classes", least=0),
+        num_queries=head.integer("num_queries", most=1 << 14),
+        num_heads=decoder.integer("num_heads", most=_MOST_HEADS),
+        num_levels=decoder.integer("num_levels", least=3, most=3),
+        num_points=decoder.integer("num_points", most=64),
+        num_groups=decoder.integer("num_groups", most=_MOST_WIDTH),
+        encoder_layers=decoder.integer("num_layers", most=_MOST_LAYERS),
+        encoder_ffn=decoder.integer("feedforward_channels"),
+        decoder_layers=transformer.integer("num_layers", most=_MOST_LAYERS),
+        decoder_heads=transformer.integer("num_heads", most=_MOST_HEADS),
+        decoder_ffn=transformer.integer("feedforward_channels"),
+        clip_embed_dim=backbone.integer("clip_embed_dim", most=_MOST_WIDTH),
+        logit_scale_ln=head.number("logit_scale_ln", least=-100),
+        prompt_num_feats=head.integer(
+            "visual_prompt_coordinate_num_feats", head.integer("feat_channels", most=_MOST_WIDTH) // 2
+        ),
+    )
+    for key in ("dims", "depths"):
+        if len(getattr(config, key)) != 4:
+            raise backbone.error(key, list(getattr(config, key)), "four integers, one for each stage")
+    _divides(encoder, "pixel_shuffle_down_ratio", 32 * config.cell_shuffle, config.image_size, "image_size")
+    for section, key, count in (
+        (decoder, "num_heads", config.num_heads),
+        (decoder, "num_groups", config.num_groups),
+        (transformer, "num_heads", config.decoder_heads),
+    ):
+        _divides(section, key, count, config.feat_channels, "feat_channels")
+    return config
+
+
+def _tiles(top: Section, tile: Section, vision: VisionConfig) -> TileSpec:
+    tile.fixed("size", vision.image_size)
+    least = tile.integer("min_num", top.integer("min_dynamic_patch", 1, most=_MOST_TILES), most=_MOST_TILES)
+    most = tile.integer("max_num", top.integer("max_dynamic_patch", 6, most=_MOST_TILES), most=_MOST_TILES)
+    if least > most:
+        raise top.error("min_dynamic_patch", least, f"at most max_dynamic_patch, {most}")
+    return TileSpec(
+        size=vision.image_size,
+        mean=tile.numbers("mean", 3) if "mean" in tile else TILES.mean,
+        std=tile.numbers("std", 3, above=0) if "std" in tile else TILES.std,
+        min_num=least,
+        max_num=most,
+        use_thumbnail=tile.flag("use_thumbnail", top.flag("use_thumbnail", True)),
     )
 
 
-def _llm(llm: Mapping[str, Any], added: int) -> LlmConfig:
-    scaling = llm.get("rope_scaling") or {}
-    if scaling and scaling.get("type") != "dynamic":
-        raise ValueError(f"rope_scaling is {scaling}, expected none or type dynamic")
-    return LlmConfig(
-        vocab_size=llm["vocab_size"] + added,
-        hidden_size=llm["hidden_size"],
-        intermediate_size=llm["intermediate_size"],
-        num_layers=llm["num_hidden_layers"],
-        num_heads=llm["num_attention_heads"],
-        num_kv_heads=llm["num_key_value_heads"],
-        rope_theta=float(llm["rope_theta"]),
-        rms_norm_eps=llm["rms_norm_eps"],
-        max_position_embeddings=llm["max_position_embeddings"],
-        rope_scaling_factor=float(scaling["factor"]) if scaling else None,
-        family=llm.get("model_type", "internlm2"),
-        tie_word_embeddings=llm.get("tie_word_embeddings", False),
+def _pixels(pixel: Section, sizes: PixelConfig) -> PixelSpec:
+    """Keys as in the bundle, or with `image_` before them, as transformers' image processors have them."""
+    pixel.fixed("image_size", sizes.image_size)
+    pixel.fixed("size", sizes.image_size)
+
+    def key(name: str) -> str:
+        return f"image_{name}" if f"image_{name}" in pixel else name
+
+    color = "pad_color"
+    return PixelSpec(
+        size=sizes.image_size,
+        mean=pixel.numbers(key("mean"), 3) if key("mean") in pixel else PIXELS.mean,
+        std=pixel.numbers(key("std"), 3, above=0) if key("std") in pixel else PIXELS.std,
+        pad_color=pixel.integers(color, least=0, most=255) if color in pixel else PIXELS.pad_color,
     )
 
 
-def _pixel(encoder: Mapping[str, Any], head: Mapping[str, Any]) -> PixelConfig:
-    decoder, transformer = head["pixel_decoder"], head["transformer_decoder"]
-    return PixelConfig(
-        image_size=encoder["image_size"],
-        dims=tuple(encoder["backbone"]["dims"]),
-        depths=tuple(encoder["backbone"]["depths"]),
-        cell_shuffle=encoder["pixel_shuffle_down_ratio"] or 1,
-        feat_channels=head["feat_channels"],
-        num_classes=head["num_things_classes"] + head["num_stuff_classes"],
-        num_queries=head["num_queries"],
-        num_heads=decoder["num_heads"],
-        num_levels=decoder["num_levels"],
-        num_points=decoder["num_points"],
-        num_groups=decoder["num_groups"],
-        encoder_layers=decoder["num_layers"],
-        encoder_ffn=decoder["feedforward_channels"],
-        decoder_layers=transformer["num_layers"],
-        decoder_heads=transformer["num_heads"],
-        decoder_ffn=transformer["feedforward_channels"],
-        clip_embed_dim=encoder["backbone"]["clip_embed_dim"],
-        logit_scale_ln=head["logit_scale_ln"],
-        prompt_num_feats=head.get("visual_prompt_coordinate_num_feats", head["feat_channels"] // 2),
-    )
-
-
-def _dataclass(default: Any, data: Mapping[str, Any]) -> Any:
-    known = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items() if hasattr(default, key)}
-    return replace(default, **known)
+def _divides(section: Section, key: str, part: int, whole: int, of: str) -> None:
+    if whole % part:
+        raise LiraError(
+            f"{section.where}: {of} is {whole} and {key} {section.value(key)}, expected a multiple of {part}"
+        )

@@ -32,6 +32,7 @@ from .model.mask_decoder import MaskDecoder
 from .model.projector import Projector, TextToVision
 from .model.vit import SemanticEncoder
 from .prompts import prompts_of
+from .sources import BASE, PARTS, CheckpointFiles
 from .storage import Storage, storages
 from .tokenizer import read_tokenizer, special_tokens
 
@@ -42,7 +43,7 @@ _TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "tokenizers")
 
 
 def export_checkpoint(
-    checkpoint: Checkpoint | str | Path,
+    checkpoint: Checkpoint | CheckpointFiles | str | Path,
     out: str | Path,
     *,
     config: LiraConfig | None = None,
@@ -262,13 +263,15 @@ def _model_spec(config: LiraConfig, context_length: int) -> ModelSpec:
 def _provenance(checkpoint: Checkpoint, kept: Mapping[str, Storage]) -> dict[str, Any]:
     """Where the weights came from, without this machine's folders."""
     files = {}
-    for role, paths in checkpoint.files.items():
-        for path in paths:
-            name = f"{checkpoint.base.name}/{path.name}" if role == "base" else path.name
+    for role in (*PARTS, BASE):
+        for path in checkpoint.paths(role):
+            name = f"{checkpoint.base.name}/{path.name}" if role == BASE else path.name
             files[name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+    origins = checkpoint.files.origins
     return {
         "checkpoint_files": files,
-        "lora": {"r": checkpoint.lora_rank, "alpha": checkpoint.lora_alpha},
+        "hub": {role: {**vars(origin), "files": list(origin.files)} for role, origin in origins.items()},
+        "lora": {"r": checkpoint.lora_rank, "alpha": checkpoint.lora_alpha, "scale": checkpoint.lora_scale},
         "synthetic": checkpoint.config.synthetic,
         "weights": {
             stage: {"dtype": str(storage.dtype).removeprefix("torch."), "kept_fp32": storage.kept}

@@ -1,38 +1,31 @@
-"""Checkpoint files from the Hugging Face hub: those that are needed, resumed, their checksums verified.
+"""Files from the Hugging Face hub: those that are needed, resumed, their checksums verified.
 
-A source is a local path, or ``hub:OWNER/NAME``, with ``/FILE`` behind it where a repository holds several,
-and ``@REVISION`` at the end.
+A source is ``hub:OWNER/NAME``, with ``/FILE`` or ``/FOLDER`` behind it where a part of the repository is
+meant, and ``@REVISION`` at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from lira_engine.disk import check_disk, free_bytes
 from lira_engine.errors import LiraError
 from lira_engine.extras import install_line
-from lira_engine.verify import cache_folder, sha256_of
+from lira_engine.verify import sha256_of
 
 PREFIX = "hub:"
-BASE_FILES = (
-    "config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer*",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-)
-_BASE = "base"
+Announce = Callable[[str], None]
+_SHOWN = 200
 
 
 @dataclass(frozen=True)
 class HubSource:
-    """A repository, a file in it where one was named, and a revision."""
+    """A repository, a file or folder in it where one was named, and a revision."""
 
     repository: str
     file: str | None
@@ -43,122 +36,147 @@ class HubSource:
         """Raises LiraError where ``text`` is not ``hub:OWNER/NAME[/FILE][@REVISION]``."""
         rest, _, revision = text.removeprefix(PREFIX).partition("@")
         owner, _, rest = rest.partition("/")
-        name, _, file = rest.partition("/")
+        name, _, file = rest.strip("/").partition("/")
         if not owner or not name or ".." in file.split("/"):
             raise LiraError(f"{text}: expected hub:OWNER/NAME, hub:OWNER/NAME/FILE or either with @REVISION")
         return cls(f"{owner}/{name}", file or None, revision or None)
 
 
-def is_hub(source: str | Path | None) -> bool:
-    return str(source or "").startswith(PREFIX)
+@dataclass(frozen=True)
+class Origin:
+    """Where on the hub a part came from: repository, the revision (a commit's hash), names in it."""
+
+    repository: str
+    revision: str
+    files: tuple[str, ...]
 
 
-def gather(checkpoint: str, sources: Mapping[str, str], patterns: Mapping[str, Sequence[str]]) -> Path:
-    """The folder of a checkpoint whose files lie in several places; ``checkpoint`` itself where they do not.
+class HubTree:
+    """A repository's files at one revision, by name."""
 
-    Args:
-        checkpoint: a folder, or a hub repository with LIRA's file.
-        sources: role -> path or hub source; role "base" is the base model's folder.
-        patterns: role -> file names, for every role but "base".
+    def __init__(self, source: HubSource, revision: str, files: Mapping[str, Any]) -> None:
+        self.repository = source.repository
+        self.revision = revision
+        self.where = f"{PREFIX}{source.repository}"
+        self.names = tuple(files)
+        self.naming = f"name it, {self.where}/FILE"
+        self.is_file = self.names == (source.file,)
+        self._files = files
 
-    Returns:
-        A folder in the user's cache with links to the files, or ``checkpoint``.
+    def size_of(self, name: str) -> int | None:
+        """Bytes, where the hub says how many."""
+        size: int | None = getattr(self._files[name], "size", None)
+        return size
+
+    def sha256_of(self, name: str) -> str | None:
+        """The hub's checksum, which it has for large files."""
+        digest: str | None = getattr(getattr(self._files[name], "lfs", None), "sha256", None)
+        return digest
+
+
+def is_hub(source: str | Path) -> bool:
+    return str(source).startswith(PREFIX)
+
+
+def open_hub(text: str, whole: bool = False) -> HubTree:
+    """What a hub source names; with ``whole`` all of its repository.
 
     Raises:
-        LiraError: a source is missing, ambiguous, not reachable, or its bytes are not what the hub says.
+        LiraError: the repository cannot be read, or has nothing of that name.
     """
-    if not sources and not is_hub(checkpoint):
-        return Path(checkpoint)
-    own = None if is_hub(checkpoint) else Path(checkpoint)
-    links: dict[str, Path] = {}
-    for role, wanted in patterns.items():
-        source = sources.get(role) or (checkpoint if own is None and role == "lira" else None)
-        if source is not None:
-            path = _one(source, wanted)
-            links[path.name] = path
-        elif own is not None:
-            links |= {path.name: path for pattern in wanted for path in own.glob(pattern)}
-        else:
-            raise LiraError(f"{checkpoint} is LIRA's own weights alone: say with --{role} where the rest is")
-    base = sources.get(_BASE)
-    if base is not None:
-        folder = _fetch(HubSource.parse(base), BASE_FILES)[0].parent if is_hub(base) else Path(base)
-        links[base.rstrip("/").rpartition("/")[2].partition("@")[0]] = folder
-    elif own is not None:
-        links |= {path.name: path for path in own.iterdir() if (path / "config.json").is_file()}
-    else:
-        raise LiraError(f"{checkpoint} comes without its base model: say with --base where that is")
-    if own is not None and (own / "config.json").is_file():
-        links["config.json"] = own / "config.json"
-    return _linked(links)
-
-
-def _linked(links: Mapping[str, Path]) -> Path:
-    """A folder of links, named after LIRA's file, the same for the same files."""
-    described = "\n".join(f"{name} {path.resolve()}" for name, path in sorted(links.items()))
-    name = next((name for name in links if name.startswith("LIRA")), "checkpoint").removesuffix(".pth")
-    folder = cache_folder() / "sources" / sha256(described.encode()).hexdigest()[:16] / name
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, path in links.items():
-        if not path.exists():
-            raise LiraError(f"{path}: no such file or folder; expected a part of the checkpoint")
-        link = folder / name
-        if not link.is_symlink():
-            link.symlink_to(path.resolve())
-    return folder
-
-
-def _one(source: str, patterns: Sequence[str]) -> Path:
-    """The one file that a source holds of what is wanted."""
-    if is_hub(source):
-        return _fetch(HubSource.parse(source), patterns, single=True)[0]
-    path = Path(source)
-    found = sorted({p for pattern in patterns for p in path.glob(pattern)}) if path.is_dir() else [path]
-    if len(found) != 1:
-        names = ", ".join(p.name for p in found) or "nothing"
-        raise LiraError(f"{source}: found {names}, expected exactly one of {', '.join(patterns)}")
-    return found[0]
-
-
-def _fetch(source: HubSource, patterns: Sequence[str], single: bool = False) -> list[Path]:
-    """Download what a repository has of ``patterns``, or the file that was named, and verify it."""
+    source = HubSource.parse(text)
     hub = _library()
-    try:
+    with _readable_errors(hub, source.repository):
         info = hub.HfApi().model_info(source.repository, revision=source.revision, files_metadata=True)
-        files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
-        names = [source.file] if source.file else [n for n in files if any(fnmatch(n, p) for p in patterns)]
-        if not names or names[0] not in files or (single and len(names) > 1):
-            found = ", ".join(names) if len(names) > 1 else ", ".join(files) or "nothing"
-            raise LiraError(
-                f"hub:{source.repository}: found {found[:300]}, expected one of {', '.join(patterns)}: name "
-                f"it, hub:{source.repository}/FILE"
-            )
-        paths = [Path(hub.hf_hub_download(source.repository, n, revision=info.sha)) for n in names]
-    except LiraError:
-        raise
+    files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+    if source.file and not whole:
+        within = {n: s for n, s in files.items() if n == source.file or n.startswith(f"{source.file}/")}
+        if not within:
+            listed = ", ".join(files)[:_SHOWN] or "nothing"
+            raise LiraError(f"{PREFIX}{source.repository}: found {listed}, expected {source.file}")
+        files = within
+    return HubTree(source, info.sha, files)
+
+
+def download(
+    parts: Mapping[str, tuple[HubTree, tuple[str, ...]]], announce: Announce
+) -> dict[str, tuple[list[Path], Origin]]:
+    """Download the files that are not in the hub's cache yet, and verify them.
+
+    ``announce`` hears each file with its size and the room on the disk before the first byte. Returns part ->
+    the paths in the order of its names, and their origin.
+
+    Raises:
+        LiraError: there is too little room, the hub cannot be read, or a file is not what the hub has. A
+            second run goes on where this one stopped.
+    """
+    if not parts:
+        return {}
+    hub = _library()
+    _announce(hub, parts, announce)
+    if not sys.stderr or not sys.stderr.isatty():
+        hub.utils.disable_progress_bars()
+    found = {}
+    for part, (tree, names) in parts.items():
+        paths = []
+        for name in names:
+            with _readable_errors(hub, tree.repository):
+                paths.append(Path(hub.hf_hub_download(tree.repository, name, revision=tree.revision)))
+            expected = tree.sha256_of(name)
+            if expected is not None and sha256_of(paths[-1]) != expected:
+                raise LiraError(
+                    f"{paths[-1]} is not what the hub has (SHA-256 {expected[:12]}): delete it and run again"
+                )
+        found[part] = paths, Origin(tree.repository, tree.revision, names)
+    return found
+
+
+def _announce(hub: Any, parts: Mapping[str, tuple[HubTree, tuple[str, ...]]], announce: Announce) -> None:
+    missing, unknown = 0, 0
+    for tree, names in parts.values():
+        for name in names:
+            size = tree.size_of(name)
+            there = isinstance(hub.try_to_load_from_cache(tree.repository, name, revision=tree.revision), str)
+            known = "size unknown" if size is None else f"{size / 2**20:,.1f} MiB"
+            note = ", there already" if there else ""
+            announce(f"{tree.where}@{tree.revision[:12]} {name}: {known}{note}")
+            if not there:
+                missing, unknown = missing + (size or 0), unknown + (size is None)
+    cache = Path(hub.constants.HF_HUB_CACHE)
+    about = f" and {unknown} files of unknown size" if unknown else ""
+    free = free_bytes(cache) / 2**30
+    announce(f"to download: {missing / 2**30:,.2f} GiB{about}; {cache} has {free:,.1f} GiB free")
+    check_disk(cache, missing, "the download")
+
+
+@contextmanager
+def _readable_errors(hub: Any, repository: str) -> Iterator[None]:
+    try:
+        yield
     except hub.errors.GatedRepoError:
         raise LiraError(
-            f"hub:{source.repository} asks for consent: accept its terms there, then run `hf auth login`"
+            f"{PREFIX}{repository} asks for consent: accept its terms there, then run `hf auth login`"
         ) from None
-    except (hub.errors.HfHubHTTPError, hub.errors.LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0][:200]
+    except _errors(hub) as error:
+        reason = str(error).strip().partition("\n")[0][:_SHOWN] or type(error).__name__
         raise LiraError(
-            f"hub:{source.repository} cannot be read ({reason}): check the name and the network; a second "
+            f"{PREFIX}{repository} cannot be read ({reason}): check the name and the network; a second "
             "run goes on where this one stopped"
         ) from None
-    for name, path in zip(names, paths, strict=True):
-        expected = getattr(files[name].lfs, "sha256", None)
-        if expected is not None and sha256_of(path) != expected:
-            raise LiraError(
-                f"{path} is not what the hub has (SHA-256 {expected[:12]}): delete it and run again"
-            )
-    return paths
+
+
+def _errors(hub: Any) -> tuple[type[Exception], ...]:
+    """What the library raises. Without a network that is its HTTP client's own error, by version."""
+    named = ("HfHubHTTPError", "HTTPError", "HFValidationError", "XetDownloadError")
+    return OSError, *(getattr(hub.errors, name) for name in named if hasattr(hub.errors, name))
 
 
 def _library() -> Any:
     try:
         import huggingface_hub
+        import huggingface_hub.constants
         import huggingface_hub.errors
+        import huggingface_hub.utils
     except ImportError:
         raise LiraError(f"hub: sources need huggingface_hub: {install_line('hub')}") from None
     return huggingface_hub

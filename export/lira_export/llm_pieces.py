@@ -11,6 +11,8 @@ import onnx_ir as ir
 
 from lira_engine.ort import open_session
 
+from .runnable import runnable
+
 
 def run_in_pieces(
     path: Path, num_layers: int, feeds: Mapping[str, np.ndarray], layers_at_once: int = 1
@@ -32,11 +34,12 @@ def run_in_pieces(
             final = last == num_layers - 1
             ends = ["logits", "hidden_states"] if final else [f"layers.{last}.residual"]
             _save_piece(model, piece_path, begin, ends)
-            session = open_session(piece_path, prepack=False)
-            inputs = {node.name: node.shape for node in session.get_inputs()}
-            empty = {n: np.zeros(shape, np.float32) for n, shape in inputs.items() if "_cache." in n}
-            found = session.run(ends, {n: state[n] for n in inputs if n not in empty} | empty)
-            del session
+            with runnable(piece_path, "llm") as file:
+                session = open_session(file, prepack=False)
+                inputs = {node.name: node.shape for node in session.get_inputs()}
+                empty = {n: np.zeros(shape, np.float32) for n, shape in inputs.items() if "_cache." in n}
+                found = session.run(ends, {n: state[n] for n in inputs if n not in empty} | empty)
+                del session
             outputs = dict(zip(ends, found, strict=True))
             yield last + 1, outputs
             begin = ends[0]

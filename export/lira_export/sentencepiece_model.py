@@ -8,7 +8,6 @@ the best score goes first.
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,9 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from lira_engine.errors import LiraError
+
+from .file_kinds import foreign_kind
+from .json_files import read_json
 
 _SPACE = "▁"
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # sentencepiece_model.proto, SentencePiece.Type
@@ -40,6 +42,9 @@ def read_sentencepiece(base: Path) -> Tokenizer:
         LiraError: a file is missing or damaged, the model is not BPE, or an added token has no place.
     """
     path = base / "tokenizer.model"
+    kind = foreign_kind(path)
+    if kind is not None:
+        raise LiraError(f"{path} is {kind}")
     try:
         pieces, trainer, normalizer = _parse(path.read_bytes())
         if trainer.get(3) != _BPE or not pieces:
@@ -76,13 +81,10 @@ def read_sentencepiece(base: Path) -> Tokenizer:
 
 
 def _added_tokens(path: Path) -> dict[int, dict[str, Any]]:
+    config = read_json(path, "the tokenizer's configuration, beside its model")
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["added_tokens_decoder"]
+        entries = config["added_tokens_decoder"]
         return {int(i): {**token, "content": str(token["content"])} for i, token in entries.items()}
-    except FileNotFoundError:
-        raise LiraError(
-            f"{path}: no such file; expected the tokenizer's configuration beside its model"
-        ) from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise LiraError(
             f"{path}: no usable added_tokens_decoder in it ({error}); download it again"

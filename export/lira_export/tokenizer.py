@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from lira_engine.manifest import TokenSpec
 
 from .bpe_files import has_bpe_files, read_bpe_files
 from .families import family_of
+from .file_kinds import foreign_kind
 from .sentencepiece_model import read_sentencepiece
 
 if TYPE_CHECKING:
@@ -39,9 +41,18 @@ def read_tokenizer(base: Path) -> Tokenizer:
             "model's there"
         )
     try:
-        return Tokenizer.from_file(str(path))
+        # What training wants of a tokenizer, and answers do not: texts cut or filled up, random merges.
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content |= {"truncation": None, "padding": None}
+        if content["model"].get("dropout") is not None:
+            content["model"]["dropout"] = None
+        return Tokenizer.from_str(json.dumps(content))
     except Exception as error:  # the library raises bare Exception
-        raise LiraError(f"{path}: not a tokenizer ({error}); download the base model's again") from None
+        kind = foreign_kind(path)
+        if kind is not None and "JSON" not in kind:
+            raise LiraError(f"{path} is {kind}") from None
+        reason = (str(error) or type(error).__name__)[:120]
+        raise LiraError(f"{path}: not a tokenizer ({reason}); download the base model's again") from None
 
 
 def add_lira_tokens(tokenizer: Tokenizer) -> dict[str, int]:

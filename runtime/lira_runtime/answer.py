@@ -9,6 +9,7 @@ import numpy as np
 
 from lira_engine.errors import LiraError
 from lira_engine.manifest import TokenSpec
+from lira_runtime import arguments
 from lira_runtime.events import MaskEvent, RegionEvent
 from lira_runtime.masks import Mask
 from lira_runtime.timings import Timings
@@ -58,6 +59,8 @@ class Answer:
         text, section 4. Raises LiraError where the answer has no such mask, for words that the vocabulary
         lacks, and for words that begin with the same token.
         """
+        seg = arguments.whole("seg", seg, "the number of a mask")
+        top = arguments.whole("top", top, "0 or more", 0)
         if not 0 <= seg < len(self._seg_logits):
             raise LiraError(
                 f"the answer has {len(self._seg_logits)} masks; expected more than {seg} to rank words"
@@ -78,6 +81,7 @@ def first_tokens(tokenizer: TextCoder, words: Sequence[str]) -> dict[int, str]:
 
     Raises LiraError for no words, for a word that the vocabulary lacks, and for two with the same token.
     """
+    words = arguments.words("words", words)
     if not words:
         raise LiraError("there are no words to rank; expected at least one")
     # Some tokenizers put a space in front of every text: what "a" leaves over of "a word" is free of that.

@@ -88,8 +88,7 @@ class ImageIdCallback(TokenCallback):
             return None
         binary = self._seg.masks[-1].binary  # decodes the mask, which is timed on its own
         started = time.perf_counter()
-        crop, box = preprocess.highlight_crop(self._image, binary, self._region_spec)
-        tile = preprocess.region_tile(crop, self._tile_spec)
+        tile, box = preprocess.highlighted_tile(self._image, binary, self._region_spec, self._tile_spec)
         features = self._encode_tiles(tile)[0]  # [N, C]
         self._timings.regions.append(time.perf_counter() - started)
         yield RegionEvent(len(self._seg.masks) - 1, box, tile, self._suffix_ids)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lira_engine.cli_options import MaxTilesOption, PrecisionOption, TargetOption
+from lira_engine.terminal import plain_console, status
 
 if TYPE_CHECKING:
     from lira_runtime.answer import Answer
@@ -54,12 +55,11 @@ def run(
 
     Streams the answer's text, then lists the phrases that have masks.
     """
-    from json import dumps
-
     from lira_engine.atomic import atomic_write
     from lira_engine.engine_folder import usual_precision
     from lira_engine.errors import LiraError
-    from lira_runtime import report
+    from lira_engine.text import json_text
+    from lira_runtime import arguments, report
     from lira_runtime.answer import first_tokens
     from lira_runtime.images import open_image
     from lira_runtime.preprocess import check_tiles
@@ -73,6 +73,8 @@ def run(
     make_sampler(temperature, top_p, top_k, seed)
     mode = check_ilvc(ilvc)
     check_tiles("max_tiles", max_tiles)
+    for option, given in (("--ask", ask), ("--expression", expression), ("--attributes", attributes)):
+        arguments.optional_text(option, given)
     words = [word.strip() for word in (attributes or "").split(",") if word.strip()]
     if attributes is not None and not words:
         raise LiraError("--attributes is empty; expected words with commas between them, such as red,green")
@@ -80,14 +82,14 @@ def run(
         raise LiraError('the question is empty; expected --ask "...", or a --task')
     picture = open_image(image)
 
-    out = Console(highlight=False, markup=False)
+    out = plain_console()
     with ExitStack() as opened:
-        with out.status("opening the engines"):
+        with status(out, "opening the engines"):
             lira = opened.enter_context(Lira.open(bundle, target, precision, threads, unverified=unverified))
         question = lira.prompt(ask, task, expression, mode).question
         if words:
             first_tokens(lira.tokenizer, words)
-        with out.status("looking at the image"):
+        with status(out, "looking at the image"):
             scene = lira.look(picture, max_tiles=max_tiles)
         events = scene.stream(
             ask,
@@ -129,7 +131,7 @@ def run(
                 "attributes": [{"word": word, "probability": share} for word, share in ranked],
             }
             with atomic_write(json) as file:
-                file.write((dumps(contents, indent=1, ensure_ascii=False) + "\n").encode())
+                file.write(json_text(contents).encode())
             out.print(f"wrote {json}", soft_wrap=True)
 
 

@@ -5,7 +5,7 @@ Pure functions of their arguments, made with Pillow and OpenCV alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -44,7 +44,7 @@ class Span(NamedTuple):
 
     start: int
     end: int
-    mask: np.ndarray  # [H, W] bool
+    mask: np.ndarray | Callable[[], np.ndarray]  # [H, W] bool, or what gives it: of a large image one at once
     label: str = ""
 
 
@@ -69,14 +69,20 @@ def overlay(
     text and in the legend say the same as the colours.
     """
     named = [Span(*span) for span in spans]
+    factor = size / max(image.size)
+    shown = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+    masks, shares = [], []
     for span in named:
-        if span.mask.shape != (image.height, image.width):
-            raise ValueError(f"mask is {span.mask.shape}, the image is {(image.height, image.width)}")
+        mask = span.mask() if callable(span.mask) else span.mask
+        if mask.shape != (image.height, image.width):
+            raise ValueError(f"mask is {mask.shape}, the image is {(image.height, image.width)}")
+        masks.append(_resize_mask(mask, *shown))
+        shares.append(float(mask.mean()))
     unit = size / 1024
-    picture = _masked_picture(image, [span.mask for span in named], size, unit)
+    picture = _masked_picture(image, masks, shown, unit)
     margin = round(28 * unit)
     width = max(picture.width, round(0.75 * size)) + 2 * margin
-    panel = _caption(text, named, question, width - 2 * margin, unit)
+    panel = _caption(text, named, shares, question, width - 2 * margin, unit)
     card = Image.new("RGB", (width, picture.height + panel.height + 3 * margin), PANEL)
     card.paste(picture, ((width - picture.width) // 2, margin), _rounded(picture.size, 12 * unit))
     card.paste(panel, (margin, picture.height + 2 * margin))
@@ -121,12 +127,14 @@ def attribute_bars(
 # --- masks on the image -----------------------------------------------------------------------------
 
 
-def _masked_picture(image: Image.Image, masks: Sequence[np.ndarray], size: int, unit: float) -> Image.Image:
-    """The image at `size` pixels on its longer side, with masks tinted, outlined and numbered."""
-    factor = size / max(image.size)
-    width, height = max(1, round(image.width * factor)), max(1, round(image.height * factor))
-    pixels = np.array(image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS))
-    scaled = [_resize_mask(mask, width, height) for mask in masks]
+def _masked_picture(
+    image: Image.Image, scaled: Sequence[np.ndarray], size: tuple[int, int], unit: float
+) -> Image.Image:
+    """The image at `size`, with masks of that size tinted, outlined and numbered."""
+    width, height = size
+    factor = max(size) / max(image.size)
+    rgb = image if image.mode == "RGB" else image.convert("RGB")  # a copy of a large image is costly
+    pixels = np.array(rgb.resize((width, height), Image.Resampling.LANCZOS))
     outlines = [_outlines(mask, min(max(2.0, factor), _LARGEST_STEP)) for mask in scaled]
     if scaled:
         cover = np.zeros((height, width), np.uint8)
@@ -149,11 +157,12 @@ def _masked_picture(image: Image.Image, masks: Sequence[np.ndarray], size: int, 
 def _resize_mask(mask: np.ndarray, width: int, height: int) -> np.ndarray:
     """[H, W] bool -> [height, width] bool, with rounder edges where it is enlarged."""
     factor = width / mask.shape[1]
-    small = mask.astype(np.float32)
     if factor <= 1:
-        shrunk = cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA)
-        return np.asarray(shrunk) > 0.4  # a little less than half, for what is thin
-    large = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
+        bright = mask.astype(np.uint8)  # a quarter of what floats take
+        bright *= 255
+        shrunk = cv2.resize(bright, (width, height), interpolation=cv2.INTER_AREA)
+        return np.asarray(shrunk) > 0.4 * 255  # a little less than half, for what is thin
+    large = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST)
     return (
         np.asarray(cv2.GaussianBlur(large, (0, 0), 0.4 * min(factor, _LARGEST_STEP))) > 0.5
     )  # keeps a single pixel
@@ -239,7 +248,9 @@ def _rounded(size: tuple[int, int], radius: float) -> Image.Image:
 # --- text below it ----------------------------------------------------------------------------------
 
 
-def _caption(text: str, spans: Sequence[Span], question: str, width: int, unit: float) -> Image.Image:
+def _caption(
+    text: str, spans: Sequence[Span], shares: Sequence[float], question: str, width: int, unit: float
+) -> Image.Image:
     """The panel of `width` pixels with the question, the answer and the legend."""
     fine = _FINE * unit
     limit = width * _FINE
@@ -249,7 +260,7 @@ def _caption(text: str, spans: Sequence[Span], question: str, width: int, unit: 
         (captions.wrap(_pieces(text, spans), 28 * fine, limit), 28 * fine),
     ]
     blocks = [(lines, size) for lines, size in blocks if any(lines)]
-    chips = _chips(text, spans, 21 * fine, limit)
+    chips = _chips(text, spans, shares, 21 * fine, limit)
     height = sum(len(lines) * LINE_HEIGHT * size + gap for lines, size in blocks)
     rows = 1 + max((row for row, _, _, _ in chips), default=-1)
     height = max(height + rows * 40 * fine - (0 if chips else gap), 1)
@@ -282,13 +293,15 @@ def _pieces(text: str, spans: Sequence[Span]) -> list[Piece]:
     return pieces
 
 
-def _chips(text: str, spans: Sequence[Span], size: float, limit: float) -> list[tuple[int, float, int, str]]:
+def _chips(
+    text: str, spans: Sequence[Span], shares: Sequence[float], size: float, limit: float
+) -> list[tuple[int, float, int, str]]:
     """The legend's entries: (row, x, index, label)."""
     chips: list[tuple[int, float, int, str]] = []
     row, x = 0, 0.0
     for index, span in enumerate(spans):
         name = text[span.start : span.end].strip() or span.label or f"mask {index + 1}"
-        share = f"   {100 * span.mask.mean():.1f} %"
+        share = f"   {100 * shares[index]:.1f} %"
         label = captions.ellipsize(name, size, limit * 0.45) + share
         advance = captions.width(label, size) + 3.6 * size
         if chips and x + advance - 1.6 * size > limit:

@@ -8,18 +8,24 @@ from __future__ import annotations
 import io
 import os
 import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 import numpy as np
-from PIL import BmpImagePlugin, Image, ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from lira_engine.errors import LiraError
+from lira_engine.errors import LiraError, memory_errors_told
+from lira_runtime import metadata
+from lira_runtime.metadata import without_metadata
 
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 65_535  # JPEG's own limit
+_BAND_ROWS = 256
 FORMATS = "JPEG, PNG, WebP or BMP"
 
-ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray
+ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
 
 # Formats that people try, named in the error. Offsets and signatures as in their specifications.
 _FOREIGN = (
@@ -39,32 +45,62 @@ _FOREIGN = (
 )
 
 
-def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, upright: bool = True) -> Image.Image:
     """Open and decode an image.
 
-    source: path, the bytes of a file, a PIL image, or a uint8 array [H, W, 3] (RGB). JPEG, PNG, WebP and BMP.
-    Returns a new image in mode RGB, turned upright by its EXIF orientation. Transparency is dropped (the
-    colour below it stays, as upstream has it) and 16-bit greyscale is scaled to 8 bits.
+    source: path, the bytes of a file, an open binary file (read from where it stands, which it is set back
+    to), a PIL image, or a uint8 array [H, W, 3] (RGB). JPEG, PNG, WebP and BMP.
+    Returns a new image in mode RGB, turned upright by its EXIF orientation; `upright=False` leaves the pixels
+    as they are stored, and forgets the orientation (annotations of data sets follow stored pixels). Other
+    metadata are ignored, whatever they are like.
+    Transparency is dropped (the colour below it stays, as upstream has it) and 16-bit greyscale is scaled to
+    8 bits.
 
     Raises LiraError for anything that is not a still image of these formats, is damaged, or has more than
     `max_pixels` pixels or a side of more than 65,535.
     """
-    if isinstance(source, np.ndarray):
-        return _from_array(source, max_pixels)
-    if isinstance(source, Image.Image):
-        return _decode(source, "the image", max_pixels)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return _from_file(io.BytesIO(source), "the image", max_pixels)
-    name = os.fspath(source)
+    with memory_errors_told(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about metadata, or the size, which has a limit of its own
+        if isinstance(source, np.ndarray):
+            return _from_array(source, max_pixels)
+        if isinstance(source, Image.Image):
+            return _decode(source, "the image", max_pixels, upright)
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            return _from_file(io.BytesIO(bytes(source)), "the image", max_pixels, upright)
+        if isinstance(source, (str, os.PathLike)):
+            return _from_path(os.fsdecode(source), max_pixels, upright)
+        if callable(getattr(source, "read", None)):
+            return _from_file(io.BytesIO(_rest_of(source)), "the image", max_pixels, upright)
+    raise LiraError(
+        f"the image is of type {type(source).__name__}, expected a path, bytes, a binary file, a PIL image "
+        "or an array"
+    )
+
+
+def _from_path(name: str, max_pixels: int, upright: bool) -> Image.Image:
     try:
         with open(name, "rb") as file:
-            return _from_file(file, name, max_pixels)
+            return _from_file(file, name, max_pixels, upright)
     except FileNotFoundError:
         raise LiraError(f"{name}: there is no such file, expected a {FORMATS} image") from None
     except IsADirectoryError:
         raise LiraError(f"{name} is a folder, expected a {FORMATS} image") from None
     except (OSError, ValueError) as error:  # no permission, a pipe, a name with a zero byte
-        raise LiraError(f"{name} cannot be read: {_reason(error)}") from None
+        raise LiraError(f"{name} cannot be read: {_reason(error)}") from error
+
+
+def _rest_of(file: BinaryIO) -> bytes:
+    """What a file holds from where it stands."""
+    try:
+        start = file.tell() if hasattr(file, "seekable") and file.seekable() else None
+        data = file.read()
+        if start is not None:
+            file.seek(start)
+    except (OSError, ValueError) as error:  # closed, opened for writing
+        raise LiraError(f"the image cannot be read: {_reason(error)}") from error
+    if not isinstance(data, (bytes, bytearray)):
+        raise LiraError("the image is a file of text, expected one that is opened in binary mode")
+    return bytes(data)
 
 
 def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
@@ -72,25 +108,33 @@ def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
         shape = "x".join(map(str, array.shape))
         raise LiraError(f"the image is a {array.dtype} array of {shape}, expected uint8 HxWx3 (RGB, 0..255)")
     _check_size((array.shape[1], array.shape[0]), "the image", max_pixels)
-    return Image.fromarray(array.copy())  # the caller may go on to write into its buffer
+    return Image.fromarray(array)  # copied: Pillow keeps four bytes for each pixel
 
 
-def _from_file(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
+def _from_file(file: BinaryIO, name: str, max_pixels: int, upright: bool) -> Image.Image:
     head = file.read(64)
     file.seek(0)
     if not head:
         raise LiraError(f"{name} is empty (0 bytes), expected a {FORMATS} image")
     try:
-        image = _open_header(file, head, name, max_pixels)
-    except LiraError:
-        raise
-    except Exception as error:  # the parsers raise whatever a damaged byte leads to
-        raise LiraError(f"{name} is damaged or cut short: {_reason(error)}") from error
-    return _decode(image, name, max_pixels)
+        return _decode(_open_header(file, head, name, max_pixels), name, max_pixels, upright)
+    except _Damaged as first:
+        bare = without_metadata(file)
+        if bare is None:
+            raise
+        try:
+            return _decode(_open_header(bare, head, name, max_pixels), name, max_pixels, upright)
+        except _Damaged:
+            raise first from None
 
 
 def _open_header(file: BinaryIO, head: bytes, name: str, max_pixels: int) -> ImageFile.ImageFile:
     """Read the header only. Not by Image.open, which warns, or speaks of attacks, by limits of its own."""
+    with _damage_told(name):
+        return _parse_header(file, head, name, max_pixels)
+
+
+def _parse_header(file: BinaryIO, head: bytes, name: str, max_pixels: int) -> ImageFile.ImageFile:
     if head.startswith(b"\xff\xd8\xff"):
         return JpegImagePlugin.JpegImageFile(file)  # of a multi-picture JPEG: the first picture
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -129,34 +173,53 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
         )
 
 
-def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+def _decode(image: Image.Image, name: str, max_pixels: int, upright: bool) -> Image.Image:
     _check_size(image.size, name, max_pixels)
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a photo and its previews
     if frames > 1:
         kind = image.format or "image"
         raise LiraError(f"{name} is an animated {kind} with {frames} frames, expected a still image")
-    try:
+    with _damage_told(name):
         image.load()
         # Some plugins learn of an orientation only while loading, so this comes after.
-        upright = ImageOps.exif_transpose(image)
-        return _to_rgb(upright, name)
-    except LiraError:
+        turned = metadata.upright(image) if upright else image
+        picture = turned if turned is not image and turned.mode == "RGB" else _to_rgb(turned, name)
+        picture.info = {}  # nobody turns it again
+        return picture
+
+
+class _Damaged(LiraError):
+    """An image whose bytes are not as its format has them."""
+
+
+@contextmanager
+def _damage_told(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (LiraError, MemoryError):
         raise
-    except Exception as error:  # decoders raise whatever a damaged byte leads to
-        raise LiraError(f"{name} is damaged or cut short: {_reason(error)}") from error
+    except Exception as error:  # parsers and decoders raise whatever a damaged byte leads to
+        raise _Damaged(f"{name} is damaged or cut short: {_reason(error)}") from error
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F":
         raise LiraError(f"{name} holds floating-point numbers, expected 8-bit or 16-bit values")
     if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65_535:
-            raise LiraError(f"{name} holds {values.min()}..{values.max()}, expected 16-bit values 0..65535")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(_eight_bits(np.asarray(image), name)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the same colours, without Pillow's warning
+        image = image.convert("RGBA")  # the same colours
     return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray, name: str) -> np.ndarray:
+    """[H, W] of 16-bit values -> uint8, some rows at a time."""
+    if values.min() < 0 or values.max() > 65_535:
+        raise LiraError(f"{name} holds {values.min()}..{values.max()}, expected 16-bit values 0..65535")
+    grey = np.empty(values.shape, np.uint8)
+    for top in range(0, len(values), _BAND_ROWS):
+        grey[top : top + _BAND_ROWS] = (values[top : top + _BAND_ROWS].astype(np.int64) + 128) // 257
+    return grey
 
 
 def _reason(error: Exception) -> str:

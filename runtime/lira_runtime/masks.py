@@ -10,6 +10,9 @@ import numpy as np
 
 from lira_runtime import preprocess
 
+_KEPT_AS_IT_IS = 1 << 24
+"""Pixels; a larger binary mask is kept in bits, and unpacked when it is asked for."""
+
 
 class Mask:
     """One `[SEG]`'s mask on the image.
@@ -44,16 +47,25 @@ class Mask:
 
     @cached_property
     def _binary_and_score(self) -> tuple[np.ndarray, float]:
-        logits = self.logits
-        binary = logits > 0
-        inside = logits[binary]
-        score = float(np.mean(1 / (1 + np.exp(-inside.astype(np.float64))))) if inside.size else 0.0
-        return binary, score
+        # In bands: what this needs beside the mask does not grow with the photograph.
+        binary = np.empty((self.height, self.width), bool)
+        total, count = 0.0, 0
+        for top, logits in preprocess.mask_bands(self.decoder_logits, self.width, self.height):
+            above = np.greater(logits, 0, out=binary[top : top + len(logits)])
+            inside = logits[above].astype(np.float64)
+            total += float(np.sum(1 / (1 + np.exp(-inside))))
+            count += inside.size
+        kept = np.packbits(binary) if binary.size > _KEPT_AS_IT_IS else binary
+        return kept, total / count if count else 0.0
 
     @property
     def binary(self) -> np.ndarray:
         """[H, W] bool: logit > 0, that is, probability > 0.5."""
-        return self._binary_and_score[0]
+        kept = self._binary_and_score[0]
+        if kept.dtype == bool:
+            return kept
+        bits = np.unpackbits(kept, count=self.height * self.width)
+        return bits.view(bool).reshape(self.height, self.width)
 
     @property
     def score(self) -> float:
@@ -63,8 +75,4 @@ class Mask:
     @cached_property
     def box_xyxy(self) -> tuple[int, int, int, int] | None:
         """Bounding box in pixels, right and bottom exclusive; None for an empty mask."""
-        columns = np.flatnonzero(self.binary.any(axis=0))
-        rows = np.flatnonzero(self.binary.any(axis=1))
-        if not rows.size:
-            return None
-        return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+        return preprocess.mask_box(self.binary)

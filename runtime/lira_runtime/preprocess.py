@@ -7,6 +7,7 @@ which antialiases when it shrinks (OpenCV has no such mode) and rounds to 8 bits
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -14,10 +15,12 @@ from PIL import Image, ImageEnhance
 
 from lira_engine.errors import LiraError
 from lira_engine.manifest import MAX_TILES, PixelSpec, RegionSpec, TileSpec
+from lira_runtime import arguments
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom exclusive
 
 _BAND_ROWS = 256
+_BAND_PIXELS = 1 << 22  # what is done to a large image at once; smaller ones are one band
 _THIN = 8  # a narrower part of the square is resized without going through the padding
 
 
@@ -44,10 +47,13 @@ def choose_grid(width: int, height: int, min_num: int, max_num: int, size: int) 
     return best
 
 
-def check_tiles(name: str, count: int | None) -> None:
+def check_tiles(name: str, count: int | None) -> int | None:
     """Raises LiraError for a number of tiles, called `name`, that is none of 1 to 12 (None: the bundle's)."""
-    if count is not None and not (type(count) is int and 1 <= count <= MAX_TILES):
-        raise LiraError(f"{name} is {count!r}; expected a whole number from 1 to {MAX_TILES}")
+    expected = f"a whole number from 1 to {MAX_TILES}"
+    count = arguments.optional_whole(name, count, expected, 1)
+    if count is not None and count > MAX_TILES:
+        raise LiraError(f"{name} is {count}; expected {expected}")
+    return count
 
 
 def with_tiles(spec: TileSpec, max_tiles: int | None = None, min_tiles: int | None = None) -> TileSpec:
@@ -55,8 +61,7 @@ def with_tiles(spec: TileSpec, max_tiles: int | None = None, min_tiles: int | No
 
     Raises LiraError for other numbers than 1 to 12, and for a minimum above the maximum.
     """
-    check_tiles("max_tiles", max_tiles)
-    check_tiles("min_tiles", min_tiles)
+    max_tiles, min_tiles = check_tiles("max_tiles", max_tiles), check_tiles("min_tiles", min_tiles)
     most = spec.max_num if max_tiles is None else max_tiles
     least = min(spec.min_num, most) if min_tiles is None else min_tiles
     if least > most:
@@ -92,18 +97,31 @@ def highlight_crop(image: Image.Image, mask: np.ndarray, spec: RegionSpec) -> tu
     """
     if mask.shape != (image.height, image.width):
         raise ValueError(f"mask is {mask.shape}, the image is {(image.height, image.width)} (height, width)")
-    stencil = Image.fromarray(mask.astype(np.uint8) * 255)
-    box = stencil.getbbox() or (0, 0, image.width, image.height)
-    crop = image.crop(box)
-    highlighted = ImageEnhance.Brightness(crop).enhance(spec.brightness)
-    highlighted.paste(crop, (0, 0), stencil.crop(box))
-    return highlighted, box
+    box = mask_box(mask) or (0, 0, image.width, image.height)
+    left, top, right, bottom = box
+    return _highlight(image.crop(box), mask[top:bottom, left:right], spec), box
 
 
 def region_tile(crop: Image.Image, spec: TileSpec) -> np.ndarray:
     """A highlighted crop -> [1, 3, S, S] float32: one tile, squashed to a square, never a grid."""
     tile = np.asarray(_resize(crop, spec.size, spec.size))
     return _normalize(tile[None], spec.mean, spec.std)
+
+
+def highlighted_tile(
+    image: Image.Image, mask: np.ndarray, region: RegionSpec, spec: TileSpec
+) -> tuple[np.ndarray, Box]:
+    """`region_tile` of `highlight_crop`, and the crop's box; of a large image some rows at a time."""
+    box = mask_box(mask) or (0, 0, image.width, image.height)
+    left, top, right, bottom = box
+    rows = max(_BAND_PIXELS // (right - left), 1)
+    narrow = Image.new("RGB", (spec.size, bottom - top))
+    for y in range(top, bottom, rows):
+        band = (left, y, right, min(y + rows, bottom))
+        lit = _highlight(image.crop(band), mask[y : band[3], left:right], region)
+        narrow.paste(_resize_side(lit, width=spec.size), (0, y - top))
+    tile = np.asarray(_resize_side(narrow, height=spec.size))
+    return _normalize(tile[None], spec.mean, spec.std), box
 
 
 def mask_to_image(mask_logits: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -113,15 +131,42 @@ def mask_to_image(mask_logits: np.ndarray, width: int, height: int) -> np.ndarra
     max(width, height), as torch.nn.functional.interpolate does it, then without the padding. Only the image's
     part of the square is ever computed.
     """
+    image = np.empty((height, width), np.float32)
+    for top, band in mask_bands(mask_logits, width, height):
+        image[top : top + len(band)] = band
+    return image
+
+
+def mask_bands(mask_logits: np.ndarray, width: int, height: int) -> Iterator[tuple[int, np.ndarray]]:
+    """`mask_to_image` some rows at a time: the first row's number, and logits [rows, W] float32."""
     side = max(width, height)
     left, right, x = _bilinear(mask_logits.shape[1], side, (side - width) // 2, width)
-    top, bottom, y = _bilinear(mask_logits.shape[0], side, (side - height) // 2, height)
+    above, below, y = _bilinear(mask_logits.shape[0], side, (side - height) // 2, height)
     columns = mask_logits[:, left] * (1 - x) + mask_logits[:, right] * x  # [h, W]
-    image = columns[top] * (1 - y)[:, None]  # [H, W]
-    lower = columns[bottom]
-    lower *= y[:, None]
-    image += lower
-    return image
+    rows = max(_BAND_PIXELS // width, 1)
+    for top in range(0, height, rows):
+        part = slice(top, top + rows)
+        band = columns[above[part]] * (1 - y[part])[:, None]  # [rows, W]
+        lower = columns[below[part]]
+        lower *= y[part][:, None]
+        band += lower
+        yield top, band
+
+
+def mask_box(mask: np.ndarray) -> Box | None:
+    """[H, W] bool -> its bounding box, None where it is empty."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not rows.size:
+        return None
+    columns = np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _highlight(crop: Image.Image, mask: np.ndarray, spec: RegionSpec) -> Image.Image:
+    """`crop` with everything outside the mask [H, W] darkened."""
+    highlighted = ImageEnhance.Brightness(crop).enhance(spec.brightness)
+    highlighted.paste(crop, (0, 0), Image.fromarray(mask.astype(np.uint8) * 255))
+    return highlighted
 
 
 def _bilinear(source: int, target: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -72,9 +72,6 @@ def build_prompt(
     or too much.
     """
     check_ilvc(ilvc)
-    for name, given in (("question", question), ("expression", expression)):
-        if given is not None and not isinstance(given, str):
-            raise LiraError(f"the {name} is a {type(given).__name__}; expected text")
     if task is None:
         if expression is not None:
             raise LiraError(f"an expression needs a task; expected task to be one of {_listed(prompts)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -20,9 +21,8 @@ def shown_phrases(answer: Answer) -> list[tuple[int, Phrase]]:
 def overlay(image: Image.Image, answer: Answer, question: str = "") -> Image.Image:
     """The masks on the image, with the question, the answer and a legend below. `question` is only shown."""
     spans = [
-        draw.Span(phrase.start, phrase.end, phrase.mask.binary, phrase.text)
+        draw.Span(phrase.start, phrase.end, partial(getattr, phrase.mask, "binary"), phrase.text)
         for _, phrase in shown_phrases(answer)
-        if phrase.mask is not None
     ]
     return draw.overlay(image, answer.text, spans, question=question)
 

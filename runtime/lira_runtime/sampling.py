@@ -7,6 +7,9 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from lira_engine.errors import LiraError
+from lira_runtime import arguments
+
+_LEAST_TEMPERATURE = 1e-250
 
 Sampler = Callable[[np.ndarray], int]
 
@@ -24,14 +27,18 @@ def make_sampler(
     Tokens in `banned` are never chosen. Raises LiraError for values out of range, and, when called, for
     logits that are not finite (an engine that overflowed).
     """
+    expected = "0 (greedy) or more"
+    temperature = arguments.real("temperature", temperature, expected)
     if not (np.isfinite(temperature) and temperature >= 0):
-        raise LiraError(f"temperature is {temperature}; expected 0 (greedy) or more")
+        raise LiraError(f"temperature is {temperature}; expected {expected}")
+    expected = "more than 0, at most 1"
+    top_p = arguments.real("top_p", top_p, expected)
     if not 0 < top_p <= 1:
-        raise LiraError(f"top_p is {top_p}; expected more than 0, at most 1")
-    if top_k < 0:
-        raise LiraError(f"top_k is {top_k}; expected 0 (all tokens) or more")
-    if seed is not None and seed < 0:
-        raise LiraError(f"seed is {seed}; expected 0 or more")
+        raise LiraError(f"top_p is {top_p}; expected {expected}")
+    top_k = arguments.whole("top_k", top_k, "0 (all tokens) or more", 0)
+    seed = arguments.optional_whole("seed", seed, "0 or more", 0)
+    # Below it any two different logits are infinitely far apart, and dividing them overflows.
+    divisor = max(temperature, _LEAST_TEMPERATURE)
     banned_ids = np.array(sorted(banned), dtype=np.int64)
     random = np.random.default_rng(seed)
 
@@ -49,7 +56,7 @@ def make_sampler(
         return int(np.argmax(allowed(logits)))
 
     def sample(logits: np.ndarray) -> int:
-        scores = allowed(logits).astype(np.float64) / temperature
+        scores = allowed(logits).astype(np.float64) / divisor
         order = np.argsort(-scores, kind="stable")
         if top_k:
             order = order[:top_k]

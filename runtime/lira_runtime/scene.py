@@ -20,7 +20,7 @@ import numpy as np
 from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
 from lira_engine.manifest import Manifest
-from lira_runtime import images, preprocess
+from lira_runtime import arguments, images, preprocess
 from lira_runtime.answer import Answer, Transcript
 from lira_runtime.beam import beam_search
 from lira_runtime.callbacks import ImageIdCallback, SegCallback
@@ -73,6 +73,11 @@ class Lira:
         """
         from lira_engine.engines import open_engines
 
+        if not isinstance(bundle, (str, PathLike)):
+            raise LiraError(f"the bundle is of type {type(bundle).__name__}; expected a path")
+        arguments.text("the target", target)
+        arguments.text("the precision", precision)
+        threads = arguments.optional_whole("threads", threads, "1 or more", 1)
         opened = Bundle.open(Path(bundle))
         coder = Tokenizer(opened.tokenizer_file) if tokenizer is None else tokenizer
         engines = open_engines(opened, target, precision, threads, unverified)
@@ -162,9 +167,9 @@ class Lira:
             manifest.prompts,
             manifest.tokens,
             self.tokenizer,
-            question=question,
-            task=task,
-            expression=expression,
+            question=arguments.optional_text("the question", question),
+            task=arguments.optional_text("the task", task),
+            expression=arguments.optional_text("the expression", expression),
             ilvc=ilvc,
         )
 
@@ -259,10 +264,9 @@ class Scene:
         max_new_tokens defaults to the task's, or 512. Raises LiraError at once for an empty question, one
         longer than the context, an unknown task and values out of range.
         """
+        max_new_tokens = arguments.optional_whole("max_new_tokens", max_new_tokens, "1 or more", 1)
         prompt = self._lira.prompt(question, task, expression, ilvc)
         if max_new_tokens is not None:
-            if max_new_tokens < 1:
-                raise LiraError(f"max_new_tokens is {max_new_tokens}; expected 1 or more")
             prompt = replace(prompt, max_new_tokens=max_new_tokens)
         banned = banned_tokens(ilvc, self._lira.manifest.tokens)
         choose = make_sampler(temperature, top_p, top_k, seed, banned)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from lira_engine.errors import LiraError
+from lira_engine.errors import LiraError, OutOfMemory, memory_errors_told
 
 
 class TextCoder(Protocol):
@@ -34,10 +34,13 @@ class Tokenizer:
     """`tokenizers.Tokenizer` of a bundle."""
 
     def __init__(self, path: Path) -> None:
-        import tokenizers  # not needed by code that brings its own TextCoder
-
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            with memory_errors_told():
+                import tokenizers  # not needed by code that brings its own TextCoder
+
+                self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except (OutOfMemory, ImportError):
+            raise
         except Exception as error:  # the library raises bare Exception
             raise LiraError(f"{path} is not a tokenizer.json ({error}): export the bundle again") from error
         self._tokenizer.no_truncation()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,30 @@ from lira_bench.plan import devices
 from lira_bench.plan.cli import plan
 from lira_bench.plan.devices import Device
 from lira_engine.errors import LiraError
+from lira_engine.main import main
 
 DOCS = Path(__file__).parents[2] / "docs" / "plan.md"
 # The machine of docs/true-size.md, as docs/plan.md has it: GB/s, and 10^12 operations a second.
 QUIET = Device("this-machine", "idle", "cpu", 23.5, 34.1, 0.1807, 0, 0.3647, "", "x", "none", int4=0.1784)
+
+
+def test_it_needs_no_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only what draws needs the packages that draw."""
+    monkeypatch.setattr("lira_engine.extras.installed", lambda package: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setenv("COLUMNS", "200")
+    for arguments, code in ((["plan", "lira-2b", "--device", "orin-nx-16"], 0), (["bench", "bundle"], 2)):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == code
+    told = capsys.readouterr()
+    assert "lira-2b, int4, on Jetson Orin NX 16GB" in told.out
+    assert told.err == "error: `lira-edge bench` needs matplotlib: run pip install 'lira-edge[bench]'\n"
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert "lira-edge[bench]" in listed["bench"] and "lira-edge[export]" in listed["export"]
+    assert not [name for name in ("plan", "eval", "run", "build") if "not installed" in listed[name]]
 
 
 @pytest.fixture

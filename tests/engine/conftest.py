@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from lira_engine.extras import PORTABLE_FROM
 from lira_engine.manifest import (
     FileEntry,
     Manifest,
@@ -63,13 +61,6 @@ FLOAT_STAGES: dict[str, tuple[dict[str, list[int | str]], dict[str, list[int]]]]
     ),
     "pixel_decoder": ({"hidden_states": [1, C], "mask_features": [1, 4, 8, 8]}, {"mask_logits": [1, 8, 8]}),
 }
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    version = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
-    if item.get_closest_marker("portable") and version < PORTABLE_FROM:
-        pytest.skip("this ONNX Runtime is too old for portable graphs")
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -171,7 +173,7 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
 
 
 def test_two_runs_that_write_one_folder(tmp_path: Path) -> None:
-    """The one that ends last is what stays; nothing else does."""
+    """Of folders that no user named, the one that ends last is what stays; nothing else does."""
     target = tmp_path / "bundle"
     with atomic_directory(target, overwrite=True, marker=None) as first:
         (first / "file").write_text("1")
@@ -180,6 +182,151 @@ def test_two_runs_that_write_one_folder(tmp_path: Path) -> None:
         assert (target / "file").read_text() == "2"
     assert (target / "file").read_text() == "1"
     assert os.listdir(tmp_path) == ["bundle"]
+
+
+def letters(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "letters").write_text("dear")
+
+
+def links(path: Path) -> None:
+    letters(path.with_name("home"))
+    path.symlink_to(path.with_name("home"))
+
+
+def bundles(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "lira.json").write_text("another run's")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("appear", [letters, links, bundles, lambda path: path.write_text("x")])
+def test_what_appears_meanwhile_stays(
+    tmp_path: Path, appear: Callable[[Path], None], overwrite: bool
+) -> None:
+    target = tmp_path / "bundle"
+
+    def contents() -> dict[str, str]:
+        return {str(path): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+
+    with (
+        pytest.raises(LiraError, match=r"bundle appeared while .* stays as it is, .*: choose another path$"),
+        atomic_directory(target, overwrite=overwrite) as partial,
+    ):
+        (partial / "lira.json").write_text("1")
+        appear(target)
+        before = contents()
+    before.pop(str(partial / "lira.json"))
+    assert contents() == before
+    assert target.is_symlink() == (appear is links)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_an_empty_folder_that_appears_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with atomic_directory(tmp_path / "link" / "bundle") as partial:
+        (partial / "lira.json").write_text("1")
+        (tmp_path / "real" / "bundle").mkdir()
+    assert (tmp_path / "real" / "bundle" / "lira.json").read_text() == "1"
+    assert os.listdir(tmp_path / "real") == ["bundle"]
+
+
+def test_what_is_put_in_the_place_of_a_bundle_stays(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    bundles(target)
+    with (
+        pytest.raises(LiraError, match="bundle appeared"),
+        atomic_directory(target, overwrite=True) as partial,
+    ):
+        (partial / "lira.json").write_text("2")
+        target.rename(tmp_path / "kept")
+        letters(target)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "bundle",
+        "bundle/letters",
+        "kept",
+        "kept/lira.json",
+    ]
+
+
+def racing(monkeypatch: pytest.MonkeyPatch, do: Callable[[Path, Path], None], at: int) -> None:
+    """Let `do(source, target)` happen right before the renaming number `at`, after all looking."""
+    rename, count = os.rename, 0
+
+    def raced(source: Path, target: Path) -> None:
+        nonlocal count
+        count += 1
+        if count == at:
+            do(source, target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", raced)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_appears_at_the_last_moment_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    target = tmp_path / "bundle"
+    racing(monkeypatch, lambda source, target: letters(target), 1)
+    with (
+        pytest.raises(LiraError, match="bundle appeared"),
+        atomic_directory(target, overwrite=overwrite) as partial,
+    ):
+        (partial / "lira.json").write_text("1")
+    assert sorted(os.listdir(tmp_path)) == ["bundle"] and os.listdir(target) == ["letters"]
+
+
+def test_a_bundle_that_is_exchanged_at_the_last_moment_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "bundle"
+    bundles(target)
+
+    def exchange(source: Path, target: Path) -> None:
+        (source / "lira.json").rename(tmp_path / "kept.json")
+        (source / "letters").write_text("dear")
+
+    racing(monkeypatch, exchange, 1)
+    with (
+        pytest.raises(LiraError, match="bundle appeared"),
+        atomic_directory(target, overwrite=True) as partial,
+    ):
+        (partial / "lira.json").write_text("1")
+    assert sorted(os.listdir(tmp_path)) == ["bundle", "kept.json"] and os.listdir(target) == ["letters"]
+
+
+def test_a_bundle_whose_place_is_taken_is_kept_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "bundle"
+    bundles(target)
+    racing(monkeypatch, lambda source, target: letters(target), 2)
+    with (
+        pytest.raises(LiraError, match=r"stood there is (\S+) now: move it") as caught,
+        atomic_directory(target, overwrite=True) as partial,
+    ):
+        (partial / "lira.json").write_text("1")
+    kept = Path(re.findall(r"there is (\S+) now", str(caught.value))[0])
+    assert (kept / "lira.json").read_text() == "another run's"
+    with atomic_directory(tmp_path / "another"), atomic_directory(target.with_name("more")):
+        pass
+    assert kept.exists() and os.listdir(target) == ["letters"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_of_two_runs_to_one_path_one_wins(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    with (
+        pytest.raises(LiraError, match="link/bundle appeared"),
+        atomic_directory(tmp_path / "link" / "bundle", overwrite=overwrite) as first,
+    ):
+        (first / "lira.json").write_text("1")
+        with atomic_directory(tmp_path / "bundle", overwrite=overwrite) as second:
+            (second / "lira.json").write_text("2")
+    assert (tmp_path / "bundle" / "lira.json").read_text() == "2"
+    assert sorted(os.listdir(tmp_path)) == ["bundle", "link"]
 
 
 def test_an_error_names_the_file_that_it_is_about(tmp_path: Path) -> None:

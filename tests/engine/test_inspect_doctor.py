@@ -66,7 +66,7 @@ def test_build_and_inspect_engines(bundle_path: Path, capsys: pytest.CaptureFixt
 
 def test_inspect_asks_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Entry:
-        name, module = "checkpoint", "lira_export.checkpoint"
+        name, extras = "checkpoint", ["export"]
         answer: Any = None
 
         def load(self) -> Any:
@@ -74,12 +74,12 @@ def test_inspect_asks_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     entry = Entry()
     monkeypatch.setattr(metadata, "entry_points", lambda group: [entry])
-    monkeypatch.setattr("lira_engine.inspect.missing_packages", lambda extra: [])
+    monkeypatch.setattr("lira_engine.extras.missing_packages", lambda extra: [])
     with pytest.raises(LiraError, match=r"no bundle \(no lira\.json\), no engine folder .*, no checkpoint$"):
         describe(tmp_path)
     entry.answer = ("checkpoint x", [("hidden_size", 64)])
     assert describe(tmp_path) == [("checkpoint x", [("hidden_size", "64")])]
-    monkeypatch.setattr("lira_engine.inspect.missing_packages", lambda extra: ["torch"])
+    monkeypatch.setattr("lira_engine.extras.missing_packages", lambda extra: ["torch"])
     with pytest.raises(LiraError, match=r"checkpoint folders need pip install 'lira-edge\[export\]'"):
         describe(tmp_path)
 
@@ -113,7 +113,7 @@ def test_doctor_on_a_bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ("[export]", "lacks x", "pip install 'lira-edge[export]'") in tables["packages"]
     monkeypatch.setattr(doctor, "_onnxruntime", lambda: ("1.23.2", ["CPU"]))
     targets = dict(doctor.examine())["targets"]
-    assert ("portable", "no", "needs onnxruntime 1.24 or newer, found 1.23.2") in targets
+    assert ("portable", "no", "needs onnxruntime 1.25 or newer, found 1.23.2") in targets
     assert targets[0][:2] == ("cpu", "yes")
 
 

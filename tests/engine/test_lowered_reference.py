@@ -70,7 +70,7 @@ def test_without_onnx_runtime_there_is_none(
     bundle: Bundle, lowered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("lira_engine.ort", "lira_engine.llm_ort"):
-        monkeypatch.delitem(sys.modules, module)
+        monkeypatch.delitem(sys.modules, module, raising=False)
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "onnxruntime", None)
         lowered_reference.record(bundle, lowered, "int4", tmp_path)

@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from lira_engine import Bundle, ContextFull, LiraError
+from lira_engine.errors import Closed
 from lira_engine.manifest import TensorSpec
 from lira_engine.ort import OrtStage
 from lira_engine.runner import check_room
@@ -68,7 +69,7 @@ def test_a_pass_runs_once_when_its_first_result_is_needed(
             np.testing.assert_allclose(mask, decoder.run(feeds)["mask_logits"], rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(masks[0].numpy("mask_logits"), found[0])
         assert runs.count("pixel_encoder") == 1
-    with pytest.raises(ValueError, match="pixel_decoder is closed"):
+    with pytest.raises(Closed, match="pixel_decoder is closed"):
         masks[2].numpy("mask_logits")
     with (
         open_stage(bundle, "pixel_decoder") as decoder,

@@ -188,7 +188,7 @@ def test_index_that_is_none(copied_checkpoint: Path, content: str) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "not JSON"),
+        ("{", "not JSON"),
         ("[]", "expected an object"),
         ("{}", "'pixel_encoder' is missing"),
         ('{"pixel_encoder": 3}', "config.json"),
@@ -216,7 +216,7 @@ def test_configuration_of_upstream_needs_the_base_models_file_only(tmp_path: Pat
     }  # fmt: skip
     config = {"llm_config": llm, "vision_config": vision, "downsample_ratio": 0.5}
     (base / "config.json").write_text(json.dumps(config))
-    found = LiraConfig.from_folder(base.parent)
+    found = LiraConfig.from_files(None, base, "LIRA-2B")
     assert (found.name, found.llm.vocab_size, found.llm.head_dim) == ("LIRA-2B", 92559, 128)
     assert (found.vision.tokens_per_tile, found.pixel.grid, found.pixel.shuffled_channels) == (256, 16, 6144)
 

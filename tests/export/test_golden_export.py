@@ -14,6 +14,7 @@ from lira_engine.manifest import STAGES
 from lira_engine.runner import Engines
 from lira_export.checkpoint import Checkpoint
 from lira_export.graphs.vision import level_names
+from lira_export.sources import BASE, PARTS
 
 ENCODER = 2e-4  # encoders, projector, language model
 LOGITS = 1e-3  # mask logits span tens
@@ -168,7 +169,7 @@ def test_golden_manifest_says_what_the_graphs_take(bundle: Bundle, golden_checkp
     assert ids == {token: config.special_token_ids[token] for token in ids}
     assert tokens.region_suffix == config.space_p_token_ids
     files = manifest.provenance["checkpoint_files"]
-    assert len(files) == sum(len(paths) for paths in golden_checkpoint.files.values())
+    assert len(files) == sum(len(golden_checkpoint.paths(part)) for part in (*PARTS, BASE))
 
 
 @pytest.mark.parametrize("stage", STAGES)

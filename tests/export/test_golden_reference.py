@@ -61,8 +61,8 @@ def _no_grad() -> Any:
 def test_golden_merged_weights_equal_the_formula(
     golden: Path, checkpoint: Checkpoint, config: LiraConfig
 ) -> None:
-    base = {name: tensor for path in checkpoint.files["base"] for name, tensor in load_file(path).items()}
-    lira = torch.load(checkpoint.files["lira"][0], weights_only=True)
+    base = {name: tensor for path in checkpoint.paths("base") for name, tensor in load_file(path).items()}
+    lira = torch.load(checkpoint.files.paths["lira"], weights_only=True)
     lira = lira.get("state_dict", lira.get("module", lira))
     scale = json.loads((golden / "config.json").read_text())["lora"]["scaling"]
     names = {
@@ -259,7 +259,7 @@ def test_golden_llm_dynamic_ntk(golden: Path, config: LiraConfig, checkpoint: Ch
     llm = replace(config.llm, max_position_embeddings=length)
 
     def fresh() -> Lira:
-        return Checkpoint.open(checkpoint.folder, replace(config, llm=llm)).load_model()
+        return Checkpoint.open(checkpoint.files, replace(config, llm=llm)).load_model()
 
     model = fresh()
     close(model.llm(data["long_embeds"]).logits, data["long_logits"], ENCODER)

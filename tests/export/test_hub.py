@@ -1,9 +1,10 @@
-"""Checkpoints from several places, with a stand-in for the hub."""
+"""Checkpoints from the hub, with a stand-in that has the listings of the published repositories."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,18 +13,23 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from safetensors.torch import load_file, save_file
 
 from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
 from lira_engine.main import main
-from lira_export.checkpoint import ROLES, Checkpoint
-from lira_export.hub import HubSource, gather
+from lira_export.checkpoint import Checkpoint
+from lira_export.hub import HubSource
+from lira_export.sources import PARTS, locate
 
-PATTERNS = {role: patterns for role, (patterns, _) in ROLES.items()}
+LIRA = "echo840/LIRA"
+BASES = {"2b": "OpenGVLab/InternVL2-2B", "8b": "OpenGVLab/InternVL2-8B"}
+CLIP = "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup"
+COMMIT = "4e09d24" + "0" * 33
 
 
 class Hub:
-    """Repositories in memory: name -> folder. Downloads copy files, as the real one's cache does."""
+    """Repositories in folders by name. Downloads copy files, as the real one's cache does."""
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
@@ -37,17 +43,26 @@ class Hub:
         assert files_metadata
         folder = self.repositories[repo_id]
         siblings = []
-        for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            size = path.stat().st_size
             digest = self.checksums.get(path.name) or hashlib.sha256(path.read_bytes()).hexdigest()
-            siblings.append(SimpleNamespace(rfilename=path.name, lfs=SimpleNamespace(sha256=digest)))
-        return SimpleNamespace(sha=revision or "main0", siblings=siblings)
+            lfs = SimpleNamespace(sha256=digest, size=size) if size > 1024 else None
+            name = path.relative_to(folder).as_posix()
+            siblings.append(SimpleNamespace(rfilename=name, size=size, lfs=lfs))
+        return SimpleNamespace(sha=revision or COMMIT, siblings=siblings)
 
     def hf_hub_download(self, repo_id: str, filename: str, *, revision: str | None = None) -> str:
+        assert revision is not None  # every file of the same commit
         self.downloads.append(f"{repo_id}/{filename}@{revision}")
-        target = self.cache / repo_id.replace("/", "--") / str(revision) / filename
+        target = self.cache / repo_id.replace("/", "--") / revision / filename
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(self.repositories[repo_id] / filename, target)
         return str(target)
+
+    def names(self, repository: str) -> set[str]:
+        """What was downloaded from it."""
+        prefix = f"{repository}/"
+        return {n.removeprefix(prefix).partition("@")[0] for n in self.downloads if n.startswith(prefix)}
 
     @staticmethod
     def http_error(kind: type[Exception], text: str) -> Exception:
@@ -58,22 +73,63 @@ class Hub:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path) -> Hub:
+    """The published repositories, with a tiny LIRA's contents in both sizes."""
     stand_in = Hub(tmp_path / "hub")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: stand_in)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", stand_in.hf_hub_download)
-    lira = tmp_path / "lira"
-    lira.mkdir()
-    shutil.copy(tiny_checkpoint / "LIRA-tiny.pth", lira)
-    (lira / "README.md").write_text("not needed")
+    for name in (LIRA, CLIP, *BASES.values()):
+        stand_in.repositories[name] = tmp_path / "repositories" / name
+        stand_in.repositories[name].mkdir(parents=True)
+    fill_lira(stand_in.repositories[LIRA], tiny_checkpoint)
+    shutil.copy(tiny_checkpoint / "open_clip_pytorch_model.bin", stand_in.repositories[CLIP])
+    (stand_in.repositories[CLIP] / "README.md").write_text("not needed")
     base = next(tiny_checkpoint.glob("internvl2-*"))
-    stand_in.repositories = {"someone/LIRA": lira, "someone/base": base}
+    shutil.copytree(base, stand_in.repositories[BASES["2b"]], dirs_exist_ok=True)
+    shard(base, stand_in.repositories[BASES["8b"]])
+    for name in BASES.values():
+        (stand_in.repositories[name] / "modeling_internvl_chat.py").write_text("not needed")
+        (stand_in.repositories[name] / "examples").mkdir()
+        (stand_in.repositories[name] / "examples" / "image1.jpg").write_bytes(b"not needed")
     return stand_in
 
 
-def others(folder: Path) -> dict[str, str]:
-    """Where the three files are that are on no hub, by role."""
-    return {role: str(next(folder.glob(PATTERNS[role][0]))) for role in ("head", "clip", "classes")}
+def fill_lira(folder: Path, checkpoint: Path) -> None:
+    """echo840/LIRA's listing."""
+    for name in ("model_weight", "pretrained/omg_llava"):
+        (folder / name).mkdir(parents=True)
+    (folder / "config.json").write_bytes(b"")
+    (folder / "README.md").write_text("not needed")
+    for size in ("2B", "8B"):
+        shutil.copy(checkpoint / "LIRA-tiny.pth", folder / "model_weight" / f"LIRA-{size}.pth")
+        (folder / "pretrained" / f"lira_{size.lower()}_pre.pth").write_bytes(b"not needed")
+    for name in ("omg_seg_convl.pth", "convnext_large_d_320_CocoPanopticOVDataset.pth"):
+        shutil.copy(checkpoint / name, folder / "pretrained" / "omg_llava" / name)
+
+
+def shard(base: Path, folder: Path) -> None:
+    """A base model in two shards with their index."""
+    tensors = load_file(base / "model.safetensors")
+    halves = [sorted(tensors)[::2], sorted(tensors)[1::2]]
+    names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    for name, half in zip(names, halves, strict=True):
+        save_file({key: tensors[key] for key in half}, folder / name)
+    weight_map = {key: name for name, half in zip(names, halves, strict=True) for key in half}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(base / name, folder)
+
+
+def run(*arguments: object, code: int = 0) -> None:
+    with pytest.raises(SystemExit, match=f"^{code}$"):
+        main(["export", *map(str, arguments)])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line of an export that ends with exit code 2."""
+    capsys.readouterr()
+    run(*arguments, code=2)
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [
@@ -86,63 +142,207 @@ def test_the_stand_in_takes_what_the_library_takes(
     assert set(inspect.signature(ours).parameters) - {"self"} <= set(inspect.signature(theirs).parameters)
 
 
-def test_export_from_the_hub(hub: Hub, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """The tiny sizes are not upstream's: the folder's own config.json says them, as a local file."""
-    sources = {**others(tiny_checkpoint), "base": "hub:someone/base@v1"}
-    folder = gather("hub:someone/LIRA", sources, PATTERNS)
-    shutil.copy(tiny_checkpoint / "config.json", folder)
-    expected, found = Checkpoint.open(tiny_checkpoint), Checkpoint.open(folder)
+@pytest.mark.parametrize("size", ["2b", "8b"])
+def test_one_command_exports_what_is_published(
+    hub: Hub, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: str
+) -> None:
+    """The contents are a tiny LIRA's, and so --config says its sizes; nothing else is given."""
+    config = tiny_checkpoint / "config.json"
+    own = json.loads(config.read_text())
+    del own["name"]
+    sizes = tmp_path / "sizes.json"
+    sizes.write_text(json.dumps(own))
+    run(f"hub:{LIRA}", "--size", f"lira-{size}", "--config", sizes, "-o", tmp_path / "bundle")
+
+    weights = f"model_weight/LIRA-{size.upper()}.pth"
+    head = "pretrained/omg_llava/omg_seg_convl.pth"
+    classes = "pretrained/omg_llava/convnext_large_d_320_CocoPanopticOVDataset.pth"
+    assert hub.names(LIRA) == {weights, head, classes}
+    assert hub.names(CLIP) == {"open_clip_pytorch_model.bin"}
+    shards = ["model.safetensors"]
+    if size == "8b":
+        shards = ["model.safetensors.index.json", *(f"model-0000{i}-of-00002.safetensors" for i in (1, 2))]
+    assert hub.names(BASES[size]) == {"config.json", "tokenizer.json", *shards}
+    assert {name.rpartition("@")[2] for name in hub.downloads} == {COMMIT}
+
+    bundle = Bundle.open(tmp_path / "bundle")
+    assert bundle.manifest.name == f"LIRA-{size.upper()}"
+    origins = bundle.manifest.provenance["hub"]
+    assert origins["lira"] == {"repository": LIRA, "revision": COMMIT, "files": [weights]}
+    assert {part: origin["repository"] for part, origin in origins.items()} == {
+        "lira": LIRA, "head": LIRA, "classes": LIRA, "clip": CLIP, "base": BASES[size],
+    }  # fmt: skip
+    printed = capsys.readouterr().out
+    megabytes = (hub.repositories[LIRA] / weights).stat().st_size / 2**20
+    assert f"hub:{LIRA}@4e09d2400000 {weights}: {megabytes:,.1f} MiB" in printed
+    assert "GiB free" in printed
+
+
+def test_sizes_and_room_are_said_before_the_first_byte(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    line = refused(capsys, f"hub:{LIRA}", "--size", "lira-2b", "-o", tmp_path / "bundle")
+    assert "the download needs about" in line
+    assert hub.downloads == []
+
+
+def test_parts_are_the_same_as_from_a_folder(hub: Hub, tiny_checkpoint: Path) -> None:
+    files = locate(f"hub:{LIRA}@v1", size="lira-8b", config=tiny_checkpoint / "config.json")
+    expected, found = Checkpoint.open(tiny_checkpoint), Checkpoint.open(files)
     for name in ("llm.layers.0.q.weight", "semantic_encoder.mlp1.1.weight", "text2vision.model.0.weight"):
         assert found.tensor(name).equal(expected.tensor(name))
-    assert folder.name == "LIRA-tiny"
-    assert "someone/LIRA/README.md@main0" not in hub.downloads
-    assert {name for name in hub.downloads if name.startswith("someone/base")} == {
-        "someone/base/config.json@v1", "someone/base/model.safetensors@v1", "someone/base/tokenizer.json@v1",
-    }  # fmt: skip
-    assert gather("hub:someone/LIRA", sources, PATTERNS) == folder
+    assert f"{LIRA}/model_weight/LIRA-8B.pth@v1" in hub.downloads
 
 
-def test_local_parts_from_the_command_line(hub: Hub, copied_checkpoint: Path, tmp_path: Path) -> None:
+def test_each_part_can_be_replaced(hub: Hub, tiny_checkpoint: Path) -> None:
+    head = tiny_checkpoint / "omg_seg_convl.pth"
+    given = {
+        "head": str(head),
+        "base": str(next(tiny_checkpoint.glob("internvl2-*"))),
+        "clip": f"hub:{CLIP}@v2",
+    }
+    files = locate(f"hub:{LIRA}", size="lira-2b", given=given)
+    assert files.paths["head"] == head
+    assert files.base == next(tiny_checkpoint.glob("internvl2-*"))
+    assert files.origins["clip"].revision == "v2"
+    assert hub.names(BASES["2b"]) == set()
+
+
+def test_a_named_file_decides_the_size(hub: Hub) -> None:
+    files = locate(f"hub:{LIRA}/model_weight/LIRA-8B.pth")
+    assert files.name == "LIRA-8B"
+    assert files.origins["base"].repository == BASES["8b"]
+    assert files.origins["head"].files == ("pretrained/omg_llava/omg_seg_convl.pth",)
+
+
+def test_a_named_file_may_be_called_anything(hub: Hub) -> None:
+    hub.repositories["someone/parts"] = folder = hub.cache.parent / "parts"
+    shutil.copytree(hub.repositories[BASES["2b"]], folder / "base" / "mine")
+    shutil.copy(hub.repositories[CLIP] / "open_clip_pytorch_model.bin", folder / "trunk.bin")
+    given = {"clip": "hub:someone/parts/trunk.bin@v3", "base": "hub:someone/parts/base/mine"}
+    files = locate(f"hub:{LIRA}", size="lira-2b", given=given)
+    assert files.origins["clip"].files == ("trunk.bin",)
+    assert files.origins["base"].files[0] == "base/mine/config.json"
+
+
+def test_a_safetensors_twin_is_taken_where_the_bin_is_not(hub: Hub, tiny_checkpoint: Path) -> None:
+    repository = hub.repositories[CLIP]
+    (repository / "open_clip_model.safetensors").write_bytes(b"twin")
+    assert locate(f"hub:{LIRA}", size="lira-2b").paths["clip"].suffix == ".bin"
+    (repository / "open_clip_pytorch_model.bin").unlink()
+    assert locate(f"hub:{LIRA}", size="lira-2b").paths["clip"].suffix == ".safetensors"
+
+
+def test_a_repository_with_a_configuration_of_its_own(hub: Hub, tiny_checkpoint: Path) -> None:
+    shutil.copy(tiny_checkpoint / "config.json", hub.repositories[LIRA])
+    files = locate(f"hub:{LIRA}", size="lira-2b")
+    assert (
+        files.config is not None
+        and files.config.read_bytes() == (tiny_checkpoint / "config.json").read_bytes()
+    )
+
+
+@pytest.fixture
+def checkout(hub: Hub, tmp_path: Path, tiny_checkpoint: Path) -> Path:
+    """What upstream's download script leaves in its checkout, and the trunk beside the rest."""
+    folder = tmp_path / "LIRA"
+    fill_lira(folder, tiny_checkpoint)
+    for name in BASES.values():
+        shutil.copytree(hub.repositories[name], folder / "pretrained" / Path(name).name)
+    (folder / ".git").mkdir()
+    (folder / ".git" / "LIRA-2B.pth").write_bytes(b"hidden")
+    shutil.copy(tiny_checkpoint / "open_clip_pytorch_model.bin", folder / "pretrained")
+    return folder
+
+
+@pytest.mark.parametrize("size", ["2b", "8b"])
+def test_a_checkout_is_taken_as_it_lies_there(
+    hub: Hub, checkout: Path, tiny_checkpoint: Path, tmp_path: Path, size: str
+) -> None:
+    sizes = tiny_checkpoint / "config.json"
+    run(checkout, "--size", f"lira-{size}", "--config", sizes, "-o", tmp_path / "bundle")
+    assert hub.downloads == []
+    files = Bundle.open(tmp_path / "bundle").manifest.provenance["checkpoint_files"]
+    assert f"LIRA-{size.upper()}.pth" in files
+    assert any(name.startswith(f"InternVL2-{size.upper()}/") for name in files)
+
+
+def test_a_checkout_without_a_trunk_gets_the_published_one(
+    hub: Hub, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (checkout / "pretrained" / "open_clip_pytorch_model.bin").unlink()
+    assert locate(checkout, size="lira-2b").origins["clip"].repository == CLIP
+    assert hub.downloads == [f"{CLIP}/open_clip_pytorch_model.bin@{COMMIT}"]
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(LiraError, match=r"has nothing for the open_clip weights, .*: say --clip; .*\[hub\]"):
+        locate(checkout, size="lira-2b")
+    with pytest.raises(
+        LiraError, match=r"expected exactly one LIRA\*\.pth: say --size lira-2b or --size lira-8b"
+    ):
+        locate(checkout)
+
+
+def test_one_line_says_which_option_decides(
+    hub: Hub, checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bundle"
+    both = "--size lira-2b or --size lira-8b"
+    assert both in refused(capsys, f"hub:{LIRA}", "-o", out)
+    assert both in refused(capsys, checkout, "-o", out)
+    assert both in refused(capsys, checkout / "model_weight", "-o", out)
+    line = refused(capsys, checkout / "model_weight" / "LIRA-2B.pth", "-o", out)
+    assert f"give {checkout}, with --size lira-2b" in line
+    assert "expected one of lira-2b, lira-8b" in refused(capsys, checkout, "--size", "2b", "-o", out)
+    (checkout / "model_weight" / "LIRA-2B.pth").unlink()
+    line = refused(capsys, checkout, "--size", "lira-2b", "-o", out)
+    assert "expected exactly one LIRA-2B.pth" in line and "there is model_weight/LIRA-8B.pth" in line
+    assert not out.exists()
+
+
+def test_local_parts_from_the_command_line(copied_checkpoint: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    parts = others(copied_checkpoint)
     for role in ("head", "clip"):
-        shutil.move(parts[role], elsewhere)
-    arguments = [str(copied_checkpoint), "-o", str(tmp_path / "bundle")]
-    with pytest.raises(SystemExit, match=r"^2$"):
-        main(["export", *arguments])
-    with pytest.raises(SystemExit, match=r"^0$"):
-        main(["export", *arguments, "--head", str(elsewhere), "--clip", str(elsewhere)])
+        shutil.move(next(copied_checkpoint.glob(PARTS[role][0][0])), elsewhere)
+    arguments = (copied_checkpoint, "-o", tmp_path / "bundle")
+    run(*arguments, code=2)
+    run(*arguments, "--head", elsewhere, "--clip", elsewhere / "open_clip_pytorch_model.bin")
     assert Bundle.open(tmp_path / "bundle").manifest.name == "tiny"
 
 
-def test_a_repository_with_two_sizes(hub: Hub, tiny_checkpoint: Path) -> None:
-    repository = hub.repositories["someone/LIRA"]
-    shutil.copy(repository / "LIRA-tiny.pth", repository / "LIRA-8B.pth")
-    sources = {**others(tiny_checkpoint), "base": "hub:someone/base"}
-    with pytest.raises(
-        LiraError, match=r"found LIRA-8B\.pth, LIRA-tiny\.pth, .* name it, hub:someone/LIRA/FILE"
-    ):
-        gather("hub:someone/LIRA", sources, PATTERNS)
-    assert gather("hub:someone/LIRA/LIRA-8B.pth", sources, PATTERNS).name == "LIRA-8B"
+def test_an_empty_config_is_as_none(copied_checkpoint: Path) -> None:
+    (copied_checkpoint / "config.json").write_bytes(b"\n")
+    assert locate(copied_checkpoint).config is None
 
 
-def test_refusals(hub: Hub, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sources = {**others(tiny_checkpoint), "base": "hub:someone/base"}
-    with pytest.raises(LiraError, match=r"say with --head where the rest is"):
-        gather("hub:someone/LIRA", {"base": "hub:someone/base"}, PATTERNS)
-    with pytest.raises(LiraError, match="say with --base where that is"):
-        gather("hub:someone/LIRA", others(tiny_checkpoint), PATTERNS)
+def test_refusals(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repositories["someone/LIRA"] = hub.repositories[LIRA] / "model_weight"
+    with pytest.raises(LiraError, match=r"found nothing for the OMG-Seg head, .* or say --head"):
+        locate("hub:someone/LIRA", size="lira-2b")
     with pytest.raises(LiraError, match=r"hub:someone/nothing cannot be read .404 no such repository"):
-        gather("hub:someone/LIRA", {**sources, "base": "hub:someone/nothing"}, PATTERNS)
-    with pytest.raises(LiraError, match="no such file or folder"):
-        gather("hub:someone/LIRA", {**sources, "head": "/nowhere/omg_seg.pth"}, PATTERNS)
-    hub.checksums["LIRA-tiny.pth"] = "0" * 64
-    with pytest.raises(LiraError, match=r"LIRA-tiny\.pth is not what the hub has .SHA-256 000000000000."):
-        gather("hub:someone/LIRA", sources, PATTERNS)
+        locate(f"hub:{LIRA}", size="lira-2b", given={"base": "hub:someone/nothing"})
+    with pytest.raises(LiraError, match=r"--head /nowhere/omg_seg.pth: no such file or folder"):
+        locate(f"hub:{LIRA}", size="lira-2b", given={"head": "/nowhere/omg_seg.pth"})
+    with pytest.raises(LiraError, match=f"hub:{LIRA}: found README.md, .* expected model_weight/LIRA-9B.pth"):
+        locate(f"hub:{LIRA}/model_weight/LIRA-9B.pth")
+    hub.checksums["LIRA-2B.pth"] = "0" * 64
+    with pytest.raises(LiraError, match=r"LIRA-2B\.pth is not what the hub has .SHA-256 000000000000."):
+        locate(f"hub:{LIRA}", size="lira-2b")
     for text in ("hub:x", "hub:/x", "hub:a/b/../c"):
         with pytest.raises(LiraError, match="expected hub:OWNER/NAME"):
             HubSource.parse(text)
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(LiraError, match=r"pip install 'lira-edge\[hub\]'"):
-        gather("hub:someone/LIRA", sources, PATTERNS)
+        locate(f"hub:{LIRA}", size="lira-2b")
+
+
+def test_no_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: Any, **__: Any) -> Any:
+        raise huggingface_hub.errors.HTTPError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: SimpleNamespace(model_info=unreachable))
+    with pytest.raises(
+        LiraError, match=r"cannot be read .Name or service not known.: check the name and the network"
+    ):
+        locate(f"hub:{LIRA}", size="lira-2b")

@@ -122,7 +122,7 @@ def test_nano_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit, match=r"^0$"):
         main(["synthesize", "lira-nano", "-o", str(tmp_path / "nano")])
     assert "SYNTHETIC" in capsys.readouterr().out
-    found = LiraConfig.from_folder(tmp_path / "nano")
+    found = LiraConfig.from_files(tmp_path / "nano" / "config.json", tmp_path / "nano", "nano")
     assert (
         found.synthetic and found.llm.vocab_size == Checkpoint.open(tmp_path / "nano").config.llm.vocab_size
     )

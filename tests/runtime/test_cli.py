@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,6 +114,9 @@ def test_cut_off_answer_says_so(command: Any, picture: Path) -> None:
         (["--ask", "it", "--json", "{folder}"], "is a folder"),
         (["--ask", "it", "--json", "{image}/out.json"], "no folder that you may write to"),
         (["--ask", "a " * 1100], "expected at most 1000"),
+        (["--ask", "caf\udce9?"], "--ask is 'caf\\udce9?', which is not UTF-8"),
+        (["--task", "refseg", "--expression", "\udce9"], "--expression is '\\udce9', which is not UTF-8"),
+        (["--ask", "it", "--attributes", "red,\udce9"], "--attributes is 'red,\\udce9', which is not UTF-8"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -131,3 +135,37 @@ def test_not_an_image(command: Any, tmp_path: Path) -> None:
     file.touch()
     code, _, err = command("--image", file, "--ask", "it")
     assert code == 2 and "is empty (0 bytes)" in err
+
+
+def test_text_that_is_not_utf8_is_refused_before_engines_are_opened(
+    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Lira, "open", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "bundle", "--image", str(picture), "--ask", "caf\udce9"])
+    assert caught.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_names_that_are_not_utf8(command: Any, picture: Path) -> None:
+    odd = os.fsdecode(os.fsencode(picture.parent) + b"/caf\xe9")
+    try:
+        picture.rename(f"{odd}.png")
+    except OSError:  # macOS
+        pytest.skip("this file system has UTF-8 names only")
+    out_options = ("--json", f"{odd}.json", "--overlay", f"{odd}-out.png")
+    code, _, err = command("--image", f"{odd}.png", "--task", "gcg", *out_options, script=GROUNDED)
+    assert (code, err) == (0, "")
+    written = Path(f"{odd}.json").read_bytes()
+    assert json.loads(written.decode())["image"]["file"] == f"{odd}.png"
+    assert Image.open(f"{odd}-out.png").width >= 768
+
+
+@pytest.mark.parametrize("name", ["a:car:b", "[red]b", "\\[b]"])
+def test_names_are_printed_as_they_are(command: Any, picture: Path, name: str) -> None:
+    report = picture.with_name(f"{name}.json")
+    code, out, _ = command(
+        "--image", picture, "--task", "refseg", "--expression", f"the {name}", "--json", report,
+        script="[SEG] <image_id>",
+    )  # fmt: skip
+    assert code == 0 and report.exists()
+    assert f"wrote {report}\n" in out and f"\u25a0 the {name}  (score" in out

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -12,7 +13,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from lira_engine.errors import LiraError
+from lira_engine.errors import LiraError, OutOfMemory
 from lira_runtime.images import open_image
 
 GRADIENT = np.stack(np.broadcast_arrays(*np.ogrid[:24, :36], 90), axis=-1).astype(np.uint8) * 2  # [24, 36, 3]
@@ -170,6 +171,31 @@ def test_tiny_and_thin(size: tuple[int, int]) -> None:
     assert open_image(encode(Image.new("RGB", size), "PNG")).size == size
 
 
+class Reader:
+    """A stream that only reads, as a network's does."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self) -> bytes:
+        return self._data
+
+
+def test_open_files(tmp_path: Path) -> None:
+    data = encode(picture(), "PNG")
+    path = tmp_path / "picture"
+    path.write_bytes(b"a header " + data)
+    with open(path, "rb") as file:
+        file.seek(9)
+        for _ in range(2):
+            assert_array_equal(np.asarray(open_image(file)), GRADIENT)
+            assert file.tell() == 9 and not file.closed
+    memory = io.BytesIO(data)
+    assert_array_equal(np.asarray(open_image(memory)), GRADIENT)
+    assert_array_equal(np.asarray(open_image(Reader(data))), GRADIENT)
+    assert not memory.closed
+
+
 # --- what is refused, in one line --------------------------------------------------------------------------
 
 
@@ -295,3 +321,39 @@ def test_arrays_of_the_wrong_kind() -> None:
 def test_numbers_that_are_no_colours() -> None:
     assert "floating-point" in refusal(Image.new("F", (3, 3)))
     assert "expected 16-bit values" in refusal(Image.fromarray(np.array([[70_000]], np.int32)))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "picture"
+    path.write_bytes(encode(picture(), "PNG"))
+    with open(path, encoding="latin-1") as file:
+        assert "a file of text, expected one that is opened in binary mode" in refusal(file)
+    assert "cannot be read" in refusal(file)  # closed
+    with open(tmp_path / "new", "wb") as writing:
+        assert "cannot be read" in refusal(writing)
+    assert "is empty" in refusal(io.BytesIO())
+
+
+@pytest.mark.parametrize("source", [None, 5, 2.5, True, ["a.png"], {}, object()])
+def test_things_that_are_no_images(source: object) -> None:
+    expected = f"the image is of type {type(source).__name__}, expected a path, bytes, a binary file, a PIL"
+    assert refusal(source).startswith(expected)
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    try:
+        with open(name, "wb") as file:
+            file.write(encode(picture(), "PNG"))
+    except OSError:  # macOS
+        pytest.skip("this file system has UTF-8 names only")
+    assert open_image(os.fsdecode(name)).size == (36, 24)
+
+
+def test_memory_that_is_refused_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(OutOfMemory, match="out of memory"):
+        open_image(encode(picture(), "PNG"))

@@ -178,9 +178,10 @@ def test_prompt_longer_than_the_context(look: Any) -> None:
     assert engines.llm.passes == []
 
 
-def test_max_new_tokens(look: Any) -> None:
+@pytest.mark.parametrize("most", [4, np.int64(4)])
+def test_max_new_tokens(look: Any, most: Any) -> None:
     scene, _ = look("▁it ▁is ▁red [SEG]")
-    answer = scene.ask("it", max_new_tokens=4)
+    answer = scene.ask("it", max_new_tokens=most)
     assert (answer.text, answer.finish_reason, answer.masks) == ("it is red", "length", ())
 
 
@@ -198,10 +199,18 @@ def test_max_new_tokens(look: Any) -> None:
         ({"question": "it", "ilvc": "maybe"}, "expected one of auto, on, off, plain"),
         ({"question": "<image> and <image>"}, "2 times <image>"),
         ({"task": "refseg", "expression": "<image><image>"}, "2 times <image>"),
-        ({"question": b"it"}, "the question is a bytes; expected text"),
-        ({"task": "refseg", "expression": 7}, "the expression is a int; expected text"),
         ({"question": "it", "max_new_tokens": 0}, "expected 1 or more"),
         ({"question": "it", "temperature": -1}, "temperature"),
+        ({"question": 5}, "the question is 5; expected text"),
+        ({"question": b"it"}, "the question is b'it'; expected text"),
+        ({"question": "caf\udce9"}, "the question is .*, which is not UTF-8"),
+        ({"task": ["gcg"]}, "the task is of type list; expected text"),
+        ({"task": "refseg", "expression": 5}, "the expression is 5; expected text"),
+        ({"task": "refseg", "expression": "\ud800"}, "the expression is .*, which is not UTF-8"),
+        ({"question": "it", "ilvc": 1}, "expected one of auto, on, off"),
+        ({"question": "it", "max_new_tokens": 2.5}, "max_new_tokens is 2.5; expected 1 or more"),
+        ({"question": "it", "max_new_tokens": True}, "max_new_tokens is True; expected 1 or more"),
+        ({"question": "it", "seed": -1}, "seed is -1; expected 0 or more"),
     ],
 )
 def test_bad_questions_are_refused_at_once(look: Any, options: dict[str, Any], message: str) -> None:
@@ -354,3 +363,36 @@ def test_more_tiles_than_asked_for_at_most_are_not_asked_for_at_least() -> None:
 def test_impossible_numbers_of_tiles(look: Any, tiles: dict[str, Any], message: str) -> None:
     with pytest.raises(LiraError, match=message):
         look(**tiles)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"words": 5}, "words is 5; expected several words"),
+        ({"words": "red"}, "words is 'red'; expected several words"),
+        ({"words": ["red", 5]}, "one of words is 5; expected text"),
+        ({"words": ["red"], "seg": 0.5}, "seg is 0.5; expected the number of a mask"),
+        ({"words": ["red"], "top": "5"}, "top is '5'; expected 0 or more"),
+    ],
+)
+def test_attributes_of_the_wrong_kind(look: Any, options: dict[str, Any], message: str) -> None:
+    scene, _ = look("[SEG] <image_id>")
+    answer = scene.ask(task="refseg", expression="ball")
+    with pytest.raises(LiraError, match=message):
+        answer.attributes(**options)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"bundle": None}, "the bundle is of type NoneType; expected a path"),
+        ({"bundle": "b", "target": None}, "the target is None; expected text"),
+        ({"bundle": "b", "precision": 4}, "the precision is 4; expected text"),
+        ({"bundle": "b", "threads": 2.5}, "threads is 2.5; expected 1 or more"),
+        ({"bundle": "b", "threads": 0}, "threads is 0; expected 1 or more"),
+        ({"bundle": "caf\udce9"}, "is not UTF-8, .*: rename the folder"),
+    ],
+)
+def test_opening_the_wrong_kind(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(LiraError, match=message):
+        Lira.open(**options)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from lira_engine.cli_options import MaxTilesOption, PrecisionOption, TargetOption
+from lira_engine.terminal import plain_console, progress_bar
 
 if TYPE_CHECKING:
     from lira_bench.accuracy.run import Progress
@@ -77,12 +77,15 @@ def evaluate(
     from lira_bench.accuracy.worker import EngineChoice, Job
     from lira_engine.engine_folder import usual_precision
     from lira_engine.errors import LiraError
+    from lira_engine.extras import install_line, missing_packages
 
     if workers not in (None, "ray"):
         raise LiraError(f"--workers is {workers!r}, expected ray")
     if workers == "ray":
         ray_workers.check_installed()
     asked = task_named(task)
+    if task == "attreval" and missing_packages("bench"):  # its picture comes last, after all the work
+        raise LiraError(f"--task attreval draws with matplotlib: run {install_line('bench')}")
     if instruction is not None and not asked.short_answers:
         raise LiraError(f"--instruction is for questions with short answers, task {task} has none")
     if split is not None and not asked.has_splits:
@@ -97,7 +100,7 @@ def evaluate(
     job = Job(engines, task, images_folder(source.data, images).resolve(), rules, threads)
     folder = out or Path(f"eval-{bundle.resolve().name}-{task}-{target}-{precision}")
 
-    console = Console(highlight=False, markup=False)
+    console = plain_console()
     dataset = rules.chosen(asked.read(source))
     with _progress(f"{target}-{precision}") as progress:
         this = run_evaluation(
@@ -140,11 +143,8 @@ def evaluate(
 @contextmanager
 def _progress(title: str) -> Iterator[Progress]:
     """A bar on the terminal's error stream while the block runs."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+    with progress_bar(plain_console(stderr=True), MofNCompleteColumn(), TimeRemainingColumn()) as shown:
         bar = shown.add_task(title, total=None)
         yield lambda done, total: shown.update(bar, completed=done, total=total)

@@ -14,7 +14,7 @@ from lira_bench.accuracy.files import image_path
 from lira_bench.accuracy.items import Item, Question, Record, rounded
 from lira_bench.accuracy.protocol import STRICT, Protocol
 from lira_bench.accuracy.tasks import task_named
-from lira_engine.errors import LiraError
+from lira_engine.errors import LiraError, OutOfMemory
 from lira_runtime import Answer, Lira, Scene, rle
 from lira_runtime import report as runtime_report
 from lira_runtime.answer import first_tokens
@@ -90,6 +90,8 @@ class Worker:
         out. What goes wrong in the engines is not, and is raised."""
         try:
             picture = open_image(image_path(self._job.images, group.image))
+        except OutOfMemory:
+            raise
         except LiraError as error:
             reason = str(error).replace(f"{self._job.images}{os.sep}", "")  # the same wherever the data is
             yield from (left_out(item.key, reason) for item in group.items)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lira_engine.errors import LiraError
+from lira_engine.errors import LiraError, how_it_ended
 
 LONG_ENOUGH = 0.05  # seconds between two commands, to say what was used in between
 
@@ -65,8 +65,9 @@ class Worker:
             line = ""
         if not line:
             code = self._process.wait()
-            how = f"was killed by signal {-code} (out of memory?)" if code < 0 else f"ended with {code}"
-            raise WorkerError(self.name, f"its process {how} while asked to {do}; see {self._log}")
+            raise WorkerError(
+                self.name, f"its process {how_it_ended(code)} while asked to {do}; see {self._log}"
+            )
         answer: dict[str, Any] = json.loads(line)
         before, after = answer.pop("cpu")
         if self._idle_since and asked - self._idle_since[0] > LONG_ENOUGH:

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from lira_engine.terminal import plain_console
+
 
 def plan(
     size: Annotated[
@@ -49,7 +51,7 @@ def plan(
         raise LiraError("--against compares one device: name the measured one with --device")
     costs = graph_costs.load(size)
     asked = workload(costs, tiles)
-    out = Console(highlight=False, markup=False)
+    out = plain_console()
     if device is None:
         plans, left_out = plans_for_all(costs, precision, asked, block_size)
         report.print_all(out, plans, left_out)
@@ -82,5 +84,5 @@ def _write(out: Console, path: Path, text: str) -> None:
     from lira_engine.atomic import atomic_write
 
     with atomic_write(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="replace"))
     out.print(f"wrote {path}", soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from lira_bench.speed import pictures, report, trace
 from lira_bench.speed.measure import Run
 from lira_engine.atomic import atomic_write
 from lira_engine.errors import LiraError
+from lira_engine.text import json_text
 
 RECORD = "bench.json"
 OTHERS = ("bench.md", "stages.png", "timeline.png", "trace.json")
@@ -28,11 +28,11 @@ def write(folder: Path, record: Mapping[str, Any], run: Run) -> None:
     """All files, the record last: a folder that has it is complete."""
     (folder / RECORD).unlink(missing_ok=True)
     contents = {
-        "bench.md": report.markdown(record).encode(),
+        "bench.md": report.markdown(record).encode(errors="replace"),
         "stages.png": pictures.bars(record),
         "timeline.png": pictures.timeline(record, run),
         "trace.json": trace.chrome_trace(run, report.heading(record)).encode(),
-        RECORD: (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode(),
+        RECORD: json_text(record).encode(),
     }
     for name, content in contents.items():
         with atomic_write(folder / name) as file:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from lira_bench.speed.measure import Run
 from lira_bench.speed.record import STAGES
 from lira_bench.speed.report import TITLES
+from lira_engine.text import json_text
 
 _MARKS = "tokens, masks, regions"
 
@@ -44,7 +44,7 @@ def chrome_trace(run: Run, title: str) -> str:
                 "s": "t" if mark.kind == "token" else "p",
             }
         )
-    return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}, ensure_ascii=False) + "\n"
+    return json_text({"traceEvents": events, "displayTimeUnit": "ms"}, indent=None)
 
 
 def _named(kind: str, lane: int, name: str) -> dict[str, Any]:

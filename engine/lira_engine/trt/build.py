@@ -21,7 +21,7 @@ from lira_engine.atomic import atomic_write
 from lira_engine.builder import BuiltStage, Progress, gpu_bytes, gpu_precision
 from lira_engine.bundle import Bundle
 from lira_engine.engine_folder import engine_file
-from lira_engine.errors import LiraError
+from lira_engine.errors import LiraError, how_it_ended
 from lira_engine.external_data import save_graph
 from lira_engine.machine import available_mib
 from lira_engine.options import TrtOptions, recorded_options
@@ -201,17 +201,14 @@ def compile_in_process(job: Job, phase: Callable[[str], None]) -> dict[str, int]
     if "error" in last:
         raise LiraError(f"{stage}: {last['error']}; nothing was kept")
     if code or "peak_rss_mib" not in last:
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         log = Path(job.out).with_suffix(".log")
         said = (
             log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
             if log.exists()
             else []
         )
-        why = " (most likely too little memory)" if code == -9 else ""
-        raise LiraError(
-            f"{stage}: the compiler {how}{': ' + said[0][:300] if said else ''}{why}; nothing was kept"
-        )
+        why = f": {said[0][:300]}" if said else ""
+        raise LiraError(f"{stage}: the compiler {how_it_ended(code)}{why}; nothing was kept")
     Path(job.out).with_suffix(".log").unlink(missing_ok=True)
     return {"peak_rss_mib": last["peak_rss_mib"], "layers": last["layers"]}
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lira_engine.atomic import atomic_write, readable_errors
-from lira_engine.errors import LiraError
+from lira_engine.errors import LiraError, out_of_memory
 from lira_engine.machine import peak_rss_mib
 from lira_engine.trt.flavour import compute_capabilities, load_flavour
 from lira_engine.trt.log import error_log
@@ -137,8 +137,11 @@ def main() -> None:
 
     try:
         say(**compile_engine(job, lambda phase: say(phase=phase)))
-    except (LiraError, OSError) as error:
-        say(error=" ".join(str(error).split()))
+    except Exception as error:
+        reason = out_of_memory(error) or (str(error) if isinstance(error, (LiraError, OSError)) else None)
+        if reason is None:
+            raise
+        say(error=" ".join(reason.split()))
     answers.close()
 
 

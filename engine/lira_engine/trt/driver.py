@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from lira_engine.errors import LiraError
+from lira_engine.errors import LiraError, memory_errors_told
 from lira_engine.extras import install_line
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ def open_driver(target: str) -> Driver:
     Raises LiraError where pycuda is missing or does not load, and where CUDA finds no GPU.
     """
     try:
-        cuda = importlib.import_module("pycuda.driver")
+        with memory_errors_told():
+            cuda = importlib.import_module("pycuda.driver")
     except ImportError as error:
         reason = " ".join(str(error).split())[:200]
         if isinstance(error, ModuleNotFoundError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
 from typing import Any, Literal
 
-from lira_engine.errors import LiraError
+from lira_engine.errors import LiraError, memory_errors_told
 from lira_engine.extras import install_line
 from lira_engine.machine import gpus, jetson
 
@@ -55,7 +55,8 @@ def load_flavour(target: str) -> Flavour:
     not installed or does not load."""
     module_name, extra = _MODULES[target]
     try:
-        module = importlib.import_module(module_name)
+        with memory_errors_told():
+            module = importlib.import_module(module_name)
     except (ImportError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise LiraError(

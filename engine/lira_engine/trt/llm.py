@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lira_engine.errors import Closed
 from lira_engine.manifest import ModelSpec
 from lira_engine.runner import Closing, CountedRows, KvCache, LlmOutput, check_embeddings, check_room
 from lira_engine.trt.driver import Buffer
@@ -102,7 +103,7 @@ class TrtLlm(Closing):
         """An empty cache for one sequence. Raises LiraError where the device has no room for it."""
         with self._lock, self._driver.current():
             if not self._contexts:
-                raise ValueError("the language model is closed")
+                raise Closed("the language model")
             buffers = self._free.pop() if self._free else self._allocate()
             # A masked slot's weight of zero times a NaN would still be a NaN.
             for buffer in (one for each in buffers for one in each.values()):
@@ -123,8 +124,10 @@ class TrtLlm(Closing):
         """
         rows = check_embeddings(embeds, logit_positions, self._model.hidden_size)
         with self._lock, self._driver.current():
-            if not self._contexts or not isinstance(cache, TrtKvCache) or cache not in self._caches:
-                raise ValueError("the cache belongs to a language model that is closed, or to another one")
+            if not self._contexts:
+                raise Closed("the language model")
+            if not isinstance(cache, TrtKvCache) or cache not in self._caches:
+                raise ValueError("the cache belongs to another language model")
             check_room(cache.length, cache.capacity, rows)
             asked, places = np.unique(
                 np.array([p % rows for p in logit_positions], np.int64), return_inverse=True

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lira_engine.errors import Closed
 from lira_engine.manifest import StageSpec, TensorSpec
 from lira_engine.runner import Feeds, Stage, check_feeds, host_array
 from lira_engine.trt.driver import Buffer, Driver, Event, Stream
@@ -61,7 +62,7 @@ class TrtStage(Stage):
 
     def _open_context(self) -> TrtContext:
         if self._context is None:
-            raise ValueError(f"{self.name} is closed")
+            raise Closed(self.name)
         return self._context
 
     def _enqueue(self, context: TrtContext, feeds: Feeds) -> dict[str, TrtTensor]:
@@ -162,7 +163,7 @@ class Block:
     def buffer(self) -> Buffer:
         """Raises ValueError when it was freed."""
         if self._buffer is None:
-            raise ValueError(f"{self._stage} is closed, and what it made is gone")
+            raise Closed(self._stage)
         return self._buffer
 
     def wait_in(self, stream: Stream) -> None:

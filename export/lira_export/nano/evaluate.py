@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from lira_bench.metrics import PairedAccuracy, SegmentationScore, matched_pairs
 from lira_engine.atomic import atomic_write
 from lira_engine.errors import LiraError
+from lira_engine.terminal import plain_console
 
 from . import texts
 from .scenes import TRAINING_SEED, Scene, render_scene
@@ -184,7 +184,7 @@ def command(
         **summary(scores),
     }
     text = markdown(report)
-    console = Console()
+    console = plain_console()
     table = Table(title=f"{name}, {scenes} scenes of seed {seed}, {target} {precision}")
     for column in ("measure", "with ILVC", "without"):
         table.add_column(column)

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import DownloadColumn, TimeRemainingColumn
+
+from lira_engine.terminal import plain_console, progress_bar
+from lira_engine.text import check_path
 
 
 def synthesize(
@@ -22,9 +24,9 @@ def synthesize(
 
     Its answers are meaningless. Speed and memory do not depend on what weights say.
     """
-    console = Console(highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    console = plain_console()
+    check_path(output)
+    with progress_bar(console, DownloadColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task("torch: loading", total=None)
         from .synthesize import WARNING
         from .synthesize import synthesize as write

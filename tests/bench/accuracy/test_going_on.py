@@ -102,6 +102,15 @@ def test_an_error_in_a_ray_worker_is_one_line(evaluate: Evaluate) -> None:
     assert not evaluate.samples("out")
 
 
+def test_a_missing_matplotlib_is_told_before_the_work(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(extras, "missing_packages", lambda extra: [extra])
+    assert evaluate("attreval", "out") == 2
+    assert extras.install_line("bench") in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
 def test_a_missing_ray_is_one_line(
     evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

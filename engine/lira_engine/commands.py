@@ -1,0 +1,85 @@
+"""The sub-commands of `lira-edge`: found by entry point, and only the one that is called is imported."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import typer
+from rich.table import Table
+
+from lira_engine.errors import LiraError
+from lira_engine.extras import DISTRIBUTION, lacking
+from lira_engine.terminal import plain_console
+
+GROUP = "lira_edge.commands"
+# What the parser says about arguments. Its base class moved between versions of typer and click.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+def run(arguments: list[str]) -> int:
+    """Run one sub-command; its exit code. Raises what it raises, and LiraError where there is no such one."""
+    commands = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
+    if not arguments or arguments[0] in ("--help", "-h"):
+        _list_commands(commands)
+    elif arguments[0] == "--version":
+        print(f"{DISTRIBUTION} {metadata.version(DISTRIBUTION)}")
+    elif arguments[0] not in commands:
+        raise LiraError(f"there is no command {arguments[0]!r}; there are: {', '.join(sorted(commands))}")
+    else:
+        return _run(commands[arguments[0]], arguments[1:])
+    sys.stdout.flush()
+    return 0
+
+
+def _run(entry: metadata.EntryPoint, arguments: list[str]) -> int:
+    missing, mend = lacking(entry)
+    if missing:
+        raise LiraError(f"`lira-edge {entry.name}` needs {', '.join(missing)}: run {mend}")
+    app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+    app.command(entry.name)(entry.load())
+    command, name = typer.main.get_command(app), f"lira-edge {entry.name}"
+    try:
+        # Not by its `main`, which has ways of its own with Ctrl-C and pipes that nobody reads.
+        with command.make_context(name, arguments) as context:
+            command.invoke(context)
+        code = 0
+    except typer.Exit as end:
+        code = end.exit_code
+    except _UsageError as error:
+        reason = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+        raise LiraError(f"{reason.rstrip('.')}: see `{name} --help`") from None
+    sys.stdout.flush()
+    return code
+
+
+def _list_commands(commands: dict[str, metadata.EntryPoint]) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, entry in sorted(commands.items()):
+        missing, mend = lacking(entry)
+        note = f"  (not installed: {mend})" if missing else ""
+        table.add_row(f"  {name}", _summary(entry) + note)
+    console = plain_console()
+    console.print("Usage: lira-edge COMMAND [ARGUMENTS]\n\nCommands (lira-edge COMMAND --help says more):")
+    console.print(table)
+    console.print("\nOptions: --version, --help")
+
+
+def _summary(entry: metadata.EntryPoint) -> str:
+    """First line of the command's docstring, read from its source: importing it may need what is missing."""
+    package, _, rest = entry.module.partition(".")
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return ""
+    file = Path(spec.submodule_search_locations[0], *rest.split(".")).with_suffix(".py")
+    try:
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+    except OSError:
+        return ""
+    for node in body:
+        if isinstance(node, ast.FunctionDef) and node.name == entry.attr:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return ""

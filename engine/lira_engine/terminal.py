@@ -1,0 +1,31 @@
+"""What commands write on the terminal. Paths, names and answers are printed as they are: rich would take
+[markup] and emoji codes in them for its own, and colour numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.text import Text
+
+
+def plain_console(stderr: bool = False) -> Console:
+    """A console that changes nothing in the text of a line, a table or a title."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+@contextmanager
+def status(console: Console, text: str = "") -> Iterator[Callable[[str], None]]:
+    """A spinner with a text while the block runs; what it yields changes the text."""
+    with console.status(Text(text)) as shown:
+        yield lambda text: shown.update(Text(text))
+
+
+def progress_bar(console: Console, *columns: ProgressColumn) -> Progress:
+    """A task's description, its bar and `columns`; gone when it ends. Shown on terminals only."""
+    description = TextColumn("{task.description}", markup=False)
+    return Progress(
+        description, BarColumn(), *columns, console=console, transient=True, disable=not console.is_terminal
+    )

@@ -1,0 +1,136 @@
+"""What a file is that should have held tensors: told from its first bytes, with what mends it."""
+
+from __future__ import annotations
+
+import pickletools
+import struct
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from lira_engine.errors import quoted
+
+_HEAD = 512
+_LONG = 60  # characters of a path that a command in a message repeats
+_AGAIN = "download the file again"
+# Formats that stand where a checkpoint was expected; signatures as in their specifications.
+_SIGNATURES = (
+    (
+        0,
+        b"version https://git-lfs",
+        "a git-lfs pointer, not the file itself: run `git lfs pull` in its repository",
+    ),
+    (0, b"\x1f\x8b", f"a gzip archive: unpack it, or {_AGAIN}"),
+    (0, b"\xfd7zXZ", f"an xz archive: unpack it, or {_AGAIN}"),
+    (0, b"7z\xbc\xaf", f"a 7-Zip archive: unpack it, or {_AGAIN}"),
+    (0, b"Rar!", f"a RAR archive: unpack it, or {_AGAIN}"),
+    (257, b"ustar", f"a tar archive: unpack it, or {_AGAIN}"),
+    (0, b"GGUF", "a GGUF file, which is quantised: take the checkpoint that it was made from"),
+    (0, b"\x89HDF", "an HDF5 file: take the PyTorch checkpoint"),
+    (0, b"\x93NUMPY", "a NumPy array: take the PyTorch checkpoint"),
+    (0, b"%PDF", f"a PDF file: {_AGAIN}"),
+)
+_PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_WRAPPERS = ("state_dict", "module", "model", "model_state_dict")
+
+
+def foreign_kind(path: Path) -> str | None:
+    """What ``path`` is and what mends it ("a git-lfs pointer, ...: run ..."); None where nothing speaks
+    against tensors.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+    if not head:
+        return f"empty (0 bytes): {_AGAIN}"
+    if not any(head):
+        return f"nothing but zeros where it begins: {_AGAIN}"
+    for offset, signature, kind in _SIGNATURES:
+        if head[offset:].startswith(signature):
+            return kind
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+        return f"a web page, perhaps a server's error or a login: {_AGAIN}, logged in where that is asked for"
+    if text.startswith((b"{", b"[")):
+        return f"JSON text, perhaps a server's error: {_AGAIN}"
+    return None
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether it begins as safetensors do: the header's length, then JSON."""
+    with open(path, "rb") as file:
+        head = file.read(9)
+    return len(head) == 9 and head[8:] == b"{" and struct.unpack("<Q", head[:8])[0] < path.stat().st_size
+
+
+def not_a_pth(path: Path) -> str | None:
+    """As :func:`foreign_kind`, for a file that ``torch.save`` should have written.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    kind = foreign_kind(path)
+    if kind is not None:
+        return kind
+    if is_safetensors(path):
+        return (
+            'a safetensors file under another name: convert it, `python -c "import sys, torch, '
+            'safetensors.torch as s; torch.save(s.load_file(sys.argv[1]), sys.argv[1])" '
+            f"{quoted(path)}`"
+        )
+    with open(path, "rb") as file:
+        head = file.read(2)
+    if head != b"PK":
+        return None if head in _PICKLED else f"not a file that torch.save wrote: {_AGAIN}"
+    if not zipfile.is_zipfile(path):
+        return f"cut short, its table of contents is missing: {_AGAIN}"
+    with zipfile.ZipFile(path) as archive:
+        names = [name.partition("/")[2] for name in archive.namelist()]
+    if "constants.pkl" in names:
+        return (
+            "a TorchScript archive: take the file with the state dict, or save torch.jit.load's state_dict()"
+        )
+    if "data.pkl" not in names:
+        return f"a zip archive that torch.save did not write: unpack it, or {_AGAIN}"
+    return None
+
+
+def tensors_only_command(path: Path, key: str | None = None) -> str:
+    """Replaces a trainer's checkpoint by its tensors, those under ``key`` where that is known.
+
+    It unpickles: for files that the user trusts.
+    """
+    texts = set(_strings(path)) if key is None else set()
+    key = key or next((wrapper for wrapper in _WRAPPERS if wrapper in texts), None)
+    tensors = "t.load(f, weights_only=False)"
+    if key:
+        tensors += f"[{key!r}]"
+    elif any(text.startswith("torch.nn.modules") for text in texts):
+        tensors += ".state_dict()"
+    else:
+        arrays = any("numpy" in text for text in texts)
+        keep = (
+            "{k: t.as_tensor(v) for k, v in %s.items()}"
+            if arrays
+            else "{k: v for k, v in %s.items() if t.is_tensor(v)}"
+        )
+        tensors = keep % tensors
+    argument = quoted(path) if len(str(path)) <= _LONG else "FILE"
+    return f'python -c "import sys, torch as t; f = sys.argv[1]; t.save({tensors}, f)" {argument}'
+
+
+def _strings(path: Path) -> Iterator[str]:
+    """The texts in a pickle, read without running it."""
+    with suppress(OSError, ValueError, zipfile.BadZipFile):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                name = next((n for n in archive.namelist() if n.endswith("/data.pkl")), None)
+                pickled = archive.read(name) if name else b""
+        else:
+            pickled = b""  # an old-format file holds several pickles, and the tensors between them
+        for _, argument, _ in pickletools.genops(pickled):
+            if isinstance(argument, str):
+                yield argument

@@ -1,0 +1,74 @@
+"""Masks of large pictures, computed some rows at a time."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from PIL import Image
+
+from lira_engine.manifest import RegionSpec, TileSpec
+from lira_runtime import masks, preprocess
+from lira_runtime.masks import Mask
+
+TILE = TileSpec(size=32, min_num=1, max_num=4, use_thumbnail=True, mean=(0.5,) * 3, std=(0.25,) * 3)
+LOGITS = np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32)
+SIZES = [(60, 40), (40, 61), (200, 3), (1, 90)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("pixels", [1, 130, 1000])
+def test_bands_give_what_the_whole_gives(
+    size: tuple[int, int], pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image, region = Image.fromarray(noise), RegionSpec(brightness=0.3)
+    whole = Mask(lambda: LOGITS, *size)
+    logits, score = whole.logits, whole.score
+    inside = logits[logits > 0].astype(np.float64)
+    assert score == np.mean(1 / (1 + np.exp(-inside)))  # as ever, in one band
+    crop, box = preprocess.highlight_crop(image, whole.binary, region)
+    tile = preprocess.region_tile(crop, TILE)
+
+    monkeypatch.setattr(preprocess, "_BAND_PIXELS", pixels)
+    banded = Mask(lambda: LOGITS, *size)
+    assert_array_equal(banded.logits, logits)
+    assert_array_equal(banded.binary, logits > 0)
+    assert banded.score == pytest.approx(score, rel=1e-14)
+    found, found_box = preprocess.highlighted_tile(image, banded.binary, region, TILE)
+    assert_array_equal(found, tile)
+    assert found_box == box == banded.box_xyxy
+
+
+def test_the_tile_of_an_empty_mask_is_the_whole_picture_darkened() -> None:
+    image, region = Image.new("RGB", (50, 30), (200, 100, 50)), RegionSpec(brightness=0.3)
+    nothing = np.zeros((30, 50), bool)
+    crop, box = preprocess.highlight_crop(image, nothing, region)
+    found, found_box = preprocess.highlighted_tile(image, nothing, region, TILE)
+    assert found_box == box == (0, 0, 50, 30)
+    assert_array_equal(found, preprocess.region_tile(crop, TILE))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_mask_that_is_kept_in_bits(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Mask(lambda: LOGITS, *size)
+    monkeypatch.setattr(masks, "_KEPT_AS_IT_IS", 0)
+    packed = Mask(lambda: LOGITS, *size)
+    assert packed.binary.dtype == bool
+    assert_array_equal(packed.binary, plain.binary)
+    assert (packed.score, packed.box_xyxy) == (plain.score, plain.box_xyxy)
+
+
+def test_what_a_large_mask_needs() -> None:
+    width, height = 12_000, 2_000
+    mask = Mask(lambda: np.abs(LOGITS), width, height)
+    tracemalloc.start()
+    try:
+        assert mask.score > 0.5 and mask.box_xyxy == (0, 0, width, height)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < width * height / 4
+    assert peak < 200e6  # whole, float64 alone takes 190 MB for each step of the score
