@@ -117,7 +117,7 @@ def _assemble(
     places = question.count(IMAGE_PLACE)
     if places > 1:
         raise LiraError(
-            f"the question has {places} times <image>, where the picture goes; expected it once, or never"
+            f"the question has <image> {places} times; expected it once, where the picture goes, or never"
         )
     if places:  # upstream puts "<image>\n" in front of a question that has no <image> of its own
         lead, tail = end.removeprefix("\n").split("{question}", 1)

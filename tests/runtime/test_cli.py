@@ -101,7 +101,7 @@ def test_cut_off_answer_says_so(command: Any, picture: Path) -> None:
         (["--task", "poem"], "expected one of gcg, refseg, vqa"),
         (["--task", "refseg"], "needs an expression"),
         (["--ask", "it", "--ilvc", "maybe"], "expected one of auto, on, off, plain"),
-        (["--ask", "it <image> <image>"], "2 times <image>"),
+        (["--ask", "it <image> <image>"], "<image> 2 times; expected it once"),
         (["--ask", "it", "--max-tiles", "13"], "max_tiles is 13"),
         (["--ask", "it", "--temperature", "-1"], "temperature"),
         (["--ask", "it", "--top-p", "2"], "top_p"),
