@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table as RichTable
 
-from lira_engine.cli_options import PrecisionOption, TargetOption
+from lira_engine.cli_options import MaxTilesOption, PrecisionOption, TargetOption
 from lira_engine.terminal import plain_console, status
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def bench(
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Answers that are measured, per image.")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="Answers before them that are not.")] = 1,
+    max_tiles: MaxTilesOption = None,
     target: TargetOption = "cpu",
     precision: PrecisionOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
@@ -55,18 +56,23 @@ def bench(
     from lira_bench.speed import benchmark, output, report
     from lira_engine.engine_folder import usual_precision
     from lira_engine.errors import LiraError
+    from lira_runtime.preprocess import check_tiles
 
     if task not in benchmark.TASKS:
         raise LiraError(f"--task is {task!r}, expected one of {', '.join(benchmark.TASKS)}")
     precision = precision or usual_precision(target)
+    check_tiles("max_tiles", max_tiles)
     names = list(PEERS) if peer == ["all"] else (peer or [])
     peers_named(names)
+    if names and max_tiles is not None:
+        raise LiraError("--max-tiles and --peer: peers get the bundle's own number of tiles, leave one out")
     folder = out or Path(f"bench-{bundle.resolve().name}-{task}-{target}-{precision}")
     output.check(folder, overwrite)
     console = plain_console()
     request = benchmark.Request(
-        bundle, target, precision, task, expression, images, runs, warmup, threads, forced, ablation
-    )
+        bundle, target, precision, task, expression, images, runs, warmup, threads, forced, ablation,
+        max_tiles,
+    )  # fmt: skip
     with status(plain_console(stderr=True), "opening the engines") as show:
         result = benchmark.run(request, show)
         record = dict(result.record)

@@ -13,3 +13,7 @@ PrecisionOption = Annotated[
     str | None,
     typer.Option(help="Precision of the engines.  [default: fp32 for cpu and portable, else fp16]"),
 ]
+MaxTilesOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Cut the image into 1 to 12 tiles at most.  [default: the bundle's]"),
+]

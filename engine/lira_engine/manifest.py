@@ -21,6 +21,10 @@ MEND = "copy the bundle again, or make it again with `lira-edge export CHECKPOIN
 STAGES = ("semantic_encoder", "pixel_encoder", "sefe", "llm", "pixel_decoder")
 
 
+MAX_TILES = 12
+"""Tiles that an image may be cut into, its thumbnail not counted; a bundle's own number may be smaller."""
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """Sizes of the model. `context_length` is the number of KV cache slots; `mask_size` is pixel_size / 4."""
@@ -107,7 +111,7 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class PromptSpec:
-    """`system` is the whole system block; `user` holds {question} and <image>, which takes the prefix."""
+    """`system` is the whole system block; `user` holds <image>, which takes the prefix, and {question}."""
 
     system: str
     user: str
@@ -216,8 +220,8 @@ class Manifest:
             )
         self._check_ids(where, (tokens.bos, tokens.seg, tokens.image_id, tokens.p, tokens.p_end))
         self._check_ids(where, (*tokens.eos, *tokens.region_suffix))
-        if "{question}" not in self.prompts.user or "<image>" not in self.prompts.user:
-            raise LiraError(f"{where}.prompts.user: expected both {{question}} and <image> in it")
+        if "{question}" not in self.prompts.user.partition("<image>")[2]:
+            raise LiraError(f"{where}.prompts.user: expected <image> and, behind it, {{question}}")
 
     def _check_ids(self, where: str, ids: Iterable[int]) -> None:
         for token_id in ids:

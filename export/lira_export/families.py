@@ -61,7 +61,7 @@ INTERNLM2 = Family(
     ),
     norms={"attention_norm": "attention_norm", "ffn_norm": "ffn_norm"},
     padded_vocabulary=False,
-    eos=("<|im_end|>",),
+    eos=("<|im_end|>", "</s>"),
     bos_token_id=1,
 )
 # Qwen2 inside InternVL, as InternVL2-1B's repository lays it out.

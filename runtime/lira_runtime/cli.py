@@ -6,30 +6,36 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from lira_engine.cli_options import PrecisionOption, TargetOption
+from lira_engine.cli_options import MaxTilesOption, PrecisionOption, TargetOption
 from lira_engine.terminal import plain_console, status
 
 if TYPE_CHECKING:
     from lira_runtime.answer import Answer
     from lira_runtime.events import Event
-    from lira_runtime.prompts import Ilvc
 
 
 def run(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `lira-edge export` wrote.")],
     image: Annotated[Path, typer.Option(metavar="FILE", help="JPEG, PNG, WebP or BMP.")],
-    ask: Annotated[str | None, typer.Option(help="A question, in your own words.")] = None,
+    ask: Annotated[
+        str | None,
+        typer.Option(
+            help="A question, in your own words. <image> in it is where the picture goes; other tags ([SEG], "
+            "<p>, </s>) become the tokens of that name."
+        ),
+    ] = None,
     task: Annotated[str | None, typer.Option(help="A task: refseg, gcg, vqa, caption.")] = None,
     expression: Annotated[str | None, typer.Option(help="What the task is about.")] = None,
     ilvc: Annotated[
-        str, typer.Option(help="Encode regions again as they are named: auto, on, off.")
+        str, typer.Option(help="Encode regions again as they are named: auto, on, off, plain.")
     ] = "auto",
+    max_tiles: MaxTilesOption = None,
     target: TargetOption = "cpu",
     precision: PrecisionOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
@@ -56,6 +62,8 @@ def run(
     from lira_runtime import arguments, report
     from lira_runtime.answer import first_tokens
     from lira_runtime.images import open_image
+    from lira_runtime.preprocess import check_tiles
+    from lira_runtime.prompts import check_ilvc
     from lira_runtime.sampling import make_sampler
     from lira_runtime.scene import Lira
 
@@ -63,6 +71,8 @@ def run(
     # First whatever costs little and may be wrong: nobody waits for an answer that cannot be written.
     _check_outputs(image, overlay, json)
     make_sampler(temperature, top_p, top_k, seed)
+    mode = check_ilvc(ilvc)
+    check_tiles("max_tiles", max_tiles)
     for option, given in (("--ask", ask), ("--expression", expression), ("--attributes", attributes)):
         arguments.optional_text(option, given)
     words = [word.strip() for word in (attributes or "").split(",") if word.strip()]
@@ -76,12 +86,11 @@ def run(
     with ExitStack() as opened:
         with status(out, "opening the engines"):
             lira = opened.enter_context(Lira.open(bundle, target, precision, threads, unverified=unverified))
-        mode = cast("Ilvc", ilvc)
         question = lira.prompt(ask, task, expression, mode).question
         if words:
             first_tokens(lira.tokenizer, words)
         with status(out, "looking at the image"):
-            scene = lira.look(picture)
+            scene = lira.look(picture, max_tiles=max_tiles)
         events = scene.stream(
             ask,
             task=task,
@@ -112,7 +121,12 @@ def run(
                 "bundle": lira.manifest.name,
                 "target": target,
                 "precision": precision,
-                "image": {"file": str(image), "width": picture.width, "height": picture.height},
+                "image": {
+                    "file": str(image),
+                    "width": picture.width,
+                    "height": picture.height,
+                    "tiles": scene.tiles,
+                },
                 "question": question,
                 "task": task,
                 "ilvc": ilvc,

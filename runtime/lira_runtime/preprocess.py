@@ -8,11 +8,14 @@ which antialiases when it shrinks (OpenCV has no such mode) and rounds to 8 bits
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from lira_engine.manifest import PixelSpec, RegionSpec, TileSpec
+from lira_engine.errors import LiraError
+from lira_engine.manifest import MAX_TILES, PixelSpec, RegionSpec, TileSpec
+from lira_runtime import arguments
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom exclusive
 
@@ -42,6 +45,28 @@ def choose_grid(width: int, height: int, min_num: int, max_num: int, size: int) 
         if distance < best_distance or (distance == best_distance and enough_pixels):
             best, best_distance = (cols, rows), distance
     return best
+
+
+def check_tiles(name: str, count: int | None) -> int | None:
+    """Raises LiraError for a number of tiles, called `name`, that is none of 1 to 12 (None: the bundle's)."""
+    expected = f"a whole number from 1 to {MAX_TILES}"
+    count = arguments.optional_whole(name, count, expected, 1)
+    if count is not None and count > MAX_TILES:
+        raise LiraError(f"{name} is {count}; expected {expected}")
+    return count
+
+
+def with_tiles(spec: TileSpec, max_tiles: int | None = None, min_tiles: int | None = None) -> TileSpec:
+    """`spec` with other numbers of tiles, the thumbnail not counted; None keeps its own.
+
+    Raises LiraError for other numbers than 1 to 12, and for a minimum above the maximum.
+    """
+    max_tiles, min_tiles = check_tiles("max_tiles", max_tiles), check_tiles("min_tiles", min_tiles)
+    most = spec.max_num if max_tiles is None else max_tiles
+    least = min(spec.min_num, most) if min_tiles is None else min_tiles
+    if least > most:
+        raise LiraError(f"min_tiles is {least}; expected at most max_tiles, which is {most}")
+    return replace(spec, min_num=least, max_num=most)
 
 
 def tiles(image: Image.Image, spec: TileSpec) -> np.ndarray:

@@ -21,10 +21,11 @@ from lira_engine.errors import LiraError
 from lira_engine.manifest import Manifest
 from lira_runtime import arguments, images, preprocess
 from lira_runtime.answer import Answer, Transcript
+from lira_runtime.beam import beam_search
 from lira_runtime.callbacks import ImageIdCallback, SegCallback
 from lira_runtime.events import Event, FinishedEvent, MaskEvent, RegionEvent, TokenEvent
-from lira_runtime.loop import TokenCallback, generate
-from lira_runtime.prompts import Ilvc, Prompt, build_prompt
+from lira_runtime.loop import Llm, TokenCallback, generate
+from lira_runtime.prompts import Ilvc, Prompt, banned_tokens, build_prompt, encodes_regions
 from lira_runtime.sampling import Sampler, make_sampler
 from lira_runtime.timings import LookTimings, TimedLlm, Timings
 from lira_runtime.tokenizer import TextCoder, Tokenizer
@@ -89,16 +90,26 @@ class Lira:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def look(self, image: str | PathLike[str] | Image | np.ndarray) -> Scene:
+    def look(
+        self,
+        image: str | PathLike[str] | Image | np.ndarray,
+        *,
+        max_tiles: int | None = None,
+        min_tiles: int | None = None,
+    ) -> Scene:
         """Encode an image (path, PIL image, or [H, W, 3] uint8 RGB), once for all questions about it.
 
-        Raises LiraError for what is not a readable JPEG, PNG, WebP or BMP.
+        The semantic encoder sees the image in `min_tiles` to `max_tiles` tiles (1 to 12; default: the
+        bundle's, and no more than `max_tiles` at least), and as a whole where these are several. More tiles
+        show more detail, and take that much more time and room in the KV cache.
+        Raises LiraError for what is not a readable JPEG, PNG, WebP or BMP, and for other numbers of tiles.
         """
+        tile_spec = preprocess.with_tiles(self.manifest.preprocessing.tile, max_tiles, min_tiles)
         timings = LookTimings()
         clock = time.perf_counter
         started = clock()
         picture = images.open_image(image)
-        tiles = preprocess.tiles(picture, self.manifest.preprocessing.tile)  # [T, 3, S, S]
+        tiles = preprocess.tiles(picture, tile_spec)  # [T, 3, S, S]
         pixels = preprocess.pixel_input(picture, self.manifest.preprocessing.pixel)  # [1, 3, P, P]
         timings.preprocess = clock() - started
 
@@ -124,7 +135,8 @@ class Lira:
         timings.sefe = clock() - started
 
         decoder_inputs = set(self.manifest.stages["pixel_decoder"].inputs) - {"hidden_states"}
-        return Scene(self, picture, prefix, {name: made[name] for name in sorted(decoder_inputs)}, timings)
+        kept = {name: made[name] for name in sorted(decoder_inputs)}
+        return Scene(self, picture, prefix, kept, timings, tiles=len(tiles))
 
     def encode_tiles(self, tiles: np.ndarray) -> np.ndarray:
         """tiles [T, 3, S, S] float32 -> features [T, N, C] float32.
@@ -175,9 +187,9 @@ class Lira:
 class Scene:
     """One image, encoded. Made by `Lira.look`.
 
-    Has one KV cache: the rows of [system text, image] are filled by the first question and kept for the
-    others. So one question at a time, from one thread: a stream that is continued after a newer one has begun
-    raises LiraError.
+    Has one KV cache: the rows of [what is before the image, image] are filled by the first question and kept
+    for the others that begin alike (all but those that place the image themselves). So one question at a
+    time, from one thread: a stream that is continued after a newer one has begun raises LiraError.
     """
 
     def __init__(
@@ -187,9 +199,11 @@ class Scene:
         prefix: np.ndarray,  # [P, C]
         image_features: Mapping[str, Tensor],  # what the pixel decoder needs beside the hidden state
         look_timings: LookTimings,
+        tiles: int,  # T, the thumbnail included
     ) -> None:
         self.image = image
         self.look_timings = look_timings
+        self.tiles = tiles
         self._lira = lira
         self._prefix = prefix
         self._image_features = image_features
@@ -242,7 +256,8 @@ class Scene:
         """Answer a free-form `question` or a `task` of the bundle, event by event; the last is FinishedEvent.
 
         ilvc: "auto" and "on" use the task's ILVC prompt and re-encode regions at `<image_id>`; "off" takes
-        the prompt without ILVC where the task has one, and bans `<image_id>`. Greedy at temperature 0.
+        the prompt without ILVC where the task has one, and bans `<image_id>`; "plain" uses the ILVC prompt
+        and takes `<image_id>` for a token like any other (see prompts.Ilvc). Greedy at temperature 0.
         max_new_tokens defaults to the task's, or 512. Raises LiraError at once for an empty question, one
         longer than the context, an unknown task and values out of range.
         """
@@ -250,9 +265,9 @@ class Scene:
         prompt = self._lira.prompt(question, task, expression, ilvc)
         if max_new_tokens is not None:
             prompt = replace(prompt, max_new_tokens=max_new_tokens)
-        banned = (self._lira.manifest.tokens.image_id,) if ilvc == "off" else ()
+        banned = banned_tokens(ilvc, self._lira.manifest.tokens)
         choose = make_sampler(temperature, top_p, top_k, seed, banned)
-        return self.stream_prompt(prompt, choose, use_ilvc=ilvc != "off")
+        return self.stream_prompt(prompt, choose, use_ilvc=encodes_regions(ilvc))
 
     def stream_prompt(
         self,
@@ -263,14 +278,46 @@ class Scene:
         forced: Mapping[int, int] | None = None,  # step -> token id
     ) -> Iterator[Event]:
         """`stream` for a prompt of token ids. With `forced`, a recorded answer is replayed."""
+        self._check_length(prompt)
+        return self._run(prompt, choose, use_ilvc, forced)
+
+    def search_prompt(self, prompt: Prompt, beams: int, min_new_tokens: int = 0) -> Answer:
+        """The answer that a beam search finds (see beam.py), plain: `<image_id>` is a token like any other.
+
+        The bundle's first end token, that of the turn, ends the search; the prompt's other ones close an
+        answer, which then has `min_new_tokens` tokens at least in front of it. `timings` are those of reading
+        the answer once more, for its masks. Raises LiraError as `stream_prompt` does, and for one beam.
+        """
+        self._check_length(prompt)
+        self._turn += 1
+        lira, turn_end = self._lira, self._lira.manifest.tokens.eos[0]
+        llm = lira.engines.llm
+        tokens = beam_search(
+            llm,
+            self._keep_image_rows(prompt.before, llm),
+            lira.embed(prompt.after),
+            lira.embed,
+            beams,
+            prompt.max_new_tokens,
+            prompt.stop_ids - {turn_end},
+            (turn_end,),
+            min_new_tokens,
+        )
+        # Of another beam than the best one, the turn's end may stand in the middle.
+        again = replace(prompt, stop_ids=frozenset(), max_new_tokens=len(tokens))
+        forced = dict(enumerate(tokens))
+        answer = _last_answer(self.stream_prompt(again, make_sampler(), use_ilvc=False, forced=forced))
+        return replace(answer, finish_reason="stop" if tokens[-1] in prompt.stop_ids else "length")
+
+    def _check_length(self, prompt: Prompt) -> None:
         length = len(prompt.before) + len(self._prefix) + len(prompt.after)
         capacity = self._lira.engines.llm.capacity
         if length > capacity:
+            fewer = f", or allow fewer tiles than {self.tiles} (--max-tiles)" if self.tiles > 1 else ""
             raise LiraError(
                 f"the prompt has {length} tokens, {len(self._prefix)} of them the image; "
-                f"expected at most {capacity}: ask a shorter question"
+                f"expected at most {capacity}: ask a shorter question{fewer}"
             )
-        return self._run(prompt, choose, use_ilvc, forced)
 
     def _run(
         self, prompt: Prompt, choose: Sampler, use_ilvc: bool, forced: Mapping[int, int] | None
@@ -323,7 +370,7 @@ class Scene:
                 raise LiraError("another question was asked about this scene; expected one stream at a time")
         yield FinishedEvent(transcript.finish(finish_reason, timings, seg.logits))
 
-    def _keep_image_rows(self, before: tuple[int, ...], llm: TimedLlm) -> KvCache:
+    def _keep_image_rows(self, before: tuple[int, ...], llm: Llm) -> KvCache:
         """The cache with exactly the rows of [before, image] in it."""
         if self._cache is None:
             self._cache = self._lira.engines.llm.new_cache()

@@ -52,11 +52,14 @@ def test_images_of_a_folder_in_turn(accuracy_bundle: Path, accuracy_data: Path, 
         shutil.copy(file, images)
     out = tmp_path / "out"
     asked = ("--images", images, "--runs", "1", "--warmup", "0", "--expression", "the red circle")
-    assert bench(accuracy_bundle, *asked, "-o", out) == 0
+    assert bench(accuracy_bundle, *asked, "--max-tiles", "4", "-o", out) == 0
     record = json.loads((out / "bench.json").read_text())
     assert [image["name"] for image in record["images"]] == sorted(file.name for file in images.iterdir())
     assert record["question"] == "Please segment the red circle." and record["forced"] is False
     assert record["runs"] == 2  # one for each image
+    # Square images: 2 x 2 tiles and the whole, where the bundle has one tile.
+    assert record["max_tiles"] == 4 and record["stages"]["semantic_encoder"]["count"] == 5
+    assert "2 images in at most 4 tiles" in (out / "bench.md").read_text()
 
 
 def test_random_weights_get_their_tokens(

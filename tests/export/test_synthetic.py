@@ -73,7 +73,7 @@ def test_special_tokens_have_the_published_ids(synthetic: Path) -> None:
     text = "Please segment the left one. Größe 图 \U0001f600"
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids) == text
     if checkpoint.config.llm.family == "internlm2":
-        assert (tokens.eos, tokens.seg, tokens.image_id) == ((92542,), 92553, 92558)
+        assert (tokens.eos, tokens.seg, tokens.image_id) == ((92542, 2), 92553, 92558)
     else:
         assert (tokens.eos, tokens.seg, tokens.image_id) == ((151645, 151643), 151657, 151662)
 

@@ -75,6 +75,18 @@ def test_free_form_question_without_masks(command: Any, picture: Path) -> None:
     assert out.startswith("it is\nno mask in the answer")
 
 
+def test_options_of_the_question(command: Any, picture: Path, tmp_path: Path) -> None:
+    report = tmp_path / "out.json"
+    code, _, err = command(
+        *("--image", picture, "--task", "gcg", "--ilvc", "plain", "--max-tiles", 1, "--json", report),
+        script=GROUNDED,
+    )
+    assert (code, err) == (0, "")
+    written = json.loads(report.read_text(encoding="utf-8"))
+    assert (written["ilvc"], written["image"]["tiles"], written["regions"]) == ("plain", 1, [])
+    assert "<image_id>" in written["raw_text"]
+
+
 def test_cut_off_answer_says_so(command: Any, picture: Path) -> None:
     code, out, _ = command("--image", picture, "--ask", "it", "--max-new-tokens", 1, script="▁it ▁is")
     assert (code, out.splitlines()[0]) == (0, "it")
@@ -88,7 +100,9 @@ def test_cut_off_answer_says_so(command: Any, picture: Path) -> None:
         ([], "the question is empty"),
         (["--task", "poem"], "expected one of gcg, refseg, vqa"),
         (["--task", "refseg"], "needs an expression"),
-        (["--ask", "it", "--ilvc", "maybe"], "expected one of auto, on, off"),
+        (["--ask", "it", "--ilvc", "maybe"], "expected one of auto, on, off, plain"),
+        (["--ask", "it <image> <image>"], "<image> 2 times; expected it once"),
+        (["--ask", "it", "--max-tiles", "13"], "max_tiles is 13"),
         (["--ask", "it", "--temperature", "-1"], "temperature"),
         (["--ask", "it", "--top-p", "2"], "top_p"),
         (["--ask", "it", "--max-new-tokens", "0"], "max_new_tokens"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from lira_engine.errors import LiraError
-from lira_runtime import Lira, Scene
+from lira_engine.manifest import TileSpec
+from lira_runtime import Lira, Scene, preprocess
 from lira_runtime.events import FinishedEvent, MaskEvent, RegionEvent, TokenEvent
 from lira_runtime.sampling import make_sampler
 
@@ -22,12 +24,12 @@ TILES = 3  # of the image below, thumbnail included; the encoder takes them one 
 def look(fakes: SimpleNamespace) -> Any:
     """A scene of a 40 x 20 image, and its engines."""
 
-    def open_scene(script: str = "", capacity: int = 1000) -> tuple[Scene, SimpleNamespace]:
+    def open_scene(script: str = "", capacity: int = 1000, **tiles: int) -> tuple[Scene, SimpleNamespace]:
         engines = fakes.fake_engines([fakes.ID[piece] for piece in script.split()], capacity)
         table = fakes.embed(range(len(fakes.VOCABULARY)))
         separators = np.repeat(np.array([[-2], [-4]], dtype=np.float32), fakes.WIDTH, axis=1)
         lira = Lira(fakes.fake_manifest(), engines, fakes.FakeTokenizer(), table, separators)
-        return lira.look(np.full((20, 40, 3), 200, dtype=np.uint8)), engines
+        return lira.look(np.full((20, 40, 3), 200, dtype=np.uint8), **tiles), engines
 
     return open_scene
 
@@ -169,7 +171,9 @@ def test_context_that_fills_up_keeps_the_answer(look: Any) -> None:
 
 def test_prompt_longer_than_the_context(look: Any) -> None:
     scene, engines = look(capacity=60)
-    with pytest.raises(LiraError, match=r"has \d+ tokens, 15 of them the image; expected at most 60"):
+    with pytest.raises(
+        LiraError, match=r"has \d+ tokens, 15 of them the image; expected at most 60: .*--max-tiles"
+    ):
         scene.stream("a " * 100)
     assert engines.llm.passes == []
 
@@ -192,7 +196,9 @@ def test_max_new_tokens(look: Any, most: Any) -> None:
         ({"task": "gcg", "expression": "a"}, "has its own question"),
         ({"task": "poem"}, "expected one of gcg, refseg, vqa"),
         ({"expression": "a"}, "needs a task"),
-        ({"question": "it", "ilvc": "maybe"}, "expected one of auto, on, off"),
+        ({"question": "it", "ilvc": "maybe"}, "expected one of auto, on, off, plain"),
+        ({"question": "<image> and <image>"}, "<image> 2 times; expected it once"),
+        ({"task": "refseg", "expression": "<image><image>"}, "<image> 2 times; expected it once"),
         ({"question": "it", "max_new_tokens": 0}, "expected 1 or more"),
         ({"question": "it", "temperature": -1}, "temperature"),
         ({"question": 5}, "the question is 5; expected text"),
@@ -261,11 +267,102 @@ def test_replay_by_token_ids(look: Any, fakes: SimpleNamespace) -> None:
     assert len(answer.regions) == 1
 
 
-def test_image_place_in_a_question_is_text(look: Any, fakes: SimpleNamespace) -> None:
+def test_ilvc_plain_takes_image_id_for_a_token(look: Any, fakes: SimpleNamespace) -> None:
+    """Neither banned nor looked at: the next pass reads it alone."""
+    scene, engines = look("[SEG] <image_id> ▁ball </p> . <|im_end|>")
+    answer = scene.ask(task="gcg", ilvc="plain")
+    assert (answer.regions, len(answer.masks), len(engines.semantic_encoder.calls)) == ((), 1, TILES)
+    assert fakes.IMAGE_ID in answer.token_ids
+    assert [fakes.IMAGE_ID] in [chunk[:, 0].tolist() for chunk in engines.llm.passes]
+
+
+def read_by_first_question(scene: Scene, engines: SimpleNamespace, fakes: Any, question: str) -> list[str]:
+    """What was read before and behind the image."""
+    scene.ask(question)
+    ids = np.concatenate(engines.llm.passes[:2])[:, 0].astype(int)
+    image = np.flatnonzero(ids < 0)
+    decode = fakes.FakeTokenizer().decode
+    return [decode(ids[: image[0]]), decode(ids[image[-1] + 1 :])]
+
+
+def test_image_place_in_a_question_is_where_the_image_goes(look: Any, fakes: SimpleNamespace) -> None:
+    """The place and the line break that a question without one gets are left out, as upstream has it."""
+    read = read_by_first_question(*look(), fakes, "what is <image> and {question}?")
+    assert read == [
+        "<|im_start|>system\na<|im_end|><|im_start|>user\nwhat is ",
+        "and {question}?<|im_end|><|im_start|>assistant\n",  # decoders drop a text's first blank
+    ]
+
+
+def test_a_question_that_places_the_image_does_not_disturb_the_others(
+    look: Any, fakes: SimpleNamespace
+) -> None:
+    """Rows before the image differ, so none of the kept ones may be used: neither for it, nor behind it."""
     scene, engines = look()
-    scene.ask("what is <image> and {question}?")
+    for question in ("it", "what is <image>", "it", "it"):
+        scene.ask(question)
+    prompts = [chunk[:, 0].tolist() for chunk in engines.llm.passes if fakes.is_prefix(chunk)]
+    assert len(prompts) == 3 and prompts[0] == prompts[2] != prompts[1]
+    assert scene._cache is not None and scene._kept_rows == len(prompts[0])
+
+
+def test_blanks_around_a_question_are_kept(look: Any, fakes: SimpleNamespace) -> None:
+    assert read_by_first_question(*look(), fakes, "  is it red? \n")[1] == (
+        "\n  is it red? \n<|im_end|><|im_start|>assistant\n"
+    )
+    scene, engines = look()
+    scene.ask(task="refseg", expression=" Red Ball ")
     read = fakes.FakeTokenizer().decode(engines.llm.passes[1][:, 0].astype(int))
-    assert "what is <image> and {question}?" in read
+    assert read.startswith("\nsegment  red ball .<|im_end|>")
+
+
+def test_tags_in_a_question_become_their_tokens(look: Any, fakes: SimpleNamespace) -> None:
+    scene, engines = look()
+    scene.ask("is [SEG] <p>it</p>?")
+    read = engines.llm.passes[1][:, 0].astype(int).tolist()
+    assert {fakes.SEG, fakes.P, fakes.P_END} <= set(read)
+
+
+def test_every_end_token_of_the_bundle_ends_an_answer(look: Any, fakes: SimpleNamespace) -> None:
+    scene, _ = look("▁it <s> ▁is <|im_end|>")
+    tokens = replace(scene._lira.manifest.tokens, eos=(fakes.EOS, fakes.ID["<s>"]))
+    scene._lira.manifest = replace(scene._lira.manifest, tokens=tokens)
+    answer = scene.ask("it")
+    assert (answer.text, answer.finish_reason) == ("it", "stop")
+
+
+@pytest.mark.parametrize(
+    "tiles, grid", [({}, 2), ({"max_tiles": 1}, 1), ({"max_tiles": 8}, 8), ({"min_tiles": 2}, 2)]
+)
+def test_numbers_of_tiles(look: Any, tiles: dict[str, int], grid: int) -> None:
+    """A 40 x 20 image of an 8-pixel tile size; the whole of it comes behind several tiles."""
+    scene, engines = look(**tiles)
+    seen = grid + (grid > 1)
+    assert (scene.tiles, len(engines.semantic_encoder.calls)) == (seen, seen)
+    scene.ask("it")
+    assert (engines.llm.passes[0][:, 0] == -1).sum() == 3 * seen
+
+
+def test_more_tiles_than_asked_for_at_most_are_not_asked_for_at_least() -> None:
+    spec = TileSpec(8, (0.5,) * 3, (0.5,) * 3, 4, 6, True)
+    assert preprocess.with_tiles(spec, max_tiles=2).min_num == 2
+    assert preprocess.with_tiles(spec) == spec
+
+
+@pytest.mark.parametrize(
+    "tiles, message",
+    [
+        ({"max_tiles": 0}, "max_tiles is 0; expected a whole number from 1 to 12"),
+        ({"max_tiles": 13}, "max_tiles is 13"),
+        ({"max_tiles": True}, "max_tiles is True"),
+        ({"max_tiles": 2.0}, "max_tiles is 2.0"),
+        ({"min_tiles": 0}, "min_tiles is 0"),
+        ({"min_tiles": 4}, "min_tiles is 4; expected at most max_tiles, which is 2"),
+    ],
+)
+def test_impossible_numbers_of_tiles(look: Any, tiles: dict[str, Any], message: str) -> None:
+    with pytest.raises(LiraError, match=message):
+        look(**tiles)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ not make all later steps incomparable.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from lira_bench.metrics import iou
 from lira_runtime import Answer, Scene
 from lira_runtime.events import FinishedEvent
 from lira_runtime.prompts import Prompt
-from lira_runtime.sampling import make_sampler
+from lira_runtime.sampling import Sampler, make_sampler
 
 
 @dataclass
@@ -57,19 +57,21 @@ def replay(
     scene: Scene,
     prompt: Prompt,
     tokens: Sequence[int],
+    sampler: Sampler | None = None,  # greedy
     *,
     use_ilvc: bool = True,
-    banned: Collection[int] = (),
 ) -> tuple[Answer, list[int]]:
-    """An answer with given tokens, and what the scene's engine would have chosen at each step (greedily,
-    never one of `banned`)."""
-    greedy = make_sampler(banned=banned)
+    """An answer with given tokens, and what `sampler` would have chosen at each step."""
+    sampler = sampler or make_sampler()
     chosen: list[int] = []
 
     def choose(logits: np.ndarray) -> int:
-        chosen.append(greedy(logits))
+        chosen.append(sampler(logits))
         return tokens[len(chosen) - 1]
 
-    *_, last = scene.stream_prompt(replace(prompt, max_new_tokens=len(tokens)), choose, use_ilvc=use_ilvc)
+    # The last token ends it. A beam search may have the same one in the middle, where it ends nothing.
+    ends = frozenset() if tokens[-1] in tokens[:-1] else prompt.stop_ids & {tokens[-1]}
+    given = replace(prompt, stop_ids=ends, max_new_tokens=len(tokens))
+    *_, last = scene.stream_prompt(given, choose, use_ilvc=use_ilvc)
     assert isinstance(last, FinishedEvent), "a stream ends with FinishedEvent"
     return last.answer, chosen

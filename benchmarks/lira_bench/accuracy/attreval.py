@@ -37,6 +37,7 @@ from lira_bench.accuracy.items import (
     mean,
     rounded,
 )
+from lira_bench.accuracy.protocol import STRICT, Protocol
 from lira_bench.accuracy.vqa import ask
 from lira_bench.metrics import PairedAccuracy
 from lira_engine.errors import LiraError
@@ -140,7 +141,9 @@ def _kind(line: dict[str, Any]) -> str:
     return need_text(line, "kind") if "kind" in line else "attribute"
 
 
-def judge(item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray]) -> dict[str, Any]:
+def judge(
+    item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray], protocol: Protocol = STRICT
+) -> dict[str, Any]:
     """A pair: its kind alone, as the answers say the rest. An expression: the five best words at the first
     `[SEG]`, and the rank of the best true one (None without a mask)."""
     if not item.words:
@@ -156,9 +159,10 @@ def judge(item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray]) ->
     }
 
 
-def total(scored: Sequence[tuple[Item, Record]]) -> Metrics:
-    """KIND.paired: both questions of a pair right; KIND.single: of all its questions. KIND.topN: a true word
-    among the N best at the `[SEG]`; KIND.chance: what guessing would reach at top 1. `all` is every kind."""
+def total(scored: Sequence[tuple[Item, Record]], protocol: Protocol = STRICT) -> Metrics:
+    """KIND.paired: both questions of a pair right; KIND.single: of all its questions. (A yes or no is an
+    answer's first word; where texts are compared exactly, the whole answer.) KIND.topN: a true word among the
+    N best at the `[SEG]`; KIND.chance: what guessing would reach at top 1. `all` is every kind."""
     pairs: dict[str, PairedAccuracy] = {}
     ranks: dict[str, list[dict[str, Any]]] = {}
     for item, record in scored:
@@ -167,7 +171,7 @@ def total(scored: Sequence[tuple[Item, Record]]) -> Metrics:
             if item.words:
                 ranks.setdefault(kind, []).append(scores)
             else:
-                texts = [answer["text"] for answer in record["answers"]]
+                texts = [_yes_or_no(answer["text"], protocol) for answer in record["answers"]]
                 pairs.setdefault(kind, PairedAccuracy()).add(*texts)
     totals: Metrics = {}
     for kind, score in pairs.items():
@@ -181,6 +185,12 @@ def total(scored: Sequence[tuple[Item, Record]]) -> Metrics:
         totals[f"{kind}.chance"] = mean([entry["chance"] for entry in of_kind])
         totals[f"{kind}.expressions"] = len(of_kind)
     return totals
+
+
+def _yes_or_no(text: str, protocol: Protocol) -> str:
+    """What is read as a yes or a no; nothing where it has to be that alone and is not."""
+    alone = text.strip().lower() in ("yes", "no")
+    return text if alone or protocol.answers == "lenient" else ""
 
 
 TASK = Task("attreval", read, judge, total, short_answers=True)

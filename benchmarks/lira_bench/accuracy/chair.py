@@ -37,6 +37,7 @@ from lira_bench.accuracy.items import (
     rounded,
 )
 from lira_bench.accuracy.object_words import ObjectWords, read_synonyms
+from lira_bench.accuracy.protocol import STRICT, Protocol
 from lira_engine.errors import LiraError
 
 if TYPE_CHECKING:
@@ -172,13 +173,15 @@ def _lists(files: Annotations, path: Path, *keys: str) -> dict[str, Any]:
     return content
 
 
-def judge(item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray]) -> dict[str, Any]:
+def judge(
+    item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray], protocol: Protocol = STRICT
+) -> dict[str, Any]:
     """The categories that the caption mentions, each as often as it does, and those that are there."""
     words: ObjectWords = item.truth["words"]
     return {"mentioned": words.mentioned(answers[0].text), "objects": item.truth["objects"]}
 
 
-def total(scored: Sequence[tuple[Item, Record]]) -> Metrics:
+def total(scored: Sequence[tuple[Item, Record]], protocol: Protocol = STRICT) -> Metrics:
     """chair_i: of all mentions of objects, the share of such that are not there. chair_s: of all captions,
     the share with such a mention. recall: of all objects that are there, the share that is mentioned."""
     mentions = wrong = captions = objects = found = 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lira_engine.cli_options import PrecisionOption, TargetOption
+from lira_engine.cli_options import MaxTilesOption, PrecisionOption, TargetOption
 from lira_engine.terminal import plain_console, progress_bar
 
 if TYPE_CHECKING:
@@ -39,11 +39,26 @@ def evaluate(
         ),
     ] = None,
     instruction: Annotated[
-        str | None, typer.Option(help="Appended to questions: 'Answer with a single word.'")
+        str | None,
+        typer.Option(help="Appended to questions: 'Answer with a single word.'  [default: the protocol's]"),
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="Rules: strict (ours), or authors (those of the authors' scripts).")
+    ] = "strict",
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of --protocol authors: vqav2, okvqa, textvqa, vizwiz, ai2d, gqa.  [default: vqav2]",
+        ),
     ] = None,
     ilvc: Annotated[
-        str, typer.Option(help="Encode regions again as they are named: auto, on, off.")
-    ] = "auto",
+        str | None,
+        typer.Option(
+            help="Encode regions as they are named: auto, on, off, plain.  [default: the protocol's]"
+        ),
+    ] = None,
+    max_tiles: MaxTilesOption = None,
     target: TargetOption = "cpu",
     precision: PrecisionOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads, of each worker.")] = None,
@@ -58,6 +73,7 @@ def evaluate(
     from lira_bench.accuracy.compare import comparison, other_engines
     from lira_bench.accuracy.files import images_folder
     from lira_bench.accuracy.items import Source
+    from lira_bench.accuracy.protocol import protocol_for
     from lira_bench.accuracy.run import evaluate as run_evaluation
     from lira_bench.accuracy.tasks import task_named
     from lira_bench.accuracy.worker import EngineChoice, Job
@@ -78,19 +94,18 @@ def evaluate(
         raise LiraError(f"--instruction is for questions with short answers, task {task} has none")
     if split is not None and not asked.has_splits:
         raise LiraError(f"--split is for refseg and gcg, the data of task {task} has none")
-    if ilvc not in ("auto", "on", "off"):
-        raise LiraError(f"--ilvc is {ilvc!r}, expected auto, on or off")
+    rules = protocol_for(protocol, task, benchmark).changed(ilvc, instruction, max_tiles)
     required = gate.parse(require or [])
     precision = precision or usual_precision(target)
     # Ray's workers have a working directory of their own.
     engines = EngineChoice(bundle.resolve(), target, precision)
     other = None if compare is None else other_engines(compare, engines)
-    source = Source(data.resolve(), split, limit, instruction)
-    job = Job(engines, task, images_folder(source.data, images).resolve(), ilvc, threads)
+    source = Source(data.resolve(), split, limit, rules.instruction)
+    job = Job(engines, task, images_folder(source.data, images).resolve(), rules, threads)
     folder = out or Path(f"eval-{bundle.resolve().name}-{task}-{target}-{precision}")
 
     console = plain_console()
-    dataset = asked.read(source)
+    dataset = rules.chosen(asked.read(source))
     with _progress(f"{target}-{precision}") as progress:
         this = run_evaluation(
             job, source, dataset, folder, overwrite=overwrite, workers=workers, progress=progress
@@ -100,7 +115,7 @@ def evaluate(
         tables.print_metrics(console, this)
     else:
         name, choice = other
-        beside = Job(choice, task, job.images, ilvc, threads)
+        beside = Job(choice, task, job.images, rules, threads)
         with _progress(name) as progress:
             second = run_evaluation(
                 beside,

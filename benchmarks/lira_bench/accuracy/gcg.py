@@ -12,6 +12,7 @@ import numpy as np
 
 from lira_bench.accuracy import grandf, segmentation
 from lira_bench.accuracy.items import Item, Metrics, Record, Task, mean, rounded
+from lira_bench.accuracy.protocol import STRICT, Protocol
 from lira_bench.accuracy.text_answers import normalised
 from lira_bench.metrics import average_precision, iou_matrix, matched, mean_matched_iou
 from lira_runtime import rle
@@ -22,12 +23,21 @@ if TYPE_CHECKING:
 IOU = 0.5
 
 
-def judge(item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray]) -> dict[str, Any]:
-    """The masks of the answer's phrases beside the true ones, paired one to one, best first."""
-    phrases = [phrase for phrase in answers[0].phrases if phrase.mask is not None]
+def judge(
+    item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray], protocol: Protocol = STRICT
+) -> dict[str, Any]:
+    """The masks of the answer's phrases beside the true ones, paired one to one, best first; or those that
+    `<image_id>` took, the first of them with the first phrase."""
+    answer = answers[0]
+    phrases = [phrase for phrase in answer.phrases if phrase.mask is not None]
     found = [phrase.mask.binary for phrase in phrases if phrase.mask is not None]
+    texts = [phrase.text for phrase in phrases]
+    if protocol.masks_of_regions:
+        found = [answer.masks[region.mask_index].binary for region in answer.regions]
+        named = [phrase.text for phrase in answer.phrases]
+        texts = [*named, *[""] * len(found)][: len(found)]
     scores = iou_matrix(found, masks)
-    said = [normalised(phrase.text) for phrase in phrases]
+    said = [normalised(text) for text in texts]
     true = [normalised(phrase) for phrase in item.truth["phrases"]]
     same = np.array([[a == b and a != "" for b in true] for a in said], dtype=bool).reshape(scores.shape)
     return {
@@ -39,7 +49,7 @@ def judge(item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray]) ->
     }
 
 
-def total(scored: Sequence[tuple[Item, Record]]) -> Metrics:
+def total(scored: Sequence[tuple[Item, Record]], protocol: Protocol = STRICT) -> Metrics:
     """ap50: COCO's AP of masks at IoU 0.5. miou: mean over images of their matched masks' mean IoU.
 
     recall: the share of true masks with a mask at IoU >= 0.5, one to one. GLaMM also asks that BERT find the
@@ -50,7 +60,7 @@ def total(scored: Sequence[tuple[Item, Record]]) -> Metrics:
     objects = sum(record["scores"]["truth"] for _, record in scored)
     matches = sum(len(record["scores"]["matched"]) for _, record in scored)
     named = sum(record["scores"]["named"] for _, record in scored)
-    found = [_found(record) for _, record in scored]
+    found = [_found(record, protocol) for _, record in scored]
     true = [_truth(item, record) for item, record in scored]
     return {
         "ap50": rounded(average_precision(found, true, IOU)) if objects else None,
@@ -63,8 +73,10 @@ def total(scored: Sequence[tuple[Item, Record]]) -> Metrics:
     }
 
 
-def _found(record: Record) -> list[dict[str, Any]]:
+def _found(record: Record, protocol: Protocol) -> list[dict[str, Any]]:
     answer = record["answers"][0]
+    if protocol.masks_of_regions:
+        return [answer["masks"][region["mask"]]["rle"] for region in answer["regions"]]
     return [answer["masks"][p["mask"]]["rle"] for p in answer["phrases"] if p["mask"] is not None]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from lira_bench.accuracy.protocol import Protocol
     from lira_runtime import Answer
 
 Record = dict[str, Any]
@@ -99,14 +100,15 @@ class Evaluation:
 class Task:
     """How a kind of data is read, scored item by item, and summed up.
 
-    `judge(item, answers, masks)` gets one answer per question and the true masks [H, W] bool, and returns
-    what goes into the item's record as "scores". `total` gets the scored items in the files' order.
+    `judge(item, answers, masks, protocol)` gets one answer per question and the true masks [H, W] bool, and
+    returns what goes into the item's record as "scores". `total(scored, protocol)` gets the scored items in
+    the files' order.
     """
 
     name: str
     read: Callable[[Source], Dataset]
-    judge: Callable[[Item, Sequence[Answer], Sequence[np.ndarray]], dict[str, Any]]
-    total: Callable[[Sequence[tuple[Item, Record]]], Metrics]
+    judge: Callable[[Item, Sequence[Answer], Sequence[np.ndarray], Protocol], dict[str, Any]]
+    total: Callable[[Sequence[tuple[Item, Record]], Protocol], Metrics]
     short_answers: bool = False  # takes Source.instruction
     has_splits: bool = False  # takes Source.split
 

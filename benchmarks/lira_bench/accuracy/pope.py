@@ -9,6 +9,7 @@ import numpy as np
 
 from lira_bench.accuracy.files import Annotations, need_text, read_lines, short
 from lira_bench.accuracy.items import Dataset, Entry, Item, LeftOut, Metrics, Record, Source, Task, rounded
+from lira_bench.accuracy.protocol import STRICT, Protocol
 from lira_bench.accuracy.text_answers import pope_says_yes
 from lira_bench.accuracy.vqa import ask
 from lira_bench.metrics import BinaryScore, says_yes
@@ -35,24 +36,44 @@ def _entry(key: str, line: dict[str, Any], instruction: str | None) -> Entry:
             raise LiraError(f"key 'label' is {short(label)}, expected yes or no")
     except LiraError as error:
         return LeftOut(key, str(error))
-    return Item(key, image, (ask(text, instruction),), {"yes": label == "yes"})
+    truth: dict[str, Any] = {"yes": label == "yes"}
+    if isinstance(line.get("category"), str):
+        truth["category"] = line["category"]
+    there = instruction is not None and text.endswith(instruction)  # as in the file that LLaVA made of POPE's
+    return Item(key, image, (ask(text, None if there else instruction),), truth)
 
 
-def judge(item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray]) -> dict[str, Any]:
+def judge(
+    item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray], protocol: Protocol = STRICT
+) -> dict[str, Any]:
     """`yes` by POPE's own rule, which takes all that is not a no for a yes; `clear` by the first word."""
     text = answers[0].text
-    return {"yes": pope_says_yes(text), "truth": item.truth["yes"], "clear": says_yes(text) is not None}
+    yes = pope_says_yes(text, blanks_only=protocol.answers != "lenient")
+    return {"yes": yes, "truth": item.truth["yes"], "clear": says_yes(text) is not None}
 
 
-def total(scored: Sequence[tuple[Item, Record]]) -> Metrics:
-    """Accuracy over all questions; precision, recall and F1 of yes; how many answers begin with neither."""
+def total(scored: Sequence[tuple[Item, Record]], protocol: Protocol = STRICT) -> Metrics:
+    """Accuracy over all questions; precision, recall and F1 of yes; how many answers begin with neither.
+    Where the lines have categories, also CATEGORY.accuracy and CATEGORY.f1, which is how POPE reports."""
     score = BinaryScore()
-    for _, record in scored:
-        score.add(record["scores"]["yes"], record["scores"]["truth"])
-    rates = {name: getattr(score, name) for name in ("accuracy", "f1", "precision", "recall", "yes_share")}
-    unclear = sum(not record["scores"]["clear"] for _, record in scored)
-    known = {name: None if rate != rate else rounded(rate) for name, rate in rates.items()}
-    return {**known, "questions": score.count, "unclear": unclear}
+    categories: dict[str, BinaryScore] = {}
+    for item, record in scored:
+        category = item.truth.get("category")
+        of_category = [] if category is None else [categories.setdefault(category, BinaryScore())]
+        for one in (score, *of_category):
+            one.add(record["scores"]["yes"], record["scores"]["truth"])
+    totals: Metrics = _rates(score, ("accuracy", "f1", "precision", "recall", "yes_share"))
+    totals["questions"] = score.count
+    totals["unclear"] = sum(not record["scores"]["clear"] for _, record in scored)
+    for category, one in categories.items():
+        totals |= {f"{category}.{name}": rate for name, rate in _rates(one, ("accuracy", "f1")).items()}
+    return totals
+
+
+def _rates(score: BinaryScore, names: Sequence[str]) -> Metrics:
+    """None for what is not a number: there was nothing to rate."""
+    rates = {name: getattr(score, name) for name in names}
+    return {name: None if rate != rate else rounded(rate) for name, rate in rates.items()}
 
 
 TASK = Task("pope", read, judge, total, short_answers=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lira_bench.accuracy import segmentation
 from lira_bench.accuracy.files import Annotations, ById, need, need_size, need_text, short, unrepeated
 from lira_bench.accuracy.items import (
     Dataset,
@@ -26,6 +27,7 @@ from lira_bench.accuracy.items import (
     mean,
     rounded,
 )
+from lira_bench.accuracy.protocol import STRICT, Protocol
 from lira_bench.metrics import SegmentationScore, intersection_and_union
 from lira_engine.errors import LiraError
 
@@ -144,13 +146,17 @@ def _annotation_ids(ref: Any) -> list[int]:
     return [] if listed == [NO_TARGET] else listed
 
 
-def judge(item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray]) -> dict[str, Any]:
+def judge(
+    item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray], protocol: Protocol = STRICT
+) -> dict[str, Any]:
     """The answer's first mask beside the true one (the union of `masks`, empty for no target); an answer
     without a mask counts as an empty one. Two empty masks have IoU 1."""
     assert item.size is not None, "read() gives every item the image's size"
     truth = np.zeros(item.size, dtype=bool)  # [H, W]
     for mask in masks:
         truth |= mask
+    if not protocol.overlaps:
+        truth = _without_overlaps(item)
     found = answers[0].masks[0].binary if answers[0].masks else np.zeros_like(truth)
     intersection, union = intersection_and_union(found, truth)
     return {
@@ -161,25 +167,35 @@ def judge(item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray]) ->
     }
 
 
-def total(scored: Sequence[tuple[Item, Record]]) -> Metrics:
+def _without_overlaps(item: Item) -> np.ndarray:
+    """As upstream adds up the polygons of an annotation and joins annotations bit by bit: what is then 1."""
+    assert item.size is not None
+    joined = np.zeros(item.size, dtype=np.int64)  # [H, W]
+    for mask in item.masks:
+        joined |= segmentation.layers(mask, *item.size)
+    return np.asarray(joined == 1)
+
+
+def total(scored: Sequence[tuple[Item, Record]], protocol: Protocol = STRICT) -> Metrics:
     """ciou: all intersections over all unions. giou: the mean of the IoUs, where an expression without a
-    target counts 1 for an empty mask and 0 for any other.
+    target counts 1 for an empty mask and 0 for any other (without a mask: see Protocol.without_mask).
 
     Where there are such expressions, also n_acc: the share of them that got an empty mask or none, and t_acc:
     the share of all others that got a mask.
     """
     if not scored:
         return {"ciou": None, "giou": None, "expressions": 0, "without_mask": 0}
+    rated = [r for _, r in scored if protocol.without_mask or r["answers"][0]["masks"]]
     score = SegmentationScore(
-        [record["scores"]["intersection"] for _, record in scored],
-        [record["scores"]["union"] for _, record in scored],
+        [record["scores"]["intersection"] for record in rated],
+        [record["scores"]["union"] for record in rated],
     )
     empty: dict[bool, list[float]] = {True: [], False: []}  # of those with a target, of those without
     for item, record in scored:
         empty[bool(item.masks)].append(float(record["scores"]["empty"]))
     metrics: Metrics = {
         "ciou": rounded(score.ciou) if any(score.unions) else None,
-        "giou": rounded(score.giou),
+        "giou": rounded(score.giou * len(rated) / len(scored)) if rated else 0.0,
         "expressions": len(scored),
         "without_mask": sum(not record["answers"][0]["masks"] for _, record in scored),
     }

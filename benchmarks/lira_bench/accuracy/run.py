@@ -61,7 +61,7 @@ def evaluate(
             output.forget(other)
             again = "run the same command again, it asks about them anew"
             raise LiraError(f"pictures were replaced while they were asked about: {_names(other)}; {again}")
-        evaluation = _summed_up(job.task, run, dataset, output.records, lost)
+        evaluation = _summed_up(job, run, dataset, output.records, lost)
         if not evaluation.records:
             raise LiraError(_nothing(source, dataset, evaluation.left_out))
         report = {
@@ -133,7 +133,8 @@ def describe(job: Job, source: Source, dataset: Dataset) -> dict[str, Any]:
         "precision": engines.precision,
         "engines": _engines_hash(bundle, engines),
         "lira_edge_version": metadata.version("lira-edge"),
-        "ilvc": job.ilvc,
+        "protocol": job.protocol.as_dict(),
+        "ilvc": job.protocol.ilvc,
         "limit": source.limit,
         "split": source.split,
         "instruction": source.instruction,
@@ -182,12 +183,14 @@ def _in_this_process(job: Job, groups: Sequence[Group]) -> Iterator[Record]:
 
 
 def _summed_up(
-    task: str, run: dict[str, Any], dataset: Dataset, records: dict[str, Record], lost: dict[str, str]
+    job: Job, run: dict[str, Any], dataset: Dataset, records: dict[str, Record], lost: dict[str, str]
 ) -> Evaluation:
     missing = _left_out(dataset, lost)
     scored = [(item, records[item.key]) for item in dataset.items if item.key in records]
     counts = {"entries": len(dataset.entries), "evaluated": len(scored), "left_out": len(missing)}
-    return Evaluation(run, task_named(task).total(scored), counts, missing, dataset, records)
+    return Evaluation(
+        run, task_named(job.task).total(scored, job.protocol), counts, missing, dataset, records
+    )
 
 
 def _left_out(dataset: Dataset, lost: dict[str, str]) -> list[dict[str, str]]:

@@ -20,19 +20,24 @@ def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
     a list of the latter two, which is their union. Raises LiraError for a mask of another size, and for
     anything else.
     """
+    return np.asarray(layers(segmentation, height, width) > 0)
+
+
+def layers(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """How many parts of a segmentation lie on each pixel, [height, width] int64. Raises as `decode` does."""
     if isinstance(segmentation, Mapping):
-        return _from_runs(segmentation, height, width)
+        return _from_runs(segmentation, height, width).astype(np.int64)
     if not isinstance(segmentation, Sequence) or isinstance(segmentation, str) or not segmentation:
         raise LiraError("the segmentation is neither polygons nor run lengths")
     if all(isinstance(part, Mapping) for part in segmentation):
-        union = np.zeros((height, width), dtype=bool)
+        count = np.zeros((height, width), dtype=np.int64)
         for part in segmentation:
-            union |= _from_runs(part, height, width)
-        return union
+            count += _from_runs(part, height, width)
+        return count
     for polygon in segmentation:
         _check_polygon(polygon, height, width)
     drawn = coco.decode(coco.frPyObjects([list(map(float, part)) for part in segmentation], height, width))
-    return np.asarray(drawn.any(axis=2))
+    return np.asarray(drawn.sum(axis=2, dtype=np.int64))
 
 
 def outside(segmentation: Any, size: tuple[int, int]) -> bool:

@@ -16,7 +16,7 @@ def print_metrics(out: Console, evaluation: Evaluation) -> None:
     """The metrics, and what was left out."""
     run = evaluation.run
     table = Table(box=None, pad_edge=False)
-    table.add_column(run["task"])
+    table.add_column(_title(run))
     table.add_column(f"{run['bundle']['name']} {run['target']}-{run['precision']}", justify="right")
     for name, value in evaluation.metrics.items():
         table.add_row(name, _figure(value))
@@ -27,7 +27,7 @@ def print_metrics(out: Console, evaluation: Evaluation) -> None:
 def print_comparison(out: Console, this: Evaluation, other_name: str, found: dict[str, Any]) -> None:
     """Both side by side."""
     table = Table(box=None, pad_edge=False)
-    table.add_column(this.run["task"])
+    table.add_column(_title(this.run))
     first = f"{this.run['target']}-{this.run['precision']}"
     for column in (first, other_name, "difference"):
         table.add_column(column, justify="right")
@@ -61,6 +61,10 @@ def print_left_out(out: Console, evaluation: Evaluation) -> None:
 def _on_one_line(text: str) -> str:
     """Names and values come from files: what a terminal would obey, or not show, is written as its code."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _title(run: dict[str, Any]) -> str:
+    return f"{run['task']}, {run['protocol']['name']}"
 
 
 def _figure(value: float | int | None, sign: str = "") -> str:

@@ -9,6 +9,18 @@ _SIGNS = ';/[]"{}()=+\\_-><@`,?!'
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBERS = {word: str(value) for value, word in enumerate(_DIGITS)} | {"none": "0"}
 _ARTICLES = {"a", "an", "the"}
+_CONTRACTIONS = frozenset(
+    re.findall(
+        r"\S+",
+        """
+        ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd how'd how'll
+        isn't it'd it'll ma'am might've mightn't must've mustn't needn't not've o'clock oughtn't shan't
+        should've shouldn't somebody'll someone'd someone'll something'd something'll there'd there're they'd
+        they'll they're they've 'twas wasn't we've weren't what'll what're what've when've where'd where've
+        who'd who'll who've why'll why're won't would've wouldn't y'all you'd you'll you're you've
+        """,
+    )
+)
 _ANNOTATORS = 10  # per question, in the data sets that leave one out
 
 
@@ -43,12 +55,53 @@ def vqa_accuracy(answer: str, truth: Sequence[str]) -> float:
         return float(agreeing > 0)
     if len(truth) < _ANNOTATORS:
         return min(agreeing / 3, 1.0)
+    return _leaving_one_out(agreeing, len(truth))
+
+
+def _leaving_one_out(agreeing: int, of: int = _ANNOTATORS) -> float:
+    """The mean, over leaving each of the annotators out, of min(n / 3, 1) for the n others that agree."""
     without_one = agreeing * min((agreeing - 1) / 3, 1.0)
-    without_another = (len(truth) - agreeing) * min(agreeing / 3, 1.0)
-    return (without_one + without_another) / len(truth)
+    without_another = (of - agreeing) * min(agreeing / 3, 1.0)
+    return (without_one + without_another) / of
 
 
-def pope_says_yes(answer: str) -> bool:
-    """POPE's reading: no if the first sentence has the word no, No or not; everything else is yes."""
-    words = answer.split(".")[0].replace(",", "").split()
+def authors_accuracy(answer: str, truth: Sequence[str], *, of_gqa: bool = False) -> float:
+    """As the authors' evaluate_vqa.py rates: of ten true answers by TextVQA's rules, else 1.0 for one that is
+    the same but for case and outer blanks. `of_gqa`: what GQA's answers are shortened to is compared."""
+    if len(truth) == _ANNOTATORS:
+        given = textvqa_normalised(answer)
+        return _leaving_one_out(sum(textvqa_normalised(other) == given for other in truth))
+    given = gqa_shortened(answer) if of_gqa else answer.strip().lower()
+    return float(any(given == other.strip().lower() for other in truth))
+
+
+def textvqa_normalised(answer: str) -> str:
+    """An answer as TextVQA's evaluation compares it. Unlike `normalised`, commas and question marks go first,
+    a possessive s is a word, and apostrophes go from contractions alone. Source: the rules of the evaluator
+    m4c_evaluator.py (MMF), which upstream has as internvl/eval/vqa/textvqa_eval.py; of contractions, those
+    with one apostrophe."""
+    text = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
+    text = text.replace("\n", " ").replace("\t", " ")
+    stripped = text
+    for sign in _SIGNS:
+        beside_blank = f"{sign} " in text or f" {sign}" in text
+        stripped = stripped.replace(sign, "" if beside_blank else " ")
+    words = (_NUMBERS.get(word, word) for word in re.sub(r"\.(?!\d)", "", stripped).split())
+    kept = (word for word in words if word not in _ARTICLES)
+    return " ".join(word.replace("'", "") if word in _CONTRACTIONS else word for word in kept)
+
+
+def gqa_shortened(answer: str) -> str:
+    """The noun that a sentence is about: the first clause, behind "is", "are" and an article, up to " of"."""
+    text = re.split("[.,!]", answer.strip())[0].lower()
+    for word in ("is ", "are ", "a ", "an ", "the "):
+        if word in text:
+            text = text.split(word)[1]
+    return text.split(" of")[0].strip()
+
+
+def pope_says_yes(answer: str, *, blanks_only: bool = False) -> bool:
+    """POPE's reading: no if the first sentence has the word no, No or not; everything else is yes.
+    `blanks_only`: words end at a blank, as in POPE's script, and not at a line break, too."""
+    words = answer.split(".")[0].replace(",", "").split(" " if blanks_only else None)
     return not {"No", "no", "not"} & set(words)

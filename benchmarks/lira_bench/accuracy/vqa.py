@@ -22,7 +22,8 @@ from lira_bench.accuracy.items import (
     mean,
     rounded,
 )
-from lira_bench.accuracy.text_answers import vqa_accuracy
+from lira_bench.accuracy.protocol import STRICT, Protocol
+from lira_bench.accuracy.text_answers import authors_accuracy, vqa_accuracy
 from lira_engine.errors import LiraError
 
 if TYPE_CHECKING:
@@ -41,8 +42,11 @@ def read(source: Source) -> Dataset:
 
 
 def ask(question: str, instruction: str | None) -> Question:
-    """A question for the bundle's task `vqa`, with what `--instruction` appends to it."""
-    return Question("vqa", f"{question} {instruction}" if instruction else question)
+    """A question for the bundle's task `vqa`, with what `--instruction` appends to it, behind a blank or on a
+    line of its own where it begins with a line break."""
+    if not instruction:
+        return Question("vqa", question)
+    return Question("vqa", question + ("" if instruction.startswith("\n") else " ") + instruction)
 
 
 def _entry(key: str, line: dict[str, Any], instruction: str | None) -> Entry:
@@ -57,12 +61,17 @@ def _entry(key: str, line: dict[str, Any], instruction: str | None) -> Entry:
     return Item(key, image, (ask(question, instruction),), {"answers": answers})
 
 
-def judge(item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray]) -> dict[str, Any]:
-    """See text_answers.vqa_accuracy."""
-    return {"accuracy": rounded(vqa_accuracy(answers[0].text, item.truth["answers"]))}
+def judge(
+    item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray], protocol: Protocol = STRICT
+) -> dict[str, Any]:
+    """See text_answers: vqa_accuracy, or the authors' comparison."""
+    text, truth = answers[0].text, item.truth["answers"]
+    if protocol.answers == "lenient":
+        return {"accuracy": rounded(vqa_accuracy(text, truth))}
+    return {"accuracy": rounded(authors_accuracy(text, truth, of_gqa=protocol.answers == "gqa"))}
 
 
-def total(scored: Sequence[tuple[Item, Record]]) -> Metrics:
+def total(scored: Sequence[tuple[Item, Record]], protocol: Protocol = STRICT) -> Metrics:
     """accuracy: the mean over questions."""
     values = [record["scores"]["accuracy"] for _, record in scored]
     return {"accuracy": mean(values), "questions": len(values)}

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from lira_bench.accuracy import segmentation
 from lira_bench.accuracy.agreement import Agreement, replay
 from lira_bench.accuracy.files import identity, image_path
 from lira_bench.accuracy.items import Item, Question, Record, rounded
 from lira_bench.accuracy.output import START_ANEW
+from lira_bench.accuracy.protocol import STRICT, Protocol
 from lira_bench.accuracy.tasks import task_named
 from lira_engine.errors import LiraError, OutOfMemory
 from lira_runtime import Answer, Lira, Scene, rle
 from lira_runtime import report as runtime_report
 from lira_runtime.answer import first_tokens
-from lira_runtime.events import Event, FinishedEvent
+from lira_runtime.events import FinishedEvent
 from lira_runtime.images import open_image
+from lira_runtime.prompts import Prompt, banned_tokens, encodes_regions
+from lira_runtime.sampling import Sampler, make_sampler
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
-
-    from lira_runtime.prompts import Ilvc
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Job:
     engines: EngineChoice
     task: str
     images: Path
-    ilvc: str = "auto"
+    protocol: Protocol = STRICT
     threads: int | None = None
 
 
@@ -101,7 +102,7 @@ class Worker:
         for key, reference in (group.references or {}).items():
             if reference["image_sha256"] != sha256:
                 raise LiraError(f"{group.image} was replaced since {key} was asked about: {START_ANEW}")
-        look = _Look(self._lira, picture, cast("Ilvc", self._job.ilvc))
+        look = _Look(self._lira, picture, self._job.protocol)
         for item in group.items:
             try:
                 masks = true_masks(item, picture, path)
@@ -115,17 +116,18 @@ class Worker:
             except LiraError as error:
                 yield left_out(item.key, str(error))
                 continue
-            answers = [look.ask(question) for question in item.questions]
+            asked = [look.ask(question) for question in item.questions]
+            answers = [answer for _, answer in asked]
             record: Record = {
                 "item": item.key,
                 "image": item.image,
                 "image_sha256": sha256,
                 "size": [picture.height, picture.width],
-                "answers": [_plain(q, answer) for q, answer in zip(item.questions, answers, strict=True)],
-                "scores": self._task.judge(item, answers, masks),
+                "answers": [_plain(question, answer) for question, answer in asked],
+                "scores": self._task.judge(item, answers, masks, self._job.protocol),
             }
             if group.references is not None and item.key in group.references:
-                record["agreement"] = look.agreement(item, group.references[item.key])
+                record["agreement"] = look.agreement(group.references[item.key])
             yield record
 
 
@@ -177,49 +179,52 @@ def left_out(key: str, reason: str) -> Record:
 
 
 class _Look:
-    """One image; encoded when something is asked, and no question is asked twice."""
+    """One image, asked by the rules of a protocol; encoded when something is asked, and no question is asked
+    twice."""
 
-    def __init__(self, lira: Lira, picture: Image, ilvc: Ilvc) -> None:
+    def __init__(self, lira: Lira, picture: Image, protocol: Protocol) -> None:
         self._lira = lira
         self._picture = picture
-        self._ilvc = ilvc
+        self._protocol = protocol
         self._scene: Scene | None = None
         self._answers: dict[Question, Answer] = {}
 
     def check(self, item: Item) -> None:
         """Raises LiraError for a question that the bundle does not take, or words that it does not have."""
         for question in item.questions:
-            self._lira.prompt(None, question.task, question.text, self._ilvc)
+            for one in self._in_turn(question):
+                self._prompt(one)
         if item.words:
             first_tokens(self._lira.tokenizer, item.words)
 
     def encode(self) -> Scene:
         if self._scene is None:
-            self._scene = self._lira.look(self._picture)
+            self._scene = self._lira.look(self._picture, **self._protocol.tiles)
         return self._scene
 
     def check_lengths(self, item: Item) -> None:
         """Raises LiraError for a question that does not fit beside the image."""
         for question in item.questions:
-            self._stream(question)
+            for one in self._in_turn(question):
+                self.encode().stream_prompt(self._prompt(one), self._choose())
 
-    def ask(self, question: Question) -> Answer:
-        if question not in self._answers:
-            *_, last = self._stream(question)
-            assert isinstance(last, FinishedEvent), "a stream ends with FinishedEvent"
-            self._answers[question] = last.answer
-        return self._answers[question]
+    def ask(self, question: Question) -> tuple[Question, Answer]:
+        """The answer, and the question that brought it: the last one of those that the protocol asks until a
+        region was encoded, else the very `question`."""
+        for one in self._in_turn(question):
+            if one not in self._answers:
+                self._answers[one] = self._answer(self._prompt(one))
+            if self._answers[one].regions:
+                break
+        return one, self._answers[one]
 
-    def _stream(self, question: Question) -> Iterator[Event]:
-        return self.encode().stream(task=question.task, expression=question.text, ilvc=self._ilvc)
-
-    def agreement(self, item: Item, reference: Record) -> dict[str, Any]:
+    def agreement(self, reference: Record) -> dict[str, Any]:
+        """How far these engines agree with the record of others about the same item, reading its answers."""
         agreement = Agreement()
-        banned = (self._lira.manifest.tokens.image_id,) if self._ilvc == "off" else ()
-        for question, wanted in zip(item.questions, reference["answers"], strict=True):
-            prompt = self._lira.prompt(None, question.task, question.text, self._ilvc)
+        for wanted in reference["answers"]:
+            prompt = self._prompt(Question(wanted["task"], wanted["question"]))
             answer, chosen = replay(
-                self.encode(), prompt, wanted["token_ids"], use_ilvc=self._ilvc != "off", banned=banned
+                self.encode(), prompt, wanted["token_ids"], self._choose(), use_ilvc=self._use_ilvc
             )
             expected = [rle.decode(mask["rle"]) for mask in wanted["masks"]]
             agreement.add(wanted["token_ids"], chosen, [mask.binary for mask in answer.masks], expected)
@@ -228,6 +233,50 @@ class _Look:
             "agreed": agreement.agreed,
             "mask_ious": [rounded(value) for value in agreement.ious],
         }
+
+    def _in_turn(self, question: Question) -> Sequence[Question]:
+        if not self._protocol.questions:
+            return (question,)
+        return [replace(question, text=text) for text in self._protocol.questions]
+
+    def _prompt(self, question: Question) -> Prompt:
+        rules, tokens = self._protocol, self._lira.manifest.tokens
+        if rules.questions:  # in place of the task's own
+            prompt = self._lira.prompt(question.text, ilvc=rules.ilvc)
+        else:
+            prompt = self._lira.prompt(None, question.task, question.text, rules.ilvc)
+        if rules.bos and prompt.before[0] != tokens.bos:
+            prompt = replace(prompt, before=(tokens.bos, *prompt.before))
+        if rules.ends_at_turn_only:
+            prompt = replace(prompt, stop_ids=prompt.stop_ids - set(tokens.eos[1:]))
+        if rules.max_new_tokens is not None:
+            prompt = replace(prompt, max_new_tokens=rules.max_new_tokens)
+        return prompt
+
+    def _answer(self, prompt: Prompt) -> Answer:
+        if self._protocol.beams > 1:
+            return self.encode().search_prompt(prompt, self._protocol.beams, self._protocol.min_new_tokens)
+        *_, last = self.encode().stream_prompt(prompt, self._choose(), use_ilvc=self._use_ilvc)
+        assert isinstance(last, FinishedEvent), "a stream ends with FinishedEvent"
+        return last.answer
+
+    @property
+    def _use_ilvc(self) -> bool:
+        return encodes_regions(self._protocol.ilvc)
+
+    def _choose(self) -> Sampler:
+        """Greedy, for one answer: it counts tokens."""
+        tokens = self._lira.manifest.tokens
+        banned = banned_tokens(self._protocol.ilvc, tokens)
+        early, later = make_sampler(banned=(*banned, *tokens.eos[1:])), make_sampler(banned=banned)
+        left = self._protocol.min_new_tokens
+
+        def choose(logits: np.ndarray) -> int:
+            nonlocal left
+            left -= 1
+            return early(logits) if left >= 0 else later(logits)
+
+        return choose
 
 
 def _plain(question: Question, answer: Answer) -> dict[str, Any]:

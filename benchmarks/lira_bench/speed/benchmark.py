@@ -43,6 +43,7 @@ class Request:
     threads: int | None
     forced: bool
     ablation: bool
+    max_tiles: int | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def find_images(path: Path | None) -> list[Path | Image]:
 
 def _question(lira: Lira, asked: Request, task: str, ilvc: Any, forced: bool) -> Question:
     expression = asked.expression if task == asked.task and asked.expression else EXPRESSIONS[task]
-    return question(lira, task, expression, ilvc, forced)
+    return question(lira, task, expression, ilvc, forced, asked.max_tiles)
 
 
 def _ablation(

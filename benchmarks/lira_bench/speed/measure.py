@@ -12,18 +12,20 @@ from lira_bench.speed.record import Mark, Recorder, Span
 from lira_bench.speed.schedule import forced_tokens
 from lira_runtime import Answer, Lira
 from lira_runtime.events import FinishedEvent, MaskEvent, RegionEvent, TokenEvent
-from lira_runtime.prompts import Ilvc, Prompt
+from lira_runtime.prompts import Ilvc, Prompt, banned_tokens, encodes_regions
 from lira_runtime.sampling import make_sampler
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked. `forced` holds the whole answer's tokens, or is None where the model chooses them."""
+    """What is asked. `forced` holds the whole answer's tokens, or is None where the model chooses them;
+    `max_tiles` is how many the image may be cut into, None the bundle's number."""
 
     task: str
     prompt: Prompt
     ilvc: Ilvc
     forced: tuple[int, ...] | None
+    max_tiles: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,27 +64,30 @@ class Run:
         return [later - earlier for earlier, later in pairwise(times)]
 
 
-def question(lira: Lira, task: str, expression: str | None, ilvc: Ilvc, forced: bool) -> Question:
+def question(
+    lira: Lira, task: str, expression: str | None, ilvc: Ilvc, forced: bool, max_tiles: int | None = None
+) -> Question:
     """Raises LiraError for a task that the bundle lacks, an expression that it does not take, and one that it
     needs."""
     prompt = lira.prompt(None, task, expression, ilvc)
     if not forced:
-        return Question(task, prompt, ilvc, None)
-    tokens = forced_tokens(task, lira.manifest.tokens, lira.tokenizer, ilvc != "off")
-    return Question(task, replace(prompt, max_new_tokens=len(tokens)), ilvc, tuple(tokens))
+        return Question(task, prompt, ilvc, None, max_tiles)
+    tokens = forced_tokens(task, lira.manifest.tokens, lira.tokenizer, encodes_regions(ilvc))
+    return Question(task, replace(prompt, max_new_tokens=len(tokens)), ilvc, tuple(tokens), max_tiles)
 
 
 def measure(lira: Lira, recorder: Recorder, image: Path | Image, asked: Question) -> Run:
     """Look at the image anew and ask; `lira`'s engines are those that `recorder` listens to."""
-    banned = (lira.manifest.tokens.image_id,) if asked.ilvc == "off" else ()
+    banned = banned_tokens(asked.ilvc, lira.manifest.tokens)
     forced = None if asked.forced is None else dict(enumerate(asked.forced))
     recorder.begin()
-    scene = lira.look(image)
+    scene = lira.look(image, max_tiles=asked.max_tiles)
     recorder.spans.insert(0, Span("preprocess", 0.0, scene.look_timings.preprocess))
     recorder.phase = "prefill"
     answer: Answer | None = None
     choose = make_sampler(banned=banned)
-    for event in scene.stream_prompt(asked.prompt, choose, use_ilvc=asked.ilvc != "off", forced=forced):
+    use_ilvc = encodes_regions(asked.ilvc)
+    for event in scene.stream_prompt(asked.prompt, choose, use_ilvc=use_ilvc, forced=forced):
         if isinstance(event, TokenEvent):
             recorder.mark("token", lira.tokenizer.decode([event.token_id]) or str(event.token_id))
             recorder.phase = "answer"

@@ -54,7 +54,8 @@ def setting(record: Record) -> str:
     first = images[0]
     one = f"one image of {first['width']} x {first['height']}"
     pictures = one if len(images) == 1 else f"{len(images)} images"
-    parts.append(f"{record['runs']} runs after {record['warmup']} to warm up, {pictures}")
+    tiles = "" if record["max_tiles"] is None else f" in at most {record['max_tiles']} tiles"
+    parts.append(f"{record['runs']} runs after {record['warmup']} to warm up, {pictures}{tiles}")
     return "; ".join(parts)
 
 

@@ -93,6 +93,7 @@ def record(
         "precision": precision,
         "task": asked.task,
         "question": asked.prompt.question,
+        "max_tiles": asked.max_tiles,
         "images": _images(runs),
         "runs": len(runs),
         "warmup": warmup,

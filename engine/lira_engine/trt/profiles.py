@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lira_engine.manifest import Manifest, StageSpec
+from lira_engine.manifest import MAX_TILES, Manifest, StageSpec
 
 PREFILL_ROWS = 256
 """Rows of a prefill pass: also what a region of ILVC is, less the few tokens around it."""
@@ -44,7 +44,8 @@ def stage_profiles(manifest: Manifest, stage: str, of_llm: int = 2) -> list[Prof
     """What a stage's engine is built for.
 
     The language model has a profile for prefill (0) and one for decode (1), or one for both (`of_llm` 1). One
-    tile at a time goes through the semantic encoder. SEFE takes the features of 1 to max_num + 1 tiles.
+    tile at a time goes through the semantic encoder. SEFE takes the features of any number of tiles that may
+    be asked for (--max-tiles), and is fastest at the bundle's own.
     """
     if stage == "llm":
         rows = manifest.model.context_length  # TensorRT refuses updates that are longer than the cache
@@ -52,8 +53,9 @@ def stage_profiles(manifest: Manifest, stage: str, of_llm: int = 2) -> list[Prof
         return [{**profile, "S": profile["S"].capped(rows)} for profile in profiles]
     tile = manifest.model.tokens_per_tile
     tiles = manifest.preprocessing.tile
-    most = tiles.max_num + (1 if tiles.use_thumbnail else 0)
-    sizes = {"T": Sizes(1, 1, 1), "M": Sizes(tile, tile * most, tile * most)}
+    thumbnail = 1 if tiles.use_thumbnail else 0
+    usual, most = tiles.max_num + thumbnail, max(tiles.max_num, MAX_TILES) + thumbnail
+    sizes = {"T": Sizes(1, 1, 1), "M": Sizes(tile, tile * usual, tile * most)}
     named = {
         size
         for spec in manifest.stages[stage].inputs.values()

@@ -106,10 +106,15 @@ def kinds(of: list[dict[str, Any]]) -> set[str]:
         ("gcg", ("--instruction", "Be short."), "short answers"),
         ("vqa", ("--split", "val"), "--split is for refseg and gcg"),
         ("gcg", ("--split", "val"), "has no splits"),
-        ("gcg", ("--ilvc", "maybe"), "expected auto, on or off"),
+        ("gcg", ("--ilvc", "maybe"), "expected one of auto, on, off, plain"),
         ("gcg", ("--images", "nowhere"), "no such folder"),
         ("gcg", ("--precision", "int8"), "lira-edge build"),
         ("gcg", ("--limit", "0"), "limit"),
+        ("gcg", ("--max-tiles", "13"), "max_tiles is 13; expected a whole number from 1 to 12"),
+        ("gcg", ("--protocol", "paper"), "--protocol is 'paper', expected strict or authors"),
+        ("vqa", ("--benchmark", "gqa"), "--benchmark is for --protocol authors with --task vqa"),
+        ("pope", ("--protocol", "authors", "--benchmark", "gqa"), "--benchmark is for"),
+        ("vqa", ("--protocol", "authors", "--benchmark", "mme"), "expected one of vqav2, okvqa, textvqa"),
     ],
 )
 def test_wrong_arguments(

@@ -62,17 +62,17 @@ def tensor(name: str, **facts: Any) -> Change:
             "sefe",
             lambda d: d["profiles"][0]["features"][2].__setitem__(1, 99),
             "features takes [1, 2, 8] to [1, 99, 8], usually [1, 14, 8], in profile 0, expected [1, 2, 8] to "
-            "[1, 14, 8], usually [1, 14, 8];",
+            "[1, 26, 8], usually [1, 14, 8];",
         ),
         (
             "sefe",
             lambda d: d["profiles"][0]["features"][0].__setitem__(1, 3),
-            "features takes [1, 3, 8] to [1, 14, 8], usually [1, 14, 8], in profile 0, expected [1, 2, 8] to",
+            "features takes [1, 3, 8] to [1, 26, 8], usually [1, 14, 8], in profile 0, expected [1, 2, 8] to",
         ),
         (
             "sefe",
             lambda d: d["profiles"][0]["features"][1].__setitem__(1, 3),
-            "features takes [1, 2, 8] to [1, 14, 8], usually [1, 3, 8], in profile 0, expected [1, 2, 8] to",
+            "features takes [1, 2, 8] to [1, 26, 8], usually [1, 3, 8], in profile 0, expected [1, 2, 8] to",
         ),
         (
             "llm",

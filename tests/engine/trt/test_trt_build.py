@@ -445,5 +445,5 @@ def test_profiles(bundle_path: Path) -> None:
     assert ranges["logit_positions"] == ((1,), (1,), (4,)) and "position" not in ranges
     (sefe,) = stage_profiles(manifest, "sefe")
     rows = manifest.model.tokens_per_tile
-    assert sefe["M"] == Sizes(rows, 7 * rows, 7 * rows)  # 6 tiles and the thumbnail are usual, too
+    assert sefe["M"] == Sizes(rows, 7 * rows, 13 * rows)  # 6 tiles, up to 12 if asked for; the thumbnail, too
     assert stage_profiles(manifest, "pixel_encoder") == [{}]

@@ -1,0 +1,157 @@
+"""Beam search, as transformers' `generate(num_beams=...)` does it: what the authors' POPE script rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lira_engine.errors import LiraError
+
+if TYPE_CHECKING:
+    from lira_engine.runner import KvCache
+    from lira_runtime.loop import Llm
+
+_NEVER = -1e9  # added to a log probability: what was not begun is not chosen
+
+
+@dataclass
+class _Beam:
+    tokens: tuple[int, ...]
+    score: float  # sum of the tokens' log probabilities
+
+
+@dataclass
+class _Finished:
+    """The best answers that an end token closed; `score` is the mean log probability of a token."""
+
+    most: int
+    found: list[_Beam] = field(default_factory=list)  # without their end token
+
+    def add(self, tokens: tuple[int, ...], total: float, length: int) -> None:
+        """Where there are too many, the worst goes; of equals, the one that was there first stays."""
+        if len(self.found) < self.most:
+            self.found.append(_Beam(tokens, total / length))
+        elif total / length > self._worst.score:
+            self.found.remove(self._worst)
+            self.found.append(_Beam(tokens, total / length))
+
+    def cannot_be_beaten(self, best_total: float, length: int) -> bool:
+        """By anything that runs on from `best_total`, at the length that it has now."""
+        return len(self.found) == self.most and self._worst.score >= best_total / length
+
+    @property
+    def _worst(self) -> _Beam:
+        return min(self.found, key=lambda beam: beam.score)
+
+
+def beam_search(
+    llm: Llm,
+    cache: KvCache,
+    prompt: np.ndarray,  # [S, C], what `cache` does not hold yet
+    embed: Callable[[Sequence[int]], np.ndarray],  # token ids -> [n, C]
+    beams: int,
+    max_new_tokens: int,
+    end_ids: Collection[int],
+    stop_ids: Collection[int] = (),
+    min_new_tokens: int = 0,
+) -> tuple[int, ...]:
+    """The token ids of the answer whose tokens have the highest mean log probability, of those that the
+    search with `beams` running answers meets; an end token, if one closed it, included.
+
+    As transformers 4.37.2, which the authors pin, with its defaults (length penalty 1, early stopping False):
+    one of `end_ids` closes an answer, and is not chosen among the first `min_new_tokens` tokens. One of
+    `stop_ids` ends the whole search, when it is the last token of the best running answer; in the others it
+    is a token like any other. (So does xtuner's StopWordStoppingCriteria, which looks at the first sequence.)
+
+    There is one KV cache, so running answers take turns in it: each keeps the rows that it shares with the
+    one before and reads the rest again, up to `beams` passes of some rows for each token.
+    Raises LiraError for fewer than two beams, and for logits that are not finite.
+    """
+    if beams < 2:
+        raise LiraError(f"beams is {beams}; expected 2 or more (1 is greedy)")
+    reader = _Reader(llm, cache, prompt, embed)
+    max_new_tokens = min(max_new_tokens, reader.room + 1)  # the last token is not read
+    running = [_Beam((), 0.0), *(_Beam((), _NEVER) for _ in range(beams - 1))]
+    finished = _Finished(beams)
+    for length in range(1, max_new_tokens + 1):
+        # All beams are the same one at first.
+        scores = np.stack([reader.log_probabilities(beam.tokens) for beam in running])  # [beams, V]
+        if length <= min_new_tokens:
+            scores[:, list(end_ids)] = -np.inf
+        totals = scores + np.array([[beam.score] for beam in running], np.float32)
+        candidates = _best(totals, max(2, 1 + len(end_ids)) * beams)
+        grown: list[_Beam] = []
+        for rank, (index, token) in enumerate(candidates):
+            total = float(totals[index, token])
+            tokens = running[index].tokens
+            if token not in end_ids:
+                grown.append(_Beam((*tokens, token), total))
+            elif rank < beams:
+                finished.add((*tokens, token), total, length)
+            if len(grown) == beams:
+                break
+        running = grown
+        if finished.cannot_be_beaten(float(totals[candidates[0]]), length):
+            return _the_best(finished.found)
+        if running[0].tokens[-1] in stop_ids:
+            break
+    for beam in running:
+        finished.add(beam.tokens, beam.score, len(beam.tokens))
+    return _the_best(finished.found)
+
+
+def _best(totals: np.ndarray, count: int) -> list[tuple[int, int]]:
+    """(beam, token) of the `count` highest, the highest first."""
+    flat = totals.ravel()
+    chosen = np.argsort(-flat, kind="stable")[:count]
+    return [divmod(int(place), totals.shape[1]) for place in chosen]
+
+
+def _the_best(found: Sequence[_Beam]) -> tuple[int, ...]:
+    """Of equals the one that was found last."""
+    return sorted(found, key=lambda beam: beam.score)[-1].tokens
+
+
+class _Reader:
+    """Log probabilities of the next token after any answer to one prompt."""
+
+    def __init__(
+        self, llm: Llm, cache: KvCache, prompt: np.ndarray, embed: Callable[[Sequence[int]], np.ndarray]
+    ) -> None:
+        self._llm = llm
+        self._cache = cache
+        self._embed = embed
+        self._held: tuple[int, ...] = ()  # the answer whose rows the cache has behind the prompt's
+        self._known: dict[tuple[int, ...], np.ndarray] = {
+            (): _log_softmax(llm.forward(prompt, cache, logit_positions=(-1,)).logits[-1])
+        }
+        self._rows = cache.length
+
+    @property
+    def room(self) -> int:
+        """Tokens of an answer that can be read."""
+        return self._cache.capacity - self._rows
+
+    def log_probabilities(self, tokens: tuple[int, ...]) -> np.ndarray:
+        """[V] float32"""
+        if tokens not in self._known:
+            shared = 0
+            while shared < min(len(self._held), len(tokens) - 1) and self._held[shared] == tokens[shared]:
+                shared += 1
+            self._cache.truncate(self._rows + shared)
+            output = self._llm.forward(self._embed(tokens[shared:]), self._cache, logit_positions=(-1,))
+            self._held = tokens
+            self._known = {tokens: _log_softmax(output.logits[-1])}
+        return self._known[tokens]
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    if not np.isfinite(logits).all():
+        raise LiraError(
+            "the LLM engine gave logits that are not finite; expected finite numbers: try precision fp32"
+        )
+    shifted = logits - logits.max()
+    return np.asarray(shifted - np.log(np.exp(shifted).sum()), np.float32)
