@@ -33,6 +33,8 @@ from lira_runtime.tokenizer import TextCoder, Tokenizer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from lira_runtime.images import ImageSource
+
     from lira_engine.runner import Engines, KvCache, Tensor
 
 
@@ -92,12 +94,13 @@ class Lira:
 
     def look(
         self,
-        image: str | PathLike[str] | Image | np.ndarray,
+        image: ImageSource,
         *,
         max_tiles: int | None = None,
         min_tiles: int | None = None,
     ) -> Scene:
-        """Encode an image (path, PIL image, or [H, W, 3] uint8 RGB), once for all questions about it.
+        """Encode an image, once for all questions about it: a path, a file's bytes, an open binary file (read
+        from where it stands, and left open), a PIL image, or [H, W, 3] uint8 RGB.
 
         The semantic encoder sees the image in `min_tiles` to `max_tiles` tiles (1 to 12; default: the
         bundle's, and no more than `max_tiles` at least), and as a whole where these are several. More tiles
