@@ -33,9 +33,8 @@ from lira_runtime.tokenizer import TextCoder, Tokenizer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from lira_runtime.images import ImageSource
-
     from lira_engine.runner import Engines, KvCache, Tensor
+    from lira_runtime.images import ImageSource
 
 
 class Lira:
