@@ -124,10 +124,10 @@ def test_torch_without_a_checkpoint(language_bundle: Path, tmp_path: Path, fakes
 @pytest.mark.parametrize(
     ("dies", "told"),
     [
-        ("at start", "ended with 1 while asked to about"),
-        ("genai convert", "ended with 5 while asked to convert"),
-        ("lira-edge convert", "ended with 5 while asked to convert"),
-        ("genai turn", "ended with 5 while asked to turn"),
+        ("at start", "ended with code 1 while asked to about"),
+        ("genai convert", "ended with code 5 while asked to convert"),
+        ("lira-edge convert", "ended with code 5 while asked to convert"),
+        ("genai turn", "ended with code 5 while asked to turn"),
     ],
 )
 def test_a_peer_that_dies_stops_nobody_else(
@@ -142,7 +142,7 @@ def test_a_peer_that_dies_stops_nobody_else(
 
 def test_ours_that_dies_is_an_error(language_bundle: Path, tmp_path: Path, fakes: Fakes) -> None:
     fakes.write(dies="lira-edge turn")
-    with pytest.raises(WorkerError, match="ended with 5 while asked to turn"):
+    with pytest.raises(WorkerError, match="ended with code 5 while asked to turn"):
         run(language_bundle, tmp_path / "work", fakes, "genai")
 
 

@@ -58,7 +58,7 @@ def test_answers_and_error_stream(interpreter: Interpreter, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("end", "told"), [("sys.exit(3)", "ended with 3"), ("os.kill(os.getpid(), 9)", "killed by signal 9")]
+    ("end", "told"), [("sys.exit(3)", "ended with code 3"), ("os.kill(os.getpid(), 9)", "killed by signal 9")]
 )
 def test_one_that_dies(interpreter: Interpreter, tmp_path: Path, end: str, told: str) -> None:
     log = tmp_path / "log"
@@ -72,7 +72,7 @@ def test_one_that_dies(interpreter: Interpreter, tmp_path: Path, end: str, told:
 
 def test_one_that_died_before_it_was_asked(interpreter: Interpreter, tmp_path: Path) -> None:
     with (
-        pytest.raises(WorkerError, match="ended with 4 while asked to turn"),
+        pytest.raises(WorkerError, match="ended with code 4 while asked to turn"),
         Worker("genai", interpreter("say()\nsys.exit(4)"), tmp_path / "log") as worker,
     ):
         worker.ask("about")

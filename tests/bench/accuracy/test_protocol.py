@@ -347,6 +347,14 @@ def test_gcg_by_the_authors(
     assert "protocol.name authors, this one has strict" in error and "--overwrite" in error
 
 
+def test_chair_by_the_authors(evaluate: Evaluate, asked: Asked, manifest: Manifest) -> None:
+    assert evaluate("chair", "out", "--protocol", "authors", "--limit", 1) == 0
+    assert asked.tiles == [{"max_tiles": 6, "min_tiles": 1}]
+    for prompt in asked.prompts:
+        assert prompt.question == "Provide an in-depth description of this image."
+        assert prompt.stop_ids == set(manifest.tokens.eos[:1]) and prompt.max_new_tokens == 512
+
+
 def test_compared_engines_read_the_question_that_was_asked(evaluate: Evaluate) -> None:
     assert evaluate("gcg", "out", "--protocol", "authors", "--limit", 1, "--compare", "portable") == 0
     found = json.loads(Path("out/compare-portable/report.json").read_text())["comparison"]
