@@ -66,20 +66,23 @@ def export(
     from .memory import check_memory
     from .sources import locate
 
-    # Nobody downloads gigabytes for a bundle that cannot be written.
-    check_target(output, overwrite)
     check_memory(threads)
-    console = plain_console()
     for path in (str(output), checkpoint, base, head, clip, classes):
         check_path(path or "")
+    console = plain_console()
     started = time.perf_counter()
+
+    def announce(line: str) -> None:
+        check_target(output, overwrite)  # nobody downloads gigabytes for a bundle that cannot be written
+        console.print(line, soft_wrap=True)
+
     given = {"base": base, "head": head, "clip": clip, "classes": classes}
     files = locate(
         checkpoint,
         size=size,
         given={part: source for part, source in given.items() if source is not None},
         config=config,
-        announce=lambda line: console.print(line, soft_wrap=True),
+        announce=announce,
     )
     sizes = LiraConfig.from_files(files.config, files.base, files.name)
     with progress_bar(console, DownloadColumn(), TimeRemainingColumn()) as bar:
