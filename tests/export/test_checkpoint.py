@@ -93,6 +93,17 @@ def test_tensors_that_do_not_fit_are_all_listed_by_their_upstream_names(copied_c
     assert f"missing {LLM}layers.1.attention.wo.lora_B.default.weight (24, 2)" in message
 
 
+def test_many_tensors_that_do_not_fit_are_counted_by_kind(copied_checkpoint: Path) -> None:
+    def damage(tensors: dict[str, Any]) -> None:
+        for name in [name for name in tensors if ".layers.1." in name]:
+            tensors[f"extra.{name}"] = tensors.pop(name)
+
+    change(copied_checkpoint / "LIRA-tiny.pth", damage)
+    message = error(copied_checkpoint)
+    assert "20 tensors do not fit the configuration (10 missing, 0 misshapen, 10 unexpected)" in message
+    assert len(message) < 300 + len(str(copied_checkpoint)) and message.count("lora_A") == 1
+
+
 def test_base_model_of_another_size(copied_checkpoint: Path) -> None:
     path = copied_checkpoint / "internvl2-tiny" / "model.safetensors"
     tensors = load_file(path)

@@ -68,6 +68,9 @@ def error(path: Path) -> str:
         ("llm_config.model_type", ["internlm2"], "model_type: found [\"internlm2\"], expected a text"),
         ("llm_config.model_type", "llama", "language model 'llama': expected one of internlm2"),
         ("llm_config.hidden_act", "gelu", 'hidden_act: found "gelu", expected "silu"'),
+        ("llm_config.num_attention_heads", 8, "hidden_size is 24 and num_attention_heads 8"),  # rotary: pairs
+        ("llm_config.head_dim", 128, "head_dim: found 128, expected 4"),
+        ("llm_config.use_sliding_window", True, "use_sliding_window: found true, expected false"),
         ("llm_config.rope_scaling", "dynamic", 'rope_scaling: found "dynamic", expected an object'),
         ("llm_config.rope_scaling", {"type": "dynamic"}, "rope_scaling: key 'factor' is missing"),
         ("llm_config.rope_scaling", {"type": "linear", "factor": 2.0}, 'type: found "linear", expected'),

@@ -86,6 +86,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path) 
     base = next(tiny_checkpoint.glob("internvl2-*"))
     shutil.copytree(base, stand_in.repositories[BASES["2b"]], dirs_exist_ok=True)
     shard(base, stand_in.repositories[BASES["8b"]])
+    shutil.copy(base / "model.safetensors", stand_in.repositories[BASES["8b"]] / "consolidated.safetensors")
     for name in BASES.values():
         (stand_in.repositories[name] / "modeling_internvl_chat.py").write_text("not needed")
         (stand_in.repositories[name] / "examples").mkdir()
@@ -195,6 +196,15 @@ def test_sizes_and_room_are_said_before_the_first_byte(
     line = refused(capsys, f"hub:{LIRA}", "--size", "lira-2b", "-o", tmp_path / "bundle")
     assert "the download needs about" in line
     assert hub.downloads == []
+
+
+def test_what_is_there_already_takes_no_room(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: "/cached/file")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    locate(f"hub:{LIRA}", size="lira-2b", announce=lines.append)
+    assert all(line.endswith(", there already") for line in lines[:-1])
+    assert lines[-1].startswith("to download: 0.00 GiB; ")
 
 
 def test_parts_are_the_same_as_from_a_folder(hub: Hub, tiny_checkpoint: Path) -> None:
@@ -319,6 +329,34 @@ def test_local_parts_from_the_command_line(copied_checkpoint: Path, tmp_path: Pa
     run(*arguments, code=2)
     run(*arguments, "--head", elsewhere, "--clip", elsewhere / "open_clip_pytorch_model.bin")
     assert Bundle.open(tmp_path / "bundle").manifest.name == "tiny"
+
+
+def test_files_at_the_top_go_before_those_in_folders(copied_checkpoint: Path) -> None:
+    (copied_checkpoint / "older").mkdir()
+    shutil.copy(copied_checkpoint / "LIRA-tiny.pth", copied_checkpoint / "older")
+    assert locate(copied_checkpoint).paths["lira"] == copied_checkpoint / "LIRA-tiny.pth"
+    shutil.move(copied_checkpoint / "LIRA-tiny.pth", copied_checkpoint / "older" / "LIRA-other.pth")
+    with pytest.raises(LiraError, match=r"found older/LIRA-other\.pth, older/LIRA-tiny\.pth"):
+        locate(copied_checkpoint)
+
+
+def test_other_folders_with_a_configuration_are_no_base_model(copied_checkpoint: Path) -> None:
+    (copied_checkpoint / "deepspeed").mkdir()
+    (copied_checkpoint / "deepspeed" / "config.json").write_text("{}")
+    assert locate(copied_checkpoint).base.name == "internvl2-tiny"
+
+
+def test_data_sets_are_not_searched(copied_checkpoint: Path) -> None:
+    deep = copied_checkpoint.joinpath(*"data")
+    deep.mkdir(parents=True)
+    head = copied_checkpoint / "omg_seg_convl.pth"
+    shutil.move(head, deep)
+    assert locate(copied_checkpoint).paths["head"].parent == deep
+    deeper = deep / "images"
+    deeper.mkdir()
+    shutil.move(deep / head.name, deeper)
+    with pytest.raises(LiraError, match="found nothing for the OMG-Seg head"):
+        locate(copied_checkpoint)
 
 
 def test_an_empty_config_is_as_none(copied_checkpoint: Path) -> None:

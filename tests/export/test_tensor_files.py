@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,15 @@ def test_a_value_that_is_not_finite_is_refused_where_it_is_read(
     assert f"the first one ({value}) at {place}" in message
 
 
+def test_the_place_in_a_large_tensor(tmp_path: Path) -> None:
+    tensor = torch.zeros(3, 5000)
+    tensor[2, 7] = float("nan")
+    torch.save({"a": tensor}, tmp_path / "a.pth")
+    assert "1 of 15000 values that are not finite, the first one (nan) at [2, 7]" in error(
+        lambda: open_pth(tmp_path / "a.pth").read("a")
+    )
+
+
 def test_fp64_is_read_as_fp32_and_said(copied_checkpoint: Path) -> None:
     expected = Checkpoint.open(copied_checkpoint).tensor("llm.tok_embeddings.weight")
     rewrite(lira_file(copied_checkpoint), lambda t: t.update({k: v.double() for k, v in t.items()}))
@@ -113,6 +123,16 @@ def test_only_floats_are_weights(
     rewrite(lira_file(copied_checkpoint), lambda t: t.update({TABLE: change(t[TABLE])}))
     message = error(lambda: Checkpoint.open(copied_checkpoint))
     assert f"{TABLE} in LIRA-tiny.pth is {found}, expected one of float16, bfloat16, float32" in message
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_quantised_tensor_is_refused_in_one_line(copied_checkpoint: Path) -> None:
+    code = torch.quantize_per_tensor(torch.ones(12, 24), 0.01, 0, torch.qint8)
+    rewrite(lira_file(copied_checkpoint), lambda tensors: tensors.update({TABLE: code}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch's would be further lines
+        message = error(lambda: Checkpoint.open(copied_checkpoint))
+    assert f"{TABLE} in LIRA-tiny.pth is quantised qint8" in message
 
 
 def test_integers_in_safetensors(copied_checkpoint: Path) -> None:
