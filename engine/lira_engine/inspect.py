@@ -83,12 +83,19 @@ def _describe_bundle(bundle: Bundle) -> Tables:
 
 
 def _provenance(provenance: Mapping[str, object]) -> list[str]:
-    files = provenance.get("checkpoint_files")
-    if not isinstance(files, dict):
-        return []
-    return [
-        f"{name} {str(facts.get('sha256'))[:12]}" for name, facts in files.items() if isinstance(facts, dict)
-    ]
+    """The checkpoint's files, and the repositories and revisions of what came from the hub."""
+    rows = []
+    for name, facts in _objects(provenance.get("checkpoint_files")):
+        rows.append(f"{name} {str(facts.get('sha256'))[:12]}")
+    for part, origin in _objects(provenance.get("hub")):
+        rows.append(f"{part}: hub:{origin.get('repository')}@{origin.get('revision')}")
+    return rows
+
+
+def _objects(value: object) -> list[tuple[str, Mapping[str, object]]]:
+    """The members of a JSON object that are objects."""
+    found = value.items() if isinstance(value, dict) else ()
+    return [(name, member) for name, member in found if isinstance(member, dict)]
 
 
 def _stage_rows(name: str, stage: StageSpec) -> list[tuple[str, ...]]:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from lira_engine.bundle import Bundle
 from lira_engine.errors import LiraError
+from lira_engine.inspect import describe
 from lira_engine.main import main
 from lira_export.checkpoint import Checkpoint
 from lira_export.hub import HubSource
@@ -173,6 +174,8 @@ def test_one_command_exports_what_is_published(
     assert {part: origin["repository"] for part, origin in origins.items()} == {
         "lira": LIRA, "head": LIRA, "classes": LIRA, "clip": CLIP, "base": BASES[size],
     }  # fmt: skip
+    (_, rows), *_ = describe(tmp_path / "bundle")
+    assert ("from", f"base: hub:{BASES[size]}@{COMMIT}") in rows
     printed = capsys.readouterr().out
     megabytes = (hub.repositories[LIRA] / weights).stat().st_size / 2**20
     assert f"hub:{LIRA}@4e09d2400000 {weights}: {megabytes:,.1f} MiB" in printed
