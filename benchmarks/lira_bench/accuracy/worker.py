@@ -107,6 +107,8 @@ class Worker:
             try:
                 masks = true_masks(item, picture, path)
                 look.check(item)
+            except OutOfMemory:
+                raise
             except LiraError as error:
                 yield left_out(item.key, str(error))
                 continue
@@ -168,6 +170,8 @@ def _fits_turned(item: Item, path: Path) -> bool:
     try:
         turned = open_image(path).size
         _masks(item, turned)
+    except OutOfMemory:
+        raise
     except LiraError:
         return False
     return not any(segmentation.outside(mask, turned) for mask in item.masks)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lira_bench.accuracy.items import Item, Question
 from lira_bench.accuracy.worker import true_masks
-from lira_engine.errors import LiraError
+from lira_engine.errors import LiraError, OutOfMemory
 from lira_runtime import rle
 from lira_runtime.images import open_image
 
@@ -51,6 +51,17 @@ def test_stored_pixels_are_not_turned_later_either(photo: Path) -> None:
         assert np.array_equal(np.asarray(stored), np.asarray(picture))
     assert open_image(stored).size == (WIDTH, HEIGHT)  # as Lira.look opens it
     assert np.array_equal(np.asarray(open_image(stored)), np.asarray(stored))
+
+
+def test_memory_that_is_refused_is_no_other_size(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = open_image(photo, upright=False)
+
+    def refuse(path: Path) -> None:
+        raise OutOfMemory("out of memory")
+
+    monkeypatch.setattr("lira_bench.accuracy.worker.open_image", refuse)
+    with pytest.raises(OutOfMemory):
+        true_masks(item(LOW, size=(WIDTH, HEIGHT)), stored, photo)
 
 
 def test_annotations_of_stored_pixels_are_used(photo: Path) -> None:
