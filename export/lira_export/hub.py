@@ -61,7 +61,23 @@ class HubTree:
         self.names = tuple(files)
         self.naming = f"name it, {self.where}/FILE"
         self.is_file = self.names == (source.file,)
+        self._source = source
         self._files = files
+
+    def named(self) -> HubTree:
+        """What its source names of it: a file, a folder, or all of it.
+
+        Raises:
+            LiraError: there is nothing of that name.
+        """
+        name = self._source.file
+        if name is None:
+            return self
+        within = {n: file for n, file in self._files.items() if n == name or n.startswith(f"{name}/")}
+        if not within:
+            listed = ", ".join(self.names)[:_SHOWN] or "nothing"
+            raise LiraError(f"{self.where}: found {listed}, expected {name}")
+        return HubTree(self._source, self.revision, within)
 
     def size_of(self, name: str) -> int | None:
         """Bytes, where the hub says how many."""
@@ -78,23 +94,17 @@ def is_hub(source: str | Path) -> bool:
     return str(source).startswith(PREFIX)
 
 
-def open_hub(text: str, whole: bool = False) -> HubTree:
-    """What a hub source names; with ``whole`` all of its repository.
+def open_hub(text: str) -> HubTree:
+    """The repository of a hub source.
 
     Raises:
-        LiraError: the repository cannot be read, or has nothing of that name.
+        LiraError: it cannot be read.
     """
     source = HubSource.parse(text)
     hub = _library()
     with _readable_errors(hub, source.repository):
         info = hub.HfApi().model_info(source.repository, revision=source.revision, files_metadata=True)
     files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
-    if source.file and not whole:
-        within = {n: s for n, s in files.items() if n == source.file or n.startswith(f"{source.file}/")}
-        if not within:
-            listed = ", ".join(files)[:_SHOWN] or "nothing"
-            raise LiraError(f"{PREFIX}{source.repository}: found {listed}, expected {source.file}")
-        files = within
     return HubTree(source, info.sha, files)
 
 

@@ -135,10 +135,7 @@ def locate(
     if size is not None and size not in SIZES:
         raise LiraError(f"--size {size}: expected one of {', '.join(SIZES)}")
     tree = _tree(str(checkpoint), size)
-    chosen = (
-        open_hub(str(checkpoint)) if isinstance(tree, HubTree) else tree
-    )  # of one file, where it is named
-    lira = _part("lira", chosen, SIZES.get(size or ""))
+    lira = _part("lira", tree.named() if isinstance(tree, HubTree) else tree, SIZES.get(size or ""))
     published = SIZES.get(size or "") or (_published(lira.names[0]) if isinstance(tree, HubTree) else None)
     parts = {"lira": lira}
     parts |= {
@@ -163,7 +160,7 @@ def locate(
 
 def _tree(checkpoint: str, size: str | None) -> Tree:
     if is_hub(checkpoint):
-        return open_hub(checkpoint, whole=True)
+        return open_hub(checkpoint)
     path = Path(checkpoint)
     if path.is_file():
         published = next((name for name, p in SIZES.items() if path.stem.startswith(p.stem)), None)
@@ -197,7 +194,7 @@ def _chosen(role: str, tree: Tree, published: Published | None, given: str | Non
 
 def _given(role: str, source: str, published: Published | None) -> Part:
     if is_hub(source):
-        return _part(role, open_hub(source), published)
+        return _part(role, open_hub(source).named(), published)
     path = Path(source)
     if path.is_file() and role != BASE:
         return Part(Folder(path.parent, (path.name,)), (path.name,))
