@@ -19,10 +19,10 @@ from lira_bench.accuracy.items import Evaluation, Source
 from lira_bench.accuracy.run import evaluate
 from lira_bench.accuracy.tasks import task_named
 from lira_bench.accuracy.worker import EngineChoice, Job
-from lira_engine.bundle import Bundle
-from lira_engine.engine_folder import build_command, read_build
-from lira_export.nano.dataset import write_dataset
-from lira_export.nano.scenes import TRAINING_SEED
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.engines.record import build_command, read_build
+from lira_nano.dataset import write_dataset
+from lira_nano.scenes import TRAINING_SEED
 
 SEED = 2
 assert SEED != TRAINING_SEED

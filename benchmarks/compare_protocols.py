@@ -21,8 +21,8 @@ from lira_bench.accuracy.protocol import STRICT, Protocol, protocol_for
 from lira_bench.accuracy.run import evaluate
 from lira_bench.accuracy.tasks import task_named
 from lira_bench.accuracy.worker import EngineChoice, Job
-from lira_export.nano.dataset import write_dataset
-from lira_export.nano.scenes import TRAINING_SEED
+from lira_nano.dataset import write_dataset
+from lira_nano.scenes import TRAINING_SEED
 
 SEED = 2
 assert SEED != TRAINING_SEED

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from lira_engine.runner import Engines
+    from lira_engine.engines.runner import Engines
     from lira_export.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -41,8 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    from lira_engine.extras import PORTABLE_FROM
-    from lira_engine.ort import version
+    from lira_engine.ort.session import version
+    from lira_engine.system.extras import PORTABLE_FROM
 
     if item.get_closest_marker("portable") and version() < PORTABLE_FROM:
         pytest.skip("this ONNX Runtime is too old for portable graphs")
@@ -123,7 +123,7 @@ def nano_bundle(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def golden_engines(golden_bundle: Path) -> Iterator[Engines]:
     """The portable graphs of the golden bundle in ONNX Runtime."""
-    from lira_engine.engines import open_engines
+    from lira_engine.open import open_engines
 
     with open_engines(golden_bundle, target="portable", threads=1) as engines:
         yield engines

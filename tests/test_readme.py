@@ -19,9 +19,9 @@ import pytest
 import typer
 
 from lira_engine.commands import GROUP
-from lira_engine.extras import extras
 from lira_engine.main import main
-from lira_export.nano import __main__ as nano
+from lira_engine.system.extras import extras
+from lira_nano import __main__ as nano
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -74,7 +74,7 @@ def check_options(command: list[str]) -> None:
     if program == "lira-edge":
         (entry,) = (entry for entry in metadata.entry_points(group=GROUP) if entry.name == arguments[0])
         parse(entry.load(), arguments[1:])
-    elif command[:3] == ["python", "-m", "lira_export.nano"]:
+    elif command[:3] == ["python", "-m", "lira_nano"]:
         parse(import_module(nano.COMMANDS[command[3]][0]).command, command[4:])
     elif program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -144,7 +144,7 @@ def test_block_runs(block: Block, clone: Path, monkeypatch: pytest.MonkeyPatch) 
 def run(command: list[str]) -> None:
     if command[0] == "lira-edge":
         main(command[1:])
-    elif command[:3] == ["python", "-m", "lira_export.nano"]:
+    elif command[:3] == ["python", "-m", "lira_nano"]:
         nano.main(command[3:])
         sys.exit(0)
     else:

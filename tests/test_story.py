@@ -15,8 +15,8 @@ from PIL import Image
 
 from lira_bench.metrics import iou
 from lira_engine.build import build
-from lira_export.nano import evaluate
-from lira_export.nano.scenes import Scene, render_scene
+from lira_nano import evaluate
+from lira_nano.scenes import Scene, render_scene
 from lira_runtime import Lira
 from lira_runtime.rle import decode
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from lira_engine.machine import usable_cores
+from lira_engine.system.machine import usable_cores
 
 _BYTES = 512 * 2**20  # many times the caches of the machines that this runs on
 _REPEATS = 5

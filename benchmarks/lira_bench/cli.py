@@ -9,7 +9,7 @@ import typer
 from rich.table import Table as RichTable
 
 from lira_engine.cli_options import MaxTilesOption, PrecisionOption, TargetOption
-from lira_engine.terminal import plain_console, status
+from lira_engine.system.terminal import plain_console, status
 
 if TYPE_CHECKING:
     from lira_bench.speed.report import Table
@@ -54,7 +54,7 @@ def bench(
     """
     from lira_bench.peers.registry import PEERS, peers_named
     from lira_bench.speed import benchmark, output, report
-    from lira_engine.engine_folder import usual_precision
+    from lira_engine.engines.record import usual_precision
     from lira_engine.errors import LiraError
     from lira_runtime.preprocess import check_tiles
 

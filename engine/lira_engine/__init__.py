@@ -6,32 +6,32 @@ from lira_engine.lazy import attributes
 
 TYPE_CHECKING = False  # typing takes longer to import than all that the command line does before Ctrl-C
 if TYPE_CHECKING:
-    from lira_engine.bundle import Bundle as Bundle
-    from lira_engine.engines import open_engines as open_engines
+    from lira_engine.bundle.bundle import Bundle as Bundle
+    from lira_engine.bundle.manifest import Manifest as Manifest
+    from lira_engine.engines.runner import Engines as Engines
+    from lira_engine.engines.runner import KvCache as KvCache
+    from lira_engine.engines.runner import LlmOutput as LlmOutput
+    from lira_engine.engines.runner import LlmRunner as LlmRunner
+    from lira_engine.engines.runner import StageRunner as StageRunner
     from lira_engine.errors import ContextFull as ContextFull
     from lira_engine.errors import LiraError as LiraError
     from lira_engine.errors import OutOfMemory as OutOfMemory
-    from lira_engine.manifest import Manifest as Manifest
-    from lira_engine.runner import Engines as Engines
-    from lira_engine.runner import KvCache as KvCache
-    from lira_engine.runner import LlmOutput as LlmOutput
-    from lira_engine.runner import LlmRunner as LlmRunner
-    from lira_engine.runner import StageRunner as StageRunner
+    from lira_engine.open import open_engines as open_engines
     from lira_engine.version import __version__ as __version__
 
 _HOMES = {
-    "Bundle": "bundle",
+    "Bundle": "bundle.bundle",
     "ContextFull": "errors",
-    "Engines": "runner",
-    "KvCache": "runner",
+    "Engines": "engines.runner",
+    "KvCache": "engines.runner",
     "LiraError": "errors",
-    "LlmOutput": "runner",
-    "LlmRunner": "runner",
-    "Manifest": "manifest",
+    "LlmOutput": "engines.runner",
+    "LlmRunner": "engines.runner",
+    "Manifest": "bundle.manifest",
     "OutOfMemory": "errors",
-    "StageRunner": "runner",
+    "StageRunner": "engines.runner",
     "__version__": "version",
-    "open_engines": "engines",
+    "open_engines": "open",
 }
 
 __all__ = sorted(_HOMES)

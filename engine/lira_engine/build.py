@@ -5,16 +5,16 @@ from __future__ import annotations
 from importlib import metadata
 from pathlib import Path
 
-from lira_engine.atomic import atomic_directory, remove_leftovers
-from lira_engine.builder import Progress, StageBuilder
-from lira_engine.bundle import Bundle
-from lira_engine.disk import check_disk
-from lira_engine.engine_folder import BUILD_NAME, Build, check_target, usable_build
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.integrity import sha256_of
+from lira_engine.bundle.manifest import STAGES, FileEntry
+from lira_engine.engines.builder import Progress, StageBuilder
+from lira_engine.engines.fingerprint import lowering_fingerprint
+from lira_engine.engines.options import CudaOptions, Options, TrtOptions, options_class
+from lira_engine.engines.record import BUILD_NAME, Build, check_target, usable_build
 from lira_engine.errors import LiraError
-from lira_engine.lowering import lowering_fingerprint
-from lira_engine.manifest import STAGES, FileEntry
-from lira_engine.options import CudaOptions, Options, TrtOptions, options_class
-from lira_engine.verify import sha256_of
+from lira_engine.system.atomic import atomic_directory, remove_leftovers
+from lira_engine.system.disk import check_disk
 
 
 def build(
@@ -31,7 +31,7 @@ def build(
 
     Args:
         precision: int8 and int4 are the language model's weights. options: those of the target, see
-            `lira_engine.options`; None for its defaults. threads: of the checks.
+            `lira_engine.engines.options`; None for its defaults. threads: of the checks.
 
     Raises:
         LiraError: a target or precision that there is not, too little disk space or memory, a stage that the
@@ -101,10 +101,10 @@ def _builder(
 
         return TrtBuilder(bundle, target, precision, options, progress)
     if isinstance(options, CudaOptions):
-        from lira_engine.build_cuda import CudaBuilder
+        from lira_engine.ort.build_cuda import CudaBuilder
 
         return CudaBuilder(bundle, precision, options, threads, progress)
-    from lira_engine.build_ort import OrtBuilder
+    from lira_engine.ort.build_cpu import OrtBuilder
 
     return OrtBuilder(bundle, target, precision, options, threads, progress)
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lira_engine.accuracy import FP32_TOLERANCE, RMS_TOLERANCE, rms_error
-from lira_engine.bundle import Bundle
-from lira_engine.engine_folder import engine_file, usable_build
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.manifest import PreprocessingSpec
+from lira_engine.engines.accuracy import FP32_TOLERANCE, RMS_TOLERANCE, rms_error
+from lira_engine.engines.record import engine_file, usable_build
+from lira_engine.engines.runner import Engines, KvCache, LlmRunner
 from lira_engine.errors import LiraError
-from lira_engine.machine import available_mib
-from lira_engine.manifest import PreprocessingSpec
-from lira_engine.runner import Engines, KvCache, LlmRunner
+from lira_engine.system.machine import available_mib
 
 QUESTION = "Is there a square in the image?"
 # The reference is opened beside the engines: weights in fp32, and room to compute.
@@ -35,7 +35,7 @@ class CheckedAnswer:
         tokens: how many next tokens were asked for; 0 where the context is too short for the answer.
         agree: at how many of them the language model in fp32, run on the same embeddings by ONNX Runtime, has
             the same favourite; None where that cannot run here.
-        cutting: error of the logits (see lira_engine.accuracy) beside those of the same rows in one go.
+        cutting: error of the logits (see engines.accuracy) beside those of the same rows in one go.
     """
 
     tokens: int
@@ -173,7 +173,7 @@ def _reference_logits(
 def _reference(bundle: Bundle, engines: Engines, threads: int | None) -> LlmRunner | None:
     """The portable graph; where ONNX Runtime is too old for it (JetPack 6), the cpu engine, if it was built
     and is not what is checked. A device that runs TensorRT may have no ONNX Runtime at all."""
-    from lira_engine.engines import open_llm
+    from lira_engine.open import open_llm
 
     with suppress(LiraError):
         return open_llm(bundle, bundle.stage_file("llm"), "portable", threads)

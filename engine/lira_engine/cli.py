@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from lira_engine.cli_options import PrecisionOption
-from lira_engine.terminal import plain_console, status
+from lira_engine.system.terminal import plain_console, status
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `lira-edge export` wrote.")]
 
@@ -77,13 +77,13 @@ def build(
     Writes BUNDLE/engines/TARGET-PRECISION/, whole or not at all.
     """
     from lira_engine.build import build as build_engines
-    from lira_engine.bundle import Bundle
-    from lira_engine.engine_folder import check_target, read_build, usual_precision
+    from lira_engine.bundle.bundle import Bundle
+    from lira_engine.engines.options import options_for
+    from lira_engine.engines.record import check_target, read_build, usual_precision
+    from lira_engine.engines.verified import verify_command
     from lira_engine.errors import LiraError
     from lira_engine.inspect import stage_table
-    from lira_engine.lowered_reference import file_name
-    from lira_engine.options import options_for
-    from lira_engine.verified import verify_command
+    from lira_engine.ort.lowered_reference import file_name
 
     console = plain_console()
     given = {
@@ -151,9 +151,9 @@ def verify(
 
     Writes the result into the engines' build.json. Engines for GPUs are not run before that.
     """
-    from lira_engine.bundle import Bundle
-    from lira_engine.check_engines import tables, verify_engines
-    from lira_engine.engine_folder import usual_precision
+    from lira_engine.bundle.bundle import Bundle
+    from lira_engine.engines.record import usual_precision
+    from lira_engine.verify import tables, verify_engines
 
     precision = precision or usual_precision(target)
     with status(plain_console()) as show:

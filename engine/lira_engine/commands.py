@@ -12,8 +12,8 @@ import typer
 from rich.table import Table
 
 from lira_engine.errors import LiraError
-from lira_engine.extras import DISTRIBUTION, lacking
-from lira_engine.terminal import plain_console
+from lira_engine.system.extras import DISTRIBUTION, lacking
+from lira_engine.system.terminal import plain_console
 
 GROUP = "lira_edge.commands"
 # What the parser says about arguments. Its base class moved between versions of typer and click.

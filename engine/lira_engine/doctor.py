@@ -7,9 +7,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from lira_engine.bundle import Bundle
+from lira_engine.bundle.bundle import Bundle
 from lira_engine.errors import LiraError, memory_errors_told
-from lira_engine.extras import (
+from lira_engine.inspect import Tables, engine_rows
+from lira_engine.ort.device import PROVIDERS
+from lira_engine.system.extras import (
     ENGINES_FROM,
     ONNXRUNTIMES,
     PORTABLE_FROM,
@@ -18,9 +20,7 @@ from lira_engine.extras import (
     installed,
     missing_packages,
 )
-from lira_engine.inspect import Tables, engine_rows
-from lira_engine.machine import gpus, jetson, this_machine
-from lira_engine.ort_device import PROVIDERS
+from lira_engine.system.machine import gpus, jetson, this_machine
 from lira_engine.trt.flavour import RTX_BUILDS_FOR, RTX_CAPABILITIES, load_flavour, parse_version
 
 RTX_FROM = (7, 5)

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from importlib import import_module, metadata
 from pathlib import Path
 
-from lira_engine.bundle import Bundle
-from lira_engine.engine_folder import BUILD_NAME, PRECISIONS, Build, build_command, read_build, usable_build
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.integrity import verify_folder
+from lira_engine.bundle.manifest import MANIFEST_NAME, StageSpec, TensorSpec
+from lira_engine.engines.record import BUILD_NAME, PRECISIONS, Build, build_command, read_build, usable_build
+from lira_engine.engines.verified import require_verified
 from lira_engine.errors import LiraError, quoted
-from lira_engine.extras import install_line, installed, lacking
-from lira_engine.machine import gpus
-from lira_engine.manifest import MANIFEST_NAME, StageSpec, TensorSpec
+from lira_engine.system.extras import install_line, installed, lacking
+from lira_engine.system.machine import gpus
 from lira_engine.trt.flavour import RTX_ALL_PRODUCTS_FROM, RTX_BUILDS_FOR, RTX_CAPABILITIES, parse_version
-from lira_engine.verified import require_verified
-from lira_engine.verify import verify_folder
 
 Tables = list[tuple[str, list[tuple[str, ...]]]]
 """(title, rows of cells)"""
@@ -158,7 +158,7 @@ def _readiness(build: Build, bundle: Path) -> str:
 def _check_runtime(target: str) -> None:
     """Raise LiraError where the package that runs engines of a target is missing."""
     if not target.startswith("tensorrt"):
-        import_module("lira_engine.ort")  # says so itself
+        import_module("lira_engine.ort.session")  # says so itself
     elif installed("pycuda") is None:
         extra = "rtx" if target == "tensorrt-rtx" else "tensorrt"
         raise LiraError(f"target {target} needs pycuda: {install_line(extra)}")

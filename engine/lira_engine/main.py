@@ -12,7 +12,7 @@ import sys
 import warnings
 from contextlib import suppress
 
-from lira_engine import interrupts
+from lira_engine.system import interrupts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _reason(error: BaseException) -> str | None:
     """What the user can mend, or None."""
-    from lira_engine.atomic import system_error
     from lira_engine.errors import LiraError, out_of_memory
+    from lira_engine.system.atomic import system_error
 
     refused = out_of_memory(error)
     if refused is not None:

@@ -1,158 +1,126 @@
-"""Is a folder what its manifest says: paths inside it, nothing missing, nothing altered."""
+"""Built engines on the device that will run them: check vectors, then one short answer; kept in build.json.
+
+A build that finished says little: fused kernels can be wrong on one GPU and right on the next.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import posixpath
-import sys
-import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
-from lira_engine.atomic import atomic_write
+import numpy as np
+
+from lira_engine.bundle.bundle import Bundle, CheckVectors
+from lira_engine.bundle.manifest import STAGES
+from lira_engine.check_answer import check_answer
+from lira_engine.engines.accuracy import RMS_TOLERANCE, check_outputs
+from lira_engine.engines.record import (
+    Build,
+    Verified,
+    build_command,
+    check_target,
+    engine_file,
+    read_build,
+    usable_build,
+)
+from lira_engine.engines.replay import run_llm, run_stage
+from lira_engine.engines.runner import Engines
+from lira_engine.engines.verified import keep_verified, now, this_setting
 from lira_engine.errors import LiraError
-from lira_engine.manifest import FileEntry
+from lira_engine.inspect import Tables
+from lira_engine.open import open_engines
+from lira_engine.ort import lowered_reference
 
-Verify = Literal["hashes", "full", "sizes"]
-
-# A file that changed this recently may change again within the same time stamp: its hash is not remembered.
-_SETTLED_NS = 2_000_000_000
-
-
-def confined(root: Path, name: str) -> Path:
-    """The path of `name` below `root`. Raises LiraError where it, or a link on it, leads out of `root`."""
-    pure = PurePosixPath(name)
-    plain = str(pure) == name and name not in ("", ".") and not any(c in name for c in "\\:\0")
-    if not plain or pure.is_absolute() or ".." in pure.parts:
-        raise LiraError(f"{root} names the path {name!r}, expected a relative one inside the folder")
-    path = root.joinpath(*pure.parts)
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise LiraError(f"{root}: {name!r} is a link that leads out of the folder, copy the file into it")
-    return path
+Progress = Callable[[str], None]
+"""Called with what is checked now."""
 
 
-def verify_folder(
-    root: Path, files: Mapping[str, FileEntry], mend: str, verify: Verify = "hashes"
-) -> dict[str, tuple[str, ...]]:
-    """Check every listed file below `root`: confined path, presence, size, SHA-256, and that the files which
-    an ONNX file reads tensors from are listed too. Returns these files, by the ONNX file's name.
+def verify_engines(
+    bundle: Bundle | Path | str,
+    target: str,
+    precision: str,
+    threads: int | None = None,
+    progress: Progress = lambda what: None,
+) -> Verified:
+    """Check the built engines of a bundle on this machine's device and note it in their build.json.
 
-    "hashes" remembers, in the user's cache folder, which files were hashed in which state (size, times,
-    inode), so that only the first opening of a large bundle takes long; "full" hashes everything again;
-    "sizes" hashes nothing. Raises LiraError that ends with `mend`, what the user should do.
+    Raises LiraError where the engines are missing, stale, altered or foreign, the device is missing, or an
+    output is wrong: then build.json says that they are not verified.
     """
-    try:
-        return _verify_folder(root, files, mend, verify)
-    except OSError as error:
-        raise LiraError(
-            f"{error.filename or root} cannot be read ({os.strerror(error.errno or 0)}): "
-            f"let this user read it, or {mend}"
-        ) from None
-
-
-def _verify_folder(
-    root: Path, files: Mapping[str, FileEntry], mend: str, verify: Verify
-) -> dict[str, tuple[str, ...]]:
-    memory = _Memory(root)
-    paths = {name: confined(root, name) for name in files}
-    states = {name: _state(paths[name], entry, mend) for name, entry in files.items()}
-    facts = {} if verify == "full" else memory.recall(states)
-    new = [name for name in files if name not in facts]
-    if verify != "sizes":
-        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-            digests = pool.map(lambda name: sha256_of(paths[name]), new)
-            known = {name: fact["sha256"] for name, fact in facts.items()} | dict(
-                zip(new, digests, strict=True)
+    check_target(target, precision)
+    if not isinstance(bundle, Bundle):
+        bundle = Bundle.open(bundle)
+    build = usable_build(bundle, target, precision)
+    setting = this_setting(target)
+    folder = bundle.engine_folder(target, precision)
+    if build.verified is not None:  # a wrong engine may end this process, too
+        keep_verified(folder, build, None)
+    with open_engines(bundle, target, precision, threads, unverified=True) as engines:
+        errors, lowered = {}, {}
+        for stage in STAGES:
+            progress(stage)
+            vectors, what = bundle.check_vectors(stage), f"the {target} engine of {stage}"
+            found = _run(engines, stage, vectors)
+            errors[stage] = check_outputs(
+                what, build.precisions[stage], found, vectors.outputs, vectors.noise
             )
-        for name, digest in known.items():
-            if digest != files[name].sha256:
-                raise LiraError(
-                    f"{paths[name]} was altered: its SHA-256 starts with {digest[:12]}, "
-                    f"expected {files[name].sha256[:12]}; {mend}"
-                )
-    for name in new:
-        facts[name] = {"sha256": files[name].sha256, "reads": _reads(paths[name])}
-    reads: dict[str, tuple[str, ...]] = {}
-    for name, fact in facts.items():
-        reads[name] = tuple(posixpath.join(posixpath.dirname(name), location) for location in fact["reads"])
-        for location, listed in zip(fact["reads"], reads[name], strict=True):
-            if listed not in files:
-                raise LiraError(
-                    f"{paths[name]} reads tensors from {location!r}, which is not among the listed files: "
-                    f"do not use it, {mend}"
-                )
-    if new and verify != "sizes":
-        memory.keep(states, facts)
-    return reads
+            if lowered_reference.file_name(stage) in build.files:
+                lowered = lowered_reference.check(what, found, lowered_reference.read(folder, stage))
+        progress("answer")
+        answer = check_answer(bundle, engines, build.precisions["llm"], threads)
+    placement = _placement(bundle, build, progress)
+    result = Verified(now(), setting, errors, answer.tokens, answer.agree, answer.cutting, lowered, placement)
+    now_there = read_build(folder, f"run `{build_command(bundle.path, target, precision)}`")
+    if replace(now_there, verified=None) != replace(build, verified=None):
+        raise LiraError(f"{folder} was built again meanwhile: run `lira-edge verify` again")
+    keep_verified(folder, build, result)
+    return result
 
 
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+def _run(engines: Engines, stage: str, vectors: CheckVectors) -> dict[str, np.ndarray]:
+    """A stage's outputs on its check vectors."""
+    if stage == "llm":
+        return run_llm(engines.llm, vectors)
+    return run_stage(getattr(engines, stage), vectors.inputs)
 
 
-def cache_folder() -> Path:
-    """The user's cache folder for lira-edge (it need not exist)."""
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "lira-edge"
-
-
-def _state(path: Path, entry: FileEntry, mend: str) -> list[int]:
-    """What a file's change would change; the time of the inode's change cannot be set back by hand."""
-    if not path.is_file():
-        raise LiraError(f"{path} is missing; {mend}")
-    found = path.stat()
-    if found.st_size != entry.bytes:
-        raise LiraError(f"{path} was altered: it has {found.st_size} bytes, expected {entry.bytes}; {mend}")
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
-
-
-def _reads(path: Path) -> list[str]:
-    if path.suffix != ".onnx":
-        return []
-    from lira_engine.external_data import external_locations  # onnx is slow to import and rarely needed here
-
-    return sorted(external_locations(path))
-
-
-class _Memory:
-    """Which files of one folder were verified, and in which state. Losing it costs time only."""
-
-    def __init__(self, root: Path) -> None:
-        key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
-        self._path = cache_folder() / "verified" / f"{key}.json"
-
-    def recall(self, states: Mapping[str, list[int]]) -> dict[str, Any]:
-        """Facts about the files that are still in the state that they were verified in."""
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            known = json.loads(self._path.read_text(encoding="utf-8"))
-            return {name: known[name]["fact"] for name, state in states.items() if _same(known, name, state)}
+def _placement(bundle: Bundle, build: Build, progress: Progress) -> dict[str, str]:
+    """Where the nodes of a cuda build ran."""
+    if build.target != "cuda":
         return {}
+    from lira_engine.ort.build_cuda import checked_placement, device_of
 
-    def keep(self, states: Mapping[str, list[int]], facts: Mapping[str, Any]) -> None:
-        newest = time.time_ns() - _SETTLED_NS
-        settled = {
-            name: {"state": state, "fact": facts[name]}
-            for name, state in states.items()
-            if max(state[1:3]) < newest
-        }
-        with suppress(OSError, LiraError), atomic_write(self._path) as file:
-            file.write(json.dumps(settled).encode())
+    folder, device = bundle.engine_folder(build.target, build.precision), device_of(build.options)
+    found = {}
+    for stage in STAGES:
+        progress(f"{stage}: placement")
+        file = folder / engine_file(build.target, stage)
+        found[stage] = checked_placement(bundle, stage, file, build.precisions[stage], device).text()
+    return found
 
 
-def _same(known: dict[str, Any], name: str, state: list[int]) -> bool:
-    return name in known and known[name]["state"] == state
+def tables(found: Verified, precision: str) -> Tables:
+    """What was found, for people. `precision`: of the engines."""
+    rows: list[tuple[str, ...]] = []
+    for stage, errors in found.errors.items():
+        output, error = max(errors.items(), key=lambda item: item[1])
+        rows.append((stage, f"{error:.1e}", f"({output})", found.placement.get(stage, "")))
+    if not found.tokens:
+        answer = "not given: the context is too short"
+    elif found.agree is None:
+        answer = f"{found.tokens} tokens, finite; no language model in fp32 to compare them with runs here"
+    else:
+        answer = f"{found.agree} of {found.tokens} next tokens are the fp32 model's"
+    about: list[tuple[str, ...]] = [("device", found.setting.text()), ("answer", answer)]
+    if found.tokens:
+        about.append(("in one go", f"the same logits to {found.cutting:.1e}"))
+    if found.lowered:
+        about.append(("language model", f"its own lowered graph to {max(found.lowered.values()):.1e}"))
+    elif precision in ("int4", "int8"):
+        wide = f"held to the fp32 outputs within {RMS_TOLERANCE[precision]:.0%} only"
+        about.append(("language model", f"{wide}: the build had nothing closer"))
+    return [
+        ("verified on", about),
+        ("largest error on the check vectors", rows),
+    ]

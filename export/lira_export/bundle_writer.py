@@ -16,12 +16,12 @@ import onnx_ir as ir
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lira_engine.accuracy import accepted_error, relative_error
+from lira_engine.bundle.external_data import save_graph
+from lira_engine.bundle.integrity import sha256_of
+from lira_engine.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, StageSpec, TensorSpec
+from lira_engine.engines.accuracy import accepted_error, relative_error
 from lira_engine.errors import LiraError
-from lira_engine.external_data import save_graph
-from lira_engine.manifest import MANIFEST_NAME, FileEntry, Manifest, StageSpec, TensorSpec
-from lira_engine.ort import OrtStage
-from lira_engine.verify import sha256_of
+from lira_engine.ort.session import OrtStage
 
 from .checks import Vectors
 from .llm_pieces import run_in_pieces

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lira_engine.atomic import atomic_directory
+from lira_engine.system.atomic import atomic_directory
 
 from .checkpoint import vision_source
 from .config import LlmConfig

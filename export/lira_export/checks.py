@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lira_engine.accuracy import relative_error
+from lira_engine.engines.accuracy import relative_error
 
 from .checkpoint import Checkpoint
 from .config import LiraConfig
 from .graphs.masks import resized_mask_features
 from .graphs.pixel_encoder import memory_sizes
 from .graphs.vision import pixel_encoder_outputs
-from .model.internlm2 import Layer, RMSNorm, Rotary
+from .model.language_model import Layer, RMSNorm, Rotary
 from .model.lira import PixelEncoder
 from .model.mask_decoder import MaskDecoder
 from .model.projector import Projector, TextToVision

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import DownloadColumn, TimeRemainingColumn
 
-from lira_engine.manifest import MANIFEST_NAME, Manifest
-from lira_engine.terminal import plain_console, progress_bar
-from lira_engine.text import check_path
+from lira_engine.bundle.manifest import MANIFEST_NAME, Manifest
+from lira_engine.system.terminal import plain_console, progress_bar
+from lira_engine.system.text import check_path
 
 if TYPE_CHECKING:
     from .bundle_writer import Step
@@ -60,7 +60,7 @@ def export(
     Every graph is run on its check vectors and compared with the torch reference. The bundle appears whole or
     not at all.
     """
-    from lira_engine.atomic import check_target
+    from lira_engine.system.atomic import check_target
 
     from .config import LiraConfig
     from .memory import check_memory

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lira_engine.bundle.manifest import PixelSpec, TileSpec
 from lira_engine.errors import LiraError
-from lira_engine.manifest import PixelSpec, TileSpec
 
 from .families import family_of
 from .json_files import Section, read_json

@@ -14,10 +14,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lira_engine.atomic import atomic_directory
-from lira_engine.disk import check_disk
-from lira_engine.manifest import ModelSpec, PreprocessingSpec, RegionSpec
-from lira_engine.verify import sha256_of
+from lira_engine.bundle.integrity import sha256_of
+from lira_engine.bundle.manifest import ModelSpec, PreprocessingSpec, RegionSpec
+from lira_engine.system.atomic import atomic_directory
+from lira_engine.system.disk import check_disk
 
 from . import checks
 from .bundle_writer import BundleWriter, Progress, Report

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lira_engine.disk import check_disk, free_bytes
+from lira_engine.bundle.integrity import sha256_of
 from lira_engine.errors import LiraError
-from lira_engine.extras import install_line
-from lira_engine.verify import sha256_of
+from lira_engine.system.disk import check_disk, free_bytes
+from lira_engine.system.extras import install_line
 
 PREFIX = "hub:"
 Announce = Callable[[str], None]

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from lira_engine.ort import open_session
+from lira_engine.ort.session import open_session
 
 from .runnable import runnable
 

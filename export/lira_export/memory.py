@@ -6,7 +6,7 @@ import mmap
 import threading
 
 from lira_engine.errors import memory_errors_told
-from lira_engine.machine import usable_cores
+from lira_engine.system.machine import usable_cores
 
 LEAST = 1 << 30
 """Bytes of address space: torch, its exporter and ONNX Runtime take 1.4 GiB of it for lira-nano."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lira_engine import schema
-from lira_engine.manifest import PromptSpec, TaskSpec
+from lira_engine.bundle import schema
+from lira_engine.bundle.manifest import PromptSpec, TaskSpec
 
 from .config import LiraConfig
 from .families import INTERNLM2, QWEN2

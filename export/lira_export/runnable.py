@@ -8,10 +8,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from lira_engine.external_data import save_graph
-from lira_engine.extras import PORTABLE_FROM
-from lira_engine.ort import version
-from lira_engine.passes import lower
+from lira_engine.bundle.external_data import save_graph
+from lira_engine.lowering.pipeline import lower
+from lira_engine.ort.session import version
+from lira_engine.system.extras import PORTABLE_FROM
 
 
 @contextmanager

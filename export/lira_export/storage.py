@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lira_engine.bundle.manifest import STAGES
 from lira_engine.errors import LiraError
-from lira_engine.manifest import STAGES
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Rounding to 11 or 8 bits moves a tensor by at most 2^-11 or 2^-8 of its largest value, unless it overflows

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken, Tokenizer
 
+from lira_engine.bundle.manifest import TokenSpec
 from lira_engine.errors import LiraError
-from lira_engine.manifest import TokenSpec
 
 from .bpe_files import has_bpe_files, read_bpe_files
 from .families import family_of

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lira_engine.bundle.manifest import TokenSpec
 from lira_engine.errors import LiraError
-from lira_engine.manifest import TokenSpec
 from lira_runtime import arguments
 from lira_runtime.events import MaskEvent, RegionEvent
 from lira_runtime.masks import Mask

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from numbers import Real
 
 from lira_engine.errors import LiraError
-from lira_engine.text import is_utf8
+from lira_engine.system.text import is_utf8
 
 
 def text(name: str, value: object) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from lira_engine.errors import LiraError
 
 if TYPE_CHECKING:
-    from lira_engine.runner import KvCache
+    from lira_engine.engines.runner import KvCache
     from lira_runtime.loop import Llm
 
 _NEVER = -1e9  # added to a log probability: what was not begun is not chosen

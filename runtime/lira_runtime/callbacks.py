@@ -17,8 +17,8 @@ from lira_runtime.timings import Timings
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from lira_engine.manifest import RegionSpec, TileSpec
-    from lira_engine.runner import LlmOutput, Pass, StageRunner, Tensor
+    from lira_engine.bundle.manifest import RegionSpec, TileSpec
+    from lira_engine.engines.runner import LlmOutput, Pass, StageRunner, Tensor
 
 
 class SegCallback(TokenCallback):

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lira_engine.cli_options import MaxTilesOption, PrecisionOption, TargetOption
-from lira_engine.terminal import plain_console, status
+from lira_engine.system.terminal import plain_console, status
 
 if TYPE_CHECKING:
     from lira_runtime.answer import Answer
@@ -55,10 +55,10 @@ def run(
 
     Streams the answer's text, then lists the phrases that have masks.
     """
-    from lira_engine.atomic import atomic_write
-    from lira_engine.engine_folder import usual_precision
+    from lira_engine.engines.record import usual_precision
     from lira_engine.errors import LiraError
-    from lira_engine.text import json_text
+    from lira_engine.system.atomic import atomic_write
+    from lira_engine.system.text import json_text
     from lira_runtime import arguments, report
     from lira_runtime.answer import first_tokens
     from lira_runtime.images import open_image

@@ -15,11 +15,11 @@ from lira_engine.errors import ContextFull
 from lira_runtime.events import Event, TokenEvent
 
 if TYPE_CHECKING:
-    from lira_engine.runner import KvCache, LlmOutput
+    from lira_engine.engines.runner import KvCache, LlmOutput
 
 
 class Llm(Protocol):
-    """What the loop needs of a `lira_engine.runner.LlmRunner`."""
+    """What the loop needs of a `lira_engine.engines.runner.LlmRunner`."""
 
     def forward(
         self, embeds: np.ndarray, cache: KvCache, logit_positions: Sequence[int] = ...

@@ -13,8 +13,8 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from lira_engine.bundle.manifest import MAX_TILES, PixelSpec, RegionSpec, TileSpec
 from lira_engine.errors import LiraError
-from lira_engine.manifest import MAX_TILES, PixelSpec, RegionSpec, TileSpec
 from lira_runtime import arguments
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom exclusive

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from lira_engine.bundle.manifest import PromptSpec, TaskSpec, TokenSpec
 from lira_engine.errors import LiraError
-from lira_engine.manifest import PromptSpec, TaskSpec, TokenSpec
 from lira_runtime.tokenizer import TextCoder
 
 Ilvc = Literal["auto", "on", "off", "plain"]

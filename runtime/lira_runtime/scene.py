@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lira_engine.bundle import Bundle
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.manifest import Manifest
 from lira_engine.errors import LiraError
-from lira_engine.manifest import Manifest
 from lira_runtime import arguments, images, preprocess
 from lira_runtime.answer import Answer, Transcript
 from lira_runtime.beam import beam_search
@@ -33,7 +33,7 @@ from lira_runtime.tokenizer import TextCoder, Tokenizer
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from lira_engine.runner import Engines, KvCache, Tensor
+    from lira_engine.engines.runner import Engines, KvCache, Tensor
     from lira_runtime.images import ImageSource
 
 
@@ -71,7 +71,7 @@ class Lira:
         Raises LiraError for a folder that is no bundle, for missing or altered files, and for missing or
         stale engines.
         """
-        from lira_engine.engines import open_engines
+        from lira_engine.open import open_engines
 
         arguments.text("the target", target)
         arguments.text("the precision", precision)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from lira_engine.runner import KvCache, LlmOutput
+    from lira_engine.engines.runner import KvCache, LlmOutput
     from lira_runtime.loop import Llm
 
 AUTHORS_TOKENS_PER_SECOND = 21.6  # LIRA-2B, referring segmentation (paper, supplementary text, section 7)

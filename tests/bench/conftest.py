@@ -37,7 +37,7 @@ def accuracy_bundle(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def accuracy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six scenes in every format that `lira-edge eval` reads."""
-    from lira_export.nano.dataset import write_dataset
+    from lira_nano.dataset import write_dataset
 
     folder = tmp_path_factory.mktemp("data") / "scenes"
     write_dataset(folder, seed=4, count=SCENES)
@@ -60,8 +60,8 @@ def _write_language_bundle(root: Path, family: str = "internlm2", dtype: ir.Data
     import onnx_ir as ir
     from tokenizers import Tokenizer, models
 
-    from lira_engine import manifest as m
-    from lira_engine.verify import sha256_of
+    from lira_engine.bundle import manifest as m
+    from lira_engine.bundle.integrity import sha256_of
     from lira_export.config import LlmConfig
     from lira_export.graphs.llm import build_llm
 

@@ -16,7 +16,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from lira_engine.manifest import (
+from lira_engine.bundle.integrity import sha256_of
+from lira_engine.bundle.manifest import (
     FileEntry,
     Manifest,
     ModelSpec,
@@ -30,7 +31,6 @@ from lira_engine.manifest import (
     TileSpec,
     TokenSpec,
 )
-from lira_engine.verify import sha256_of
 from lira_export.config import LlmConfig
 from lira_export.graphs.llm import build_llm
 
@@ -117,7 +117,7 @@ def bundle_path(made_bundle: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hashes are remembered at once, not only of files that have been as they are for a while."""
-    monkeypatch.setattr("lira_engine.verify._SETTLED_NS", -(10**12))
+    monkeypatch.setattr("lira_engine.bundle.integrity._SETTLED_NS", -(10**12))
 
 
 @pytest.fixture

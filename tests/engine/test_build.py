@@ -15,14 +15,14 @@ import onnx_ir as ir
 import pytest
 
 from lira_engine import Bundle, LiraError, open_engines
-from lira_engine.accuracy import relative_error
 from lira_engine.build import build
-from lira_engine.engine_folder import usable_build
-from lira_engine.external_data import external_locations
-from lira_engine.llm_ort import OrtKvCache
-from lira_engine.manifest import STAGES
-from lira_engine.passes import lower
-from lira_engine.verify import sha256_of
+from lira_engine.bundle.external_data import external_locations
+from lira_engine.bundle.integrity import sha256_of
+from lira_engine.bundle.manifest import STAGES
+from lira_engine.engines.accuracy import relative_error
+from lira_engine.engines.record import usable_build
+from lira_engine.lowering.pipeline import lower
+from lira_engine.ort.llm import OrtKvCache
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_a_file_that_may_not_be_read_is_one_line(
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return sha256_of(path)
 
-    monkeypatch.setattr("lira_engine.verify.sha256_of", refusing)
+    monkeypatch.setattr("lira_engine.bundle.integrity.sha256_of", refusing)
     with pytest.raises(LiraError, match=rf"sefe\.onnx cannot be read \(Permission denied\).*{mend}"):
         open_engines(built)
 
@@ -241,7 +241,7 @@ def test_what_a_graph_reads_is_remembered(
     def fail(path: Path) -> set[str]:
         raise AssertionError(f"{path} was parsed again")
 
-    monkeypatch.setattr("lira_engine.external_data.external_locations", fail)
+    monkeypatch.setattr("lira_engine.bundle.external_data.external_locations", fail)
     usable_build(Bundle.open(built), "cpu", "fp32")
 
 
@@ -285,7 +285,7 @@ def test_a_wrong_engine_is_not_kept(bundle_path: Path, stage: str, monkeypatch: 
         model = lower(model, target, lowered, *options)
         return Spoil()(model).model if lowered == stage else model
 
-    monkeypatch.setattr("lira_engine.build_ort.lower", spoiled)
+    monkeypatch.setattr("lira_engine.ort.build_cpu.lower", spoiled)
     with pytest.raises(LiraError, match=f"the cpu engine of {stage} is wrong: output .* differs"):
         build(bundle_path, threads=1)
     assert os.listdir(bundle_path / "engines") == []

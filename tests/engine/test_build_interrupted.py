@@ -14,7 +14,7 @@ import pytest
 
 from lira_engine import Bundle, LiraError
 from lira_engine.build import build
-from lira_engine.engine_folder import usable_build
+from lira_engine.engines.record import usable_build
 
 SLOW = """
     import sys

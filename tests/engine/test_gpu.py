@@ -11,7 +11,7 @@ import pytest
 
 from lira_engine import doctor
 from lira_engine.build import build
-from lira_engine.check_engines import verify_engines
+from lira_engine.verify import verify_engines
 from lira_runtime import Lira
 
 pytestmark = pytest.mark.gpu

@@ -18,7 +18,7 @@ def test_importing_loads_nothing_heavy(package: str) -> None:
     assert json.loads(done.stdout) == []
 
 
-@pytest.mark.parametrize("module", ["lira_engine.ort", "lira_engine.llm_ort"])
+@pytest.mark.parametrize("module", ["lira_engine.ort.session", "lira_engine.ort.llm"])
 def test_a_missing_onnxruntime_is_one_line(module: str) -> None:
     code = (
         "import sys, importlib; sys.modules['onnxruntime'] = None\n"

@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from lira_engine import LiraError, doctor, inspect, machine
+from lira_engine import LiraError, doctor, inspect
 from lira_engine.build import build
-from lira_engine.engine_folder import Verified, read_build
-from lira_engine.extras import installed
+from lira_engine.engines.record import Verified, read_build
+from lira_engine.engines.verified import this_setting
 from lira_engine.inspect import describe
 from lira_engine.main import main
+from lira_engine.system import machine
+from lira_engine.system.extras import installed
 from lira_engine.trt import flavour
-from lira_engine.verified import this_setting
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -74,12 +75,12 @@ def test_inspect_asks_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     entry = Entry()
     monkeypatch.setattr(metadata, "entry_points", lambda group: [entry])
-    monkeypatch.setattr("lira_engine.extras.missing_packages", lambda extra: [])
+    monkeypatch.setattr("lira_engine.system.extras.missing_packages", lambda extra: [])
     with pytest.raises(LiraError, match=r"no bundle \(no lira\.json\), no engine folder .*, no checkpoint$"):
         describe(tmp_path)
     entry.answer = ("checkpoint x", [("hidden_size", 64)])
     assert describe(tmp_path) == [("checkpoint x", [("hidden_size", "64")])]
-    monkeypatch.setattr("lira_engine.extras.missing_packages", lambda extra: ["torch"])
+    monkeypatch.setattr("lira_engine.system.extras.missing_packages", lambda extra: ["torch"])
     with pytest.raises(LiraError, match=r"checkpoint folders need pip install 'lira-edge\[export\]'"):
         describe(tmp_path)
 

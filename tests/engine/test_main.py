@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lira_engine import commands
-from lira_engine.extras import extras, missing_packages
 from lira_engine.main import main
+from lira_engine.system.extras import extras, missing_packages
 
 PLAY = """
 from importlib import metadata
@@ -177,7 +177,7 @@ def test_an_extra_that_is_missing(
     entry = metadata.EntryPoint("play", "lira_plugin.cli:play [plugin]", commands.GROUP)
     monkeypatch.setattr(metadata, "entry_points", lambda group: metadata.EntryPoints([entry]))
     known = {**extras(), "plugin": ("nowhere-to-be-found",)}
-    monkeypatch.setattr("lira_engine.extras.extras", lambda: known)
+    monkeypatch.setattr("lira_engine.system.extras.extras", lambda: known)
     assert run() == 0
     assert "Play a game.  (not installed: pip install 'lira-edge[plugin]')" in capsys.readouterr().out
     assert run("play") == 2

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
-from lira_engine.bundle import Bundle
+from lira_engine.bundle.bundle import Bundle
 from lira_engine.errors import LiraError
 from lira_engine.main import main
 from lira_export import checks

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from lira_engine.passes import lower
+from lira_engine.lowering.pipeline import lower
 from lira_export.graphs.functions import DOMAIN, DOMAIN_VERSION, OPSET, cached_attention, deformable_sampling
 
 Arrays = Mapping[str, np.ndarray]

@@ -9,9 +9,9 @@ import onnx
 import pytest
 import torch
 
-from lira_engine.bundle import Bundle
-from lira_engine.manifest import STAGES
-from lira_engine.runner import Engines
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.manifest import STAGES
+from lira_engine.engines.runner import Engines
 from lira_export.checkpoint import Checkpoint
 from lira_export.graphs.vision import level_names
 from lira_export.sources import BASE, PARTS

@@ -11,8 +11,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from lira_engine.llm_ort import OrtLlm
-from lira_engine.passes import lower
+from lira_engine.lowering.pipeline import lower
+from lira_engine.ort.llm import OrtLlm
 from lira_export.checkpoint import Checkpoint
 from lira_export.config import LiraConfig
 from lira_export.export import LlmTensors

@@ -13,8 +13,8 @@ import onnx_ir as ir
 import pytest
 
 from lira_engine.errors import LiraError
-from lira_engine.llm_ort import OrtLlm
-from lira_engine.passes import lower
+from lira_engine.lowering.pipeline import lower
+from lira_engine.ort.llm import OrtLlm
 from lira_export.checkpoint import Checkpoint
 from lira_export.config import LiraConfig, LlmConfig
 from lira_export.export import LlmTensors

@@ -15,7 +15,7 @@ import huggingface_hub
 import pytest
 from safetensors.torch import load_file, save_file
 
-from lira_engine.bundle import Bundle
+from lira_engine.bundle.bundle import Bundle
 from lira_engine.errors import LiraError
 from lira_engine.inspect import describe
 from lira_engine.main import main

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from lira_engine.errors import LiraError
-from lira_engine.llm_ort import OrtLlm
+from lira_engine.ort.llm import OrtLlm
 from lira_export.config import LlmConfig
 from lira_export.graphs.llm import build_llm, rotary_tables
-from lira_export.model.internlm2 import InternLM2, Rotary
+from lira_export.model.language_model import InternLM2, Rotary
 
 CONFIG = LlmConfig(
     vocab_size=37,

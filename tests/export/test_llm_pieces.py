@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from lira_engine.bundle import Bundle
+from lira_engine.bundle.bundle import Bundle
 from lira_export.export import export_checkpoint
 from lira_export.llm_pieces import run_in_pieces
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lira_engine.ort import open_session
+from lira_engine.ort.session import open_session
 from lira_export.checkpoint import Checkpoint
 from lira_export.config import PixelConfig
 from lira_export.graphs import vision

@@ -9,10 +9,10 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from lira_engine.bundle import Bundle
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.manifest import STAGES
 from lira_engine.errors import LiraError
 from lira_engine.main import main
-from lira_engine.manifest import STAGES
 from lira_export.checkpoint import Checkpoint
 from lira_export.export import export_checkpoint
 from lira_export.storage import Storage, storages
@@ -99,7 +99,7 @@ def test_choices() -> None:
 
 def test_reference_has_the_values_that_are_kept(tiny_checkpoint: Path) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint)
-    from lira_export.model.internlm2 import Layer
+    from lira_export.model.language_model import Layer
 
     def layer(storage: Storage) -> dict[str, torch.Tensor]:
         part = checkpoint.load_part(lambda: Layer(checkpoint.config.llm), "llm.layers.0.", storage)

@@ -16,7 +16,7 @@ from lira_engine.errors import LiraError
 from lira_engine.main import main
 from lira_export.checkpoint import Checkpoint
 from lira_export.config import LiraConfig
-from lira_export.model.internlm2 import Layer
+from lira_export.model.language_model import Layer
 from lira_export.synthetic.presets import Preset, preset
 from lira_export.synthetic.streams import write_pth
 from lira_export.synthetic.synthesize import NOTE, synthesize

@@ -1,5 +1,5 @@
 """One case at LIRA-2B's true shapes: a layer of its language model, its vocabulary and its context of 4,096,
-from the torch reference through the portable graph to the CPU engines. `benchmarks/true_size.py`
+from the torch reference through the portable graph to the CPU engines. `benchmarks/true_size/run.py`
 has all layers and the other stages."""
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from lira_engine.llm_ort import OrtLlm
-from lira_engine.passes import lower
+from lira_engine.lowering.pipeline import lower
+from lira_engine.ort.llm import OrtLlm
 from lira_export.config import LlmConfig
 from lira_export.graphs.llm import build_llm
-from lira_export.model.internlm2 import InternLM2
+from lira_export.model.language_model import InternLM2
 from lira_export.synthetic.presets import preset
 
 CAPACITY, ROWS = 4096, 48

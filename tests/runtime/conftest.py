@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lira_engine.errors import ContextFull
-from lira_engine.manifest import (
+from lira_engine.bundle.manifest import (
     Manifest,
     PixelSpec,
     PreprocessingSpec,
@@ -22,6 +21,7 @@ from lira_engine.manifest import (
     TileSpec,
     TokenSpec,
 )
+from lira_engine.errors import ContextFull
 
 WIDTH = 8  # C
 TILE_TOKENS = 3  # N

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from lira_engine.manifest import PixelSpec, RegionSpec, TileSpec
+from lira_engine.bundle.manifest import PixelSpec, RegionSpec, TileSpec
 from lira_runtime.images import open_image
 from lira_runtime.preprocess import (
     choose_grid,

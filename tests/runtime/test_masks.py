@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from lira_engine.manifest import RegionSpec, TileSpec
+from lira_engine.bundle.manifest import RegionSpec, TileSpec
 from lira_runtime import masks, preprocess
 from lira_runtime.masks import Mask
 

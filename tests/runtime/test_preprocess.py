@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from lira_engine.manifest import PixelSpec, RegionSpec, TileSpec
+from lira_engine.bundle.manifest import PixelSpec, RegionSpec, TileSpec
 from lira_runtime import preprocess
 
 TILE = TileSpec(size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), min_num=1, max_num=6, use_thumbnail=True)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lira_engine.bundle.manifest import TileSpec
 from lira_engine.errors import LiraError
-from lira_engine.manifest import TileSpec
 from lira_runtime import Lira, Scene, preprocess
 from lira_runtime.events import FinishedEvent, MaskEvent, RegionEvent, TokenEvent
 from lira_runtime.sampling import make_sampler

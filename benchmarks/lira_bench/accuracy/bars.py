@@ -13,8 +13,8 @@ from lira_bench.accuracy.files import identity, image_path
 from lira_bench.accuracy.items import Item, Record
 from lira_bench.accuracy.output import START_ANEW
 from lira_bench.drawn_text import as_written, fitted, new_figure, without_glyph
-from lira_engine.atomic import atomic_write
 from lira_engine.errors import LiraError
+from lira_engine.system.atomic import atomic_write
 from lira_runtime import draw, rle
 from lira_runtime.images import open_image
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lira_engine.cli_options import MaxTilesOption, PrecisionOption, TargetOption
-from lira_engine.terminal import plain_console, progress_bar
+from lira_engine.system.terminal import plain_console, progress_bar
 
 if TYPE_CHECKING:
     from lira_bench.accuracy.run import Progress
@@ -77,9 +77,9 @@ def evaluate(
     from lira_bench.accuracy.run import evaluate as run_evaluation
     from lira_bench.accuracy.tasks import task_named
     from lira_bench.accuracy.worker import EngineChoice, Job
-    from lira_engine.engine_folder import usual_precision
+    from lira_engine.engines.record import usual_precision
     from lira_engine.errors import LiraError
-    from lira_engine.extras import install_line, missing_packages
+    from lira_engine.system.extras import install_line, missing_packages
     from lira_runtime import arguments
 
     if workers not in (None, "ray"):

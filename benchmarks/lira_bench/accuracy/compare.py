@@ -9,7 +9,7 @@ from typing import Any
 from lira_bench.accuracy.agreement import Agreement
 from lira_bench.accuracy.items import Evaluation, rounded
 from lira_bench.accuracy.worker import EngineChoice
-from lira_engine.bundle import Bundle
+from lira_engine.bundle.bundle import Bundle
 from lira_engine.errors import LiraError
 
 

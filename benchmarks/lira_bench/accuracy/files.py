@@ -10,8 +10,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from lira_bench.accuracy.items import Entry, Item, LeftOut
+from lira_engine.bundle.integrity import sha256_of
 from lira_engine.errors import LiraError
-from lira_engine.verify import sha256_of
 from lira_runtime.images import MAX_SIDE
 
 Line = tuple[str, dict[str, Any] | LeftOut]

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from lira_bench.accuracy.items import Record
-from lira_engine.atomic import atomic_write
 from lira_engine.errors import LiraError
+from lira_engine.system.atomic import atomic_write
 
 try:
     import fcntl

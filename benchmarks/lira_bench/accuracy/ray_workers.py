@@ -15,7 +15,7 @@ from typing import Any
 from lira_bench.accuracy.items import Record
 from lira_bench.accuracy.worker import Group, Job, Worker
 from lira_engine.errors import LiraError
-from lira_engine.extras import install_line, missing_packages
+from lira_engine.system.extras import install_line, missing_packages
 
 _CPU_TARGETS = ("cpu", "portable")
 

@@ -16,11 +16,11 @@ from lira_bench.accuracy.items import Dataset, Evaluation, LeftOut, Record, Sour
 from lira_bench.accuracy.output import START_ANEW, Output
 from lira_bench.accuracy.tasks import task_named
 from lira_bench.accuracy.worker import EngineChoice, Group, Job, Worker, grouped, left_out
-from lira_engine.bundle import Bundle
-from lira_engine.engine_folder import build_command, read_build
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.integrity import sha256_of
+from lira_engine.bundle.manifest import MANIFEST_NAME
+from lira_engine.engines.record import build_command, read_build
 from lira_engine.errors import LiraError
-from lira_engine.manifest import MANIFEST_NAME
-from lira_engine.verify import sha256_of
 
 Progress = Callable[[int, int], None]
 """Called with (items done, items in all)."""

@@ -15,7 +15,7 @@ from lira_bench.peers.process import Worker, WorkerError
 from lira_bench.peers.registry import OWN, Peer, install, peers_named
 from lira_bench.peers.result import PeerResult
 from lira_bench.sample_image import sample_image
-from lira_engine.bundle import Bundle
+from lira_engine.bundle.bundle import Bundle
 from lira_engine.errors import LiraError
 
 ANSWER_ROUNDS = 3  # at most: a whole answer of the torch reference takes minutes

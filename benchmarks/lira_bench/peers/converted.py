@@ -9,8 +9,8 @@ from pathlib import Path
 
 from lira_bench.peers.process import Worker, WorkerError
 from lira_bench.peers.registry import OWN, Peer
-from lira_engine.atomic import atomic_directory
-from lira_engine.bundle import Bundle
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.system.atomic import atomic_directory
 
 CONVERTER_VERSION = 1  # of this package's own conversions: raise it where their results change
 

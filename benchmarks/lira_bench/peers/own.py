@@ -12,18 +12,18 @@ import numpy as np
 
 from lira_bench.peers.model import Stepwise
 from lira_bench.peers.schedule import Answered, forced_answer
-from lira_engine.bundle import Bundle
-from lira_engine.engine_folder import check_target, engine_file, usable_build
-from lira_engine.engines import open_llm
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.engines.record import check_target, engine_file, usable_build
+from lira_engine.engines.runner import LlmRunner
 from lira_engine.errors import LiraError
-from lira_engine.runner import LlmRunner
+from lira_engine.open import open_llm
 
 
 def open_own_llm(bundle: Bundle, target: str, precision: str, threads: int) -> LlmRunner:
     """The language model's engine alone, or the portable graph ("portable").
 
     Raises:
-        LiraError: no usable engines for the target, as :func:`lira_engine.engines.open_engines` says it.
+        LiraError: no usable engines for the target, as :func:`lira_engine.open.open_engines` says it.
     """
     if target == "portable":
         return open_llm(bundle, bundle.stage_file("llm"), target, threads)

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from lira_engine.errors import LiraError
-from lira_engine.extras import install_line, installed, missing_packages
+from lira_engine.system.extras import install_line, installed, missing_packages
 
 OWN = "lira-edge"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lira_bench.speed.schedule import forced_tokens
-from lira_engine.manifest import Manifest
+from lira_engine.bundle.manifest import Manifest
 
 if TYPE_CHECKING:
     from lira_runtime.prompts import Prompt

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from PIL.Image import Image
 
 from lira_bench.peers.schedule import Answered, forced_answer
-from lira_engine.bundle import Bundle
+from lira_engine.bundle.bundle import Bundle
 from lira_export.checkpoint import Checkpoint
 from lira_export.model.convnext import shuffle_cells
 from lira_export.model.lira import PixelEncoder, PixelFeatures

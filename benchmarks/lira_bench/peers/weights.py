@@ -17,9 +17,9 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from lira_bench.peers.tensor_files import NUMPY, Tensor, write_shards
-from lira_engine.bundle import Bundle
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.integrity import confined
 from lira_engine.errors import LiraError
-from lira_engine.verify import confined
 
 DTYPES: dict[int, str] = {TensorProto.FLOAT: "F32", TensorProto.FLOAT16: "F16", TensorProto.BFLOAT16: "BF16"}
 TORCH_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}

@@ -34,9 +34,9 @@ import numpy as np
 
 from lira_bench.peers.registry import OWN, PEERS, missing, version
 from lira_bench.peers.weights import write_folder
-from lira_engine.bundle import Bundle
+from lira_engine.bundle.bundle import Bundle
 from lira_engine.errors import LiraError
-from lira_engine.machine import peak_rss_mib
+from lira_engine.system.machine import peak_rss_mib
 
 
 def prompt_ids(vocab_size: int, count: int) -> list[int]:

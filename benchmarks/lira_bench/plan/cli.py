@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lira_engine.terminal import plain_console
+from lira_engine.system.terminal import plain_console
 
 
 def plan(
@@ -81,7 +81,7 @@ def _write_json(out: Console, path: Path, contents: object) -> None:
 
 
 def _write(out: Console, path: Path, text: str) -> None:
-    from lira_engine.atomic import atomic_write
+    from lira_engine.system.atomic import atomic_write
 
     with atomic_write(path) as file:
         file.write(text.encode(errors="replace"))

@@ -18,12 +18,12 @@ import onnx_ir as ir
 from lira_bench.plan import activations, polynomial
 from lira_bench.plan.operators import is_linear, operations
 from lira_bench.plan.polynomial import Terms
-from lira_engine import schema
-from lira_engine.atomic import atomic_write
-from lira_engine.bundle import Bundle
+from lira_engine.bundle import schema
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.manifest import MANIFEST_NAME, Manifest, ModelSpec
 from lira_engine.errors import LiraError
-from lira_engine.manifest import MANIFEST_NAME, Manifest, ModelSpec
-from lira_engine.passes.initializers import weight_of
+from lira_engine.lowering.passes.initializers import weight_of
+from lira_engine.system.atomic import atomic_write
 
 FORMAT = "lira-costs"
 FORMAT_VERSION = 1

@@ -14,7 +14,7 @@ from lira_bench.plan.planning import Plan
 from lira_bench.plan.precision import StagePrecision
 from lira_bench.plan.roofline import AnswerTime, StageTime
 from lira_bench.plan.workload import QUERY_ROWS, TEXT_ROWS
-from lira_engine.machine import usable_cores
+from lira_engine.system.machine import usable_cores
 from lira_runtime.timings import AUTHORS_TOKENS_PER_SECOND
 
 _NOT_ON_TERMINALS = ("device", "mask ms", "region s")

@@ -12,8 +12,8 @@ from onnx import helper
 
 from lira_bench.bandwidth import read_bandwidth
 from lira_bench.plan.devices import THIS_MACHINE, Device
-from lira_engine import machine
 from lira_engine.errors import LiraError
+from lira_engine.system import machine
 
 _ROWS, _SIZE, _BLOCK = 512, 2048, 32
 _REPEATS = 8
@@ -78,7 +78,7 @@ def _int4(rng: np.random.Generator) -> tuple[onnx.NodeProto, dict[str, np.ndarra
 
 def _peak(make: object) -> float:
     """10^12 operations a second."""
-    from lira_engine.ort import onnxruntime  # which says how it is installed, where it is missing
+    from lira_engine.ort.session import onnxruntime  # which says how it is installed, where it is missing
 
     rng = np.random.default_rng(0)
     node, constants = make(rng)  # type: ignore[operator]

@@ -11,7 +11,7 @@ import numpy as np
 
 from lira_bench.speed.measure import Run
 from lira_bench.speed.record import Recorder, Wrapped
-from lira_engine.runner import Engines, Feeds, Pass, StageRunner, Tensor
+from lira_engine.engines.runner import Engines, Feeds, Pass, StageRunner, Tensor
 from lira_runtime.prompts import Ilvc
 
 

@@ -17,10 +17,10 @@ from lira_bench.speed.measure import Question, Run, measure, question
 from lira_bench.speed.record import Recorder, recorded
 from lira_bench.speed.schedule import TASKS as TASKS
 from lira_bench.speed.summary import Traffic, decode_context, record
-from lira_engine.bundle import Bundle
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.engines.runner import Engines
 from lira_engine.errors import LiraError
-from lira_engine.machine import peak_rss_mib, this_machine
-from lira_engine.runner import Engines
+from lira_engine.system.machine import peak_rss_mib, this_machine
 from lira_runtime import Lira
 from lira_runtime.images import open_image
 

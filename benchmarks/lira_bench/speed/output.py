@@ -8,9 +8,9 @@ from typing import Any
 
 from lira_bench.speed import pictures, report, trace
 from lira_bench.speed.measure import Run
-from lira_engine.atomic import atomic_write
 from lira_engine.errors import LiraError
-from lira_engine.text import json_text
+from lira_engine.system.atomic import atomic_write
+from lira_engine.system.text import json_text
 
 RECORD = "bench.json"
 OTHERS = ("bench.md", "stages.png", "timeline.png", "trace.json")

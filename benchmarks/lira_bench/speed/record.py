@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from lira_engine.runner import (
+from lira_engine.engines.runner import (
     Closing,
     Engines,
     Feeds,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lira_engine.bundle.manifest import TokenSpec
 from lira_engine.errors import LiraError
-from lira_engine.manifest import TokenSpec
 from lira_runtime.tokenizer import TextCoder
 
 TASKS = ("refseg", "gcg", "vqa")

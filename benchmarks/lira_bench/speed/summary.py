@@ -13,9 +13,9 @@ import numpy as np
 
 from lira_bench.speed.measure import Question, Run
 from lira_bench.speed.record import STAGES
-from lira_engine.engine_folder import tool_versions
-from lira_engine.machine import Machine
-from lira_engine.manifest import Manifest, ModelSpec
+from lira_engine.bundle.manifest import Manifest, ModelSpec
+from lira_engine.engines.record import tool_versions
+from lira_engine.system.machine import Machine
 
 FORMAT = "lira-bench"
 FORMAT_VERSION = 1

@@ -7,7 +7,7 @@ from typing import Any
 from lira_bench.speed.measure import Run
 from lira_bench.speed.record import STAGES
 from lira_bench.speed.report import TITLES
-from lira_engine.text import json_text
+from lira_engine.system.text import json_text
 
 _MARKS = "tokens, masks, regions"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import onnx
 
-from lira_engine.bundle import Bundle
-from lira_engine.engine_folder import engine_file
-from lira_engine.manifest import ModelSpec
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.manifest import ModelSpec
+from lira_engine.engines.record import engine_file
 
 # Tables of all positions, of which a step reads one row.
 _TABLES = ("cos_cache", "sin_cache")

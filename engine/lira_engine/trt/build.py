@@ -16,18 +16,19 @@ from typing import Any
 
 import onnx_ir as ir
 
-from lira_engine import lowered_reference
-from lira_engine.atomic import atomic_write
-from lira_engine.builder import BuiltStage, Progress, gpu_bytes, gpu_precision
-from lira_engine.bundle import Bundle
-from lira_engine.engine_folder import engine_file
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.external_data import save_graph
+from lira_engine.bundle.integrity import cache_folder
+from lira_engine.engines.builder import BuiltStage, Progress, gpu_bytes, gpu_precision
+from lira_engine.engines.options import TrtOptions, recorded_options
+from lira_engine.engines.record import engine_file
 from lira_engine.errors import LiraError, how_it_ended
-from lira_engine.external_data import save_graph
-from lira_engine.machine import available_mib
-from lira_engine.options import TrtOptions, recorded_options
-from lira_engine.passes import apply
-from lira_engine.passes.half_products import kept_in_fp32
-from lira_engine.passes.tensorrt import BLOCKS, tensorrt_pipeline
+from lira_engine.lowering.passes.half_products import kept_in_fp32
+from lira_engine.lowering.pipeline import apply
+from lira_engine.lowering.tensorrt import BLOCKS, tensorrt_pipeline
+from lira_engine.ort import lowered_reference
+from lira_engine.system.atomic import atomic_write
+from lira_engine.system.machine import available_mib
 from lira_engine.trt.compile import Job
 from lira_engine.trt.flavour import (
     RTX_ALL_PRODUCTS_FROM,
@@ -39,7 +40,6 @@ from lira_engine.trt.flavour import (
 )
 from lira_engine.trt.plugins import sampling_plugin
 from lira_engine.trt.profiles import input_ranges, llm_profiles, stage_profiles
-from lira_engine.verify import cache_folder
 
 # Peak memory of compiling over the bytes of the lowered weights, and what every compilation takes; measured
 # at LIRA-2B's sizes with TensorRT for RTX 1.7 (docs/tensorrt.md), rounded up.

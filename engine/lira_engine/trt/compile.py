@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lira_engine.atomic import atomic_write, readable_errors
 from lira_engine.errors import LiraError, out_of_memory
-from lira_engine.machine import peak_rss_mib
+from lira_engine.system.atomic import atomic_write, readable_errors
+from lira_engine.system.machine import peak_rss_mib
 from lira_engine.trt.flavour import compute_capabilities, load_flavour
 from lira_engine.trt.log import error_log
 from lira_engine.trt.plugins import load_plugins

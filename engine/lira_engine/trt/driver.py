@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from lira_engine.errors import LiraError, memory_errors_told
-from lira_engine.extras import install_line
+from lira_engine.system.extras import install_line
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike

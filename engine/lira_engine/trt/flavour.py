@@ -10,8 +10,8 @@ from types import MappingProxyType, ModuleType
 from typing import Any, Literal
 
 from lira_engine.errors import LiraError, memory_errors_told
-from lira_engine.extras import install_line
-from lira_engine.machine import gpus, jetson
+from lira_engine.system.extras import install_line
+from lira_engine.system.machine import gpus, jetson
 
 Dialect = Literal["cache_update", "decomposed"]
 """cache_update: `TensorScatter` and `Attention`, the cache is updated where it is. decomposed: products,

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from lira_engine.bundle.manifest import Manifest, TensorSpec
 from lira_engine.errors import LiraError
-from lira_engine.manifest import Manifest, TensorSpec
 from lira_engine.trt.driver import Driver
 from lira_engine.trt.engine import EngineTensor, TrtEngine
 from lira_engine.trt.flavour import Flavour

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lira_engine.manifest import MAX_TILES, Manifest, StageSpec
+from lira_engine.bundle.manifest import MAX_TILES, Manifest, StageSpec
 
 PREFILL_ROWS = 256
 """Rows of a prefill pass: also what a region of ILVC is, less the few tokens around it."""

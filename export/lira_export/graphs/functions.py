@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from lira_engine.function_body import CACHED_ATTENTION_INPUTS, FunctionBody
+from lira_engine.lowering.function_body import CACHED_ATTENTION_INPUTS, FunctionBody
 
 DOMAIN = "lira"
 DOMAIN_VERSION = 1

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..config import LiraConfig
 from .convnext import ConvNeXt, shuffle_cells
-from .internlm2 import InternLM2
+from .language_model import InternLM2
 from .mask_decoder import MaskDecoder
 from .pixel_decoder import PixelDecoder
 from .projector import Projector, TextToVision, cell_queries

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.progress import DownloadColumn, TimeRemainingColumn
 
-from lira_engine.terminal import plain_console, progress_bar
-from lira_engine.text import check_path
+from lira_engine.system.terminal import plain_console, progress_bar
+from lira_engine.system.text import check_path
 
 
 def synthesize(

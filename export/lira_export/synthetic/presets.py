@@ -121,8 +121,8 @@ def _internlm2(width: int, layers: int, heads: int, intermediate: int) -> dict[s
 
 
 def _nano() -> Preset:
-    from ..nano.architecture import config_dict
-    from ..nano.tokenizer import build_tokenizer
+    from lira_nano.architecture import config_dict
+    from lira_nano.tokenizer import build_tokenizer
 
     own = config_dict() | {"synthetic": True}
     llm = own["llm_config"] | {"vocab_size": build_tokenizer().get_vocab_size()}

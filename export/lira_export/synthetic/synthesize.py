@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lira_engine.atomic import atomic_directory
-from lira_engine.disk import check_disk
+from lira_engine.system.atomic import atomic_directory
+from lira_engine.system.disk import check_disk
 
 from ..config import LiraConfig
 from ..tokenizer import LIRA_TOKENS

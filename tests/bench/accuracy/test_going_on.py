@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lira_bench.accuracy import ray_workers, run
-from lira_engine import extras
+from lira_engine.system import extras
 
 if TYPE_CHECKING:
     from .conftest import Evaluate

@@ -15,7 +15,7 @@ from lira_bench.accuracy import attreval, gcg, pope, refseg, vqa
 from lira_bench.accuracy.items import Dataset, Item, LeftOut, Question, Record, Source
 from lira_bench.accuracy.protocol import STRICT, Protocol, protocol_for
 from lira_bench.accuracy.text_answers import gqa_shortened, textvqa_normalised
-from lira_engine.manifest import Manifest
+from lira_engine.bundle.manifest import Manifest
 from lira_runtime import Answer, Lira, Scene, rle
 from lira_runtime.beam import beam_search
 
@@ -371,7 +371,7 @@ def test_tiles_of_an_evaluation(evaluate: Evaluate, asked: Asked) -> None:
 def test_tiles_that_do_not_fit_are_said(
     evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lira_engine.llm_ort import OrtLlm
+    from lira_engine.ort.llm import OrtLlm
 
     monkeypatch.setattr(OrtLlm, "capacity", 200)
     assert evaluate("refseg", "out", "--protocol", "authors", "--limit", 1) == 2

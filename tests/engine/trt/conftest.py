@@ -14,8 +14,8 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
-from lira_engine.bundle import Bundle
-from lira_engine.manifest import Manifest, StageSpec, TensorSpec
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.manifest import Manifest, StageSpec, TensorSpec
 from lira_engine.trt.driver import open_driver
 from lira_engine.trt.flavour import Flavour, load_flavour
 from lira_engine.trt.llm import TrtLlm

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lira_engine.manifest import Manifest
+from lira_engine.bundle.manifest import Manifest
 from lira_engine.trt.profiles import input_ranges, stage_profiles
 
 MAGIC = "stand-in engine"
@@ -57,7 +57,7 @@ def write_engine(
 
 @cache
 def session(graph: str) -> Any:
-    from lira_engine.ort import open_session
+    from lira_engine.ort.session import open_session
 
     return open_session(Path(graph), threads=1)
 

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lira_engine import check_engines
+from lira_engine import verify
 from lira_engine.build import build
-from lira_engine.bundle import Bundle
-from lira_engine.check_engines import tables, verify_engines
-from lira_engine.engine_folder import read_build
-from lira_engine.engines import open_engines
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.manifest import STAGES
+from lira_engine.engines.options import options_for
+from lira_engine.engines.record import read_build
 from lira_engine.errors import LiraError
-from lira_engine.machine import Gpu
-from lira_engine.manifest import STAGES
-from lira_engine.options import options_for
+from lira_engine.open import open_engines
+from lira_engine.system.machine import Gpu
 from lira_engine.trt.compile import Job
 from lira_engine.trt.llm import TrtLlm
 from lira_engine.trt.stage import TrtStage, TrtTensor
+from lira_engine.verify import tables, verify_engines
 from lira_runtime import Lira
 
 PHOTO = Path(__file__).parents[3] / "assets" / "sample.png"
@@ -50,14 +50,14 @@ class Compiler:
         return {"peak_rss_mib": 1, "layers": 1}
 
     def _inputs(self, graph: Path) -> Any:
-        from lira_engine.ort import open_session
+        from lira_engine.ort.session import open_session
 
         return open_session(graph, threads=1).get_inputs()
 
 
 @pytest.fixture(params=["rtx", "thor", "orin"])
 def installed(request: pytest.FixtureRequest, installed_as: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    for module in ("verified", "trt.flavour"):
+    for module in ("engines.verified", "trt.flavour"):
         monkeypatch.setattr(f"lira_engine.{module}.gpus", lambda: [Gpu("Stand-in", "1 MiB", "580.1", "8.7")])
         monkeypatch.setattr(f"lira_engine.{module}.jetson", lambda: None)
     return installed_as(request.param)
@@ -142,7 +142,7 @@ def test_a_decoding_step_that_is_wrong_shows_beside_the_same_rows_in_one_go(
         return forward(self, embeds, cache, logit_positions)
 
     monkeypatch.setattr(TrtLlm, "forward", forgets)
-    monkeypatch.setattr("lira_engine.check_engines.check_outputs", lambda *_: {})  # which would notice, too
+    monkeypatch.setattr("lira_engine.verify.check_outputs", lambda *_: {})  # which would notice, too
     monkeypatch.setattr("lira_engine.check_answer._reference_logits", lambda *_: None)  # as on JetPack 6
     with pytest.raises(LiraError, match=r"token by token they differ by .* from those of the same rows in"):
         verify_engines(bundle, target, "fp16", threads=1)
@@ -175,13 +175,13 @@ def test_engines_that_are_built_again_meanwhile_are_not_verified(
 ) -> None:
     bundle, target = tmp_path / "nano", installed.target
     folder = build(bundle, target, "fp32")
-    inner = check_engines.check_answer
+    inner = verify.check_answer
 
     def meanwhile(*arguments: Any) -> Any:
         build(bundle, target, "fp32", options_for(target, {"lm_head_parts": 2}))
         return inner(*arguments)
 
-    monkeypatch.setattr(check_engines, "check_answer", meanwhile)
+    monkeypatch.setattr(verify, "check_answer", meanwhile)
     with pytest.raises(LiraError, match="was built again meanwhile: run `lira-edge verify` again"):
         verify_engines(bundle, target, "fp32", threads=1)
     assert read_build(folder, "").verified is None
@@ -197,7 +197,7 @@ def test_what_ends_in_the_middle_of_a_verification_is_not_verified(
     def crash(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lira_engine.check_engines.check_answer", crash)
+    monkeypatch.setattr("lira_engine.verify.check_answer", crash)
     with pytest.raises(KeyboardInterrupt):
         verify_engines(bundle, target, "fp32", threads=1)
     assert read_build(folder, "").verified is None

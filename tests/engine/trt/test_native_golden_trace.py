@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lira_engine.bundle import Bundle
-from lira_engine.engine_folder import BUILD_NAME, Build, engine_file
-from lira_engine.engines import open_engines
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.integrity import sha256_of
+from lira_engine.bundle.manifest import STAGES, FileEntry
+from lira_engine.engines.fingerprint import lowering_fingerprint
+from lira_engine.engines.options import options_for, recorded_options
+from lira_engine.engines.record import BUILD_NAME, Build, engine_file
 from lira_engine.errors import LiraError
-from lira_engine.lowering import lowering_fingerprint
-from lira_engine.manifest import STAGES, FileEntry
-from lira_engine.options import options_for, recorded_options
+from lira_engine.open import open_engines
 from lira_engine.trt.build import engine_machine, engine_tools
 from lira_engine.trt.llm import TrtLlm
 from lira_engine.trt.stage import TrtStage, TrtTensor
-from lira_engine.verify import sha256_of
 from lira_runtime import Lira
 
 PORTABLE = Path(__file__).parents[2] / "runtime" / "test_golden_trace.py"

@@ -23,7 +23,7 @@ I64 = 8
 
 @pytest.fixture
 def reference(tiny_llm: Any) -> Iterator[Any]:
-    from lira_engine.llm_ort import OrtLlm
+    from lira_engine.ort.llm import OrtLlm
 
     with OrtLlm(tiny_llm.graph, threads=1) as llm:
         yield llm

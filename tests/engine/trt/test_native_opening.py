@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lira_engine.bundle import Bundle
+from lira_engine.bundle.bundle import Bundle
 from lira_engine.errors import LiraError
 from lira_engine.trt.driver import open_driver
 from lira_engine.trt.log import error_log

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lira_engine.bundle import Bundle
+from lira_engine.bundle.bundle import Bundle
 from lira_engine.errors import LiraError
 from lira_engine.trt.driver import CudaDriver, CudaEvent, CudaStream
 from lira_engine.trt.engine import TrtEngine

@@ -24,11 +24,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lira_engine import Bundle, LiraError
-from lira_engine.manifest import STAGES
-from lira_engine.passes import apply
-from lira_engine.passes.opset import StateInOpset
-from lira_engine.passes.quantized_operands import FORMATS
-from lira_engine.passes.tensorrt import tensorrt_pipeline
+from lira_engine.bundle.manifest import STAGES
+from lira_engine.lowering.passes.opset import StateInOpset
+from lira_engine.lowering.passes.quantized_operands import FORMATS
+from lira_engine.lowering.pipeline import apply
+from lira_engine.lowering.tensorrt import tensorrt_pipeline
 from lira_export.config import LlmConfig
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}

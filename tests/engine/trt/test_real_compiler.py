@@ -13,12 +13,12 @@ import pytest
 
 from lira_engine import Bundle, LiraError
 from lira_engine.build import build
-from lira_engine.engine_folder import usable_build
-from lira_engine.manifest import STAGES
-from lira_engine.options import options_for
-from lira_engine.passes import apply
-from lira_engine.passes.sampling_by_plugin import PLUGIN
-from lira_engine.passes.tensorrt import tensorrt_pipeline
+from lira_engine.bundle.manifest import STAGES
+from lira_engine.engines.options import options_for
+from lira_engine.engines.record import usable_build
+from lira_engine.lowering.passes.sampling_by_plugin import PLUGIN
+from lira_engine.lowering.pipeline import apply
+from lira_engine.lowering.tensorrt import tensorrt_pipeline
 from lira_engine.trt.build import compile_in_process
 from lira_engine.trt.compile import Job, Ranges
 from lira_engine.trt.profiles import input_ranges, stage_profiles

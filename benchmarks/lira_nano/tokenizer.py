@@ -1,0 +1,85 @@
+"""The tokenizer of lira-nano: a fixed list of words, with single characters and bytes for everything else.
+
+Like InternLM2's it writes a space as `▁` at the front of the word that follows. Unlike it, no space is
+invented at the start of a text, so decoding returns every text exactly (save that a literal `▁` comes back as
+a space).
+"""
+
+from __future__ import annotations
+
+import string
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from lira_nano.scenes import BACKGROUNDS, COLORS, SHAPES
+from lira_nano.sprites import sprite_names
+from lira_nano.texts import SYSTEM_PROMPT, USER_PROMPT
+
+SPACE = "\u2581"
+UNKNOWN = "<unk>"
+# Ids as in InternLM2 for the first three.
+SPECIAL_TOKENS = (UNKNOWN, "<s>", "</s>", "<|im_start|>", "<|im_end|>")
+
+# Words of the prompts and answers, after a space.
+_TASK_WORDS = """
+    You are LIRA Please segment at a glance Can you provide thorough description of the this image with output
+    interleaved segmentation masks for corresponding phrases Do it Provide short Is there in answer yes or no
+    Yes No an and shape object on left right side top bottom
+"""
+# Words that people may well use in questions of their own. Whether the model understands them is another
+# matter.
+_FREE_WORDS = """
+    what where which who how many much does do has have not can could show find mark point tell me see look
+    describe name list count color colour kind type size big small large little biggest smallest larger
+    smaller next to near between above below under over behind front middle center corner background picture
+    scene photo thing things objects shapes animals animal one two three four first second other another all
+    every any some that these those its from by as be was will would should only also more than most same
+    different here your my i we they he she long mask
+"""
+# Without a space in front: where a text, an answer or a line starts.
+_BARE_WORDS = """
+    system user assistant You Please Can Provide Is Yes No Do What Where Which Who How Are Does Describe Show
+    Find Segment Mark Count List Tell The A There yes no a an the
+"""
+
+
+def vocabulary() -> list[str]:
+    """All pieces in id order: special tokens, bytes, ASCII characters, words after a space, bare words."""
+    things = [*sprite_names(), *SHAPES]
+    nouns = [*things, *COLORS]
+    plurals = [thing + "s" for thing in things]
+    spaced = [*_TASK_WORDS.split(), *nouns, *BACKGROUNDS, *plurals, *_FREE_WORDS.split()]
+    pieces = [
+        *SPECIAL_TOKENS,
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        SPACE,
+        "\n",
+        *string.digits,
+        *string.ascii_letters,
+        *string.punctuation,
+        *(SPACE + word for word in spaced),
+        *_BARE_WORDS.split(),
+        *nouns,
+    ]
+    return list(dict.fromkeys(pieces))
+
+
+def build_tokenizer() -> Tokenizer:
+    """The nano tokenizer without LIRA's six tokens: the exporter appends those, as to any checkpoint's."""
+    pieces = vocabulary()
+    # Unigram takes the best sum of scores: a word beats its letters, a longer word two shorter ones.
+    scored = [(piece, -1.0 if len(piece) > 1 else -10.0) for piece in pieces]
+    tokenizer = Tokenizer(models.Unigram(scored, unk_id=pieces.index(UNKNOWN), byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="never", split=True)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    special = [AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS]
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+def prompt_texts(question: str) -> tuple[str, str]:
+    """The prompt before and after the visual prefix. Tokenize the two apart, without added special tokens."""
+    before, after = (SYSTEM_PROMPT + USER_PROMPT).split("<image>")
+    return before, after.format(question=question)

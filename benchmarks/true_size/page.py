@@ -1,0 +1,165 @@
+"""The page that run.py writes: docs/true-size.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lira_bench.peers import PeerResult, table
+from lira_bench.speed import report
+
+Result = Mapping[str, Any]
+
+
+def page(results: Mapping[str, Result], machine: Mapping[str, Any]) -> str:
+    """Markdown. Steps that were not run are left out."""
+    named = ", ".join(f"{key} {value}" for key, value in machine.items())
+    lines = [
+        "# True sizes",
+        "",
+        "Random weights in the published shapes (`lira-edge synthesize`): speed and memory do not depend on",
+        "what weights say. Written by `python benchmarks/true_size/run.py WORK`; a line by `--only STEP`.",
+        "",
+        f"Machine: {named}. Memory is the peak resident memory of the step's process.",
+        "",
+        "| step | seconds | peak memory | written |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name, result in results.items():
+        if "seconds" in result and "gib" in result:
+            memory = f"{result['peak_rss_mib']:,} MiB"
+            lines.append(f"| `{name}` | {result['seconds']:.0f} | {memory} | {result['gib']:.2f} GiB |")
+    for title, part, write in SECTIONS:
+        if part in results:
+            lines += ["", f"## {title}", "", *write(results[part])]
+    return "\n".join(lines) + "\n"
+
+
+def _pixel_encoder(result: Result) -> Iterator[str]:
+    yield "`--only pixel-encoder`: 1024 x 1024, ONNX Runtime, a process each, in turns. Straightforward: the"
+    yield "reference's own steps, with 300 masks at the size of the image."
+    yield ""
+    yield "| graph | seconds | peak memory | beyond the weights |"
+    yield "| --- | ---: | ---: | ---: |"
+    titles = {
+        "straightforward-defaults": "straightforward, ONNX Runtime's defaults",
+        "straightforward-plain": "straightforward, without an arena",
+        "straightforward": "straightforward, our settings",
+        "lowered": "lowered, our settings",
+    }
+    for kind, title in titles.items():
+        found = result[kind]
+        yield (
+            f"| {title} | {found['seconds']:.1f} | {found['peak_rss_mib']:,} MiB "
+            f"| {found['activations_mib']:,} MiB |"
+        )
+    ratio = result["ratio"]
+    cells = " | ".join(f"{ratio[key]:.2f}" for key in ("seconds", "peak_rss_mib", "activations_mib"))
+    yield f"| ratio to the best of the others | {cells} |"
+
+
+def _parity(result: Result) -> Iterator[str]:
+    yield "`--only parity`: the portable graphs in ONNX Runtime against the torch reference. Errors: largest"
+    yield "difference over largest value; booleans are equal. Noise: what the reference's own outputs move by"
+    yield "when its input moves by 1e-6."
+    yield ""
+    yield "| stage | output | error | noise |"
+    yield "| --- | --- | ---: | ---: |"
+    for stage, outputs in result["stages"].items():
+        for output, error in outputs.items():
+            if output.startswith("noise.") or output == "tiles":
+                continue
+            noise = outputs.get(f"noise.{output}")
+            told = f"{noise:.1e}" if noise is not None else ""
+            yield f"| {stage} | {output} | {error:.1e} | {told} |"
+
+
+def _parity_llm(result: Result) -> Iterator[str]:
+    yield f"`--only parity-llm`: {result['layers']} layers on {result['rows']} rows, teacher-forced:"
+    yield f"smallest cosine {result['smallest_cosine']:.7f}, largest difference"
+    yield f"{result['largest_error']:.1e} of values up to {result['largest_value']:.1f}."
+
+
+def _bench(result: Result) -> Iterator[str]:
+    task = result["task"]
+    yield f"`--only bench-{task}`: `lira-edge bench` about `assets/coffee.jpg`; what the figures are is in"
+    yield "[bench.md](bench.md)."
+    yield ""
+    for name, title in (("stages", "Seconds by stage"), ("timeline", "Timeline of an answer")):
+        yield f"![{title}, {task}](../assets/lira-2b-{task}-{name}.png)"
+        yield ""
+    yield from report.markdown(result).rstrip().splitlines()
+
+
+def _plan(result: Result) -> Iterator[str]:
+    yield "`--only plan`: the model of [plan.md](plan.md) beside the `gcg` answer above; error: what is"
+    yield "predicted over what is measured, less one."
+    yield ""
+    yield "| | predicted | measured | error |"
+    yield "| --- | ---: | ---: | ---: |"
+    for row in result["against"]["rows"]:
+        shown = [_quantity(row[key], row["unit"]) for key in ("predicted", "measured")]
+        yield f"| {row['name']} | {shown[0]} | {shown[1]} | {100 * row['error']:+.0f} % |"
+
+
+def _quantity(value: float, unit: str) -> str:
+    return report.seconds(value) if unit == "s" else f"{report.significant(value)} {unit}"
+
+
+def _peers(result: Result) -> Iterator[str]:
+    yield "`--only peers peer-torch`: int4 engines and each peer in turn; see [peers.md](peers.md)."
+    yield ""
+    yield from table([PeerResult(**one) for one in result["results"]]).rstrip().splitlines()
+
+
+def _build(result: Result) -> Iterator[str]:
+    yield "| stage | precision | root mean square error on the check vectors (fp32: largest) |"
+    yield "| --- | --- | ---: |"
+    for stage, precision in result["precisions"].items():
+        yield f"| {stage} | {precision} | {max(result['errors'][stage].values()):.1e} |"
+
+
+def _build_rtx(result: Result) -> Iterator[str]:
+    tools = ", ".join(f"{name} {version}" for name, version in result["tools"].items())
+    yield f"Compiled by {tools} on this machine, which has no GPU; not run. A process per stage."
+    yield ""
+    yield "| stage | precision | seconds | peak memory | engine |"
+    yield "| --- | --- | ---: | ---: | ---: |"
+    for stage, precision in result["precisions"].items():
+        seconds, peak, size = (result[key][stage] for key in ("stage_seconds", "peaks_mib", "engine_mib"))
+        yield f"| {stage} | {precision} | {seconds:.1f} | {peak:,} MiB | {size:,.1f} MiB |"
+
+
+def _lowered(result: Result) -> Iterator[str]:
+    yield "`--only lowered`: LIRA-2B's stages as lowered for TensorRT, computed by ONNX Runtime on the check"
+    yield "vectors: root mean square of the difference from the fp32 outputs, over that of the outputs; of"
+    yield "booleans, the share that differs. Without a GPU's kernels. The dialect `cache_update` is for"
+    yield "TensorRT for RTX and TensorRT from 10.15 on, `decomposed` for 10.3."
+    yield ""
+    yield "| stage | precision | `cache_update` | `decomposed` | worst output |"
+    yield "| --- | --- | ---: | ---: | --- |"
+    for argument, newer in result["stages"].items():
+        stage, precision, dialect = argument.split(":")
+        if dialect == "cache_update":
+            older = result["stages"][f"{stage}:{precision}:decomposed"]["errors"]
+            output, error = max(newer["errors"].items(), key=lambda item: item[1])
+            yield f"| {stage} | {precision} | {error:.1e} | {max(older.values()):.1e} | `{output}` |"
+
+
+SECTIONS = (
+    ("Pixel encoder", "pixel-encoder", _pixel_encoder),
+    ("Parity", "parity", _parity),
+    ("Parity of the language model", "parity-llm", _parity_llm),
+    ("LIRA-2B, int4 engines", "build-lira-2b-int4", _build),
+    ("LIRA-2B, int8 engines", "build-lira-2b-int8", _build),
+    ("lira-nano, TensorRT for RTX, fp16", "build-rtx-lira-nano-fp16", _build_rtx),
+    ("lira-nano, TensorRT for RTX, int4", "build-rtx-lira-nano-int4", _build_rtx),
+    ("LIRA-2B, TensorRT for RTX, fp16", "build-rtx-lira-2b-fp16", _build_rtx),
+    ("LIRA-2B, TensorRT for RTX, int4", "build-rtx-lira-2b-int4", _build_rtx),
+    ("Lowered for TensorRT, beside fp32", "lowered", _lowered),
+    ("LIRA-2B, int4: referring segmentation", "bench-refseg", _bench),
+    ("LIRA-2B, int4: grounded conversation", "bench-gcg", _bench),
+    ("Plan, beside this", "plan", _plan),
+    ("Beside other runtimes", "peers", _peers),
+    ("Beside the torch reference", "peer-torch", _peers),
+)

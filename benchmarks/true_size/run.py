@@ -1,0 +1,220 @@
+"""Everything at true size: synthesize, export, build, parity, pixel encoder, answer; and the table of it.
+
+    python benchmarks/true_size/run.py WORK                       # all steps, hours of work and 60 GB of disk
+    python benchmarks/true_size/run.py WORK --only export-lira-2b # one step
+    python benchmarks/true_size/run.py WORK --only table          # docs/true-size.md from the results so far
+
+Each step runs in a process of its own: its peak memory is that process's, and its result stays in
+WORK/results/STEP.json. Weights are random: speed and memory do not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lira_bench.peers import PEERS, compare
+from lira_engine.bundle.manifest import STAGES
+from lira_engine.system.machine import this_machine
+
+SIZES = ("lira-2b", "lira-qwen2-1.5b", "lira-8b")
+HERE = Path(__file__).resolve().parent
+ASSETS = HERE.parents[1] / "assets"
+PHOTO = ASSETS / "coffee.jpg"
+TABLE = HERE.parents[1] / "docs" / "true-size.md"
+Result = dict[str, Any]
+
+
+def measured(command: list[str]) -> Result:
+    """Run a command; wall-clock seconds and peak resident memory of it and its children, in MiB."""
+    started = time.perf_counter()
+    child = subprocess.Popen(command)
+    _, status, usage = os.wait4(child.pid, 0)
+    if os.waitstatus_to_exitcode(status):
+        raise SystemExit(f"failed: {' '.join(command)}")
+    return {"seconds": round(time.perf_counter() - started, 1), "peak_rss_mib": usage.ru_maxrss >> 10}
+
+
+def cli(*arguments: str | Path) -> list[str]:
+    return [str(Path(sys.executable).with_name("lira-edge")), *map(str, arguments)]
+
+
+def folder_size(folder: Path) -> float:
+    """GiB."""
+    files = (path for path in folder.rglob("*") if path.is_file() and "engines" not in path.parts)
+    return round(sum(path.stat().st_size for path in files) / 2**30, 2)
+
+
+def synthesize(work: Path, size: str) -> Result:
+    out = work / "checkpoints" / size
+    return measured(cli("synthesize", size, "-o", out, "--overwrite")) | {"gib": folder_size(out)}
+
+
+def export(work: Path, size: str) -> Result:
+    out = work / "bundles" / size
+    found = measured(cli("export", work / "checkpoints" / size, "-o", out, "--overwrite"))
+    return found | {"gib": folder_size(out)}
+
+
+def build(work: Path, size: str, precision: str, target: str = "cpu") -> Result:
+    """For TensorRT a stage's memory is that of the process that compiled it; for the CPU one process does
+    all."""
+    bundle = work / "bundles" / size
+    if size == "lira-nano" and not bundle.exists():
+        measured(cli("export", HERE.parent / "checkpoints" / size, "-o", bundle))
+    found = measured(cli("build", bundle, "--target", target, "--precision", precision, "--force"))
+    folder = bundle / "engines" / f"{target}-{precision}"
+    record = json.loads((folder / "build.json").read_text())
+    gib = round(sum(path.stat().st_size for path in folder.iterdir()) / 2**30, 2)
+    kept = ("precisions", "errors", "seconds", "peaks_mib", "tools", "options")
+    record = {f"stage_{key}" if key == "seconds" else key: record[key] for key in kept}
+    sizes = {path.stem: round(path.stat().st_size / 2**20, 1) for path in folder.glob("*.engine")}
+    return found | {"gib": gib, "engine_mib": sizes} | record
+
+
+def bench(work: Path, task: str, runs: int) -> Result:
+    """LIRA-2B's int4 engines answer about a photograph; with the paper's ablation."""
+    out = work / "bench" / task
+    asked = ("--precision", "int4", "--task", task, "--images", PHOTO, "--runs", str(runs), "--ablation")
+    measured(cli("bench", work / "bundles" / "lira-2b", *asked, "-o", out, "--overwrite"))
+    for picture in ("stages.png", "timeline.png"):
+        shutil.copyfile(out / picture, ASSETS / f"lira-2b-{task}-{picture}")
+    return json.loads((out / "bench.json").read_text())
+
+
+def plan(work: Path) -> Result:
+    """The prediction for this machine beside what `bench` measured."""
+    out = work / "plan.json"
+    asked = ("--device", "this-machine", "--precision", "int4", "--against", work / "bench/gcg/bench.json")
+    measured(cli("plan", "lira-2b", *asked, "--json", out))
+    return json.loads(out.read_text())
+
+
+def peers(work: Path, names: list[str]) -> Result:
+    """Our int4 engines beside five other runtimes; those that are not installed are skipped by name."""
+    found = compare(
+        work / "bundles" / "lira-2b",
+        "cpu",
+        "int4",
+        names,
+        work / "peers",
+        threads=None,
+        progress=print,
+        checkpoint=work / "checkpoints" / "lira-2b",
+        image=PHOTO,
+    )
+    return {"results": [one.as_dict() for one in found]}
+
+
+def child(work: Path, name: str, argument: str = "") -> Result:
+    """A function of checks.py in a process of its own."""
+    out = work / f"{name}.json"
+    found = measured([sys.executable, str(HERE / "checks.py"), str(work), name, str(out), argument])
+    return json.loads(out.read_text()) | found
+
+
+def pixel_encoder(work: Path, rounds: int = 3) -> Result:
+    """Both graphs in turn, each time in a new process; the best time and the least memory of each. The
+    straightforward one also as ONNX Runtime runs it by itself, and without an arena: ratios are to
+    the best of these."""
+    runs: dict[str, list[Result]] = {"lowered": []}
+    runs |= {f"straightforward{settings}": [] for settings in ("", "-defaults", "-plain")}
+    for kind in ("lowered", "straightforward"):
+        child(work, "pixel_graph", kind)
+    for _ in range(rounds):
+        for kind, found in runs.items():
+            found.append(child(work, "pixel_run", kind))
+    best: dict[str, Result] = {
+        kind: {
+            "seconds": min(run["run_s"] for run in found),
+            "peak_rss_mib": min(run["peak_rss_mib"] for run in found),
+            "activations_mib": min(run["peak_rss_mib"] - run["weights_mib"] for run in found),
+        }
+        for kind, found in runs.items()
+    }
+    fast, *slow = best.values()
+    ratios = {key: round(min(one[key] for one in slow) / fast[key], 2) for key in fast}
+    return {**best, "ratio": ratios}
+
+
+def lowered(work: Path) -> Result:
+    """What is compiled for TensorRT, computed by ONNX Runtime: both dialects."""
+    found: Result = {}
+    for dialect in ("cache_update", "decomposed"):
+        for stage in STAGES:
+            for precision in ("fp16", "int4") if stage == "llm" else ("fp16",):
+                argument = f"{stage}:{precision}:{dialect}"
+                found[argument] = child(work, "lowered", argument)
+                print(argument, found[argument], flush=True)
+    shutil.rmtree(work / "lowered")
+    return {"stages": found}
+
+
+def steps() -> dict[str, Callable[[Path], Result]]:
+    found: dict[str, Callable[[Path], Result]] = {}
+    for size in SIZES:
+        found[f"synthesize-{size}"] = partial(synthesize, size=size)
+        found[f"export-{size}"] = partial(export, size=size)
+    found["parity"] = partial(child, name="parity")
+    found["parity-llm"] = partial(child, name="parity_llm")
+    found["pixel-encoder"] = pixel_encoder
+    for precision in ("int4", "int8"):
+        found[f"build-lira-2b-{precision}"] = partial(build, size="lira-2b", precision=precision)
+    for size in ("lira-nano", "lira-2b"):
+        for precision in ("fp16", "int4"):
+            step = partial(build, size=size, precision=precision, target="tensorrt-rtx")
+            found[f"build-rtx-{size}-{precision}"] = step
+    found["lowered"] = lowered
+    for task in ("refseg", "gcg"):
+        found[f"bench-{task}"] = partial(bench, task=task, runs=2)
+    found["plan"] = plan
+    found["peers"] = partial(peers, names=[name for name in PEERS if name != "torch"])
+    found["peer-torch"] = partial(peers, names=["torch"])  # whole answers: half an hour
+    return found
+
+
+def machine() -> Result:
+    here = this_machine()
+    packages = ("onnxruntime", "torch", "onnx", "numpy")
+    versions = {name: metadata.version(name) for name in packages}
+    return {"cpu": here.cpu, "cores": here.cores, "memory_gib": round(here.memory_gib or 0, 1), **versions}
+
+
+def table(results: Mapping[str, Result]) -> str:
+    """The markdown page."""
+    from page import page
+
+    return page(results, machine())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--only", metavar="STEP", nargs="+", choices=[*steps(), "table"])
+    asked = parser.parse_args()
+    folder = asked.work / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in asked.only or steps():
+        if name == "table":
+            continue
+        print(f"== {name}", flush=True)
+        result = steps()[name](asked.work)
+        (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps(result), flush=True)
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    TABLE.write_text(table(results), encoding="utf-8")
+    print(f"wrote {TABLE}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A bundle: the folder that `lira-edge export` writes and every other command reads."""

@@ -1,0 +1,123 @@
+"""A bundle: the folder that `lira-edge export` writes and everything else reads."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from lira_engine.bundle.integrity import Verify, confined, verify_folder
+from lira_engine.bundle.manifest import MANIFEST_NAME, MEND, Manifest
+from lira_engine.errors import LiraError
+from lira_engine.system.text import check_path
+
+
+@dataclass(frozen=True)
+class CheckVectors:
+    """Inputs of a stage and what the fp32 torch reference answers to them, by tensor name.
+
+    `noise` is the relative difference of that answer from one in fp64, where it was recorded.
+    """
+
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+    noise: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. `path` is the folder, `manifest` its `lira.json`, `reads` the listed files that each
+    ONNX file keeps tensors in."""
+
+    path: Path
+    manifest: Manifest
+    reads: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def open(cls, path: PathLike[str] | str, verify: Verify = "hashes") -> Bundle:
+        """Read `lira.json` and check the folder against it (see `verify_folder` for what `verify` means).
+
+        Raises LiraError where a file is missing, altered or outside the folder, or the format is newer.
+        """
+        if not isinstance(path, (str, PathLike)):
+            raise LiraError(f"the bundle is of type {type(path).__name__}; expected a path")
+        path = Path(path)
+        check_path(path)
+        if not path.is_dir():
+            raise LiraError(
+                f"{path} is not a folder, expected a bundle: "
+                "make one with `lira-edge export CHECKPOINT_DIR -o BUNDLE`"
+            )
+        manifest = Manifest.load(path / MANIFEST_NAME)
+        return cls(path, manifest, verify_folder(path, manifest.files, MEND, verify))
+
+    @cached_property
+    def embeddings(self) -> np.ndarray:
+        """The token-embedding table [V, C] float32 or float16, memory-mapped: only the rows used are read."""
+        model = self.manifest.model
+        return self._array("embeddings.npy", (model.vocab_size, model.hidden_size), ("float32", "float16"))
+
+    @cached_property
+    def separators(self) -> np.ndarray:
+        """[2, C] float32: what stands between tile features and pixel tokens, and before the query tokens."""
+        return self._array("separators.npy", (2, self.manifest.model.hidden_size))
+
+    @property
+    def tokenizer_file(self) -> Path:
+        return self._listed("tokenizer.json")
+
+    def stage_file(self, stage: str) -> Path:
+        """The portable graph of a stage."""
+        return self._listed(self.manifest.stages[stage].file)
+
+    def check_vectors(self, stage: str) -> CheckVectors:
+        """The stage's recorded inputs and outputs. Raises LiraError where they cannot be read or lack one.
+
+        Those of the language model may lack its cache (large, at true size) if they begin with an empty one.
+        """
+        spec = self.manifest.stages[stage]
+        file = self._listed(spec.check)
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise LiraError(f"{file} cannot be read ({str(error).splitlines()[0]}); {MEND}") from None
+        inputs = {name[3:]: array for name, array in arrays.items() if name.startswith("in.")}
+        outputs = {name[4:]: array for name, array in arrays.items() if name.startswith("out.")}
+        missing = (spec.inputs.keys() - inputs.keys()) | (spec.outputs.keys() - outputs.keys())
+        if "position" in inputs and not inputs["position"].any():
+            missing = {name for name in missing if not name.startswith(("key_cache", "value_cache"))}
+        if missing:
+            raise LiraError(f"{file} lacks check vectors for {', '.join(sorted(missing))}; {MEND}")
+        noise = {name[6:]: float(array) for name, array in arrays.items() if name.startswith("noise.")}
+        return CheckVectors(inputs, outputs, noise)
+
+    def engine_folder(self, target: str, precision: str) -> Path:
+        """Where the engines for a target are, or will be."""
+        return self.path / "engines" / f"{target}-{precision}"
+
+    def stage_sources(self, stage: str) -> tuple[str, ...]:
+        """The listed files that a stage's engine is made from: its graph and the graph's external data."""
+        file = self.manifest.stages[stage].file
+        return (file, *sorted(self.reads[file]))
+
+    def _listed(self, name: str) -> Path:
+        if name not in self.manifest.files:
+            raise LiraError(f"{self.path / MANIFEST_NAME} lists no {name}; {MEND}")
+        return confined(self.path, name)
+
+    def _array(self, name: str, shape: tuple[int, ...], dtypes: Sequence[str] = ("float32",)) -> np.ndarray:
+        file = self._listed(name)
+        try:
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise LiraError(f"{file} cannot be read ({str(error).splitlines()[0]}); {MEND}") from None
+        if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype.name not in dtypes:
+            found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+            raise LiraError(f"{file} holds {found}, expected {' or '.join(dtypes)} {shape}; {MEND}")
+        return array

@@ -1,0 +1,160 @@
+"""Is a folder what its manifest says: paths inside it, nothing missing, nothing altered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from lira_engine.bundle.manifest import FileEntry
+from lira_engine.errors import LiraError
+from lira_engine.system.atomic import atomic_write
+
+Verify = Literal["hashes", "full", "sizes"]
+
+# A file that changed this recently may change again within the same time stamp: its hash is not remembered.
+_SETTLED_NS = 2_000_000_000
+
+
+def confined(root: Path, name: str) -> Path:
+    """The path of `name` below `root`. Raises LiraError where it, or a link on it, leads out of `root`."""
+    pure = PurePosixPath(name)
+    plain = str(pure) == name and name not in ("", ".") and not any(c in name for c in "\\:\0")
+    if not plain or pure.is_absolute() or ".." in pure.parts:
+        raise LiraError(f"{root} names the path {name!r}, expected a relative one inside the folder")
+    path = root.joinpath(*pure.parts)
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise LiraError(f"{root}: {name!r} is a link that leads out of the folder, copy the file into it")
+    return path
+
+
+def verify_folder(
+    root: Path, files: Mapping[str, FileEntry], mend: str, verify: Verify = "hashes"
+) -> dict[str, tuple[str, ...]]:
+    """Check every listed file below `root`: confined path, presence, size, SHA-256, and that the files which
+    an ONNX file reads tensors from are listed too. Returns these files, by the ONNX file's name.
+
+    "hashes" remembers, in the user's cache folder, which files were hashed in which state (size, times,
+    inode), so that only the first opening of a large bundle takes long; "full" hashes everything again;
+    "sizes" hashes nothing. Raises LiraError that ends with `mend`, what the user should do.
+    """
+    try:
+        return _verify_folder(root, files, mend, verify)
+    except OSError as error:
+        raise LiraError(
+            f"{error.filename or root} cannot be read ({os.strerror(error.errno or 0)}): "
+            f"let this user read it, or {mend}"
+        ) from None
+
+
+def _verify_folder(
+    root: Path, files: Mapping[str, FileEntry], mend: str, verify: Verify
+) -> dict[str, tuple[str, ...]]:
+    memory = _Memory(root)
+    paths = {name: confined(root, name) for name in files}
+    states = {name: _state(paths[name], entry, mend) for name, entry in files.items()}
+    facts = {} if verify == "full" else memory.recall(states)
+    new = [name for name in files if name not in facts]
+    if verify != "sizes":
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+            digests = pool.map(lambda name: sha256_of(paths[name]), new)
+            known = {name: fact["sha256"] for name, fact in facts.items()} | dict(
+                zip(new, digests, strict=True)
+            )
+        for name, digest in known.items():
+            if digest != files[name].sha256:
+                raise LiraError(
+                    f"{paths[name]} was altered: its SHA-256 starts with {digest[:12]}, "
+                    f"expected {files[name].sha256[:12]}; {mend}"
+                )
+    for name in new:
+        facts[name] = {"sha256": files[name].sha256, "reads": _reads(paths[name])}
+    reads: dict[str, tuple[str, ...]] = {}
+    for name, fact in facts.items():
+        reads[name] = tuple(posixpath.join(posixpath.dirname(name), location) for location in fact["reads"])
+        for location, listed in zip(fact["reads"], reads[name], strict=True):
+            if listed not in files:
+                raise LiraError(
+                    f"{paths[name]} reads tensors from {location!r}, which is not among the listed files: "
+                    f"do not use it, {mend}"
+                )
+    if new and verify != "sizes":
+        memory.keep(states, facts)
+    return reads
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for lira-edge (it need not exist)."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "lira-edge"
+
+
+def _state(path: Path, entry: FileEntry, mend: str) -> list[int]:
+    """What a file's change would change; the time of the inode's change cannot be set back by hand."""
+    if not path.is_file():
+        raise LiraError(f"{path} is missing; {mend}")
+    found = path.stat()
+    if found.st_size != entry.bytes:
+        raise LiraError(f"{path} was altered: it has {found.st_size} bytes, expected {entry.bytes}; {mend}")
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def _reads(path: Path) -> list[str]:
+    if path.suffix != ".onnx":
+        return []
+    from lira_engine.bundle.external_data import (
+        external_locations,  # onnx is slow to import and rarely needed here
+    )
+
+    return sorted(external_locations(path))
+
+
+class _Memory:
+    """Which files of one folder were verified, and in which state. Losing it costs time only."""
+
+    def __init__(self, root: Path) -> None:
+        key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
+        self._path = cache_folder() / "verified" / f"{key}.json"
+
+    def recall(self, states: Mapping[str, list[int]]) -> dict[str, Any]:
+        """Facts about the files that are still in the state that they were verified in."""
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            known = json.loads(self._path.read_text(encoding="utf-8"))
+            return {name: known[name]["fact"] for name, state in states.items() if _same(known, name, state)}
+        return {}
+
+    def keep(self, states: Mapping[str, list[int]], facts: Mapping[str, Any]) -> None:
+        newest = time.time_ns() - _SETTLED_NS
+        settled = {
+            name: {"state": state, "fact": facts[name]}
+            for name, state in states.items()
+            if max(state[1:3]) < newest
+        }
+        with suppress(OSError, LiraError), atomic_write(self._path) as file:
+            file.write(json.dumps(settled).encode())
+
+
+def _same(known: dict[str, Any], name: str, state: list[int]) -> bool:
+    return name in known and known[name]["state"] == state

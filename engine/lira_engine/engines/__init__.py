@@ -1,0 +1,1 @@
+"""What all targets agree on: builders, runners, records of builds, tolerances."""

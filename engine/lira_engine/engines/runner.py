@@ -1,0 +1,276 @@
+"""The contract of a built stage: feeds in, tensors out. Runners know nothing of prompts, masks or phases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from lira_engine.bundle.manifest import TensorSpec
+from lira_engine.errors import ContextFull, LiraError
+
+Self = TypeVar("Self", bound="Closing")
+
+
+class Tensor(Protocol):
+    """An input or output: an array, or memory of the engine that made it, which other stages of the same
+    `Engines` take as it is."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+
+Feeds = Mapping[str, Tensor]
+"""By the input's name."""
+
+
+class Pass(Protocol):
+    """One pass of a stage. TensorRT works on it meanwhile; ONNX Runtime begins when a result is needed."""
+
+    @property
+    def outputs(self) -> Mapping[str, Tensor]:
+        """To be fed to other stages, without a copy through host memory. Nobody waits for them."""
+        ...
+
+    def numpy(self, name: str) -> np.ndarray:
+        """An output in host memory, not to be written to. Waits for the pass. Raises ValueError where the
+        stage was closed."""
+        ...
+
+
+class StageRunner(Protocol):
+    """One stage, ready to run. A context manager that closes itself."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def input_specs(self) -> Mapping[str, TensorSpec]: ...
+
+    @property
+    def output_specs(self) -> Mapping[str, TensorSpec]: ...
+
+    def start(self, feeds: Feeds) -> Pass:
+        """Arrays of `feeds` must not change until the pass is over.
+
+        Raises LiraError where the feeds are not what `input_specs` says.
+        """
+        ...
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """`start`, and all outputs in host memory."""
+        ...
+
+    def close(self) -> None:
+        """Free the engine's memory. It cannot run afterwards, and passes not waited for are lost."""
+        ...
+
+    def __enter__(self) -> StageRunner: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class KvCache(Protocol):
+    """Keys and values of one running sequence. They live inside the engine and are updated in place."""
+
+    @property
+    def capacity(self) -> int:
+        """Rows that fit."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """Rows that are filled."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Forget the rows from `length` on, keep those before. Raises ValueError where there are fewer."""
+        ...
+
+
+@dataclass(frozen=True)
+class LlmOutput:
+    """At K positions: next-token logits [K, V], hidden states after the final norm [K, C]; float32."""
+
+    logits: np.ndarray
+    hidden: np.ndarray
+
+
+class LlmRunner(Protocol):
+    """The language model with its cache. A context manager that closes itself."""
+
+    @property
+    def capacity(self) -> int:
+        """Rows of a cache."""
+        ...
+
+    def new_cache(self) -> KvCache:
+        """An empty cache for one sequence."""
+        ...
+
+    def forward(
+        self, embeds: np.ndarray, cache: KvCache, logit_positions: Sequence[int] = (-1,)
+    ) -> LlmOutput:
+        """Append `embeds` [S, C] float32 to the sequence in `cache`; answer for `logit_positions` (into S).
+
+        Raises ContextFull, with the cache as it was, where S rows do not fit.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> LlmRunner: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Closing:
+    """A context manager that closes itself."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Stage(Closing):
+    """The part of a `StageRunner` that is the same in all."""
+
+    name: str
+    input_specs: Mapping[str, TensorSpec]
+    output_specs: Mapping[str, TensorSpec]
+
+    def start(self, feeds: Feeds) -> Pass:
+        raise NotImplementedError
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """All outputs by name, in host memory. Raises LiraError as `start` does."""
+        started = self.start(feeds)
+        return {name: started.numpy(name) for name in self.output_specs}
+
+
+class CountedRows:
+    """The part of a `KvCache` that counts."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._length = 0
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    def truncate(self, length: int) -> None:
+        if not 0 <= length <= self._length:
+            raise ValueError(f"cannot truncate a cache of {self._length} rows to {length}")
+        self.fill(length)
+
+    def fill(self, length: int) -> None:
+        """Say how many rows are filled."""
+        self._length = length
+
+
+@dataclass(frozen=True)
+class Engines(Closing):
+    """The five stages of a bundle, opened for one target. A context manager that closes them."""
+
+    target: str
+    precision: str
+    semantic_encoder: StageRunner
+    pixel_encoder: StageRunner
+    sefe: StageRunner
+    llm: LlmRunner
+    pixel_decoder: StageRunner
+
+    def close(self) -> None:
+        with ExitStack() as closing:  # all of them, also where one fails
+            for stage in (self.semantic_encoder, self.pixel_encoder, self.sefe, self.llm, self.pixel_decoder):
+                closing.callback(stage.close)
+
+
+def check_feeds(stage: str, specs: Mapping[str, TensorSpec], feeds: Feeds) -> dict[str, int]:
+    """The sizes of the named dimensions, which may have any, the same one everywhere.
+
+    Raises LiraError where `feeds` do not have the names, dtypes and shapes of `specs`.
+    """
+    if feeds.keys() != specs.keys():
+        raise LiraError(f"{stage}: got inputs {_names(feeds)}; expected {_names(specs)}")
+    sizes: dict[str, int] = {}
+    for name, spec in specs.items():
+        tensor = feeds[name]
+        fits = tensor.dtype == np.dtype(spec.dtype) and len(tensor.shape) == len(spec.shape)
+        if fits:
+            for size, expected in zip(tensor.shape, spec.shape, strict=True):
+                if isinstance(expected, str):
+                    expected = sizes.setdefault(expected, size)
+                fits = fits and size == expected
+        if not fits:
+            given = ", ".join(f"{key}={size}" for key, size in sizes.items() if key in spec.shape)
+            raise LiraError(
+                f"{stage}: input {name} is {tensor.dtype} {list(tensor.shape)}, expected {spec.dtype} "
+                f"[{', '.join(map(str, spec.shape))}]" + (f" with {given}" if given else "")
+            )
+    return sizes
+
+
+def host_array(tensor: Tensor) -> np.ndarray:
+    """An array as it is. Raises TypeError for what lies in an engine's memory: another kind of engine has no
+    use for it."""
+    if not isinstance(tensor, np.ndarray):
+        raise TypeError(f"got {type(tensor).__name__} of another kind of engine, expected an array")
+    return tensor
+
+
+def check_room(length: int, capacity: int, rows: int) -> None:
+    """Raise ContextFull where `rows` more do not fit into a cache."""
+    if length + rows > capacity:
+        raise ContextFull(
+            f"the context is full: {length} of {capacity} positions are taken and {rows} more are needed; "
+            "ask a shorter question, or export the bundle with a longer context"
+        )
+
+
+def check_embeddings(embeds: np.ndarray, logit_positions: Sequence[int], width: int) -> int:
+    """The rows of `embeds`. Raise ValueError where they are not [S, `width`] float32, or a position is not
+    one of S, from the end where negative."""
+    rows = embeds.shape[0] if embeds.ndim else 0
+    if embeds.dtype != np.float32 or rows == 0 or embeds.shape != (rows, width):
+        found = f"{embeds.dtype} {list(embeds.shape)}"
+        raise ValueError(f"embeddings are {found}, expected float32 [S, {width}]")
+    if not all(-rows <= p < rows for p in logit_positions):
+        raise ValueError(f"logits asked at {list(logit_positions)}, there are {rows} rows")
+    return rows
+
+
+def _names(tensors: Mapping[str, object]) -> str:
+    return ", ".join(sorted(tensors)) or "none"

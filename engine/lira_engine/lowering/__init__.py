@@ -1,0 +1,1 @@
+"""Portable graph to a target's graph: pipelines of passes."""

@@ -1,0 +1,92 @@
+"""What makes a portable graph one for ONNX Runtime on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from lira_engine.bundle.manifest import STAGES
+from lira_engine.errors import LiraError
+from lira_engine.lowering.passes.decomposed_attention import DecomposeCachedAttention
+from lira_engine.lowering.passes.decomposed_operators import DecomposeOperators
+from lira_engine.lowering.passes.group_query_attention import UseGroupQueryAttention
+from lira_engine.lowering.passes.half_contrib import HalfContribOperators
+from lira_engine.lowering.passes.half_products import HalfProducts
+from lira_engine.lowering.passes.initializers import WidenWeights
+from lira_engine.lowering.passes.multi_head_attention import UseMultiHeadAttention
+from lira_engine.lowering.passes.opset import StateInOpset
+from lira_engine.lowering.passes.packed_qkv import PackQkv
+from lira_engine.lowering.passes.quantized_matmul import QuantizeMatMul
+from lira_engine.lowering.passes.resolve_cast_like import ResolveCastLike
+from lira_engine.lowering.passes.rms_norm import FuseResidualNorm, UseSimplifiedLayerNormalization
+from lira_engine.lowering.passes.sampling_by_gathers import SampleByGathers
+from lira_engine.lowering.pipeline import Quantization
+from lira_engine.lowering.tensorrt import is_cache
+
+Pass = ir.passes.PassBase
+_TIDY: tuple[Pass, ...] = (
+    common.CommonSubexpressionEliminationPass(),
+    common.RemoveUnusedNodesPass(),
+    common.RemoveUnusedFunctionsPass(),
+    common.RemoveUnusedOpsetsPass(),
+    StateInOpset(21, ir_version=10),
+)
+
+
+def cuda_pipeline(
+    stage: str, precision: str, provider: str = "cuda", quantization: Quantization | None = None
+) -> Sequence[Pass]:
+    """The passes for a stage in fp32, fp16 or, the language model, int4 weights with fp16 arithmetic.
+
+    Args:
+        provider: see `lira_engine.ort.device.PROVIDERS`. Those of TensorRT get standard operators, and none
+            that TensorRT is known to compile wrongly; the language model stays with the CUDA provider, whose
+            operators for cached attention and products with 4-bit weights take fp16 only.
+
+    Raises:
+        LiraError: a stage or precision that there is not.
+    """
+    if (
+        stage not in STAGES
+        or precision not in ("fp32", "fp16", "int4")
+        or (precision == "int4" and stage != "llm")
+    ):
+        raise LiraError(
+            f"nothing lowers {stage} {precision} for CUDA: expected one of {', '.join(STAGES)}, and fp32, "
+            "fp16 or, for llm, int4"
+        )
+    if stage == "llm":
+        return _llm(precision, quantization or Quantization())
+    half = [HalfProducts()] if precision == "fp16" else []
+    if provider == "cuda":
+        return (
+            common.InlinePass(),
+            ResolveCastLike(),
+            *half,
+            WidenWeights(),
+            UseMultiHeadAttention(),
+            *_TIDY,
+        )
+    return (
+        SampleByGathers(),
+        common.InlinePass(),
+        ResolveCastLike(),
+        DecomposeOperators(),
+        *half,
+        WidenWeights(),
+        *_TIDY,
+    )
+
+
+def _llm(precision: str, quantization: Quantization) -> Sequence[Pass]:
+    passes: list[Pass] = []
+    if precision == "int4":
+        passes.append(QuantizeMatMul(quantization.choice(4)))
+    if precision != "fp32":
+        passes += [UseGroupQueryAttention(), PackQkv()]
+    passes += [DecomposeCachedAttention(), common.InlinePass(), ResolveCastLike()]
+    if precision != "fp32":
+        passes += [HalfProducts(is_cache), HalfContribOperators(is_cache)]
+    return (*passes, WidenWeights(), UseSimplifiedLayerNormalization(), FuseResidualNorm(), *_TIDY)

@@ -1,0 +1,70 @@
+"""`lira.CachedAttention` becomes ONNX Runtime's `GroupQueryAttention`."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from lira_engine.lowering.passes.calls import CACHED_ATTENTION, cache_shape, calls_of, cut
+
+# The operator's own condition for rotating inside (group_query_attention_helper.h).
+ROTATES_MULTIPLES_OF = 16
+
+
+class UseGroupQueryAttention(ir.passes.InPlacePass):
+    """One node per layer that rotates, stores and attends, and writes the cache in place.
+
+    Requires: calls of `lira.CachedAttention` with static head counts and sizes.
+    Does: replaces each by `com.microsoft.GroupQueryAttention` with do_rotary. Caches keep their names and
+        shapes; where a session binds past and present to one buffer, nothing of the cache is copied. Calls
+        whose head size is not a multiple of 16 stay: the operator refuses to rotate them.
+    Ensures: no call with a head size that the operator takes.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        lengths: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        modified = False
+        for call in calls_of(model, CACHED_ATTENTION):
+            if cache_shape(call)[2] % ROTATES_MULTIPLES_OF:
+                continue
+            query, key, value, key_cache, value_cache, position, positions, cos_cache, sin_cache = call.inputs
+            assert query is not None and position is not None and positions is not None
+            if positions not in lengths:  # the same for all layers
+                lengths[positions] = _lengths(model.graph, call, query, position)
+            last, total = lengths[positions]
+            attention = ir.node(
+                "GroupQueryAttention",
+                [query, key, value, key_cache, value_cache, last, total, cos_cache, sin_cache],
+                {
+                    "num_heads": call.attributes["num_heads"].as_int(),
+                    "kv_num_heads": call.attributes["num_kv_heads"].as_int(),
+                    "do_rotary": 1,
+                },
+                domain="com.microsoft",
+                num_outputs=3,
+                name=call.name,
+            )
+            cut(model.graph, call, [attention], attention.outputs)
+            modified = True
+        if modified:
+            model.graph.opset_imports["com.microsoft"] = 1
+        return ir.passes.PassResult(model, modified)
+
+    def ensures(self, model: ir.Model) -> None:
+        for call in calls_of(model, CACHED_ATTENTION):
+            if cache_shape(call)[2] % ROTATES_MULTIPLES_OF == 0:
+                raise ir.passes.PostconditionError(f"{call.name} was not replaced")
+
+
+def _lengths(
+    graph: ir.Graph, before: ir.Node, query: ir.Value, position: ir.Value
+) -> tuple[ir.Value, ir.Value]:
+    """seqlens_k [1] (the last filled row after this pass) and total_sequence_length [1], int32."""
+    tape = ir.tape.Tape()
+    one = tape.op("Constant", [], {"value_ints": [1]})
+    rows = tape.op("Shape", [query], {"start": 1, "end": 2})
+    filled = tape.op("Add", [position, rows])
+    total = tape.op("Cast", [filled], {"to": ir.DataType.INT32}, output=ir.val("total_sequence_length"))
+    before_last = tape.op("Sub", [filled, one])
+    last = tape.op("Cast", [before_last], {"to": ir.DataType.INT32}, output=ir.val("seqlens_k"))
+    graph.insert_before(before, tape.nodes)
+    return last, total

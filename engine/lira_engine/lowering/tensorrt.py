@@ -1,0 +1,112 @@
+"""What makes a portable graph one that TensorRT's parser takes, strongly typed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from lira_engine.bundle.manifest import STAGES
+from lira_engine.errors import LiraError
+from lira_engine.lowering.passes.decomposed_attention import DecomposeCachedAttention, none_fused
+from lira_engine.lowering.passes.decomposed_operators import DecomposeOperators, DecomposeUnfusedAttention
+from lira_engine.lowering.passes.dequantized_weights import DequantizeWeights, Scales, nearest_scales
+from lira_engine.lowering.passes.half_products import HalfProducts
+from lira_engine.lowering.passes.initializers import WidenWeights
+from lira_engine.lowering.passes.opset import StateInOpset
+from lira_engine.lowering.passes.quantized_operands import FORMATS, QuantizeOperands, Range
+from lira_engine.lowering.passes.resolve_cast_like import ResolveCastLike
+from lira_engine.lowering.passes.sampling_by_gathers import SampleByGathers
+from lira_engine.lowering.passes.sampling_by_plugin import SampleByPlugin
+from lira_engine.lowering.passes.split_lm_head import SplitLmHead
+
+PRECISIONS = ("fp32", "fp16", "int4", "int8", "fp8")
+BLOCKS = (128, 64, 32)
+LM_HEAD = "lm_head"
+
+
+def is_cache(name: str) -> bool:
+    """Whether a tensor of the language model is a key or value cache: fp16 in fp16 and int4 engines."""
+    return "_cache." in name or "_cache_out." in name
+
+
+def fused(heads: int, columns: int) -> bool:
+    """Whether TensorRT has a fused kernel for `Attention` in fp16 with heads of so many columns; it builds no
+    engine with another `Attention`, and none with one in fp32. Measured with TensorRT for RTX 1.7: fewer than
+    four heads are refused where the number of queries is dynamic."""
+    return heads >= 4 and columns in range(16, 257, 8)
+
+
+def tensorrt_pipeline(
+    stage: str,
+    precision: str,
+    dialect: str,
+    *,
+    block: int = 128,
+    blocks: Sequence[int] = BLOCKS,
+    lm_head_bits: int = 4,
+    lm_head_parts: int = 1,
+    plugin: str | None = None,
+    scales: Scales = nearest_scales,
+    ranges: Range | None = None,
+) -> Sequence[ir.passes.PassBase]:
+    """The passes for a stage in fp32, fp16, or with the language model's weights in int4; and, once a recipe
+    has measured what products read, with operands in int8 or fp8. What is not said to be in fewer bits is
+    fp16 with fp32 islands.
+
+    Args:
+        dialect: see `lira_engine.trt.flavour.Dialect`.
+        block: inputs that share a scale; a weight whose inputs are no multiple of it takes the next smaller
+            one of `blocks`, or stays fp16 where none divides them.
+        lm_head_bits: 4, or 16 to keep the LM head in fp16. lm_head_parts: products that it is split into.
+        plugin: version of NVIDIA's plugin for deformable sampling; None for gathers.
+        scales: of the int4 weights. ranges: of the products' inputs, for int8 and fp8.
+
+    Raises:
+        LiraError: a stage or precision that there is not, int8 or fp8 without ranges.
+    """
+    known = PRECISIONS if stage == "llm" else tuple(p for p in PRECISIONS if p != "int4")
+    if stage not in STAGES or precision not in known:
+        raise LiraError(
+            f"nothing lowers {stage} {precision} for TensorRT: expected one of {', '.join(STAGES)}, "
+            f"and {', '.join(known)}"
+        )
+    if precision in FORMATS and ranges is None:
+        raise LiraError(
+            f"{precision} needs the ranges of what products read, which a recipe brings: take fp16"
+        )
+
+    def block_of(name: str, inputs: int) -> int | None:
+        if name.startswith(LM_HEAD) and lm_head_bits == 16:
+            return None
+        return next((size for size in blocks if size <= block and inputs % size == 0), None)
+
+    older = dialect == "decomposed"
+    passes: list[ir.passes.PassBase] = [SampleByPlugin(plugin) if plugin else SampleByGathers()]
+    if older:
+        passes.append(DecomposeCachedAttention())
+    else:
+        # Fused kernels of encoders were wrong on some GPUs (NVIDIA/TensorRT#4837, #4723), their softmax is
+        # not ours to choose. An image is encoded once: they do without.
+        keep = fused if stage == "llm" and precision != "fp32" else none_fused
+        passes += [DecomposeCachedAttention(keep, tensor_scatter=True), DecomposeUnfusedAttention(keep)]
+    passes += [SplitLmHead(lm_head_parts), common.InlinePass(), ResolveCastLike()]
+    if older:
+        passes.append(DecomposeOperators())
+    if precision == "int4":
+        passes.append(DequantizeWeights(block_of, scales))
+    if ranges is not None and precision in FORMATS:
+        passes.append(QuantizeOperands(precision, ranges))
+    if precision != "fp32":
+        passes.append(HalfProducts(is_cache))
+    passes += [
+        WidenWeights(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+    ]
+    if older:
+        passes.append(StateInOpset(21 if precision == "int4" else 20, ir_version=10))
+    return passes

@@ -1,0 +1,1 @@
+"""Engines run by ONNX Runtime, on the CPU and on NVIDIA GPUs."""

@@ -1,0 +1,156 @@
+"""The language model run by ONNX Runtime, with caches that are updated where they are."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+
+from lira_engine.bundle.manifest import ModelSpec
+from lira_engine.engines.runner import Closing, CountedRows, KvCache, LlmOutput, check_embeddings, check_room
+from lira_engine.errors import Closed, LiraError, memory_errors_told
+from lira_engine.ort.device import CPU, Device
+from lira_engine.ort.large_pages import large_pages
+from lira_engine.ort.session import bind_input, bind_output, onnxruntime, open_session, run_options
+
+
+class OrtKvCache(CountedRows):
+    """Keys and values of one sequence, in the device's memory.
+
+    Every layer's past and present are bound once, to the same memory, so that a step writes its own rows and
+    copies none. The cache lives as long as the language model that made it is open.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        shapes: dict[str, tuple[int, ...]],
+        dtype: type[np.floating],
+        device: Device,
+    ) -> None:
+        super().__init__(next(iter(shapes.values()))[2])
+        self._position = np.zeros(1, np.int64)
+        self.binding: onnxruntime.IOBinding | None = session.io_binding()
+        # Zeros, because a masked slot's weight of zero times a NaN would still be a NaN; memory that no row
+        # reaches is never touched.
+        with memory_errors_told():
+            self.rows = {
+                name: onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), device.memory, 0)
+                for name, shape in shapes.items()
+            }
+        for name, rows in self.rows.items():
+            self.binding.bind_ortvalue_input(name, rows)
+            self.binding.bind_ortvalue_output(name.replace("_cache.", "_cache_out."), rows)
+
+    def fill(self, length: int) -> None:
+        super().fill(length)
+        self._position[0] = length
+
+    def bind_position(self) -> None:
+        """Tell the next pass where its first row goes."""
+        assert self.binding is not None
+        bind_input(self.binding, "position", self._position)
+
+
+class OrtLlm(Closing):
+    """Runs a portable or a built graph of the language model (the tensors of lira_export.graphs.llm)."""
+
+    def __init__(self, path: Path, threads: int | None = None, device: Device = CPU) -> None:
+        """`threads` None leaves the number to ONNX Runtime. Raises LiraError for a file of another kind."""
+        self._device = device.for_cache
+        with large_pages() if self._device.memory == "cpu" else nullcontext():
+            self._session: onnxruntime.InferenceSession | None = open_session(
+                path, threads, reuse=True, device=self._device
+            )
+        inputs = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
+        outputs = {tensor.name: tensor.shape for tensor in self._session.get_outputs()}
+        self._cache_shapes = {name: tuple(shape) for name, shape in inputs.items() if "_cache." in name}
+        tensors = {"inputs_embeds", "position", "logit_positions", *self._cache_shapes}
+        if inputs.keys() != tensors or not {"logits", "hidden_states", "key_cache_out.0"} <= outputs.keys():
+            raise LiraError(f"{path} is no language model's graph: its inputs are {', '.join(inputs)}")
+        half = self._session.get_inputs()[list(inputs).index("key_cache.0")].type == "tensor(float16)"
+        self._cache_dtype: type[np.floating] = np.float16 if half else np.float32
+        _, kv_heads, capacity, head_dim = self._cache_shapes["key_cache.0"]
+        self.sizes = {
+            "num_layers": len(self._cache_shapes) // 2,
+            "num_kv_heads": kv_heads,
+            "head_dim": head_dim,
+            "context_length": capacity,
+            "hidden_size": outputs["hidden_states"][2],
+            "vocab_size": outputs["logits"][2],
+        }
+        self._caches: weakref.WeakSet[OrtKvCache] = weakref.WeakSet()
+
+    @property
+    def capacity(self) -> int:
+        return self.sizes["context_length"]
+
+    def new_cache(self) -> OrtKvCache:
+        if self._session is None:
+            raise Closed("the language model")
+        cache = OrtKvCache(self._session, self._cache_shapes, self._cache_dtype, self._device)
+        self._caches.add(cache)
+        return cache
+
+    def forward(
+        self, embeds: np.ndarray, cache: KvCache, logit_positions: Sequence[int] = (-1,)
+    ) -> LlmOutput:
+        """Append `embeds` [S, C] float32 to the sequence in `cache`; answer for `logit_positions`, indices
+        into S, from the end where negative.
+
+        Raises ContextFull, with the cache as it was, where S rows do not fit; ValueError for embeddings of
+        another shape or dtype, positions outside S, and a cache of another model.
+        """
+        rows = check_embeddings(embeds, logit_positions, self.sizes["hidden_size"])
+        if self._session is None:
+            raise Closed("the language model")
+        if not isinstance(cache, OrtKvCache) or cache not in self._caches:
+            raise ValueError("the cache belongs to another language model")
+        check_room(cache.length, cache.capacity, rows)
+        binding, asked = cache.binding, len(logit_positions)
+        assert binding is not None
+        # The graph knows no negative positions.
+        positions = np.array([p % rows for p in logit_positions], np.int64)
+        embeds = np.ascontiguousarray(embeds)[None]
+        logits = np.empty((1, asked, self.sizes["vocab_size"]), np.float32)
+        hidden = np.empty((1, asked, self.sizes["hidden_size"]), np.float32)
+        cache.bind_position()
+        bind_input(binding, "inputs_embeds", embeds)
+        bind_input(binding, "logit_positions", positions)
+        bind_output(binding, "logits", logits)
+        bind_output(binding, "hidden_states", hidden)
+        # A decode step takes a few kilobytes, which the arena keeps for the next one.
+        with memory_errors_told():
+            self._session.run_with_iobinding(binding, run_options(self._device) if rows > 1 else None)
+        cache.fill(cache.length + rows)
+        return LlmOutput(logits[0], hidden[0])
+
+    def close(self) -> None:
+        """Free the weights and all caches."""
+        for cache in self._caches:
+            cache.binding = None
+        self._caches.clear()
+        self._session = None
+
+
+def open_llm(
+    path: Path, spec: ModelSpec, target: str, threads: int | None = None, device: Device = CPU
+) -> OrtLlm:
+    """The language model of a bundle, for targets "portable", "cpu" and "cuda", which run alike.
+
+    Raises LiraError where the file's sizes are not those of `spec`.
+    """
+    if target not in ("portable", "cpu", "cuda"):
+        raise ValueError(f"target {target} has another runner")
+    llm = OrtLlm(path, threads, device)
+    wrong = [
+        f"{name} {found}, expected {getattr(spec, name)}"
+        for name, found in llm.sizes.items()
+        if found != getattr(spec, name)
+    ]
+    if wrong:
+        raise LiraError(f"{path} is not this bundle's language model ({'; '.join(wrong)}): export it again")
+    return llm

@@ -1,0 +1,105 @@
+"""What a lowered language model answers on the check vectors, to hold the engine made of it against.
+
+Four bits move the outputs so far from the fp32 ones that a kernel that is wrong at some rows could hide
+there. The same weights, computed by ONNX Runtime, leave no such room.
+
+    python -m lira_engine.ort.lowered_reference BUNDLE GRAPH PRECISION FOLDER
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.engines.accuracy import check_outputs
+from lira_engine.errors import LiraError, OutOfMemory, how_it_ended, out_of_memory
+from lira_engine.system.extras import ENGINES_FROM, PORTABLE_FROM
+
+OLD_OPSET = 21
+"""The newest that ONNX Runtime knows from `ENGINES_FROM` on."""
+
+
+def file_name(stage: str) -> str:
+    """In an engine folder; not every stage has one."""
+    return f"{stage}.expected.npz"
+
+
+def record(bundle: Bundle, graph: Path, precision: str, folder: Path) -> None:
+    """Run a lowered language model and write its outputs into an engine folder; nothing where ONNX Runtime is
+    missing here, or too old for the graph.
+
+    Raises LiraError where the lowered graph itself is wrong.
+    """
+    import onnx_ir as ir
+
+    opset = ir.load(graph).opset_imports[""]
+    try:
+        from lira_engine.ort.llm import OrtLlm, onnxruntime
+    except OutOfMemory:
+        raise
+    except LiraError:
+        return
+    version = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
+    if version < (PORTABLE_FROM if opset > OLD_OPSET else ENGINES_FROM):
+        return
+    llm = OrtLlm(graph)
+    from lira_engine.engines.replay import run_llm
+
+    vectors = bundle.check_vectors("llm")
+    with llm:
+        found = run_llm(llm, vectors)
+    checked = check_outputs("the lowered graph of llm", precision, found, vectors.outputs, vectors.noise)
+    with open(folder / file_name("llm"), "wb") as file:
+        arrays: dict[str, Any] = {name: found[name] for name in checked}
+        np.savez(file, **arrays)
+
+
+def record_in_process(bundle: Bundle, graph: Path, precision: str, folder: Path) -> None:
+    """`record`, in a process of its own: ONNX Runtime keeps the memory of a session for the next one, and the
+    compiler needs it."""
+    arguments = (bundle.path, graph, precision, folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "lira_engine.ort.lowered_reference", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode:
+        ended = f"its process {how_it_ended(done.returncode)}"
+        said = (done.stderr.strip().splitlines() or [ended])[-1] if done.returncode > 0 else ended
+        if done.returncode == 2:
+            raise LiraError(f"{said}; nothing was kept")
+        raise LiraError(
+            f"the lowered graph of llm could not be run ({said[:300]}): close other programs or add swap; "
+            "nothing was kept"
+        )
+
+
+def read(folder: Path, stage: str) -> dict[str, np.ndarray]:
+    """By the output's name."""
+    with np.load(folder / file_name(stage), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def check(what: str, found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The error of each output. Raises LiraError, which begins with `what`, where an engine's outputs are
+    further from those of the same weights than roundings to fp16 bring them."""
+    return check_outputs(f"{what}, beside its own lowered graph,", "fp16", found, expected, {})
+
+
+if __name__ == "__main__":
+    path, graph, precision, folder = sys.argv[1:]
+    try:
+        record(Bundle.open(path, verify="sizes"), Path(graph), precision, Path(folder))
+    except Exception as error:
+        reason = out_of_memory(error) or (str(error) if isinstance(error, LiraError) else None)
+        if reason is None:
+            raise
+        print(reason, file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,206 @@
+"""A bundle opens only if it is what its manifest says."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from lira_engine import Bundle, LiraError
+from lira_engine.bundle.external_data import external_locations
+from lira_engine.bundle.integrity import confined, sha256_of, verify_folder
+from lira_engine.bundle.manifest import FileEntry
+
+
+def test_opens_and_hands_out_its_parts(bundle_path: Path) -> None:
+    bundle = Bundle.open(bundle_path)
+    model = bundle.manifest.model
+    assert bundle.embeddings.shape == (model.vocab_size, model.hidden_size)
+    assert isinstance(bundle.embeddings, np.memmap)
+    assert bundle.separators.shape == (2, model.hidden_size)
+    assert bundle.tokenizer_file.read_text() == "{}"
+    assert bundle.stage_file("sefe") == bundle_path / "sefe.onnx"
+    assert bundle.stage_sources("llm") == ("llm.onnx", "llm.onnx.data")
+    vectors = bundle.check_vectors("sefe")
+    assert vectors.inputs["features"].shape == (1, 5, model.hidden_size)
+    assert set(vectors.outputs) == {"pixel_tokens", "query_tokens"}
+    assert bundle.engine_folder("cpu", "fp32") == bundle_path / "engines" / "cpu-fp32"
+
+
+@pytest.mark.parametrize("verify", ["hashes", "full", "sizes"])
+def test_missing_file_is_refused(bundle_path: Path, verify: Any) -> None:
+    (bundle_path / "sefe.onnx").unlink()
+    with pytest.raises(LiraError, match=r"sefe\.onnx is missing; .*lira-edge export"):
+        Bundle.open(bundle_path, verify)
+
+
+def test_altered_file_is_refused(bundle_path: Path, settled: None) -> None:
+    Bundle.open(bundle_path)
+    file = bundle_path / "llm.onnx.data"
+    before = file.stat()
+    content = bytearray(file.read_bytes())
+    content[40] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a careful intruder would
+    with pytest.raises(LiraError, match=r"llm\.onnx\.data was altered: its SHA-256"):
+        Bundle.open(bundle_path)
+    Bundle.open(bundle_path, "sizes")
+    file.write_bytes(content + b"x")
+    with pytest.raises(LiraError, match=r"llm\.onnx\.data was altered: it has \d+ bytes, expected"):
+        Bundle.open(bundle_path, "sizes")
+
+
+def test_hashes_are_remembered_until_a_file_changes(
+    bundle_path: Path, settled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+
+    def counting(path: Path) -> str:
+        hashed.append(path.name)
+        return sha256_of(path)
+
+    monkeypatch.setattr("lira_engine.bundle.integrity.sha256_of", counting)
+    bundle = Bundle.open(bundle_path)
+    assert len(hashed) == len(bundle.manifest.files)
+    hashed.clear()
+    Bundle.open(bundle_path)
+    assert hashed == []
+    (bundle_path / "tokenizer.json").write_text("{}")
+    Bundle.open(bundle_path)
+    assert hashed == ["tokenizer.json"]
+    Bundle.open(bundle_path, "full")
+    assert len(hashed) == 1 + len(bundle.manifest.files)
+
+
+def test_fresh_files_are_hashed_every_time(bundle_path: Path, cache_home: Path) -> None:
+    Bundle.open(bundle_path)
+    (remembered,) = (cache_home / "lira-edge" / "verified").iterdir()
+    assert json.loads(remembered.read_text()) == {}
+
+
+def test_a_broken_cache_costs_time_only(bundle_path: Path, settled: None, cache_home: Path) -> None:
+    Bundle.open(bundle_path)
+    (remembered,) = (cache_home / "lira-edge" / "verified").iterdir()
+    for content in ("not JSON", "[]", '{"sefe.onnx": 3}', '{"sefe.onnx": {"state": [1]}}'):
+        remembered.write_text(content)
+        Bundle.open(bundle_path)
+
+
+def test_an_unwritable_cache_costs_time_only(bundle_path: Path, cache_home: Path) -> None:
+    cache_home.write_text("a file where the folder should be")
+    Bundle.open(bundle_path)
+
+
+def test_what_is_not_a_bundle(tmp_path: Path) -> None:
+    with pytest.raises(LiraError, match="not a folder"):
+        Bundle.open(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LiraError, match=r"no lira\.json"):
+        Bundle.open(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../other", "a/../../b", "a/./b", "", ".", "a\\b", "C:x", "a//b", "a\0b"]
+)
+def test_paths_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(LiraError, match="expected a relative one"):
+        confined(tmp_path, name)
+
+
+def test_links_that_lead_out_are_refused(bundle_path: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.onnx"
+    (bundle_path / "sefe.onnx").rename(outside)
+    (bundle_path / "sefe.onnx").symlink_to(outside)
+    with pytest.raises(LiraError, match="leads out"):
+        Bundle.open(bundle_path)
+    (bundle_path / "sefe.onnx").unlink()
+    outside.rename(bundle_path / "real.onnx")
+    (bundle_path / "sefe.onnx").symlink_to("real.onnx")
+    Bundle.open(bundle_path)
+
+
+def test_a_path_of_the_manifest_that_leads_out(bundle_path: Path, edit_manifest: Any) -> None:
+    def add(data: dict[str, Any]) -> None:
+        data["files"]["../secret"] = {"sha256": "0" * 64, "bytes": 1}
+
+    edit_manifest(bundle_path, add)
+    with pytest.raises(LiraError, match="names the path"):
+        Bundle.open(bundle_path)
+
+
+def _external(location: str) -> TensorProto:
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+def _save(path: Path, places: str) -> None:
+    """An ONNX file that names other files in one of the places where that is possible."""
+    inner = helper.make_graph([], "inner", [], [], [_external("../c")])
+    nodes = {
+        "initializer": [],
+        "attribute": [helper.make_node("Constant", [], ["x"], value=_external("../c"))],
+        "subgraph": [helper.make_node("If", ["b"], ["x"], then_branch=inner, else_branch=inner)],
+        "function": [helper.make_node("F", [], ["x"], domain="d")],
+    }
+    graph = helper.make_graph(
+        nodes[places], "g", [], [], [_external("../c")] if places == "initializer" else []
+    )
+    function = helper.make_function("d", "F", [], ["x"], nodes["attribute"], [helper.make_opsetid("", 21)])
+    model = helper.make_model(graph, functions=[function] if places == "function" else [])
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("place", ["initializer", "attribute", "subgraph", "function"])
+def test_external_data_stays_among_the_listed_files(tmp_path: Path, place: str) -> None:
+    path = tmp_path / "a.onnx"
+    _save(path, place)
+    assert external_locations(path) == {"../c"}
+    with pytest.raises(LiraError, match=r"reads tensors from '\.\./c', which is not among"):
+        verify_folder(tmp_path, {"a.onnx": FileEntry(sha256_of(path), path.stat().st_size)}, "mend")
+
+
+def test_what_is_not_onnx(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"\xff\xff\xff")
+    with pytest.raises(LiraError, match="not an ONNX file"):
+        external_locations(path)
+    onnx.save(helper.make_model(helper.make_graph([], "g", [], [])), path)
+    assert external_locations(path) == set()
+
+
+@pytest.mark.parametrize(
+    ("array", "found"),
+    [
+        (np.zeros((2, 8), np.float64), r"float64 \(2, 8\)"),
+        (np.zeros((3, 8), np.float32), r"float32 \(3, 8\)"),
+        (np.array([{"pickled": 1}], dtype=object), "cannot be read"),
+    ],
+)
+def test_arrays_are_what_the_model_needs(
+    bundle_path: Path, edit_manifest: Any, array: np.ndarray, found: str
+) -> None:
+    file = bundle_path / "separators.npy"
+    np.save(file, array, allow_pickle=True)
+
+    def relist(data: dict[str, Any]) -> None:
+        data["files"]["separators.npy"] = {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+
+    edit_manifest(bundle_path, relist)
+    with pytest.raises(LiraError, match=found):
+        _ = Bundle.open(bundle_path).separators
+
+
+def test_check_vectors_must_be_complete(bundle_path: Path, edit_manifest: Any) -> None:
+    def rename(data: dict[str, Any]) -> None:
+        data["stages"]["sefe"]["inputs"]["more"] = {"dtype": "float32", "shape": [1]}
+
+    edit_manifest(bundle_path, rename)
+    with pytest.raises(LiraError, match="lacks check vectors for more"):
+        Bundle.open(bundle_path).check_vectors("sefe")

@@ -1,0 +1,123 @@
+"""Options in a record, and the command that asks for them again."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lira_engine.engines.options import option_arguments, options_for
+from lira_engine.engines.record import build_command
+from lira_engine.errors import LiraError, quoted
+from lira_engine.main import main
+
+
+class Asked(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "target, precision, recorded, arguments",
+    [
+        ("cpu", "fp32", {}, ""),
+        ("cpu", "int8", {"block_size": 32, "lm_head_bits": 4, "encoders": "auto"}, ""),
+        (
+            "cpu",
+            "int4",
+            {"block_size": 128, "lm_head_bits": 4, "encoders": "fp32"},
+            " --block-size 128 --encoders fp32",
+        ),
+        (
+            "cuda",
+            "fp16",
+            {"provider": "tensorrt", "allow_fallback": True},
+            " --provider tensorrt --allow-fallback",
+        ),
+        (
+            "tensorrt-rtx",
+            "fp16",
+            {"dialect": "cache_update", "lm_head_parts": 4, "compute_capabilities": ["8.6", "12.0"]},
+            " --lm-head-parts 4 --compute-capability 8.6,12.0",
+        ),
+        (
+            "tensorrt",
+            "int4",
+            {
+                "dialect": "decomposed",
+                "lm_head_parts": 1,
+                "block_size": 128,
+                "lm_head_bits": 16,
+                "sampling": "plugin",
+            },
+            " --sampling plugin --lm-head-bits 16",
+        ),
+    ],
+)
+def test_the_command_asks_for_the_options_of_the_record(
+    target: str,
+    precision: str,
+    recorded: dict[str, Any],
+    arguments: str,
+    tmp_path: Path,
+    bundle_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also for a path with a space in it."""
+    assert option_arguments(target, precision, recorded) == arguments
+    asked = []
+
+    def build(bundle: Any, to: str, wanted: str, options: Any, **others: Any) -> Path:
+        asked.append((bundle.path, to, wanted, options))
+        raise Asked
+
+    monkeypatch.setattr("lira_engine.build.build", build)
+    link = tmp_path / "my bundle"
+    link.symlink_to(bundle_path)
+    command = shlex.split(build_command(link, target, precision, recorded))
+    with pytest.raises(Asked):
+        main(command[1:])
+    given = {name: value for name, value in recorded.items() if name != "dialect"}
+    if "compute_capabilities" in given:
+        given["compute_capabilities"] = tuple(given["compute_capabilities"])
+    assert asked == [(link, target, precision, options_for(target, given, precision))]
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [
+        {},
+        {"provider": "$(rm)", "allow_fallback": False},
+        {"provider": {}, "allow_fallback": False},
+        {"provider": "cuda", "allow_fallback": "$(rm)"},
+    ],
+)
+def test_a_record_that_was_edited_asks_for_nothing(recorded: dict[str, Any]) -> None:
+    assert option_arguments("cuda", "fp16", recorded) == ""
+
+
+def test_paths_are_quoted_where_a_shell_needs_it() -> None:
+    assert quoted(Path("-b")) == "./-b" and quoted(Path("a b")) == "'a b'" and quoted(Path("a/b")) == "a/b"
+
+
+def test_a_target_that_there_is_not_has_no_options() -> None:
+    with pytest.raises(LiraError, match="there is no target 'tpu'; expected cpu, cuda, tensorrt, t"):
+        options_for("tpu", {})
+
+
+@pytest.mark.parametrize(
+    "command, reason",
+    [
+        ("--encoders int8", "cpu-fp32 engines have no option encoders: leave it out"),
+        ("--target cuda --lm-head-bits 8", "cuda-fp16 engines have no option lm head bits: leave it out"),
+        ("--target tensorrt-rtx --block-size 64", "tensorrt-rtx-fp16 engines have no option block size"),
+        ("--target tensorrt --threads 1", "a build for tensorrt runs nothing: leave --threads out"),
+    ],
+)
+def test_options_that_decide_nothing_are_refused(
+    bundle_path: Path, command: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["build", str(bundle_path), *command.split()])
+    assert reason in capsys.readouterr().err

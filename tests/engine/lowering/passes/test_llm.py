@@ -1,0 +1,158 @@
+"""Passes over the language model's graph: each leaves the results of the portable graph as they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from onnx_ir.passes import common
+
+from lira_engine.errors import LiraError
+from lira_engine.lowering.passes.decomposed_attention import DecomposeCachedAttention
+from lira_engine.lowering.passes.group_query_attention import UseGroupQueryAttention
+from lira_engine.lowering.passes.rms_norm import FuseResidualNorm, UseSimplifiedLayerNormalization
+from lira_engine.lowering.pipeline import Pass, apply, lower, pipeline
+from lira_engine.ort.llm import OrtLlm
+from lira_export.config import LlmConfig
+from lira_export.graphs.llm import build_llm
+from lira_export.model.language_model import InternLM2
+
+CAPACITY = 32
+CHUNKS = (7, 1, 1, 5, 1, 9, 1)
+"""Rows per pass: prefill, single steps, several rows with a filled cache."""
+
+
+def config(heads: int, kv_heads: int, size: int) -> LlmConfig:
+    return LlmConfig(
+        vocab_size=29,
+        hidden_size=heads * size,
+        intermediate_size=40,
+        num_layers=2,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        rope_theta=1e4,
+        rms_norm_eps=1e-5,
+    )
+
+
+def reference(c: LlmConfig) -> InternLM2:
+    torch.manual_seed(0)
+    return InternLM2(c).eval()
+
+
+def weights(c: LlmConfig) -> dict[str, np.ndarray]:
+    named = reference(c).named_parameters()
+    return {name.removesuffix(".weight"): tensor.detach().numpy() for name, tensor in named}
+
+
+def portable(heads: int = 6, kv_heads: int = 3, size: int = 16) -> ir.Model:
+    c = config(heads, kv_heads, size)
+    return build_llm(c, weights(c), CAPACITY)
+
+
+def counts(model: ir.Model) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph)
+
+
+ATTENTION = [UseGroupQueryAttention(), DecomposeCachedAttention(), common.InlinePass()]
+NORMS = [UseSimplifiedLayerNormalization(), FuseResidualNorm()]
+
+
+@pytest.mark.parametrize("heads, kv_heads, size", [(6, 3, 16), (4, 4, 32), (5, 1, 16), (6, 3, 8), (4, 2, 6)])
+@pytest.mark.parametrize(
+    "passes",
+    [
+        pytest.param([], marks=pytest.mark.portable, id="none"),
+        pytest.param(ATTENTION, marks=pytest.mark.portable, id="attention"),
+        pytest.param(NORMS, marks=pytest.mark.portable, id="norms"),
+        pytest.param(pipeline("cpu", "llm"), id="cpu"),
+    ],
+)
+def test_results_stay(heads: int, kv_heads: int, size: int, passes: Sequence[Pass], tmp_path: Path) -> None:
+    """Prefill, chunks and single steps; head counts that are no powers of two; sizes that grouped attention
+    takes, and sizes that it refuses."""
+    c = config(heads, kv_heads, size)
+    embeds = np.random.default_rng(1).standard_normal((sum(CHUNKS), c.hidden_size), dtype=np.float32)
+    with torch.no_grad():
+        expected = reference(c)(torch.from_numpy(embeds)[None])
+    ir.save(apply(portable(heads, kv_heads, size), passes), tmp_path / "llm.onnx")
+    with OrtLlm(tmp_path / "llm.onnx", threads=1) as llm:
+        cache, start = llm.new_cache(), 0
+        for rows in CHUNKS:
+            at = slice(start, start + rows)
+            found = llm.forward(embeds[at], cache, range(rows))
+            np.testing.assert_allclose(found.logits, expected.logits[0, at].numpy(), rtol=0, atol=1e-5)
+            np.testing.assert_allclose(found.hidden, expected.hidden_states[0, at].numpy(), rtol=0, atol=1e-5)
+            start += rows
+
+
+def test_one_attention_node_per_layer() -> None:
+    model = lower(portable(), "cpu", "llm")
+    found = counts(model)
+    assert found["GroupQueryAttention"] == 2
+    assert not {"Transpose", "Reshape", "Range", "Unsqueeze"} & found.keys()
+    assert model.opset_imports == {"": 21, "com.microsoft": 1}
+    assert model.ir_version == 10
+    assert not model.functions
+
+
+def test_residual_sums_join_their_norms() -> None:
+    """All norms but the first follow a residual sum; the last sum follows the asked rows of both summands."""
+    found = counts(apply(portable(), NORMS))
+    assert found["SkipSimplifiedLayerNormalization"] == 4
+    assert found["SimplifiedLayerNormalization"] == 1
+    assert found["Add"] == 1  # positions
+
+
+def test_a_sum_that_broadcasts_stays() -> None:
+    x, y = (ir.val(n, dtype=ir.DataType.FLOAT, shape=s) for n, s in (("x", [1, "S", 4]), ("y", [4])))
+    scale = ir.Value(name="scale", const_value=ir.tensor(np.ones(4, np.float32), name="scale"))
+    tape = ir.tape.Tape()
+    norm = tape.op("SimplifiedLayerNormalization", [tape.op("Add", [x, y]), scale], {"epsilon": 1e-5})
+    graph = ir.Graph([x, y], [norm], nodes=tape.nodes, initializers=[scale], opset_imports={"": 21})
+    result = FuseResidualNorm()(ir.Model(graph, ir_version=10))
+    assert not result.modified
+
+
+def test_sizes_that_grouped_attention_refuses_are_decomposed() -> None:
+    model = lower(portable(size=8), "cpu", "llm")
+    found = counts(model)
+    assert found["GroupQueryAttention"] == 0
+    assert found["ScatterElements"] == 4
+    assert (
+        found["LessOrEqual"] == found["Range"] - 1 == 1
+    )  # layers share the mask; the other Range counts rows
+
+
+def test_lowering_reads_no_weights() -> None:
+    """A large model is lowered without loading it."""
+
+    class Unreadable(dict[str, np.ndarray]):
+        def __getitem__(self, name: str) -> np.ndarray:
+            raise AssertionError(f"{name} was read")
+
+    c = config(6, 3, 16)
+    lower(build_llm(c, Unreadable(weights(c)), CAPACITY), "cpu", "llm")
+
+
+def test_every_norm_must_be_over_the_last_axis() -> None:
+    model = portable()
+    norm = next(node for node in model.graph if node.op_type == "RMSNormalization")
+    norm.attributes["axis"] = ir.AttrInt64("axis", 1)
+    with pytest.raises(ir.passes.PreconditionError, match="normalises from axis 1"):
+        UseSimplifiedLayerNormalization()(model)
+
+
+def test_refuses_what_has_no_pipeline() -> None:
+    with pytest.raises(
+        LiraError,
+        match=r"nothing lowers cpu llm int3: expected cpu, one of semantic_encoder, .*, and fp32, int8",
+    ):
+        pipeline("cpu", "llm", "int3")
+    with pytest.raises(LiraError, match="nothing lowers toaster llm fp32"):
+        pipeline("toaster", "llm", "fp32")

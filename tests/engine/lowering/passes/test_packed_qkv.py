@@ -1,0 +1,76 @@
+"""Joined query, key and value projections say what three products say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from lira_engine.lowering.passes.packed_qkv import PackQkv
+from lira_engine.lowering.pipeline import Quantization, apply, pipeline
+from lira_engine.ort.llm import OrtLlm
+from lira_export.config import LlmConfig
+
+CONFIG = LlmConfig(
+    vocab_size=40,
+    hidden_size=96,
+    intermediate_size=64,
+    num_layers=2,
+    num_heads=6,
+    num_kv_heads=3,
+    rope_theta=1e4,
+    rms_norm_eps=1e-5,
+)
+CHUNKS = (7, 1, 1, 5, 1)
+Lowered = Callable[..., ir.Model]
+
+
+@pytest.fixture(scope="session")
+def lowered(random_llm: Callable[[LlmConfig, int], ir.Model]) -> Lowered:
+    def lower(precision: str, packed: bool, config: LlmConfig = CONFIG) -> ir.Model:
+        passes = pipeline("cpu", "llm", precision, Quantization(32))
+        return apply(random_llm(config, 32), [one for one in passes if packed or type(one) is not PackQkv])
+
+    return lower
+
+
+def answers(model: ir.Model, path: Path) -> np.ndarray:
+    """Logits of prefill, steps and chunks."""
+    ir.save(model, path)
+    embeds = np.random.default_rng(1).standard_normal((sum(CHUNKS), CONFIG.hidden_size), dtype=np.float32)
+    found, start = [], 0
+    with OrtLlm(path, threads=1) as llm:
+        cache = llm.new_cache()
+        for rows in CHUNKS:
+            found.append(llm.forward(embeds[start : start + rows], cache, range(rows)).logits)
+            start += rows
+    return np.concatenate(found)
+
+
+def counts(model: ir.Model) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph)
+
+
+def test_three_products_become_one(lowered: Lowered, tmp_path: Path) -> None:
+    three, one = lowered("int4", packed=False), lowered("int4", packed=True)
+    assert counts(three)["MatMulNBits"] - counts(one)["MatMulNBits"] == 2 * CONFIG.num_layers
+    assert not any(".q.q4" in name for name in one.graph.initializers)
+    expected = answers(three, tmp_path / "three.onnx")
+    assert np.abs(expected).max() > 0.1
+    # The same sums of the same numbers; kernels may take them in another order.
+    np.testing.assert_allclose(answers(one, tmp_path / "one.onnx"), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_others_stay(lowered: Lowered, precision: str) -> None:
+    assert counts(lowered(precision, packed=True)) == counts(lowered(precision, packed=False))
+
+
+def test_biases_stay(lowered: Lowered) -> None:
+    config = replace(CONFIG, family="qwen2")
+    assert counts(lowered("int4", True, config)) == counts(lowered("int4", False, config))

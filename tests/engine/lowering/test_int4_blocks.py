@@ -1,0 +1,73 @@
+"""Blocks of 4-bit integers: what they keep, and how they lie in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lira_engine.lowering.int4_blocks import Blocks, dequantize, quantize, residual
+
+
+def matrix(inputs: int, outputs: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(inputs, outputs)).astype(np.float32)
+
+
+@pytest.mark.parametrize("block", [16, 32, 128])
+@pytest.mark.parametrize("shape", [(128, 5), (70, 3), (1, 1), (33, 1500)])
+def test_every_weight_is_within_half_a_step(block: int, shape: tuple[int, int]) -> None:
+    weight = matrix(*shape)
+    blocks = quantize(weight, block)
+    count = -(-shape[0] // block)
+    assert blocks.packed.shape == (shape[1], count, block // 2) and blocks.packed.dtype == np.uint8
+    assert blocks.scales.shape == (shape[1], count) and blocks.scales.dtype == np.float32
+    step = np.repeat(np.abs(blocks.scales), block, axis=1)[:, : shape[0]].T
+    error = np.abs(dequantize(blocks, shape[0]) - weight)
+    # The far end of the other sign is one step short: -8 has a partner, +8 has none.
+    assert (error <= step * 1.0001).all()
+    assert (error <= step * 0.5001).mean() > 0.9
+
+
+def test_layout_by_hand() -> None:
+    """Two outputs, two blocks of 16 inputs: nibbles in the order of the inputs, the lower one first."""
+    integers = np.random.default_rng(1).integers(0, 16, (2, 2, 16))
+    integers[:, :, 3] = 0  # -8 in every block: the value of largest magnitude
+    scales = np.array([[0.5, 2.0], [1.0, 0.25]], np.float32)
+    weight = ((integers - 8) * scales[..., None]).reshape(2, 32).T.astype(np.float32)
+    blocks = quantize(weight, 16)
+    np.testing.assert_array_equal(blocks.scales, scales)
+    for n in range(2):
+        for b in range(2):
+            for i in range(8):
+                low, high = integers[n, b, 2 * i], integers[n, b, 2 * i + 1]
+                assert blocks.packed[n, b, i] == low | high << 4
+    np.testing.assert_array_equal(dequantize(blocks, 32), weight)
+
+
+def test_zero_and_largest_values_are_exact() -> None:
+    weight = np.zeros((64, 2), np.float32)
+    weight[5, 0], weight[40, 1] = 3.7, -0.01
+    np.testing.assert_array_equal(dequantize(quantize(weight, 32), 64), weight)
+
+
+def test_the_residual_brings_eight_bits() -> None:
+    weight = matrix(256, 40)
+    first = quantize(weight, 32)
+    second = quantize(residual(weight, first), 32)
+    missed = weight - dequantize(first, 256)
+    still = missed - dequantize(second, 256)
+    rms = [float(np.sqrt((e**2).mean() / (weight**2).mean())) for e in (missed, still)]
+    assert 0.05 < rms[0] < 0.12 and rms[1] < rms[0] / 10
+
+
+def test_half_precision_weights() -> None:
+    weight = matrix(64, 7).astype(np.float16)
+    found, expected = quantize(weight, 32), quantize(weight.astype(np.float32), 32)
+    np.testing.assert_array_equal(found.packed, expected.packed)
+
+
+def test_outputs_in_pieces_are_the_whole() -> None:
+    weight = matrix(32, 2500)
+    found = quantize(weight, 32)
+    one = [quantize(weight[:, i : i + 1], 32) for i in (0, 1023, 1024, 2499)]
+    some = Blocks(found.packed[[0, 1023, 1024, 2499]], found.scales[[0, 1023, 1024, 2499]])
+    np.testing.assert_array_equal(some.packed, np.concatenate([o.packed for o in one]))

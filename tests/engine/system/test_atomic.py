@@ -1,0 +1,361 @@
+"""Whole or not at all, also for a run that was killed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lira_engine import LiraError
+from lira_engine.system.atomic import atomic_directory, atomic_write, remove_leftovers
+
+
+def test_directory_appears_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "bundle"
+    with atomic_directory(target) as partial:
+        (partial / "sub").mkdir()
+        (partial / "sub" / "file").write_text("x")
+        assert not target.exists()
+        assert partial.parent == target.parent and partial.name.startswith(".")
+    assert (target / "sub" / "file").read_text() == "x"
+    assert os.listdir(target.parent) == ["bundle"]
+
+
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), atomic_directory(tmp_path / "bundle") as partial:
+        (partial / "file").write_text("x")
+        raise ZeroDivisionError
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "file") as file:
+        file.write(b"x")
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+
+
+def test_existing_targets(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    target.mkdir()
+    with atomic_directory(target) as partial:  # an empty folder is as good as none
+        (partial / "lira.json").write_text("1")
+    with pytest.raises(LiraError, match="exists already"), atomic_directory(target):
+        pass
+    with atomic_directory(target, overwrite=True) as partial:
+        (partial / "lira.json").write_text("2")
+    assert (target / "lira.json").read_text() == "2"
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_a_failed_overwrite_keeps_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    with atomic_directory(target) as partial:
+        (partial / "lira.json").write_text("1")
+    with pytest.raises(ZeroDivisionError), atomic_directory(target, overwrite=True):
+        raise ZeroDivisionError
+    assert (target / "lira.json").read_text() == "1"
+
+
+def test_folders_of_others_are_never_replaced(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "letters").write_text("dear")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(home)
+    for name in ("home", "file", "link"):
+        with (
+            pytest.raises(LiraError, match="choose another path"),
+            atomic_directory(tmp_path / name, overwrite=True),
+        ):
+            pass
+    assert (home / "letters").read_text() == "dear"
+
+
+def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "engines").write_text("x")
+    with (
+        pytest.raises(LiraError, match=r"engines is a file, expected a folder for cpu-fp32: remove it"),
+        atomic_directory(tmp_path / "engines" / "cpu-fp32", marker=None),
+    ):
+        pass
+    (tmp_path / "link").symlink_to(tmp_path)
+    with (
+        pytest.raises(LiraError, match=r"link exists and is not a folder of its own: remove it$"),
+        atomic_directory(tmp_path / "link", overwrite=True, marker=None),
+    ):
+        pass
+
+
+def test_a_folder_that_may_not_be_listed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bundle").mkdir()
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with (
+        pytest.raises(
+            LiraError, match="bundle cannot be read or written: Permission denied; change its perm"
+        ),
+        atomic_directory(tmp_path / "bundle", overwrite=True),
+    ):
+        pass
+
+
+def test_file_replaces_file(tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    for content in (b"1", b"2"):
+        with atomic_write(target) as file:
+            file.write(content)
+    assert target.read_bytes() == b"2"
+    with pytest.raises(LiraError, match="is a folder"), atomic_write(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="of Linux and macOS")
+def test_links_stay_links_and_pipes_are_written(tmp_path: Path) -> None:
+    real, link, pipe = (tmp_path / name for name in ("real", "link", "pipe"))
+    real.write_text("old")
+    link.symlink_to(real)
+    with atomic_write(link) as file:
+        file.write(b"new")
+    assert link.is_symlink() and real.read_bytes() == b"new"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with atomic_write(pipe) as file:
+        file.write(b"new")
+    assert os.read(reader, 9) == b"new" and pipe.is_fifo()
+    os.close(reader)
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe", "real"]
+
+
+@pytest.mark.parametrize("number", [errno.EFBIG, errno.EMFILE, errno.ENAMETOOLONG])
+def test_limits_of_the_system_are_one_line(tmp_path: Path, number: int) -> None:
+    with (
+        pytest.raises(LiraError, match=r"file cannot be written: .*; (raise|take) "),
+        atomic_write(tmp_path / "file"),
+    ):
+        raise OSError(number, "x")
+
+
+def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    code = """
+        import sys, time
+        from lira_engine.system.atomic import atomic_directory, atomic_write
+        with atomic_directory("bundle") as partial, atomic_write("file") as file:
+            (partial / "big").write_text("x")
+            print("ready", flush=True)
+            time.sleep(60)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None and running.stdout.readline() == "ready\n"
+        alive = {name for name in os.listdir(tmp_path) if "partial" in name}
+        assert len(alive) == 2
+        with atomic_directory(tmp_path / "bundle"):
+            assert alive <= set(os.listdir(tmp_path))  # a living run's work is left alone
+        (tmp_path / "bundle").rmdir()
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    assert alive == set(os.listdir(tmp_path))
+    (tmp_path / ".other.partial-1").mkdir()
+    with atomic_directory(tmp_path / "bundle"), atomic_write(tmp_path / "file"):
+        pass
+    assert set(os.listdir(tmp_path)) == {"bundle", "file", ".other.partial-1"}
+    with atomic_directory(tmp_path / "more") as alive_one:
+        remove_leftovers(tmp_path)
+        assert set(os.listdir(tmp_path)) == {"bundle", "file", alive_one.name}
+
+
+def test_two_runs_that_write_one_folder(tmp_path: Path) -> None:
+    """Of folders that no user named, the one that ends last is what stays; nothing else does."""
+    target = tmp_path / "bundle"
+    with atomic_directory(target, overwrite=True, marker=None) as first:
+        (first / "file").write_text("1")
+        with atomic_directory(target, overwrite=True, marker=None) as second:
+            (second / "file").write_text("2")
+        assert (target / "file").read_text() == "2"
+    assert (target / "file").read_text() == "1"
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def letters(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "letters").write_text("dear")
+
+
+def links(path: Path) -> None:
+    letters(path.with_name("home"))
+    path.symlink_to(path.with_name("home"))
+
+
+def bundles(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "lira.json").write_text("another run's")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("appear", [letters, links, bundles, lambda path: path.write_text("x")])
+def test_what_appears_meanwhile_stays(
+    tmp_path: Path, appear: Callable[[Path], None], overwrite: bool
+) -> None:
+    target = tmp_path / "bundle"
+
+    def contents() -> dict[str, str]:
+        return {str(path): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+
+    with (
+        pytest.raises(LiraError, match=r"bundle appeared while .* stays as it is, .*: choose another path$"),
+        atomic_directory(target, overwrite=overwrite) as partial,
+    ):
+        (partial / "lira.json").write_text("1")
+        appear(target)
+        before = contents()
+    before.pop(str(partial / "lira.json"))
+    assert contents() == before
+    assert target.is_symlink() == (appear is links)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_an_empty_folder_that_appears_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with atomic_directory(tmp_path / "link" / "bundle") as partial:
+        (partial / "lira.json").write_text("1")
+        (tmp_path / "real" / "bundle").mkdir()
+    assert (tmp_path / "real" / "bundle" / "lira.json").read_text() == "1"
+    assert os.listdir(tmp_path / "real") == ["bundle"]
+
+
+def test_what_is_put_in_the_place_of_a_bundle_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "bundle"
+    bundles(target)
+
+    def rename(source: Path, target: Path) -> None:
+        raise AssertionError("what is not to be replaced is not moved, either")
+
+    with (
+        pytest.raises(LiraError, match="bundle appeared"),
+        atomic_directory(target, overwrite=True) as partial,
+    ):
+        (partial / "lira.json").write_text("2")
+        target.rename(tmp_path / "kept")
+        letters(target)
+        (target / "lira.json").write_text("mine")
+        monkeypatch.setattr(os, "rename", rename)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "bundle",
+        "bundle/letters",
+        "bundle/lira.json",
+        "kept",
+        "kept/lira.json",
+    ]
+
+
+def racing(monkeypatch: pytest.MonkeyPatch, do: Callable[[Path, Path], None], at: int) -> None:
+    """Let `do(source, target)` happen right before the renaming number `at`, after all looking."""
+    rename, count = os.rename, 0
+
+    def raced(source: Path, target: Path) -> None:
+        nonlocal count
+        count += 1
+        if count == at:
+            do(source, target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", raced)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_appears_at_the_last_moment_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    target = tmp_path / "bundle"
+    racing(monkeypatch, lambda source, target: letters(target), 1)
+    with (
+        pytest.raises(LiraError, match="bundle appeared"),
+        atomic_directory(target, overwrite=overwrite) as partial,
+    ):
+        (partial / "lira.json").write_text("1")
+    assert sorted(os.listdir(tmp_path)) == ["bundle"] and os.listdir(target) == ["letters"]
+
+
+def test_a_bundle_that_is_exchanged_at_the_last_moment_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "bundle"
+    bundles(target)
+
+    def exchange(source: Path, target: Path) -> None:
+        (source / "lira.json").rename(tmp_path / "kept.json")
+        (source / "letters").write_text("dear")
+
+    racing(monkeypatch, exchange, 1)
+    with (
+        pytest.raises(LiraError, match="bundle appeared"),
+        atomic_directory(target, overwrite=True) as partial,
+    ):
+        (partial / "lira.json").write_text("1")
+    assert sorted(os.listdir(tmp_path)) == ["bundle", "kept.json"] and os.listdir(target) == ["letters"]
+
+
+def test_a_bundle_whose_place_is_taken_is_kept_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "bundle"
+    bundles(target)
+    racing(monkeypatch, lambda source, target: letters(target), 2)
+    with (
+        pytest.raises(LiraError, match=r"stood there is (\S+) now: move it") as caught,
+        atomic_directory(target, overwrite=True) as partial,
+    ):
+        (partial / "lira.json").write_text("1")
+    kept = Path(re.findall(r"there is (\S+) now", str(caught.value))[0])
+    assert (kept / "lira.json").read_text() == "another run's"
+    remove_leftovers(tmp_path)
+    assert kept.exists() and os.listdir(target) == ["letters"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_of_two_runs_to_one_path_one_wins(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    with (
+        pytest.raises(LiraError, match="link/bundle appeared"),
+        atomic_directory(tmp_path / "link" / "bundle", overwrite=overwrite) as first,
+    ):
+        (first / "lira.json").write_text("1")
+        with atomic_directory(tmp_path / "bundle", overwrite=overwrite) as second:
+            (second / "lira.json").write_text("2")
+    assert (tmp_path / "bundle" / "lira.json").read_text() == "2"
+    assert sorted(os.listdir(tmp_path)) == ["bundle", "link"]
+
+
+def test_an_error_names_the_file_that_it_is_about(tmp_path: Path) -> None:
+    with (
+        pytest.raises(LiraError, match="/there/graph cannot be read or written: Permission denied"),
+        atomic_directory(tmp_path / "bundle"),
+    ):
+        raise PermissionError(errno.EACCES, "x", "/there/graph")
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    with (
+        pytest.raises(LiraError, match=r"file cannot be written: No space left .*; free some"),
+        atomic_write(tmp_path / "file"),
+    ):
+        raise OSError(errno.ENOSPC, "full")
+    with pytest.raises(FileNotFoundError), atomic_directory(tmp_path / "bundle"):
+        raise FileNotFoundError(errno.ENOENT, "a bug, not the user's doing")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_read_only_folder_is_one_line(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(LiraError, match="Permission denied"), atomic_directory(tmp_path / "bundle"):
+        pass

@@ -1,0 +1,75 @@
+"""Paths and names on the terminal, as they are."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from lira_engine.main import main
+from lira_engine.system.terminal import plain_console, progress_bar, status
+
+NAME = "a :car: [red]b[/red] [1, 2] 5.0"
+
+
+@pytest.fixture
+def terminal() -> Console:
+    """A plain console that takes its file for a terminal."""
+    console = plain_console()
+    console.file = io.StringIO()
+    console._force_terminal = console.is_interactive = True
+    console.width = 120
+    return console
+
+
+def written(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def wait_for(console: Console, text: str) -> None:
+    """A thread draws it."""
+    end = time.monotonic() + 10
+    while text not in written(console):
+        assert time.monotonic() < end, written(console)
+        time.sleep(0.01)
+
+
+def test_lines_tables_and_titles(terminal: Console) -> None:
+    terminal.print(NAME)
+    table = Table(title=NAME, show_header=False)
+    table.add_row(NAME)
+    terminal.print(table)
+    assert written(terminal).count(NAME) == 3
+
+
+def test_a_status(terminal: Console) -> None:
+    with status(terminal, NAME) as show:
+        wait_for(terminal, NAME)
+        show(f"then {NAME}")
+        wait_for(terminal, f"then {NAME}")
+    plain = io.StringIO()
+    console = plain_console()
+    console.file = plain
+    with status(console, NAME):
+        pass
+    assert plain.getvalue() == ""
+
+
+def test_a_progress_bar(terminal: Console) -> None:
+    with progress_bar(terminal) as bar:
+        bar.add_task(NAME, total=2)
+        bar.refresh()
+    assert NAME in written(terminal)
+
+
+def test_a_bundle_of_an_odd_name(bundle_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = bundle_path.rename(bundle_path.with_name(":car: [red]b"))
+    with pytest.raises(SystemExit) as caught:
+        main(["inspect", str(odd)])
+    printed = capsys.readouterr()
+    assert caught.value.code == 0 and printed.err == "" and odd.name in printed.out

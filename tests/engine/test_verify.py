@@ -1,0 +1,378 @@
+"""`lira-edge verify`: right engines are noted with their device, wrong ones are named and refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from lira_engine import Bundle, LiraError, check_answer, open_engines, verify
+from lira_engine import open as opening
+from lira_engine.build import build
+from lira_engine.bundle.integrity import sha256_of
+from lira_engine.bundle.manifest import STAGES
+from lira_engine.check_answer import _agreeing
+from lira_engine.engines import verified
+from lira_engine.engines.accuracy import check_outputs
+from lira_engine.engines.options import options_for
+from lira_engine.engines.record import BUILD_NAME, read_build
+from lira_engine.main import main
+from lira_engine.ort import build_cuda
+from lira_engine.ort.device import CPU, Device
+from lira_engine.system.machine import Gpu, Jetson
+from lira_engine.verify import tables, verify_engines
+
+pytestmark = pytest.mark.portable
+TOKENS = 5
+
+
+@pytest.fixture(scope="module")
+def nano(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """lira-nano with CPU engines, and those for CUDA built with the CPU provider in its place."""
+    root = tmp_path_factory.mktemp("verify") / "nano"
+    shutil.copytree(nano_bundle, root)
+    build(root, "cpu", "fp32", threads=1)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(build_cuda, "cuda_device", lambda provider, allow: CPU)
+        for precision in ("fp32", "fp16", "int4"):
+            build(root, "cuda", precision, threads=1)
+    return root
+
+
+@pytest.fixture
+def built(nano: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    shutil.copytree(nano, tmp_path / "nano")
+    return tmp_path / "nano"
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Pretend that the CPU provider is that GPU's."""
+    monkeypatch.setattr(build_cuda, "cuda_device", lambda provider, allow: CPU)
+    monkeypatch.setattr("lira_engine.ort.device.cuda_device", lambda provider, allow: CPU)
+
+    def pretend(name: str = "RTX 4090", driver: str = "580.1", board: Jetson | None = None) -> None:
+        monkeypatch.setattr(verified, "gpus", lambda: [Gpu(name, "24564 MiB", driver, "8.9")])
+        monkeypatch.setattr(verified, "jetson", lambda: board)
+
+    pretend()
+    return pretend
+
+
+def record(bundle: Path, folder: str) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((bundle / "engines" / folder / BUILD_NAME).read_text())
+    return data
+
+
+def test_right_engines(built: Path) -> None:
+    said: list[str] = []
+    assert record(built, "cpu-fp32")["verified"] is None
+    found = verify_engines(built, "cpu", "fp32", threads=1, progress=said.append)
+    assert said == [*STAGES, "answer"]
+    assert set(found.errors) == set(STAGES) and {"logits", "hidden_states"} == set(found.errors["llm"])
+    assert all(error <= 1e-4 for errors in found.errors.values() for error in errors.values())
+    assert (found.tokens, found.agree) == (TOKENS, TOKENS)
+    kept = read_build(built / "engines" / "cpu-fp32", "").verified
+    assert kept == found and found.setting.device and found.setting.runtime.startswith("onnxruntime")
+    assert "5 of 5 next tokens are the fp32 model's" in str(tables(found, "fp32"))
+    with open_engines(built, threads=1):
+        pass
+    build(built, "cpu", "fp32", threads=1)  # up to date: the note stays
+    assert read_build(built / "engines" / "cpu-fp32", "").verified == found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int4"])
+def test_engines_for_cuda(built: Path, precision: str, on_a_gpu: Callable[..., None]) -> None:
+    """The whole way of a target with a device: built, refused, verified, opened, another driver, refused."""
+    options = record(built, f"cuda-{precision}")["options"]
+    assert (options["provider"], options["allow_fallback"]) == ("cuda", False)
+    command = rf"run `lira-edge verify {built} --target cuda --precision {precision}`, or .*--unverified"
+    with pytest.raises(LiraError, match=f"cuda-{precision} engines were not verified on a device: {command}"):
+        open_engines(built, "cuda", precision)
+    found = verify_engines(built, "cuda", precision, threads=1)
+    assert found.setting.text().startswith("RTX 4090, driver 580.1, onnxruntime")
+    assert set(found.placement) == set(STAGES) and all("CPU" in text for text in found.placement.values())
+    assert found.tokens == TOKENS and found.agree is not None
+    if precision != "int4":
+        assert found.agree == TOKENS
+    assert ("held to the fp32 outputs within 60%" in str(tables(found, precision))) == (precision == "int4")
+    with open_engines(built, "cuda", precision, threads=1) as opened:
+        assert opened.target == "cuda"
+    on_a_gpu(driver="581.0")
+    with pytest.raises(
+        LiraError,
+        match=rf"verified on RTX 4090, driver 580\.1, .*; this is RTX 4090, driver 581\.0, .*: {command}",
+    ):
+        open_engines(built, "cuda", precision)
+    open_engines(built, "cuda", precision, threads=1, unverified=True).close()
+    on_a_gpu(board=Jetson("Jetson Orin Nano", "36.4.3", "6.2"))
+    with pytest.raises(LiraError, match=r"this is Jetson Orin Nano, driver 36\.4\.3"):
+        open_engines(built, "cuda", precision)
+
+
+def test_another_choice_of_gpus_is_another_device(
+    built: Path, on_a_gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of two GPUs CUDA takes, nvidia-smi does not say."""
+    two = [Gpu("RTX 3060", "12288 MiB", "580.1", "8.6"), Gpu("RTX 4090", "24564 MiB", "580.1", "8.9")]
+    monkeypatch.setattr(verified, "gpus", lambda: two)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    found = verify_engines(built, "cuda", "fp16", threads=1)
+    assert found.setting.device == "RTX 3060, RTX 4090 (CUDA_VISIBLE_DEVICES 1)"
+    open_engines(built, "cuda", "fp16", threads=1).close()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(LiraError, match=r"this is RTX 3060, RTX 4090 \(CUDA_VISIBLE_DEVICES 0\)"):
+        open_engines(built, "cuda", "fp16", threads=1)
+
+
+def test_a_gpu_target_without_a_gpu(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verified, "gpus", lambda: [])
+    monkeypatch.setattr(verified, "jetson", lambda: None)
+    with pytest.raises(LiraError, match="target cuda needs an NVIDIA GPU, nvidia-smi names none"):
+        verify_engines(built, "cuda", "fp16")
+
+
+def test_a_cuda_build_without_the_provider(built: Path) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has the CUDA provider")
+    with pytest.raises(LiraError, match=r"target cuda needs CUDAExecutionProvider, but .*lira-edge\[cuda\]"):
+        build(built, "cuda", "fp16", force=True)
+    assert record(built, "cuda-fp16")  # what was there is kept
+    with pytest.raises(LiraError, match="target cuda has no option encoders: leave it out"):
+        options_for("cuda", {"encoders": "int8"})
+
+
+def test_a_fallback_ends_a_build(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nodes ran on the CPU provider, the device was another one."""
+    elsewhere = dataclasses.replace(CPU, providers=("CUDAExecutionProvider",))
+    monkeypatch.setattr(build_cuda, "cuda_device", lambda provider, allow: elsewhere)
+    opened = opened_on_cpu()
+    for module in ("ort.session", "ort.llm"):
+        monkeypatch.setattr(f"lira_engine.{module}.open_session", opened)
+    with pytest.raises(
+        LiraError, match=r"\d+ nodes of semantic_encoder ran on CPUExecutionProvider.*--allow-fallback"
+    ):
+        build(built, "cuda", "fp16", threads=1, force=True)
+    allowed = dataclasses.replace(elsewhere, allow_fallback=True)
+    monkeypatch.setattr(build_cuda, "cuda_device", lambda provider, allow: allowed)
+    folder = build(built, "cuda", "fp16", options_for("cuda", {"allow_fallback": True}), threads=1)
+    assert json.loads((folder / BUILD_NAME).read_text())["options"]["allow_fallback"] is True
+
+
+def opened_on_cpu() -> Callable[..., Any]:
+    from lira_engine.ort.session import open_session
+
+    def opened(path: Path, *arguments: Any, device: Device = CPU, **options: Any) -> Any:
+        return open_session(path, *arguments, device=CPU, **options)
+
+    return opened
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_wrong_engine_is_named(built: Path, stage: str) -> None:
+    """As a kernel that is wrong on this device would: a weight that the build did not have. What was verified
+    before no longer is."""
+    verify_engines(built, "cpu", "fp32", threads=1)
+    folder = built / "engines" / "cpu-fp32"
+    spoil(folder, f"{stage}.onnx")
+    with pytest.raises(
+        LiraError, match=rf"the cpu engine of {stage} is wrong: output \w+ differs .*, at most .* is accepted"
+    ):
+        verify_engines(built, "cpu", "fp32", threads=1)
+    assert read_build(folder, "").verified is None
+
+
+def spoil(folder: Path, name: str) -> None:
+    """Scale the largest weight, and list the file as it is now."""
+    file = folder / name
+    model = ir.load(file)
+    weights = [v for v in model.graph.initializers.values() if v.dtype == ir.DataType.FLOAT]
+    largest = max(weights, key=lambda value: value.const_value.size if value.const_value is not None else 0)
+    assert largest.const_value is not None
+    largest.const_value = ir.tensor(largest.const_value.numpy() * np.float32(1.3), name=largest.name)
+    ir.save(model, folder / "new.onnx", external_data="new.data")
+    (folder / f"{name}.data").unlink(missing_ok=True)
+    (folder / "new.onnx").replace(file)
+    data = json.loads((folder / BUILD_NAME).read_text())
+    data["files"].pop(f"{name}.data", None)
+    data["files"] |= {
+        path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+        for path in (file, folder / "new.data")
+        if path.exists()
+    }
+    (folder / BUILD_NAME).write_text(json.dumps(data))
+
+
+def test_overflow_is_named(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.open(built)
+    with open_engines(bundle, threads=1) as opened:
+        original = opened.semantic_encoder.run
+        monkeypatch.setattr(
+            opened.semantic_encoder,
+            "run",
+            lambda feeds: {n: a * np.float32(np.inf) for n, a in original(feeds).items()},
+        )
+        with pytest.raises(LiraError, match="features of the answer are not finite"):
+            check_answer.check_answer(bundle, opened, "fp32", 1)
+
+
+def test_without_memory_no_answer_is_compared(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_answer, "available_mib", lambda: 1)
+    found = verify_engines(built, "cpu", "fp32", threads=1)
+    assert (found.tokens, found.agree) == (TOKENS, None)
+    said = "5 tokens, finite; no language model in fp32 to compare them with runs here"
+    assert said in str(tables(found, "fp32"))
+
+
+def test_an_older_onnx_runtime_compares_the_answer_with_the_cpu_engine(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The portable graph does not open there."""
+    opened = []
+
+    def open_llm(bundle: Bundle, file: Path, target: str, threads: int | None) -> Any:
+        opened.append(target)
+        if target == "portable":
+            raise LiraError("opset 24 is not known")
+        return real(bundle, file, target, threads)
+
+    real = opening.open_llm
+    monkeypatch.setattr(opening, "open_llm", open_llm)
+    bundle, vocabulary = Bundle.open(built), Bundle.open(built).manifest.model.vocab_size
+    chunk = np.zeros((3, bundle.manifest.model.hidden_size), np.float32)
+    cuda = SimpleNamespace(target="cuda", precision="fp16")
+    found = check_answer._reference_logits(bundle, cuda, [chunk, chunk], 1)  # type: ignore[arg-type]
+    assert found is not None and found.shape == (2, vocabulary)
+    assert opened == ["portable", "cpu"]
+    itself = SimpleNamespace(target="cpu", precision="fp32")
+    assert check_answer._reference_logits(bundle, itself, [chunk], 1) is None  # type: ignore[arg-type]
+    file = built / "engines" / "cpu-fp32" / BUILD_NAME
+    file.write_text(json.dumps(record(built, "cpu-fp32") | {"lowering": "0" * 12}))  # it opens, and is stale
+    assert check_answer._reference_logits(bundle, cuda, [chunk], 1) is None  # type: ignore[arg-type]
+
+
+def test_the_language_model_is_placed_where_it_will_run(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cache is updated where it is, which TensorRT's provider does not do."""
+    placed = {}
+    monkeypatch.setattr(build_cuda, "check_placement", lambda *_: None)
+    monkeypatch.setattr(
+        build_cuda,
+        "placement_of_run",
+        lambda file, device, feeds: placed.update({file.stem: device.providers}),
+    )
+    device = Device(("TensorrtExecutionProvider", "CUDAExecutionProvider"), "cuda")
+    for stage in ("llm", "sefe"):
+        build_cuda.checked_placement(Bundle.open(built), stage, Path(f"{stage}.onnx"), "fp16", device)
+    assert placed == {"llm": ("CUDAExecutionProvider",), "sefe": device.providers}
+
+
+def test_an_answer_that_the_context_has_no_room_for(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_engines(built, threads=1) as opened:
+        monkeypatch.setattr(type(opened.llm), "capacity", property(lambda self: 9))
+    found = verify_engines(built, "cpu", "fp32", threads=1)
+    assert found.tokens == 0 and "not given: the context is too short" in str(tables(found, "fp32"))
+
+
+def test_cutting_is_exact_in_fp32_alone() -> None:
+    logits = np.random.default_rng(0).standard_normal((5, 50)).astype(np.float32)
+    assert check_answer._check_cutting(logits * np.float32(1.001), logits, "fp16") == pytest.approx(
+        1e-3, rel=0.01
+    )
+    with pytest.raises(LiraError, match="token by token they differ by"):
+        check_answer._check_cutting(logits * np.float32(1.001), logits, "fp32")
+
+
+def test_another_runtime_is_another_setting(
+    built: Path, on_a_gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify_engines(built, "cuda", "fp16", threads=1)
+    open_engines(built, "cuda", "fp16").close()
+    monkeypatch.setattr(verified.metadata, "version", lambda package: "9.9")
+    with pytest.raises(
+        LiraError, match=r"verified on .*; this is RTX 4090, driver 580\.1, onnxruntime-gpu 9\.9: "
+    ):
+        verified.require_verified(read_build(built / "engines" / "cuda-fp16", ""), built)
+
+
+def test_near_ties_may_turn_over() -> None:
+    expected = np.array([[9.0, 10.0, -5.0], [1.0, 2.0, 3.0]], np.float32)
+    assert _agreeing(expected, expected, "fp32") == 2
+    turned = expected[:, [1, 0, 2]]  # the first favourite is another token, 1.0 behind of 10
+    with pytest.raises(
+        LiraError,
+        match=r"token 1 of the answer is wrong: the engine's favourite is 0, .* is 1 and ahead of it by 1",
+    ):
+        _agreeing(turned, expected, "fp16")
+    assert _agreeing(turned, expected, "int8") == 1
+
+
+def test_int4_logits_that_have_nothing_to_do_with_the_portable_ones_are_wrong() -> None:
+    """With four bits any favourite may be a tie: there the logits as a whole decide."""
+    expected = np.random.default_rng(0).standard_normal((5, 50)).astype(np.float32)
+    with pytest.raises(LiraError, match=r"logits of the answer are wrong: .* at most 6e-01 is accepted"):
+        _agreeing(expected[:, ::-1], expected, "int4")
+    assert _agreeing(expected * np.float32(1.3), expected, "int4") == 5
+
+
+def test_tolerance_of_fp16() -> None:
+    expected = {"x": np.linspace(-1, 1, 100, dtype=np.float32), "valid": np.arange(100) % 2 == 0}
+    found = {"x": expected["x"] * np.float32(1.01), "valid": expected["valid"].copy()}
+    found["valid"][0] ^= True
+    errors = check_outputs("it", "fp16", found, expected, {})
+    assert errors == {"x": pytest.approx(0.01, rel=1e-3), "valid": 0.01}
+    with pytest.raises(LiraError, match=r"output x differs from the recorded one by 3\.0e-02"):
+        check_outputs("it", "fp16", {**found, "x": expected["x"] * np.float32(1.03)}, expected, {})
+    with pytest.raises(LiraError, match=r"output x differs .* by inf"):
+        check_outputs("it", "fp16", {**found, "x": expected["x"] * np.float32(np.nan)}, expected, {})
+    found["valid"][:3] = ~expected["valid"][:3]
+    with pytest.raises(LiraError, match="output valid differs"):
+        check_outputs("it", "fp16", found, expected, {})
+
+
+def test_check_vectors_in_the_middle_of_a_sequence(made_bundle: Path) -> None:
+    with pytest.raises(
+        LiraError, match="begin at position 4, expected an empty cache: export the bundle again"
+    ):
+        verify.run_llm(None, Bundle.open(made_bundle).check_vectors("llm"))  # type: ignore[arg-type]
+
+
+def test_rows_go_in_chunks_and_one_by_one(nano: Path) -> None:
+    """Prefill, a chunk on a filled cache, and decoding are all seen."""
+    bundle = Bundle.open(nano)
+    vectors = bundle.check_vectors("llm")
+    with opening.open_llm(bundle, bundle.stage_file("llm"), "portable", 1) as llm:
+        rows: list[int] = []
+
+        class Watched:
+            def new_cache(self) -> Any:
+                return llm.new_cache()
+
+            def forward(self, embeds: np.ndarray, cache: Any, asked: Any) -> Any:
+                rows.append(len(embeds))
+                assert len(asked) <= 4  # what an engine with profiles takes at once
+                return llm.forward(embeds, cache, asked)
+
+        verify.run_llm(Watched(), vectors)  # type: ignore[arg-type]
+    assert sum(rows) == vectors.inputs["inputs_embeds"].shape[1] and rows[-2:] == [1, 1] and rows[0] > 1
+
+
+def test_command(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["verify", str(built), "--threads", "1"])
+    printed = capsys.readouterr()
+    assert caught.value.code == 0, printed.err
+    assert "5 of 5 next tokens" in printed.out and "pixel_encoder" in printed.out
+    with pytest.raises(SystemExit) as caught:
+        main(["verify", str(built), "--precision", "int8"])
+    assert caught.value.code == 2
+    assert "holds no engines; run `lira-edge build" in capsys.readouterr().err
