@@ -9,7 +9,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from lira_engine.bundle.external_data import save_graph
-from lira_engine.lowering.pipeline import lower
+from lira_engine.lowering.cpu import cpu_pipeline
+from lira_engine.lowering.pipeline import apply
 from lira_engine.ort.session import version
 from lira_engine.system.extras import PORTABLE_FROM
 
@@ -24,7 +25,7 @@ def runnable(path: Path, stage: str) -> Iterator[Path]:
         return
     lowered = path.with_name(f".{path.stem.lstrip('.')}.lowered.onnx")
     try:
-        save_graph(lower(ir.load(path), "cpu", stage), lowered)
+        save_graph(apply(ir.load(path), cpu_pipeline(stage)), lowered)
         yield lowered
     finally:
         for file in (lowered, lowered.with_name(f"{lowered.name}.data")):

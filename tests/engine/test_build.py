@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.accuracy import relative_error
 from lira_engine.engines.record import usable_build
-from lira_engine.lowering.pipeline import lower
+from lira_engine.lowering.cpu import cpu_pipeline
+from lira_engine.lowering.pipeline import Pass
+from lira_engine.lowering.quantization import Quantization
 from lira_engine.ort.llm import OrtKvCache
 
 
@@ -281,11 +283,11 @@ class Spoil(ir.passes.InPlacePass):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_wrong_engine_is_not_kept(bundle_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoiled(model: ir.Model, target: str, lowered: str, *options: object) -> ir.Model:
-        model = lower(model, target, lowered, *options)
-        return Spoil()(model).model if lowered == stage else model
+    def spoiled(lowered: str, precision: str, quantization: Quantization) -> Sequence[Pass]:
+        passes = cpu_pipeline(lowered, precision, quantization)
+        return [*passes, Spoil()] if lowered == stage else passes
 
-    monkeypatch.setattr("lira_engine.ort.build_cpu.lower", spoiled)
+    monkeypatch.setattr("lira_engine.ort.build_cpu.cpu_pipeline", spoiled)
     with pytest.raises(LiraError, match=f"the cpu engine of {stage} is wrong: output .* differs"):
         build(bundle_path, threads=1)
     assert os.listdir(bundle_path / "engines") == []

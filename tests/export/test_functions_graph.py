@@ -10,7 +10,8 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from lira_engine.lowering.pipeline import lower
+from lira_engine.lowering.cpu import cpu_pipeline
+from lira_engine.lowering.pipeline import apply
 from lira_export.graphs.functions import DOMAIN, DOMAIN_VERSION, OPSET, cached_attention, deformable_sampling
 
 Arrays = Mapping[str, np.ndarray]
@@ -71,7 +72,7 @@ def test_deformable_sampling(sampling: Arrays, lowered: bool) -> None:
     model = model_of(deformable_sampling(LEVELS, HEADS, WIDTH, POINTS), sampling, SAMPLED)
     onnx.checker.check_model(ir.serde.serialize_model(model), full_check=True)
     if lowered:
-        model = lower(model, "cpu", "pixel_encoder")
+        model = apply(model, cpu_pipeline("pixel_encoder"))
         assert not model.functions and model.opset_imports == {"": 21}
     (found,) = run(model, sampling)
     np.testing.assert_allclose(found, sampled(sampling), atol=1e-5)

@@ -11,7 +11,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from lira_engine.lowering.pipeline import lower
+from lira_engine.lowering.cpu import cpu_pipeline
+from lira_engine.lowering.pipeline import apply
 from lira_engine.ort.llm import OrtLlm
 from lira_export.checkpoint import Checkpoint
 from lira_export.config import LiraConfig
@@ -52,7 +53,7 @@ def llm(request: pytest.FixtureRequest, portable: Path) -> Iterator[OrtLlm]:
     path = portable
     if request.param != "portable":
         path = portable.with_name("lowered.onnx")
-        ir.save(lower(ir.load(portable), request.param, "llm"), path)
+        ir.save(apply(ir.load(portable), cpu_pipeline("llm")), path)
     with OrtLlm(path, threads=1) as runner:
         yield runner
 

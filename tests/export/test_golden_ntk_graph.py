@@ -13,7 +13,8 @@ import onnx_ir as ir
 import pytest
 
 from lira_engine.errors import LiraError
-from lira_engine.lowering.pipeline import lower
+from lira_engine.lowering.cpu import cpu_pipeline
+from lira_engine.lowering.pipeline import apply
 from lira_engine.ort.llm import OrtLlm
 from lira_export.checkpoint import Checkpoint
 from lira_export.config import LiraConfig, LlmConfig
@@ -41,7 +42,7 @@ def llm(
     tensors = LlmTensors(Checkpoint.open(golden / "split", config))
     model = build_llm(trained_shorter(config.llm, golden), tensors, recorded["long_embeds"].shape[1])
     if request.param != "portable":
-        model = lower(model, request.param, "llm")
+        model = apply(model, cpu_pipeline("llm"))
     path = tmp_path_factory.mktemp("ntk") / "llm.onnx"
     ir.save(model, path)
     with OrtLlm(path, threads=1) as runner:

@@ -15,7 +15,8 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from lira_engine.lowering.pipeline import lower
+from lira_engine.lowering.cpu import cpu_pipeline
+from lira_engine.lowering.pipeline import apply
 from lira_engine.ort.llm import OrtLlm
 from lira_export.config import LlmConfig
 from lira_export.graphs.llm import build_llm
@@ -60,7 +61,7 @@ def portable(config: LlmConfig, reference: InternLM2) -> Iterator[Path]:
 @pytest.fixture(scope="module", params=["fp32", "int4"])
 def engine(request: pytest.FixtureRequest, portable: Path) -> Iterator[tuple[str, OrtLlm]]:
     path = portable.with_name(f"{request.param}.onnx")
-    model = lower(ir.load(portable), "cpu", "llm", request.param)
+    model = apply(ir.load(portable), cpu_pipeline("llm", request.param))
     ir.save(model, path, external_data=f"{path.name}.data")
     with OrtLlm(path) as llm:
         yield request.param, llm

@@ -10,6 +10,7 @@ _ROOT = Path(__file__).parent.parent
 _SOURCES = (
     "bundle/external_data.py",
     "engines/builder.py",
+    "engines/llm_tensors.py",
     "engines/options.py",
     "lowering/**/*.py",
     "ort/build_cpu.py",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import onnx_ir as ir
 from onnx_ir.passes import common
 
 from lira_engine.bundle.manifest import STAGES
+from lira_engine.engines.llm_tensors import is_cache
 from lira_engine.errors import LiraError
 from lira_engine.lowering.passes.decomposed_attention import DecomposeCachedAttention
 from lira_engine.lowering.passes.decomposed_operators import DecomposeOperators
@@ -16,23 +16,13 @@ from lira_engine.lowering.passes.half_contrib import HalfContribOperators
 from lira_engine.lowering.passes.half_products import HalfProducts
 from lira_engine.lowering.passes.initializers import WidenWeights
 from lira_engine.lowering.passes.multi_head_attention import UseMultiHeadAttention
-from lira_engine.lowering.passes.opset import StateInOpset
 from lira_engine.lowering.passes.packed_qkv import PackQkv
 from lira_engine.lowering.passes.quantized_matmul import QuantizeMatMul
 from lira_engine.lowering.passes.resolve_cast_like import ResolveCastLike
 from lira_engine.lowering.passes.rms_norm import FuseResidualNorm, UseSimplifiedLayerNormalization
 from lira_engine.lowering.passes.sampling_by_gathers import SampleByGathers
-from lira_engine.lowering.pipeline import Quantization
-from lira_engine.lowering.tensorrt import is_cache
-
-Pass = ir.passes.PassBase
-_TIDY: tuple[Pass, ...] = (
-    common.CommonSubexpressionEliminationPass(),
-    common.RemoveUnusedNodesPass(),
-    common.RemoveUnusedFunctionsPass(),
-    common.RemoveUnusedOpsetsPass(),
-    StateInOpset(21, ir_version=10),
-)
+from lira_engine.lowering.pipeline import CLEAN_UP_FOR_ORT, Pass
+from lira_engine.lowering.quantization import Quantization
 
 
 def cuda_pipeline(
@@ -67,7 +57,7 @@ def cuda_pipeline(
             *half,
             WidenWeights(),
             UseMultiHeadAttention(),
-            *_TIDY,
+            *CLEAN_UP_FOR_ORT,
         )
     return (
         SampleByGathers(),
@@ -76,7 +66,7 @@ def cuda_pipeline(
         DecomposeOperators(),
         *half,
         WidenWeights(),
-        *_TIDY,
+        *CLEAN_UP_FOR_ORT,
     )
 
 
@@ -89,4 +79,4 @@ def _llm(precision: str, quantization: Quantization) -> Sequence[Pass]:
     passes += [DecomposeCachedAttention(), common.InlinePass(), ResolveCastLike()]
     if precision != "fp32":
         passes += [HalfProducts(is_cache), HalfContribOperators(is_cache)]
-    return (*passes, WidenWeights(), UseSimplifiedLayerNormalization(), FuseResidualNorm(), *_TIDY)
+    return (*passes, WidenWeights(), UseSimplifiedLayerNormalization(), FuseResidualNorm(), *CLEAN_UP_FOR_ORT)

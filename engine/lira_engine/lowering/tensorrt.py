@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import onnx_ir as ir
 from onnx_ir.passes import common
 
 from lira_engine.bundle.manifest import STAGES
+from lira_engine.engines.llm_tensors import LM_HEAD, is_cache
 from lira_engine.errors import LiraError
 from lira_engine.lowering.passes.decomposed_attention import DecomposeCachedAttention, none_fused
 from lira_engine.lowering.passes.decomposed_operators import DecomposeOperators, DecomposeUnfusedAttention
@@ -20,15 +20,10 @@ from lira_engine.lowering.passes.resolve_cast_like import ResolveCastLike
 from lira_engine.lowering.passes.sampling_by_gathers import SampleByGathers
 from lira_engine.lowering.passes.sampling_by_plugin import SampleByPlugin
 from lira_engine.lowering.passes.split_lm_head import SplitLmHead
+from lira_engine.lowering.pipeline import CLEAN_UP, Pass
 
 PRECISIONS = ("fp32", "fp16", "int4", "int8", "fp8")
 BLOCKS = (128, 64, 32)
-LM_HEAD = "lm_head"
-
-
-def is_cache(name: str) -> bool:
-    """Whether a tensor of the language model is a key or value cache: fp16 in fp16 and int4 engines."""
-    return "_cache." in name or "_cache_out." in name
 
 
 def fused(heads: int, columns: int) -> bool:
@@ -50,7 +45,7 @@ def tensorrt_pipeline(
     plugin: str | None = None,
     scales: Scales = nearest_scales,
     ranges: Range | None = None,
-) -> Sequence[ir.passes.PassBase]:
+) -> Sequence[Pass]:
     """The passes for a stage in fp32, fp16, or with the language model's weights in int4; and, once a recipe
     has measured what products read, with operands in int8 or fp8. What is not said to be in fewer bits is
     fp16 with fp32 islands.
@@ -83,7 +78,7 @@ def tensorrt_pipeline(
         return next((size for size in blocks if size <= block and inputs % size == 0), None)
 
     older = dialect == "decomposed"
-    passes: list[ir.passes.PassBase] = [SampleByPlugin(plugin) if plugin else SampleByGathers()]
+    passes: list[Pass] = [SampleByPlugin(plugin) if plugin else SampleByGathers()]
     if older:
         passes.append(DecomposeCachedAttention())
     else:
@@ -100,13 +95,7 @@ def tensorrt_pipeline(
         passes.append(QuantizeOperands(precision, ranges))
     if precision != "fp32":
         passes.append(HalfProducts(is_cache))
-    passes += [
-        WidenWeights(),
-        common.CommonSubexpressionEliminationPass(),
-        common.RemoveUnusedNodesPass(),
-        common.RemoveUnusedFunctionsPass(),
-        common.RemoveUnusedOpsetsPass(),
-    ]
+    passes += [WidenWeights(), *CLEAN_UP]
     if older:
         passes.append(StateInOpset(21 if precision == "int4" else 20, ir_version=10))
     return passes

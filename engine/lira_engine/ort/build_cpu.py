@@ -20,7 +20,9 @@ from lira_engine.engines.options import OrtOptions, recorded_options
 from lira_engine.engines.record import engine_file, tool_versions
 from lira_engine.engines.replay import run_llm
 from lira_engine.errors import LiraError, OutOfMemory
-from lira_engine.lowering.pipeline import Quantization, lower
+from lira_engine.lowering.cpu import cpu_pipeline
+from lira_engine.lowering.pipeline import apply
+from lira_engine.lowering.quantization import Quantization
 from lira_engine.open import open_llm, open_stage
 
 _TIMED_RUNS = 3
@@ -72,12 +74,12 @@ class OrtBuilder:
         """One engine file, checked; its errors."""
         self.progress(stage, "lower")
         quantization = Quantization(self.options.block_size, self.options.lm_head_bits)
-        portable = ir.load(self.bundle.stage_file(stage))
-        model = lower(portable, self.target, stage, precision, quantization)
+        passes = cpu_pipeline(stage, precision, quantization)
+        model = apply(ir.load(self.bundle.stage_file(stage)), passes)
         self.progress(stage, "write")
         file = folder / engine_file(self.target, stage)
         save_graph(model, file)
-        del model, portable
+        del model
         self.progress(stage, "check")
         return check_stage(self.bundle, stage, file, self.target, precision, self.threads)
 

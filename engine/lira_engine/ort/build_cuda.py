@@ -16,12 +16,13 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.external_data import save_graph
 from lira_engine.engines.accuracy import check_outputs
 from lira_engine.engines.builder import BuiltStage, Progress, gpu_bytes, gpu_precision
+from lira_engine.engines.llm_tensors import is_cache
 from lira_engine.engines.options import CudaOptions, recorded_options
 from lira_engine.engines.record import engine_file, tool_versions
 from lira_engine.lowering.cuda import cuda_pipeline
 from lira_engine.lowering.passes.half_products import kept_in_fp32
-from lira_engine.lowering.pipeline import Quantization, apply
-from lira_engine.lowering.tensorrt import is_cache
+from lira_engine.lowering.pipeline import apply
+from lira_engine.lowering.quantization import Quantization
 from lira_engine.ort.device import Device, cuda_device
 from lira_engine.ort.llm import open_llm
 from lira_engine.ort.placement import Placement, check_placement, placement_of_run

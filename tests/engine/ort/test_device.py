@@ -17,7 +17,8 @@ import pytest
 from lira_engine import Bundle, LiraError
 from lira_engine.engines.accuracy import rms_error
 from lira_engine.lowering.cuda import cuda_pipeline
-from lira_engine.lowering.pipeline import Quantization, apply
+from lira_engine.lowering.pipeline import apply
+from lira_engine.lowering.quantization import Quantization
 from lira_engine.ort.device import CPU, PROVIDERS, Device, cuda_device
 from lira_engine.ort.llm import OrtLlm
 from lira_engine.ort.placement import RanNode, check_placement, placement, placement_of_run, ran_nodes

@@ -14,7 +14,8 @@ import pytest
 
 from lira_engine.bundle.manifest import ModelSpec
 from lira_engine.errors import ContextFull, LiraError
-from lira_engine.lowering.pipeline import lower
+from lira_engine.lowering.cpu import cpu_pipeline
+from lira_engine.lowering.pipeline import apply
 from lira_engine.ort.llm import OrtLlm, open_llm
 from lira_export.config import LlmConfig
 
@@ -46,7 +47,7 @@ def path(request: pytest.FixtureRequest, portable: Path) -> Path:
     if request.param == "portable":
         return portable
     lowered = portable.with_name("lowered.onnx")
-    ir.save(lower(ir.load(portable), request.param, "llm"), lowered)
+    ir.save(apply(ir.load(portable), cpu_pipeline("llm")), lowered)
     return lowered
 
 

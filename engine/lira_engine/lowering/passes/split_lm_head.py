@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import onnx_ir as ir
 
+from lira_engine.engines.llm_tensors import LM_HEAD
 from lira_engine.lowering.passes.calls import cut
 from lira_engine.lowering.passes.constant_products import ConstantProduct, constant_products
 from lira_engine.lowering.passes.initializers import lazy_initializer
@@ -22,7 +23,7 @@ class SplitLmHead(ir.passes.InPlacePass):
     Ensures: the same sums; no weight has more than ceil(N / parts) columns of it.
     """
 
-    def __init__(self, parts: int, name: str = "lm_head") -> None:
+    def __init__(self, parts: int, name: str = LM_HEAD) -> None:
         super().__init__()
         self.parts = parts
         self.name = name

@@ -13,10 +13,11 @@ import torch
 from onnx_ir.passes import common
 
 from lira_engine.errors import LiraError
+from lira_engine.lowering.cpu import cpu_pipeline
 from lira_engine.lowering.passes.decomposed_attention import DecomposeCachedAttention
 from lira_engine.lowering.passes.group_query_attention import UseGroupQueryAttention
 from lira_engine.lowering.passes.rms_norm import FuseResidualNorm, UseSimplifiedLayerNormalization
-from lira_engine.lowering.pipeline import Pass, apply, lower, pipeline
+from lira_engine.lowering.pipeline import Pass, apply
 from lira_engine.ort.llm import OrtLlm
 from lira_export.config import LlmConfig
 from lira_export.graphs.llm import build_llm
@@ -70,7 +71,7 @@ NORMS = [UseSimplifiedLayerNormalization(), FuseResidualNorm()]
         pytest.param([], marks=pytest.mark.portable, id="none"),
         pytest.param(ATTENTION, marks=pytest.mark.portable, id="attention"),
         pytest.param(NORMS, marks=pytest.mark.portable, id="norms"),
-        pytest.param(pipeline("cpu", "llm"), id="cpu"),
+        pytest.param(cpu_pipeline("llm"), id="cpu"),
     ],
 )
 def test_results_stay(heads: int, kv_heads: int, size: int, passes: Sequence[Pass], tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_results_stay(heads: int, kv_heads: int, size: int, passes: Sequence[Pas
 
 
 def test_one_attention_node_per_layer() -> None:
-    model = lower(portable(), "cpu", "llm")
+    model = apply(portable(), cpu_pipeline("llm"))
     found = counts(model)
     assert found["GroupQueryAttention"] == 2
     assert not {"Transpose", "Reshape", "Range", "Unsqueeze"} & found.keys()
@@ -120,7 +121,7 @@ def test_a_sum_that_broadcasts_stays() -> None:
 
 
 def test_sizes_that_grouped_attention_refuses_are_decomposed() -> None:
-    model = lower(portable(size=8), "cpu", "llm")
+    model = apply(portable(size=8), cpu_pipeline("llm"))
     found = counts(model)
     assert found["GroupQueryAttention"] == 0
     assert found["ScatterElements"] == 4
@@ -137,7 +138,7 @@ def test_lowering_reads_no_weights() -> None:
             raise AssertionError(f"{name} was read")
 
     c = config(6, 3, 16)
-    lower(build_llm(c, Unreadable(weights(c)), CAPACITY), "cpu", "llm")
+    apply(build_llm(c, Unreadable(weights(c)), CAPACITY), cpu_pipeline("llm"))
 
 
 def test_every_norm_must_be_over_the_last_axis() -> None:
@@ -151,8 +152,8 @@ def test_every_norm_must_be_over_the_last_axis() -> None:
 def test_refuses_what_has_no_pipeline() -> None:
     with pytest.raises(
         LiraError,
-        match=r"nothing lowers cpu llm int3: expected cpu, one of semantic_encoder, .*, and fp32, int8",
+        match=r"nothing lowers llm int3 for the CPU: expected one of semantic_encoder, .*, and fp32, int8",
     ):
-        pipeline("cpu", "llm", "int3")
-    with pytest.raises(LiraError, match="nothing lowers toaster llm fp32"):
-        pipeline("toaster", "llm", "fp32")
+        cpu_pipeline("llm", "int3")
+    with pytest.raises(LiraError, match="nothing lowers toaster fp32 for the CPU"):
+        cpu_pipeline("toaster", "fp32")

@@ -11,8 +11,9 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from lira_engine.lowering.cpu import cpu_pipeline
 from lira_engine.lowering.passes.multi_head_attention import UseMultiHeadAttention
-from lira_engine.lowering.pipeline import lower
+from lira_engine.lowering.pipeline import apply
 
 HEADS, SIZE, QUERIES, KEYS = 3, 4, 5, 7
 
@@ -72,7 +73,7 @@ def test_results_stay(
         feeds["mask"] = feeds["mask"] > 0
         feeds["mask"][..., 0] = True
     expected = run(model, feeds, tmp_path / "portable.onnx")
-    lowered = lower(model, "cpu", "sefe")
+    lowered = apply(model, cpu_pipeline("sefe"))
     assert lowered.opset_imports == {"": 21, "com.microsoft": 1}
     found = Counter(node.op_type for node in lowered.graph)
     assert found["MultiHeadAttention"] == 1

@@ -11,8 +11,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from lira_engine.lowering.cpu import cpu_pipeline
 from lira_engine.lowering.passes.packed_qkv import PackQkv
-from lira_engine.lowering.pipeline import Quantization, apply, pipeline
+from lira_engine.lowering.pipeline import apply
+from lira_engine.lowering.quantization import Quantization
 from lira_engine.ort.llm import OrtLlm
 from lira_export.config import LlmConfig
 
@@ -33,7 +35,7 @@ Lowered = Callable[..., ir.Model]
 @pytest.fixture(scope="session")
 def lowered(random_llm: Callable[[LlmConfig, int], ir.Model]) -> Lowered:
     def lower(precision: str, packed: bool, config: LlmConfig = CONFIG) -> ir.Model:
-        passes = pipeline("cpu", "llm", precision, Quantization(32))
+        passes = cpu_pipeline("llm", precision, Quantization(32))
         return apply(random_llm(config, 32), [one for one in passes if packed or type(one) is not PackQkv])
 
     return lower

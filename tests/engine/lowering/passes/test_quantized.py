@@ -9,11 +9,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from lira_engine.lowering.cpu import cpu_pipeline
 from lira_engine.lowering.int4_blocks import dequantize, quantize, residual
 from lira_engine.lowering.passes.dynamic_matmul import UseDynamicQuantizeMatMul, quantized, scales_of
 from lira_engine.lowering.passes.initializers import WidenWeights
 from lira_engine.lowering.passes.quantized_matmul import QuantizeMatMul, WeightBits
-from lira_engine.lowering.pipeline import Quantization, apply, pipeline
+from lira_engine.lowering.pipeline import apply
+from lira_engine.lowering.quantization import Quantization
 from lira_engine.ort.session import open_session
 
 INPUTS, OUTPUTS, ROWS = 160, 130, 9
@@ -141,5 +143,5 @@ def test_the_language_models_weights(tmp_path: Path) -> None:
         Quantization(lm_head_bits=3)
     with pytest.raises(ValueError, match="expected 4 or 8 bits"):
         Quantization(block=33)
-    lowered = apply(product(), [pipeline("cpu", "llm", "int4")[0]])
+    lowered = apply(product(), [cpu_pipeline("llm", "int4")[0]])
     assert [node.op_type for node in lowered.graph] == ["MatMulNBits"]

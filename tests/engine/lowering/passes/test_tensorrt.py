@@ -15,13 +15,14 @@ from onnx_ir.passes import common
 from lira_engine import Bundle, LiraError
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.accuracy import check_outputs, relative_error, rms_error
+from lira_engine.engines.llm_tensors import is_cache
 from lira_engine.lowering.passes.decomposed_operators import DecomposeOperators
 from lira_engine.lowering.passes.dequantized_weights import DequantizeWeights, nearest_scales
 from lira_engine.lowering.passes.half_products import KEPT, LONGEST_SUM, HalfProducts
 from lira_engine.lowering.passes.quantized_operands import FORMATS, QuantizeOperands
 from lira_engine.lowering.passes.split_lm_head import SplitLmHead
 from lira_engine.lowering.pipeline import apply
-from lira_engine.lowering.tensorrt import is_cache, tensorrt_pipeline
+from lira_engine.lowering.tensorrt import tensorrt_pipeline
 from lira_engine.ort.session import open_session
 
 pytestmark = pytest.mark.portable
