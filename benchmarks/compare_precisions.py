@@ -20,7 +20,8 @@ from lira_bench.accuracy.run import evaluate
 from lira_bench.accuracy.tasks import task_named
 from lira_bench.accuracy.worker import EngineChoice, Job
 from lira_engine.bundle.bundle import Bundle
-from lira_engine.engines.record import build_command, read_build
+from lira_engine.engines.record import read_build
+from lira_engine.targets import target_named
 from lira_nano.dataset import write_dataset
 from lira_nano.scenes import TRAINING_SEED
 
@@ -84,7 +85,7 @@ def measure(bundle: Path, data: Path, work: Path) -> dict[str, dict[str, Evaluat
 
 def engines_size(bundle: Path, precision: str) -> float:
     """MiB of the built files."""
-    mend = f"run `{build_command(bundle, 'cpu', precision)}`"
+    mend = f"run `{target_named('cpu').build_command(bundle, precision)}`"
     build = read_build(Bundle.open(bundle).engine_folder("cpu", precision), mend)
     return sum(entry.bytes for entry in build.files.values()) / 2**20
 

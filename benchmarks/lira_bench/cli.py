@@ -54,13 +54,13 @@ def bench(
     """
     from lira_bench.peers.registry import PEERS, peers_named
     from lira_bench.speed import benchmark, output, report
-    from lira_engine.engines.record import usual_precision
     from lira_engine.errors import LiraError
+    from lira_engine.targets import default_precision
     from lira_runtime.preprocess import check_tiles
 
     if task not in benchmark.TASKS:
         raise LiraError(f"--task is {task!r}, expected one of {', '.join(benchmark.TASKS)}")
-    precision = precision or usual_precision(target)
+    precision = precision or default_precision(target)
     check_tiles("max_tiles", max_tiles)
     names = list(PEERS) if peer == ["all"] else (peer or [])
     peers_named(names)

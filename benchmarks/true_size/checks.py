@@ -14,7 +14,8 @@ import onnxruntime
 
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.engines.accuracy import relative_error
-from lira_engine.ort.session import OrtStage, giving_back, open_session
+from lira_engine.ort.session import giving_back, open_session
+from lira_engine.ort.stage import OrtStage
 
 LAYERS = 4
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import metadata
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from lira_engine.bundle.bundle import Bundle
@@ -10,11 +11,40 @@ from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import STAGES, FileEntry
 from lira_engine.engines.builder import Progress, StageBuilder
 from lira_engine.engines.fingerprint import lowering_fingerprint
-from lira_engine.engines.options import CudaOptions, Options, TrtOptions, options_class
-from lira_engine.engines.record import BUILD_NAME, Build, check_target, usable_build
+from lira_engine.engines.options import Options
+from lira_engine.engines.record import BUILD_NAME, Build
+from lira_engine.engines.target import Target
+from lira_engine.engines.usable import usable_build
 from lira_engine.errors import LiraError
 from lira_engine.system.atomic import atomic_directory, remove_leftovers
-from lira_engine.system.disk import check_disk
+from lira_engine.system.cache import Durations
+from lira_engine.system.disk import check_disk, free_bytes
+from lira_engine.system.machine import available_mib
+from lira_engine.targets import target_named
+from lira_engine.version import __version__
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What `build` would do.
+
+    Attributes:
+        folder: the one that it writes. up_to_date: it has nothing to do. precisions: of each stage, or the
+            choices that it has. engine_bytes: about how large each stage's engine becomes.
+        disk_bytes: about what the build needs meanwhile, of free_bytes. peak_mib: about its peak memory, of
+            available_mib; None if nobody measured it.
+        last_seconds: how long the same build took last time on this machine.
+    """
+
+    folder: Path
+    up_to_date: bool
+    precisions: dict[str, tuple[str, ...]]
+    engine_bytes: dict[str, int]
+    disk_bytes: int
+    free_bytes: int
+    peak_mib: int | None
+    available_mib: int | None
+    last_seconds: float | None
 
 
 def build(
@@ -26,91 +56,146 @@ def build(
     force: bool = False,
     progress: Progress = lambda stage, phase: None,
 ) -> Path:
-    """Build the engines of a bundle for `target` and return their folder; do nothing where they are up to
-    date, unless `force` is set.
+    """Build the engines of a bundle for `target` and return their folder; do nothing if they are up to date,
+    unless `force` is set.
 
     Args:
-        precision: int8 and int4 are the language model's weights. options: those of the target, see
-            `lira_engine.engines.options`; None for its defaults. threads: of the checks.
+        precision: int8 and int4 are the language model's weights. options: of the target's `options` class;
+            None for its defaults. threads: of the checks.
 
     Raises:
         LiraError: a target or precision that there is not, too little disk space or memory, a stage that the
             target refuses, or one whose outputs on its check vectors differ from the recorded ones; then no
             engine is left behind.
     """
-    check_target(target, precision)
-    options = options or options_class(target)()
-    if not isinstance(bundle, Bundle):
-        bundle = Bundle.open(bundle)
-    builder = _builder(bundle, target, precision, options, threads, progress)
-    folder = bundle.engine_folder(target, precision)
-    if not force and _up_to_date(bundle, target, precision, builder.recorded):
-        return folder
-    _check_place(folder)
-    remove_leftovers(folder.parent)
-    sources = {stage: bundle.stage_sources(stage) for stage in STAGES}
-    files = bundle.manifest.files
-    portable = {stage: sum(files[name].bytes for name in names) for stage, names in sources.items()}
-    check_disk(bundle.path, builder.expected_bytes(portable), "the build")
-    with atomic_directory(folder, overwrite=True, marker=None) as partial:
-        stages = {stage: builder.stage(stage, partial) for stage in STAGES}
-        record = Build(
-            lira_edge_version=metadata.version("lira-edge"),
-            lowering=lowering_fingerprint(),
-            target=target,
-            precision=precision,
-            options=builder.recorded,
-            machine=builder.machine(),
-            tools=builder.tools(),
-            sources={name: files[name].sha256 for names in sources.values() for name in names},
+    work = _Work.prepare(bundle, target, precision, options, threads, progress)
+    if not force and work.up_to_date():
+        return work.folder
+    _check_place(work.folder, work.target)
+    remove_leftovers(work.folder.parent)
+    check_disk(work.bundle.path, work.target.expected_bytes(precision, work.portable), "the build")
+    started = time.monotonic()
+    with atomic_directory(work.folder, overwrite=True, marker=None) as partial:
+        record = work.run(partial)
+        (partial / BUILD_NAME).write_text(record.dumps(), encoding="utf-8")
+    _DURATIONS.keep(work.key, time.monotonic() - started)
+    return work.folder
+
+
+def plan_build(
+    bundle: Bundle | Path | str,
+    target: str = "cpu",
+    precision: str = "fp32",
+    options: Options | None = None,
+    force: bool = False,
+) -> BuildPlan:
+    """What `build` would do with the same arguments; nothing is written. Raises LiraError as `build` does
+    before it begins."""
+    work = _Work.prepare(bundle, target, precision, options, None, lambda stage, phase: None)
+    _check_place(work.folder, work.target)
+    return BuildPlan(
+        folder=work.folder,
+        up_to_date=not force and work.up_to_date(),
+        precisions={stage: work.target.stage_precisions(precision, stage) for stage in STAGES},
+        engine_bytes=work.target.expected_engine_bytes(precision, work.portable),
+        disk_bytes=work.target.expected_bytes(precision, work.portable),
+        free_bytes=free_bytes(work.bundle.path),
+        peak_mib=work.target.expected_peak_mib(precision, work.portable),
+        available_mib=available_mib(),
+        last_seconds=_DURATIONS.last(work.key),
+    )
+
+
+_DURATIONS = Durations("engine-build-times")
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One build, prepared."""
+
+    bundle: Bundle
+    target: Target
+    precision: str
+    builder: StageBuilder
+    options: dict[str, object]
+
+    @classmethod
+    def prepare(
+        cls,
+        bundle: Bundle | Path | str,
+        target: str,
+        precision: str,
+        options: Options | None,
+        threads: int | None,
+        progress: Progress,
+    ) -> _Work:
+        chosen = target_named(target)
+        chosen.check_precision(precision)
+        if not isinstance(bundle, Bundle):
+            bundle = Bundle.open(bundle)
+        options = chosen.options() if options is None else options
+        if not isinstance(options, chosen.options):
+            raise LiraError(
+                f"target {target} takes options of class {chosen.options.__name__}, "
+                f"got {type(options).__name__}"
+            )
+        builder = chosen.builder(bundle, precision, options, threads, progress)
+        return cls(bundle, chosen, precision, builder, chosen.recorded_options(options, precision))
+
+    @property
+    def folder(self) -> Path:
+        return self.bundle.engine_folder(self.target.name, self.precision)
+
+    @property
+    def portable(self) -> dict[str, int]:
+        """Bytes of the portable files of each stage."""
+        files = self.bundle.manifest.files
+        return {
+            stage: sum(files[name].bytes for name in self.bundle.stage_sources(stage)) for stage in STAGES
+        }
+
+    @property
+    def key(self) -> str:
+        """The same work takes about the same time."""
+        weights = sum(self.portable.values())
+        return f"{self.bundle.manifest.name} {weights} {self.target.name} {self.precision} {self.options}"
+
+    def up_to_date(self) -> bool:
+        try:
+            return usable_build(self.bundle, self.target, self.precision).options == self.options
+        except LiraError:
+            return False
+
+    def run(self, folder: Path) -> Build:
+        """Build every stage into `folder`; the record of it."""
+        stages = {stage: self.builder.stage(stage, folder) for stage in STAGES}
+        files = self.bundle.manifest.files
+        sources = [name for stage in STAGES for name in self.bundle.stage_sources(stage)]
+        return Build(
+            lira_edge_version=__version__,
+            lowering=lowering_fingerprint(self.target.sources),
+            target=self.target.name,
+            precision=self.precision,
+            options=self.options,
+            machine=self.target.machine(),
+            tools=self.target.tools(),
+            sources={name: files[name].sha256 for name in sources},
             files={
                 path.name: FileEntry(sha256_of(path), path.stat().st_size)
-                for path in sorted(partial.iterdir())
+                for path in sorted(folder.iterdir())
             },
-            precisions={stage: built.precision for stage, built in stages.items()},
-            speedups={stage: built.speedup for stage, built in stages.items() if built.speedup is not None},
-            errors={stage: built.errors for stage, built in stages.items()},
-            seconds={stage: built.seconds for stage, built in stages.items()},
-            peaks_mib={
-                stage: built.peak_mib for stage, built in stages.items() if built.peak_mib is not None
-            },
-            kept_fp32={stage: built.kept_fp32 for stage, built in stages.items() if built.kept_fp32},
+            precisions={stage: one.precision for stage, one in stages.items()},
+            speedups={stage: one.speedup for stage, one in stages.items() if one.speedup is not None},
+            errors={stage: one.errors for stage, one in stages.items()},
+            seconds={stage: one.seconds for stage, one in stages.items()},
+            peaks_mib={stage: one.peak_mib for stage, one in stages.items() if one.peak_mib is not None},
+            kept_fp32={stage: one.kept_fp32 for stage, one in stages.items() if one.kept_fp32},
         )
-        (partial / BUILD_NAME).write_text(record.dumps(), encoding="utf-8")
-    return folder
 
 
-def _check_place(folder: Path) -> None:
-    """Raise LiraError where other things than engines lie in the place of an engine folder."""
+def _check_place(folder: Path, target: Target) -> None:
+    """Raise LiraError if other things than engines lie in the place of an engine folder."""
     if folder.is_dir() and not (folder / BUILD_NAME).exists():
         for path in sorted(folder.iterdir()):
-            if path.suffix not in (".onnx", ".data", ".engine", ".npz"):
+            if path.suffix not in (".onnx", ".data", ".npz", target.suffix):
                 raise LiraError(f"{folder} holds {path.name}, which no build wrote: move it away")
-
-
-def _builder(
-    bundle: Bundle,
-    target: str,
-    precision: str,
-    options: Options,
-    threads: int | None,
-    progress: Progress,
-) -> StageBuilder:
-    if isinstance(options, TrtOptions):
-        from lira_engine.trt.build import TrtBuilder
-
-        return TrtBuilder(bundle, target, precision, options, progress)
-    if isinstance(options, CudaOptions):
-        from lira_engine.ort.build_cuda import CudaBuilder
-
-        return CudaBuilder(bundle, precision, options, threads, progress)
-    from lira_engine.ort.build_cpu import OrtBuilder
-
-    return OrtBuilder(bundle, target, precision, options, threads, progress)
-
-
-def _up_to_date(bundle: Bundle, target: str, precision: str, options: dict[str, object]) -> bool:
-    try:
-        return usable_build(bundle, target, precision).options == options
-    except LiraError:
-        return False

@@ -11,8 +11,8 @@ import numpy as np
 
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import PreprocessingSpec
-from lira_engine.engines.accuracy import FP32_TOLERANCE, RMS_TOLERANCE, rms_error
-from lira_engine.engines.record import engine_file, usable_build
+from lira_engine.engines.accuracy import rms_error
+from lira_engine.engines.precision import precision_named
 from lira_engine.engines.runner import Engines, KvCache, LlmRunner
 from lira_engine.errors import LiraError
 from lira_engine.system.machine import available_mib
@@ -122,7 +122,7 @@ def _in_one_go(llm: LlmRunner, cache: KvCache, chunks: list[np.ndarray]) -> np.n
 def _check_cutting(found: np.ndarray, whole: np.ndarray, precision: str) -> float:
     """The error of logits [n, V] that came pass by pass. Raises LiraError where it is more than rounding: a
     kernel for one row, the cache's rows or the mask are wrong."""
-    tolerance = FP32_TOLERANCE if precision == "fp32" else RMS_TOLERANCE["fp16"]
+    tolerance = precision_named("fp32" if precision == "fp32" else "fp16").tolerance
     error = rms_error(found, whole)
     if not error <= tolerance:
         raise LiraError(
@@ -134,7 +134,7 @@ def _check_cutting(found: np.ndarray, whole: np.ndarray, precision: str) -> floa
 
 def _agreeing(found: np.ndarray, expected: np.ndarray, precision: str) -> int:
     """At how many positions of logits [n, V] the favourites are the same."""
-    tolerance = FP32_TOLERANCE if precision == "fp32" else RMS_TOLERANCE[precision]
+    tolerance = precision_named(precision).tolerance
     agree = 0
     for i, (row, wanted) in enumerate(zip(found, expected, strict=True)):
         chosen, favourite = int(row.argmax()), int(wanted.argmax())
@@ -176,12 +176,10 @@ def _reference(bundle: Bundle, engines: Engines, threads: int | None) -> LlmRunn
     from lira_engine.open import open_llm
 
     with suppress(LiraError):
-        return open_llm(bundle, bundle.stage_file("llm"), "portable", threads)
+        return open_llm(bundle, "portable", "fp32", threads)
     if (engines.target, engines.precision) != ("cpu", "fp32"):
         with suppress(LiraError):
-            usable_build(bundle, "cpu", "fp32")
-            file = bundle.engine_folder("cpu", "fp32") / engine_file("cpu", "llm")
-            return open_llm(bundle, file, "cpu", threads)
+            return open_llm(bundle, "cpu", "fp32", threads)
     return None
 
 

@@ -9,102 +9,58 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from lira_engine.cli_options import PrecisionOption
+from lira_engine.build_options import precision_help, target_help, with_build_options
+from lira_engine.cli_options import BuiltTargetOption, PrecisionOption
 from lira_engine.system.terminal import plain_console, status
+from lira_engine.targets import target_named
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `lira-edge export` wrote.")]
 
 
+@with_build_options
 def build(
     bundle: BundlePath,
-    target: Annotated[
-        str,
-        typer.Option(
-            help="Where the engines will run: cpu, cuda, tensorrt-rtx, or tensorrt (Jetson, data centre)."
-        ),
-    ] = "cpu",
+    target: Annotated[str, typer.Option(help=f"Where the engines will run: {target_help()}.")] = "cpu",
     precision: Annotated[
         str | None,
         typer.Option(
-            help="fp32, fp16 (GPUs), or the language model's weights in int8 (cpu) or int4.  "
-            "[default: fp32 for cpu, else fp16]"
+            help="int8 and int4 are the language model's weights. The first one of a target is its default. "
+            f"{precision_help()}"
         ),
     ] = None,
-    block_size: Annotated[
-        int | None,
-        typer.Option(
-            help="int8, int4: inputs that share a scale: 32 (default for cpu and cuda), 64 (GPUs only), 128 "
-            "(default for TensorRT)."
-        ),
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="For the checks of targets that are run at the build.")
     ] = None,
-    lm_head_bits: Annotated[
-        int | None,
-        typer.Option(help="Of the LM head in an int4 build: 4 (default), 8 (cpu, cuda) or 16 (TensorRT)."),
-    ] = None,
-    lm_head_parts: Annotated[
-        int | None,
-        typer.Option(help="TensorRT: products that the LM head is split into, to need less memory."),
-    ] = None,
-    encoders: Annotated[
-        str | None,
-        typer.Option(
-            help="cpu: other stages in an int8 or int4 build: fp32, int8, or auto (int8 where faster)."
-        ),
-    ] = None,
-    compute_capability: Annotated[
-        str | None, typer.Option(help="tensorrt-rtx: of the GPUs that it is for, such as 8.6,8.9,12.0.")
-    ] = None,
-    sampling: Annotated[
-        str | None,
-        typer.Option(
-            help="tensorrt: the pixel encoder samples by gathers (default) or by NVIDIA's plugin: one of "
-            "gathers, plugin."
-        ),
-    ] = None,
-    provider: Annotated[
-        str | None,
-        typer.Option(help="cuda: cuda (default), tensorrt or nv-tensorrt-rtx, for all but the llm."),
-    ] = None,
-    allow_fallback: Annotated[
-        bool, typer.Option("--allow-fallback", help="cuda: accept nodes that run on the CPU.")
-    ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="cpu, cuda: threads for the checks.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Build again what is up to date.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be written, and what it needs; write nothing.")
+    ] = False,
+    **given: object,
 ) -> None:
-    """Build the engines of a bundle: for this machine's processor, checked on the bundle's check vectors, or
-    for NVIDIA GPUs.
+    """Build the engines of a bundle for one target, and check them on the bundle's check vectors.
 
-    Writes BUNDLE/engines/TARGET-PRECISION/, whole or not at all.
+    Writes BUNDLE/engines/TARGET-PRECISION/, whole or not at all. Engines that cannot run on this machine are
+    checked by `lira-edge verify` on the one that will run them.
     """
     from lira_engine.build import build as build_engines
+    from lira_engine.build import plan_build
     from lira_engine.bundle.bundle import Bundle
-    from lira_engine.engines.options import options_for
-    from lira_engine.engines.record import check_target, read_build, usual_precision
-    from lira_engine.engines.verified import verify_command
+    from lira_engine.command_line import command_text
+    from lira_engine.engines.record import read_build
     from lira_engine.errors import LiraError
-    from lira_engine.inspect import stage_table
-    from lira_engine.ort.lowered_reference import file_name
+    from lira_engine.inspect import plan_tables, stage_table
 
-    console = plain_console()
-    given = {
-        "block_size": block_size,
-        "lm_head_bits": lm_head_bits,
-        "lm_head_parts": lm_head_parts,
-        "encoders": encoders,
-        "compute_capabilities": None
-        if compute_capability is None
-        else tuple(part.strip() for part in compute_capability.split(",")),
-        "sampling": sampling,
-        "provider": provider,
-        "allow_fallback": allow_fallback or None,
-    }
-    precision = precision or usual_precision(target)
-    check_target(target, precision)
-    given = {name: value for name, value in given.items() if value is not None}
-    options = options_for(target, given, precision)
-    if threads is not None and target.startswith("tensorrt"):
+    chosen = target_named(target)
+    asked = {name: value for name, value in given.items() if value is not None and value is not False}
+    wanted = precision or chosen.precisions[0]
+    chosen.check_precision(wanted)
+    options = chosen.given_options(asked, wanted)
+    if threads is not None and not chosen.runs_at_build:
         raise LiraError(f"a build for {target} runs nothing: leave --threads out")
-    opened = Bundle.open(bundle)
+    opened, console = Bundle.open(bundle), plain_console()
+    if dry_run:
+        _print_tables(plan_tables(plan_build(opened, target, wanted, options, force)))
+        return
     started = time.perf_counter()
     with status(console) as show:
 
@@ -114,36 +70,32 @@ def build(
                 console.print(f"{stage} is done after {time.perf_counter() - started:.0f} s")
 
         folder = build_engines(
-            opened,
-            target,
-            precision,
-            options,
-            threads=threads,
-            force=force,
-            progress=progress,
+            opened, target, wanted, options, threads=threads, force=force, progress=progress
         )
     record = read_build(folder, "")
     size = sum(entry.bytes for entry in record.files.values())
     errors = [error for stage in record.errors.values() for error in stage.values()]
-    verify = verify_command(bundle, target, record.precision)
+    verify = chosen.verify_command(bundle, record.precision)
     found = (
         f"largest error on the check vectors {max(errors):.1e}"
         if errors
         else f"not run yet: `{verify}` on the device"
     )
     _print_tables([stage_table(record)])
-    if target.startswith("tensorrt") and record.precision == "int4" and file_name("llm") not in record.files:
-        console.print(
-            "built where no ONNX Runtime computes the lowered language model: verify will hold llm to the "
-            "fp32 outputs only, which four bits miss by far. Build with --force once there is one",
-            soft_wrap=True,
-        )
-    console.print(f"{folder}: {size / 2**20:.1f} MiB, {found}", soft_wrap=True)
+    for line in (*chosen.remarks(record), f"{folder}: {size / 2**20:.1f} MiB, {found}"):
+        console.print(line, soft_wrap=True)
+    arguments = {
+        option.argument: option.text(getattr(options, option.name))
+        for option in options.all()
+        if option.name in asked
+    }
+    again = command_text("build", bundle, target=target, precision=wanted, threads=threads, **arguments)
+    console.print(f"again: {again} --force", soft_wrap=True)
 
 
 def verify(
     bundle: BundlePath,
-    target: Annotated[str, typer.Option(help="Engines: cpu, cuda, tensorrt or tensorrt-rtx.")] = "cpu",
+    target: BuiltTargetOption = "cpu",
     precision: PrecisionOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
@@ -152,10 +104,10 @@ def verify(
     Writes the result into the engines' build.json. Engines for GPUs are not run before that.
     """
     from lira_engine.bundle.bundle import Bundle
-    from lira_engine.engines.record import usual_precision
+    from lira_engine.targets import default_precision
     from lira_engine.verify import tables, verify_engines
 
-    precision = precision or usual_precision(target)
+    precision = precision or default_precision(target)
     with status(plain_console()) as show:
         found = verify_engines(Bundle.open(bundle), target, precision, threads, show)
     _print_tables(tables(found, precision))

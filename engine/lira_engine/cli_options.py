@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
+from lira_engine.targets import TARGETS
+
 TargetOption = Annotated[
-    str, typer.Option(help="Engines: cpu, cuda, tensorrt, tensorrt-rtx, or portable (the graphs).")
+    str, typer.Option(help=f"Engines: {', '.join(TARGETS)}, or portable (the bundle's graphs).")
 ]
+BuiltTargetOption = Annotated[str, typer.Option(help=f"Engines: {', '.join(TARGETS)}.")]
 PrecisionOption = Annotated[
     str | None,
     typer.Option(help="Precision of the engines.  [default: fp32 for cpu and portable, else fp16]"),

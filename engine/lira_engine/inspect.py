@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 
+from lira_engine.build import BuildPlan
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.integrity import verify_folder
 from lira_engine.bundle.manifest import MANIFEST_NAME, StageSpec, TensorSpec
-from lira_engine.engines.record import BUILD_NAME, PRECISIONS, Build, build_command, read_build, usable_build
+from lira_engine.engines.record import BUILD_NAME, Build, read_build
+from lira_engine.engines.usable import usable_build
 from lira_engine.engines.verified import require_verified
 from lira_engine.errors import LiraError, quoted
-from lira_engine.system.extras import install_line, installed, lacking
-from lira_engine.system.machine import gpus
-from lira_engine.trt.flavour import RTX_ALL_PRODUCTS_FROM, RTX_BUILDS_FOR, RTX_CAPABILITIES, parse_version
+from lira_engine.system.extras import lacking
+from lira_engine.targets import TARGETS, target_named
 
 Tables = list[tuple[str, list[tuple[str, ...]]]]
 """(title, rows of cells)"""
@@ -136,7 +137,7 @@ def engine_rows(bundle: Bundle) -> list[tuple[str, ...]]:
     for record in sorted((bundle.path / "engines").glob(f"[!.]*/{BUILD_NAME}")):
         target, _, precision = record.parent.name.rpartition("-")
         try:
-            build = usable_build(bundle, target, precision)
+            build = usable_build(bundle, target_named(target), precision)
             rows.append((record.parent.name, _readiness(build, bundle.path)))
         except LiraError as error:
             rows.append((record.parent.name, str(error)))
@@ -144,50 +145,24 @@ def engine_rows(bundle: Bundle) -> list[tuple[str, ...]]:
 
 
 def _readiness(build: Build, bundle: Path) -> str:
-    unfit = _other_card(build, bundle)
+    target = target_named(build.target)
+    unfit = target.unfit(build, bundle)
     if unfit:
         return f"built, but {unfit}"
     try:
-        _check_runtime(build.target)
-        require_verified(build, bundle)
+        target.check_runtime()
+        require_verified(build, target, bundle)
     except LiraError as error:
         return f"built, but {error}"
     return "ready"
-
-
-def _check_runtime(target: str) -> None:
-    """Raise LiraError where the package that runs engines of a target is missing."""
-    if not target.startswith("tensorrt"):
-        import_module("lira_engine.ort.session")  # says so itself
-    elif installed("pycuda") is None:
-        extra = "rtx" if target == "tensorrt-rtx" else "tensorrt"
-        raise LiraError(f"target {target} needs pycuda: {install_line(extra)}")
-
-
-def _other_card(build: Build, bundle: Path) -> str | None:
-    """That no GPU of this machine has a compute capability that engines for RTX were built for."""
-    cards = [gpu for gpu in gpus() if gpu.compute_capability] if build.target == "tensorrt-rtx" else []
-    built_for = tuple(build.options.get("compute_capabilities", ())) or RTX_CAPABILITIES
-    if not cards or any(gpu.compute_capability in built_for for gpu in cards):
-        return None
-    found = cards[0].compute_capability or ""
-    what = f"for compute capability {', '.join(built_for)}, {cards[0].name} has {found}"
-    if found not in RTX_BUILDS_FOR:
-        other = build_command(bundle, "cuda", "fp16")
-        return f"{what}, which TensorRT for RTX does not build for: run `{other}`"
-    precision = build.precision if parse_version(found) >= RTX_ALL_PRODUCTS_FROM else "fp16"
-    command = build_command(
-        bundle, build.target, precision, {**build.options, "compute_capabilities": [found]}
-    )
-    return f"{what}: run `{command}`"
 
 
 def _describe_engines(path: Path, verify: bool) -> Tables:
     target, _, precision = path.resolve().name.rpartition("-")
     bundle = path.resolve().parent.parent
     mend = "build it again with `lira-edge build BUNDLE`"
-    if target in PRECISIONS and precision in PRECISIONS[target]:
-        mend = f"run `{build_command(bundle, target, precision)}`"
+    if target in TARGETS and precision in TARGETS[target].precisions:
+        mend = f"run `{TARGETS[target].build_command(bundle, precision)}`"
     build = read_build(path, mend)
     verify_folder(path, build.files, mend, "full" if verify else "hashes")
     return [
@@ -216,7 +191,7 @@ def _state(bundle: Path, target: str, precision: str) -> list[tuple[str, ...]]:
         return []
     try:
         opened = Bundle.open(bundle)
-        return [("state", _readiness(usable_build(opened, target, precision), bundle))]
+        return [("state", _readiness(usable_build(opened, target_named(target), precision), bundle))]
     except LiraError as error:
         return [("state", str(error))]
 
@@ -242,3 +217,33 @@ def stage_table(build: Build) -> tuple[str, list[tuple[str, ...]]]:
             for stage, precision in build.precisions.items()
         ],
     )
+
+
+def plan_tables(plan: BuildPlan) -> Tables:
+    """What a build would do, for people."""
+    last = "never built here" if plan.last_seconds is None else duration_text(plan.last_seconds)
+    memory = "not measured" if plan.peak_mib is None else f"{plan.peak_mib:,} MiB"
+    if plan.available_mib is not None:
+        memory += f", {plan.available_mib:,} MiB are available"
+    stages: list[tuple[str, ...]] = [
+        (stage, " or ".join(plan.precisions[stage]), size_text(size))
+        for stage, size in plan.engine_bytes.items()
+    ]
+    return [
+        (
+            f"would write {plan.folder}",
+            [
+                ("state", "up to date: nothing to do without --force" if plan.up_to_date else "to be built"),
+                ("engines", size_text(sum(plan.engine_bytes.values()))),
+                ("disk", f"{size_text(plan.disk_bytes)} at most, {size_text(plan.free_bytes)} are free"),
+                ("memory", memory),
+                ("last time", last),
+            ],
+        ),
+        ("stage, precision, about the size of its engine", stages),
+    ]
+
+
+def duration_text(seconds: float) -> str:
+    """ "45 s", "12 min" """
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -14,23 +14,18 @@ import numpy as np
 from lira_engine.bundle.bundle import Bundle, CheckVectors
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.check_answer import check_answer
-from lira_engine.engines.accuracy import RMS_TOLERANCE, check_outputs
-from lira_engine.engines.record import (
-    Build,
-    Verified,
-    build_command,
-    check_target,
-    engine_file,
-    read_build,
-    usable_build,
-)
+from lira_engine.engines import lowered_outputs
+from lira_engine.engines.accuracy import check_outputs
+from lira_engine.engines.precision import precision_named
+from lira_engine.engines.record import Verified, read_build
 from lira_engine.engines.replay import run_llm, run_stage
 from lira_engine.engines.runner import Engines
-from lira_engine.engines.verified import keep_verified, now, this_setting
+from lira_engine.engines.usable import usable_build
+from lira_engine.engines.verified import keep_verified, now
 from lira_engine.errors import LiraError
 from lira_engine.inspect import Tables
 from lira_engine.open import open_engines
-from lira_engine.ort import lowered_reference
+from lira_engine.targets import target_named
 
 Progress = Callable[[str], None]
 """Called with what is checked now."""
@@ -48,11 +43,11 @@ def verify_engines(
     Raises LiraError where the engines are missing, stale, altered or foreign, the device is missing, or an
     output is wrong: then build.json says that they are not verified.
     """
-    check_target(target, precision)
+    chosen = target_named(target)
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle)
-    build = usable_build(bundle, target, precision)
-    setting = this_setting(target)
+    build = usable_build(bundle, chosen, precision)
+    setting = chosen.setting()
     folder = bundle.engine_folder(target, precision)
     if build.verified is not None:  # a wrong engine may end this process, too
         keep_verified(folder, build, None)
@@ -65,13 +60,13 @@ def verify_engines(
             errors[stage] = check_outputs(
                 what, build.precisions[stage], found, vectors.outputs, vectors.noise
             )
-            if lowered_reference.file_name(stage) in build.files:
-                lowered = lowered_reference.check(what, found, lowered_reference.read(folder, stage))
+            if lowered_outputs.file_name(stage) in build.files:
+                lowered = lowered_outputs.check(what, found, lowered_outputs.read(folder, stage))
         progress("answer")
         answer = check_answer(bundle, engines, build.precisions["llm"], threads)
-    placement = _placement(bundle, build, progress)
+    placement = chosen.placement(bundle, build, lambda stage: progress(f"{stage}: placement"))
     result = Verified(now(), setting, errors, answer.tokens, answer.agree, answer.cutting, lowered, placement)
-    now_there = read_build(folder, f"run `{build_command(bundle.path, target, precision)}`")
+    now_there = read_build(folder, f"run `{chosen.build_command(bundle.path, precision)}`")
     if replace(now_there, verified=None) != replace(build, verified=None):
         raise LiraError(f"{folder} was built again meanwhile: run `lira-edge verify` again")
     keep_verified(folder, build, result)
@@ -83,21 +78,6 @@ def _run(engines: Engines, stage: str, vectors: CheckVectors) -> dict[str, np.nd
     if stage == "llm":
         return run_llm(engines.llm, vectors)
     return run_stage(getattr(engines, stage), vectors.inputs)
-
-
-def _placement(bundle: Bundle, build: Build, progress: Progress) -> dict[str, str]:
-    """Where the nodes of a cuda build ran."""
-    if build.target != "cuda":
-        return {}
-    from lira_engine.ort.build_cuda import checked_placement, device_of
-
-    folder, device = bundle.engine_folder(build.target, build.precision), device_of(build.options)
-    found = {}
-    for stage in STAGES:
-        progress(f"{stage}: placement")
-        file = folder / engine_file(build.target, stage)
-        found[stage] = checked_placement(bundle, stage, file, build.precisions[stage], device).text()
-    return found
 
 
 def tables(found: Verified, precision: str) -> Tables:
@@ -118,7 +98,7 @@ def tables(found: Verified, precision: str) -> Tables:
     if found.lowered:
         about.append(("language model", f"its own lowered graph to {max(found.lowered.values()):.1e}"))
     elif precision in ("int4", "int8"):
-        wide = f"held to the fp32 outputs within {RMS_TOLERANCE[precision]:.0%} only"
+        wide = f"held to the fp32 outputs within {precision_named(precision).tolerance:.0%} only"
         about.append(("language model", f"{wide}: the build had nothing closer"))
     return [
         ("verified on", about),

@@ -16,14 +16,14 @@ import onnx_ir as ir
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.bundle.external_data import save_graph
 from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, StageSpec, TensorSpec
 from lira_engine.engines.accuracy import accepted_error, relative_error
 from lira_engine.errors import LiraError
-from lira_engine.ort.session import OrtStage
+from lira_engine.ort.stage import OrtStage
 
-from .checks import Vectors
 from .llm_pieces import run_in_pieces
 from .runnable import runnable
 
@@ -59,7 +59,7 @@ class BundleWriter:
     written_bytes: int = 0
     stages: dict[str, StageSpec] = field(default_factory=dict)
 
-    def stage(self, name: str, make: Callable[[Report], tuple[ir.Model, Vectors]]) -> Vectors:
+    def stage(self, name: str, make: Callable[[Report], tuple[ir.Model, CheckVectors]]) -> CheckVectors:
         """Write the graph, weights and check vectors that ``make`` returns, check them, return the vectors.
 
         ``make`` keeps nothing of what it made: by the time of the check the weights are on the disk alone. It
@@ -118,7 +118,7 @@ class BundleWriter:
     def _report(self, stage: str, phase: str, more: int = 0) -> None:
         self.progress(Step(stage, phase, self.written_bytes + more, self.expected_bytes))
 
-    def _save(self, path: Path, graph: ir.Model, vectors: Vectors) -> StageSpec:
+    def _save(self, path: Path, graph: ir.Model, vectors: CheckVectors) -> StageSpec:
         data = path.with_name(f"{path.name}.data")
         save_graph(graph, path, lambda offset: self._report(path.stem, "write", offset))
         check = Path("checks") / f"{path.stem}.npz"
@@ -139,7 +139,7 @@ class BundleWriter:
                 f"the graph of {name} is not valid ONNX ({reason}): this is a fault of lira-edge"
             ) from error
 
-    def _run_llm(self, path: Path, spec: StageSpec, vectors: Vectors) -> dict[str, np.ndarray]:
+    def _run_llm(self, path: Path, spec: StageSpec, vectors: CheckVectors) -> dict[str, np.ndarray]:
         layers = sum(name.startswith("key_cache.") for name in spec.inputs)
         found: dict[str, np.ndarray] = {}
         for done, found in run_in_pieces(path, layers, vectors.inputs, threads=self.threads):  # noqa: B007
@@ -147,7 +147,7 @@ class BundleWriter:
         return found
 
     @staticmethod
-    def _compare(name: str, found: Mapping[str, np.ndarray], vectors: Vectors) -> None:
+    def _compare(name: str, found: Mapping[str, np.ndarray], vectors: CheckVectors) -> None:
         for output, expected in vectors.outputs.items():
             error = relative_error(found[output], expected)
             limit = accepted_error(vectors.noise.get(output, 0.0))

@@ -7,13 +7,12 @@ of a few inputs the one is taken that has least.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.engines.accuracy import relative_error
 
 from .checkpoint import Checkpoint
@@ -44,25 +43,7 @@ LM_HEAD = "llm.lm_head.weight"
 Arrays = Mapping[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Vectors:
-    """Arrays by tensor name. ``noise``: how far, relative to its largest value, an output moves when the
-    inputs move by ROUNDING."""
-
-    inputs: Arrays
-    outputs: Arrays
-    noise: Mapping[str, float] = field(default_factory=dict)
-
-    def save(self, path: Path) -> None:
-        """Write ``in.NAME``, ``out.NAME`` and ``noise.NAME``."""
-        arrays = {f"in.{name}": array for name, array in self.inputs.items()}
-        arrays |= {f"out.{name}": array for name, array in self.outputs.items()}
-        arrays |= {f"noise.{name}": np.array(value) for name, value in self.noise.items()}
-        with open(path, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-
-
-def semantic_encoder(encoder: SemanticEncoder, config: LiraConfig) -> Vectors:
+def semantic_encoder(encoder: SemanticEncoder, config: LiraConfig) -> CheckVectors:
     """Two tiles."""
     size, tiles = config.vision.image_size, config.tiles
     pixels = torch.cat([picture(size, seed, tiles.mean, tiles.std) for seed in range(2)])
@@ -70,7 +51,7 @@ def semantic_encoder(encoder: SemanticEncoder, config: LiraConfig) -> Vectors:
         return _vectors({"pixel_values": pixels}, {"features": encoder(pixels)})
 
 
-def pixel_encoder(encoder: PixelEncoder, config: LiraConfig) -> Vectors:
+def pixel_encoder(encoder: PixelEncoder, config: LiraConfig) -> CheckVectors:
     """One picture."""
     c, names = config.pixel, pixel_encoder_outputs(config.pixel)
     encoder.masks_at_once = MASKS_AT_ONCE
@@ -81,16 +62,16 @@ def pixel_encoder(encoder: PixelEncoder, config: LiraConfig) -> Vectors:
         outputs = (out.pixel_features, out.queries, out.query_valid, out.mask_features)
         return _numpy(dict(zip(names, (*outputs, *attention, *out.memories), strict=True)))
 
-    def candidate(seed: int) -> Vectors:
+    def candidate(seed: int) -> CheckVectors:
         pixels = picture(c.image_size, seed, config.pixels.mean, config.pixels.std)
         found = answer(pixels)
-        return Vectors(_numpy({"pixel_values": pixels}), found, _noise(found, answer(_moved(pixels))))
+        return CheckVectors(_numpy({"pixel_values": pixels}), found, _noise(found, answer(_moved(pixels))))
 
     with torch.no_grad():
         return _calmest(map(candidate, range(CANDIDATES)), NEARLY_CALM if c.image_size > LARGE else CALM)
 
 
-def sefe(projector: Projector, features: np.ndarray, pixel: Arrays) -> Vectors:
+def sefe(projector: Projector, features: np.ndarray, pixel: Arrays) -> CheckVectors:
     """The tiles and the picture of the two encoders' vectors, as if they were one image's."""
     inputs = {
         "features": torch.from_numpy(features).flatten(0, 1)[None],
@@ -104,7 +85,7 @@ def sefe(projector: Projector, features: np.ndarray, pixel: Arrays) -> Vectors:
 
 def llm(
     checkpoint: Checkpoint, rows: Iterable[np.ndarray], context_length: int, storage: Storage = Storage.EXACT
-) -> Vectors:
+) -> CheckVectors:
     """``rows`` [n,C] of embeddings one after the other into an empty cache; caches are not recorded.
 
     The reference runs layer by layer: one layer's weights are in memory at a time.
@@ -133,7 +114,7 @@ def llm(
 
 def pixel_decoder(
     text2vision: TextToVision, decoder: MaskDecoder, hidden: np.ndarray, pixel: Arrays, config: LiraConfig
-) -> Vectors:
+) -> CheckVectors:
     """One of the hidden states [K,C], in the picture of the pixel encoder's vectors."""
     names = pixel_encoder_outputs(config.pixel)[3:]
     image = {name: torch.from_numpy(pixel[name]) for name in names}
@@ -143,10 +124,10 @@ def pixel_decoder(
         feat, pos = text2vision(row[None])[None].chunk(2, dim=-1)
         return _numpy({"mask_logits": decoder(feat, pos, features, memories).mask_logits[0]})
 
-    def candidate(row: Tensor) -> Vectors:
+    def candidate(row: Tensor) -> CheckVectors:
         found = answer(row)
         inputs = _numpy({"hidden_states": row[None], **image})
-        return Vectors(inputs, found, _noise(found, answer(_moved(row))))
+        return CheckVectors(inputs, found, _noise(found, answer(_moved(row))))
 
     with torch.no_grad():
         large = config.pixel.image_size > LARGE
@@ -168,8 +149,8 @@ def picture(size: int, seed: int, mean: tuple[float, ...], std: tuple[float, ...
     return torch.from_numpy(normalised[None].astype(np.float32))
 
 
-def _vectors(inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> Vectors:
-    return Vectors(_numpy(inputs), _numpy(outputs))
+def _vectors(inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> CheckVectors:
+    return CheckVectors(_numpy(inputs), _numpy(outputs))
 
 
 def _moved(x: Tensor) -> Tensor:
@@ -181,7 +162,7 @@ def _noise(found: Arrays, moved: Arrays) -> dict[str, float]:
     return {name: relative_error(moved[name], array) for name, array in found.items()}
 
 
-def _calmest(candidates: Iterable[Vectors], calm: float) -> Vectors:
+def _calmest(candidates: Iterable[CheckVectors], calm: float) -> CheckVectors:
     best, least = None, float("inf")
     for vectors in candidates:
         noise = max(vectors.noise.values())

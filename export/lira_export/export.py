@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import ModelSpec, PreprocessingSpec, RegionSpec
 from lira_engine.system.atomic import atomic_directory
@@ -22,7 +23,6 @@ from lira_engine.system.disk import check_disk
 from . import checks
 from .bundle_writer import BundleWriter, Progress, Report
 from .checkpoint import Checkpoint
-from .checks import Vectors
 from .config import LiraConfig
 from .graphs import vision
 from .graphs.llm import build_llm, check_context_length
@@ -104,7 +104,7 @@ def _write_stages(
     config = checkpoint.config
     c, width, prototypes = config.pixel, config.llm.hidden_size, checkpoint.class_embed.shape[1]
 
-    def semantic_encoder(report: Report) -> tuple[ir.Model, Vectors]:
+    def semantic_encoder(report: Report) -> tuple[ir.Model, CheckVectors]:
         report("reference")
         make = partial(SemanticEncoder, config.vision, width)
         encoder = checkpoint.load_part(make, "semantic_encoder.", kept["semantic_encoder"])
@@ -112,7 +112,7 @@ def _write_stages(
         report("graph")
         return vision.semantic_encoder(encoder, config), tiles
 
-    def pixel_encoder(report: Report) -> tuple[ir.Model, Vectors]:
+    def pixel_encoder(report: Report) -> tuple[ir.Model, CheckVectors]:
         report("reference")
         make = partial(PixelEncoder, config, prototypes)
         encoder = checkpoint.load_part(make, "pixel_encoder.", kept["pixel_encoder"])
@@ -120,7 +120,7 @@ def _write_stages(
         report("graph")
         return vision.pixel_encoder(encoder, config), image
 
-    def sefe(report: Report) -> tuple[ir.Model, Vectors]:
+    def sefe(report: Report) -> tuple[ir.Model, CheckVectors]:
         report("reference")
         make = partial(Projector, c, config.projector, width)
         projector = checkpoint.load_part(make, "projector.", kept["sefe"])
@@ -130,7 +130,7 @@ def _write_stages(
         report("graph")
         return vision.sefe(projector, config), fused
 
-    def llm(report: Report) -> tuple[ir.Model, Vectors]:
+    def llm(report: Report) -> tuple[ir.Model, CheckVectors]:
         report("reference")
         tensors = LlmTensors(checkpoint, kept["llm"])
         table = writer.array("embeddings", tensors.embeddings())
@@ -141,7 +141,7 @@ def _write_stages(
         report("graph")
         return build_llm(config.llm, tensors, slots, tensors.dtype_of), sequence
 
-    def pixel_decoder(report: Report) -> tuple[ir.Model, Vectors]:
+    def pixel_decoder(report: Report) -> tuple[ir.Model, CheckVectors]:
         report("reference")
         storage = kept["pixel_decoder"]
         make = partial(TextToVision, width, c, config.projector)
@@ -154,8 +154,8 @@ def _write_stages(
         report("graph")
         return vision.pixel_decoder(project, decoder, config), mask
 
-    def stored(name: str, make: Callable[[Report], tuple[ir.Model, Vectors]]) -> Vectors:
-        def make_stored(report: Report) -> tuple[ir.Model, Vectors]:
+    def stored(name: str, make: Callable[[Report], tuple[ir.Model, CheckVectors]]) -> CheckVectors:
+        def make_stored(report: Report) -> tuple[ir.Model, CheckVectors]:
             graph, vectors = make(report)
             store_weights(graph, kept[name])
             return graph, vectors

@@ -55,10 +55,10 @@ def run(
 
     Streams the answer's text, then lists the phrases that have masks.
     """
-    from lira_engine.engines.record import usual_precision
     from lira_engine.errors import LiraError
     from lira_engine.system.atomic import atomic_write
     from lira_engine.system.text import json_text
+    from lira_engine.targets import default_precision
     from lira_runtime import arguments, report
     from lira_runtime.answer import first_tokens
     from lira_runtime.images import open_image
@@ -67,7 +67,7 @@ def run(
     from lira_runtime.sampling import make_sampler
     from lira_runtime.scene import Lira
 
-    precision = precision or usual_precision(target)
+    precision = precision or default_precision(target)
     # First whatever costs little and may be wrong: nobody waits for an answer that cannot be written.
     _check_outputs(image, overlay, json)
     make_sampler(temperature, top_p, top_k, seed)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import importlib
 import json
+import platform
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from lira_engine import doctor
 from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import (
     FileEntry,
@@ -31,6 +35,11 @@ from lira_engine.bundle.manifest import (
     TileSpec,
     TokenSpec,
 )
+from lira_engine.engines import setting
+from lira_engine.main import main
+from lira_engine.system import machine
+from lira_engine.trt import readiness
+from lira_engine.trt import target as trt_target
 from lira_export.config import LlmConfig
 from lira_export.graphs.llm import build_llm
 
@@ -151,6 +160,57 @@ def memory() -> Callable[[Any], np.ndarray]:
         )
 
     return view
+
+
+@pytest.fixture
+def printed_by(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """printed_by(*arguments): what `lira-edge ARGUMENTS` prints; it must succeed."""
+
+    def run(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        printed = capsys.readouterr()
+        assert caught.value.code == 0, printed.err
+        return printed.out
+
+    return run
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """record(answers, release, arch, packages...): what a machine's programs print, the line of its L4T file,
+    and the versions of what is installed there (TensorRT by its module's name)."""
+
+    def record(
+        answers: dict[str, list[str]], release: str = "", arch: str = "x86_64", **packages: str
+    ) -> None:
+        monkeypatch.setattr(
+            machine, "_answer", lambda command: next((answers[a] for a in command if a in answers), [])
+        )
+        board = tmp_path / "nv_tegra_release"
+        if release:
+            board.write_text(release + "\n")
+        monkeypatch.setattr(machine, "_L4T", board)
+        model = tmp_path / "model"
+        model.write_bytes(b"NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super\0")
+        monkeypatch.setattr(machine, "_MODEL", model)
+        compatible = tmp_path / "compatible"
+        compatible.write_bytes(b"nvidia,p3768-0000+p3767-0005-super\0nvidia,p3767-0005\0nvidia,tegra234\0")
+        monkeypatch.setattr(machine, "_COMPATIBLE", compatible)
+        monkeypatch.setattr(platform, "machine", lambda: arch)
+        for room in (doctor, readiness, trt_target, setting):
+            monkeypatch.setattr(room, "installed", lambda package: packages.get(package.replace("-", "_")))
+
+        def module(name: str) -> ModuleType:
+            if name not in packages:
+                raise ImportError(f"No module named '{name}'")
+            found = ModuleType(name)
+            found.__version__ = packages[name]  # type: ignore[attr-defined]
+            return found
+
+        monkeypatch.setattr(importlib, "import_module", module)
+
+    return record
 
 
 def _specs(values: Any) -> dict[str, TensorSpec]:

@@ -20,11 +20,13 @@ from lira_engine.bundle.external_data import external_locations
 from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.accuracy import relative_error
-from lira_engine.engines.record import usable_build
+from lira_engine.engines.fingerprint import lowering_fingerprint
+from lira_engine.engines.usable import usable_build
 from lira_engine.lowering.cpu import cpu_pipeline
 from lira_engine.lowering.pipeline import Pass
 from lira_engine.lowering.quantization import Quantization
 from lira_engine.ort.llm import OrtKvCache
+from lira_engine.targets import target_named
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def test_builds_again_only_what_is_not_up_to_date(bundle_path: Path) -> None:
     ):
         spoil()
         build(bundle_path, threads=1)
-        usable_build(Bundle.open(bundle_path), "cpu", "fp32")
+        usable_build(Bundle.open(bundle_path), target_named("cpu"), "fp32")
 
 
 def edit_record(key: str, value: Any) -> Callable[[Path], None]:
@@ -205,19 +207,20 @@ def test_engines_that_are_refused(built: Path, spoil: Callable[[Path], None], re
         ({}, "lacks option provider"),
         ({"provider": "cuda"}, "lacks option allow_fallback"),
         ({"provider": "rocm", "allow_fallback": False}, "provider 'rocm': expected cuda"),
-        ({"provider": "cuda", "allow_fallback": 1}, "allow_fallback 1: expected true or false"),
-        ({"provider": {}, "allow_fallback": True}, "has options of another type: "),
+        ({"provider": "cuda", "allow_fallback": 1}, "allow fallback 1: expected true or false"),
+        ({"provider": {}, "allow_fallback": True}, "provider {}: expected text"),
     ],
 )
 def test_options_that_opening_needs_are_there(built: Path, options: dict[str, Any], reason: str) -> None:
     folder = shutil.copytree(built / "engines" / "cpu-fp32", built / "engines" / "cuda-fp32")
     file = folder / "build.json"
-    record = json.loads(file.read_text()) | {"target": "cuda", "options": options}
+    code = lowering_fingerprint(target_named("cuda").sources)
+    record = json.loads(file.read_text()) | {"target": "cuda", "lowering": code, "options": options}
     file.write_text(json.dumps(record))
     with pytest.raises(LiraError, match=f"build.json: {reason}.*run `lira-edge build {built}"):
         open_engines(built, "cuda", "fp32")
     file.write_text(json.dumps(record | {"options": {"provider": "cuda", "allow_fallback": False}}))
-    usable_build(Bundle.open(built), "cuda", "fp32")
+    usable_build(Bundle.open(built), target_named("cuda"), "fp32")
 
 
 @pytest.mark.parametrize("folder, mend", [("cpu-fp32", "lira-edge build"), ("built", "lira-edge export")])
@@ -238,13 +241,13 @@ def test_what_a_graph_reads_is_remembered(
     built: Path, settled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A device that only runs does not parse graphs again, nor import onnx."""
-    usable_build(Bundle.open(built), "cpu", "fp32")
+    usable_build(Bundle.open(built), target_named("cpu"), "fp32")
 
     def fail(path: Path) -> set[str]:
         raise AssertionError(f"{path} was parsed again")
 
     monkeypatch.setattr("lira_engine.bundle.external_data.external_locations", fail)
-    usable_build(Bundle.open(built), "cpu", "fp32")
+    usable_build(Bundle.open(built), target_named("cpu"), "fp32")
 
 
 def test_choices_are_listed(bundle_path: Path) -> None:
@@ -343,7 +346,7 @@ def test_checks_the_cache_of_the_runner(from_empty_cache: Path, monkeypatch: pyt
     monkeypatch.setattr(OrtKvCache, "fill", forget)
     with pytest.raises(LiraError, match="the cpu engine of llm is wrong: output"):
         build(from_empty_cache, threads=1, force=True)
-    usable_build(Bundle.open(from_empty_cache), "cpu", "fp32")  # what was there before is kept
+    usable_build(Bundle.open(from_empty_cache), target_named("cpu"), "fp32")  # what was there before is kept
 
 
 def test_too_little_disk(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

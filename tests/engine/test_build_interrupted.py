@@ -14,7 +14,8 @@ import pytest
 
 from lira_engine import Bundle, LiraError
 from lira_engine.build import build
-from lira_engine.engines.record import usable_build
+from lira_engine.engines.usable import usable_build
+from lira_engine.targets import target_named
 
 SLOW = """
     import sys
@@ -44,7 +45,7 @@ def test_a_killed_build_leaves_nothing_that_is_accepted(bundle_path: Path) -> No
     (left,) = os.listdir(bundle_path / "engines")
     assert left.startswith(".cpu-fp32.partial-") and len(os.listdir(bundle_path / "engines" / left)) >= 5
     with pytest.raises(LiraError, match="holds no engines"):
-        usable_build(Bundle.open(bundle_path), "cpu", "fp32")
+        usable_build(Bundle.open(bundle_path), target_named("cpu"), "fp32")
     build(bundle_path, "cpu", "int8", threads=1)  # any build sweeps what a dead one left
     assert os.listdir(bundle_path / "engines") == ["cpu-int8"]
 
@@ -58,4 +59,4 @@ def test_builds_beside_each_other(bundle_path: Path) -> None:
     assert process.returncode == 0
     assert sorted(os.listdir(bundle_path / "engines")) == ["cpu-fp32", "cpu-int8"]
     for precision in ("fp32", "int8"):
-        usable_build(Bundle.open(bundle_path), "cpu", precision)
+        usable_build(Bundle.open(bundle_path), target_named("cpu"), precision)

@@ -21,14 +21,16 @@ from lira_engine.build import build
 from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.check_answer import _agreeing
-from lira_engine.engines import verified
+from lira_engine.engines import setting, verified
 from lira_engine.engines.accuracy import check_outputs
-from lira_engine.engines.options import options_for
 from lira_engine.engines.record import BUILD_NAME, read_build
 from lira_engine.main import main
 from lira_engine.ort import build_cuda
+from lira_engine.ort import target as ort_target
 from lira_engine.ort.device import CPU, Device
+from lira_engine.ort.options import CudaOptions
 from lira_engine.system.machine import Gpu, Jetson
+from lira_engine.targets import target_named
 from lira_engine.verify import tables, verify_engines
 
 pytestmark = pytest.mark.portable
@@ -42,7 +44,7 @@ def nano(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(nano_bundle, root)
     build(root, "cpu", "fp32", threads=1)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(build_cuda, "cuda_device", lambda provider, allow: CPU)
+        patched.setattr(ort_target, "cuda_device", lambda provider, allow: CPU)
         for precision in ("fp32", "fp16", "int4"):
             build(root, "cuda", precision, threads=1)
     return root
@@ -58,12 +60,11 @@ def built(nano: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Pretend that the CPU provider is that GPU's."""
-    monkeypatch.setattr(build_cuda, "cuda_device", lambda provider, allow: CPU)
-    monkeypatch.setattr("lira_engine.ort.device.cuda_device", lambda provider, allow: CPU)
+    monkeypatch.setattr(ort_target, "cuda_device", lambda provider, allow: CPU)
 
     def pretend(name: str = "RTX 4090", driver: str = "580.1", board: Jetson | None = None) -> None:
-        monkeypatch.setattr(verified, "gpus", lambda: [Gpu(name, "24564 MiB", driver, "8.9")])
-        monkeypatch.setattr(verified, "jetson", lambda: board)
+        monkeypatch.setattr(setting, "gpus", lambda: [Gpu(name, "24564 MiB", driver, "8.9")])
+        monkeypatch.setattr(setting, "jetson", lambda: board)
 
     pretend()
     return pretend
@@ -125,7 +126,7 @@ def test_another_choice_of_gpus_is_another_device(
 ) -> None:
     """Which of two GPUs CUDA takes, nvidia-smi does not say."""
     two = [Gpu("RTX 3060", "12288 MiB", "580.1", "8.6"), Gpu("RTX 4090", "24564 MiB", "580.1", "8.9")]
-    monkeypatch.setattr(verified, "gpus", lambda: two)
+    monkeypatch.setattr(setting, "gpus", lambda: two)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     found = verify_engines(built, "cuda", "fp16", threads=1)
     assert found.setting.device == "RTX 3060, RTX 4090 (CUDA_VISIBLE_DEVICES 1)"
@@ -136,8 +137,8 @@ def test_another_choice_of_gpus_is_another_device(
 
 
 def test_a_gpu_target_without_a_gpu(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verified, "gpus", lambda: [])
-    monkeypatch.setattr(verified, "jetson", lambda: None)
+    monkeypatch.setattr(setting, "gpus", lambda: [])
+    monkeypatch.setattr(setting, "jetson", lambda: None)
     with pytest.raises(LiraError, match="target cuda needs an NVIDIA GPU, nvidia-smi names none"):
         verify_engines(built, "cuda", "fp16")
 
@@ -149,23 +150,23 @@ def test_a_cuda_build_without_the_provider(built: Path) -> None:
         build(built, "cuda", "fp16", force=True)
     assert record(built, "cuda-fp16")  # what was there is kept
     with pytest.raises(LiraError, match="target cuda has no option encoders: leave it out"):
-        options_for("cuda", {"encoders": "int8"})
+        target_named("cuda").given_options({"encoders": "int8"}, "int4")
 
 
 def test_a_fallback_ends_a_build(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The nodes ran on the CPU provider, the device was another one."""
     elsewhere = dataclasses.replace(CPU, providers=("CUDAExecutionProvider",))
-    monkeypatch.setattr(build_cuda, "cuda_device", lambda provider, allow: elsewhere)
+    monkeypatch.setattr(ort_target, "cuda_device", lambda provider, allow: elsewhere)
     opened = opened_on_cpu()
-    for module in ("ort.session", "ort.llm"):
+    for module in ("ort.session", "ort.stage", "ort.llm"):
         monkeypatch.setattr(f"lira_engine.{module}.open_session", opened)
     with pytest.raises(
         LiraError, match=r"\d+ nodes of semantic_encoder ran on CPUExecutionProvider.*--allow-fallback"
     ):
         build(built, "cuda", "fp16", threads=1, force=True)
     allowed = dataclasses.replace(elsewhere, allow_fallback=True)
-    monkeypatch.setattr(build_cuda, "cuda_device", lambda provider, allow: allowed)
-    folder = build(built, "cuda", "fp16", options_for("cuda", {"allow_fallback": True}), threads=1)
+    monkeypatch.setattr(ort_target, "cuda_device", lambda provider, allow: allowed)
+    folder = build(built, "cuda", "fp16", CudaOptions(allow_fallback=True), threads=1)
     assert json.loads((folder / BUILD_NAME).read_text())["options"]["allow_fallback"] is True
 
 
@@ -240,11 +241,11 @@ def test_an_older_onnx_runtime_compares_the_answer_with_the_cpu_engine(
     """The portable graph does not open there."""
     opened = []
 
-    def open_llm(bundle: Bundle, file: Path, target: str, threads: int | None) -> Any:
+    def open_llm(bundle: Bundle, target: str, precision: str, threads: int | None) -> Any:
         opened.append(target)
         if target == "portable":
             raise LiraError("opset 24 is not known")
-        return real(bundle, file, target, threads)
+        return real(bundle, target, precision, threads)
 
     real = opening.open_llm
     monkeypatch.setattr(opening, "open_llm", open_llm)
@@ -297,11 +298,13 @@ def test_another_runtime_is_another_setting(
 ) -> None:
     verify_engines(built, "cuda", "fp16", threads=1)
     open_engines(built, "cuda", "fp16").close()
-    monkeypatch.setattr(verified.metadata, "version", lambda package: "9.9")
+    monkeypatch.setattr(setting, "installed", lambda package: "9.9")
     with pytest.raises(
         LiraError, match=r"verified on .*; this is RTX 4090, driver 580\.1, onnxruntime-gpu 9\.9: "
     ):
-        verified.require_verified(read_build(built / "engines" / "cuda-fp16", ""), built)
+        verified.require_verified(
+            read_build(built / "engines" / "cuda-fp16", ""), target_named("cuda"), built
+        )
 
 
 def test_near_ties_may_turn_over() -> None:
@@ -350,7 +353,7 @@ def test_rows_go_in_chunks_and_one_by_one(nano: Path) -> None:
     """Prefill, a chunk on a filled cache, and decoding are all seen."""
     bundle = Bundle.open(nano)
     vectors = bundle.check_vectors("llm")
-    with opening.open_llm(bundle, bundle.stage_file("llm"), "portable", 1) as llm:
+    with opening.open_llm(bundle, "portable", "fp32", 1) as llm:
         rows: list[int] = []
 
         class Watched:

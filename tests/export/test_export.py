@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer, models
 
 from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.errors import LiraError
 from lira_engine.main import main
 from lira_export import checks
@@ -125,7 +126,7 @@ def test_a_graph_that_differs_from_the_reference_is_refused(tmp_path: Path) -> N
     x = np.array([[1, 2, 3]], np.float32)
 
     def stage(name: str, y: np.ndarray, noise: float = 0.0) -> None:
-        writer.stage(name, lambda report: (identity(), checks.Vectors({"x": x}, {"y": y}, {"y": noise})))
+        writer.stage(name, lambda report: (identity(), CheckVectors({"x": x}, {"y": y}, {"y": noise})))
 
     stage("right", x * (1 + 1e-6))
     with pytest.raises(LiraError, match=r"graph of wrong is wrong: its output y differs .* 1\.0e-02"):
@@ -141,7 +142,7 @@ def test_a_graph_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
     x = np.zeros((1, 3), np.float32)
     with pytest.raises(LiraError, match="not valid ONNX"):
         BundleWriter(tmp_path, lambda step: None).stage(
-            "s", lambda report: (model, checks.Vectors({"x": x}, {"y": x}))
+            "s", lambda report: (model, CheckVectors({"x": x}, {"y": x}))
         )
 
 

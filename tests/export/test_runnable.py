@@ -13,7 +13,7 @@ import pytest
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.accuracy import relative_error
-from lira_engine.ort.session import OrtStage
+from lira_engine.ort.stage import OrtStage
 from lira_engine.system.extras import PORTABLE_FROM
 from lira_export.llm_pieces import run_in_pieces
 from lira_export.runnable import runnable

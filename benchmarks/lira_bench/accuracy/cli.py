@@ -77,9 +77,9 @@ def evaluate(
     from lira_bench.accuracy.run import evaluate as run_evaluation
     from lira_bench.accuracy.tasks import task_named
     from lira_bench.accuracy.worker import EngineChoice, Job
-    from lira_engine.engines.record import usual_precision
     from lira_engine.errors import LiraError
     from lira_engine.system.extras import install_line, missing_packages
+    from lira_engine.targets import default_precision
     from lira_runtime import arguments
 
     if workers not in (None, "ray"):
@@ -96,7 +96,7 @@ def evaluate(
         raise LiraError(f"--split is for refseg and gcg, the data of task {task} has none")
     rules = protocol_for(protocol, task, benchmark).changed(ilvc, instruction, max_tiles)
     required = gate.parse(require or [])
-    precision = precision or usual_precision(target)
+    precision = precision or default_precision(target)
     # Ray's workers have a working directory of their own.
     engines = EngineChoice(bundle.resolve(), target, precision)
     other = None if compare is None else other_engines(compare, engines)

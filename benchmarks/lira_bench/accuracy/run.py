@@ -19,8 +19,9 @@ from lira_bench.accuracy.worker import EngineChoice, Group, Job, Worker, grouped
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import MANIFEST_NAME
-from lira_engine.engines.record import build_command, read_build
+from lira_engine.engines.record import read_build
 from lira_engine.errors import LiraError
+from lira_engine.targets import target_named
 
 Progress = Callable[[int, int], None]
 """Called with (items done, items in all)."""
@@ -146,7 +147,7 @@ def _engines_hash(bundle: Bundle, engines: EngineChoice) -> str | None:
     """SHA-256 over the hashes of the built files; None for the portable graphs, which the bundle's covers."""
     if engines.target == "portable":
         return None
-    mend = f"run `{build_command(bundle.path, engines.target, engines.precision)}`"
+    mend = f"run `{target_named(engines.target).build_command(bundle.path, engines.precision)}`"
     build = read_build(bundle.engine_folder(engines.target, engines.precision), mend)
     files = {name: entry.sha256 for name, entry in sorted(build.files.items())}
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()

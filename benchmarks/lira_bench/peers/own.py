@@ -13,7 +13,6 @@ import numpy as np
 from lira_bench.peers.model import Stepwise
 from lira_bench.peers.schedule import Answered, forced_answer
 from lira_engine.bundle.bundle import Bundle
-from lira_engine.engines.record import check_target, engine_file, usable_build
 from lira_engine.engines.runner import LlmRunner
 from lira_engine.errors import LiraError
 from lira_engine.open import open_llm
@@ -25,12 +24,7 @@ def open_own_llm(bundle: Bundle, target: str, precision: str, threads: int) -> L
     Raises:
         LiraError: no usable engines for the target, as :func:`lira_engine.open.open_engines` says it.
     """
-    if target == "portable":
-        return open_llm(bundle, bundle.stage_file("llm"), target, threads)
-    check_target(target, precision)
-    usable_build(bundle, target, precision, "sizes")
-    file = bundle.engine_folder(target, precision) / engine_file(target, "llm")
-    return open_llm(bundle, file, target, threads)
+    return open_llm(bundle, target, precision, threads, verify="sizes")
 
 
 class OwnModel(Stepwise):

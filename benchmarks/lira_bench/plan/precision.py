@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from lira_bench.plan.devices import Device, Kind
 from lira_bench.plan.graph_costs import StageCosts
-from lira_engine.engines.record import PRECISIONS as BUILT
 from lira_engine.errors import LiraError
 from lira_engine.lowering.passes.dynamic_matmul import SMALLEST
+from lira_engine.targets import TARGETS
 
 GPU_PRECISIONS = ("fp32", "fp16", "int8", "int4")
 BLOCKS = (32, 128)
@@ -69,7 +69,7 @@ class StagePrecision:
 
 def choices(kind: Kind) -> tuple[str, ...]:
     """The precisions that engines for a kind of device have."""
-    return BUILT["cpu"] if kind == "cpu" else GPU_PRECISIONS
+    return TARGETS["cpu"].precisions if kind == "cpu" else GPU_PRECISIONS
 
 
 def check_precision(precision: str, kind: Kind, name: str) -> None:

@@ -78,7 +78,7 @@ def _int4(rng: np.random.Generator) -> tuple[onnx.NodeProto, dict[str, np.ndarra
 
 def _peak(make: object) -> float:
     """10^12 operations a second."""
-    from lira_engine.ort.session import onnxruntime  # which says how it is installed, where it is missing
+    from lira_engine.ort.library import onnxruntime  # which says how it is installed, where it is missing
 
     rng = np.random.default_rng(0)
     node, constants = make(rng)  # type: ignore[operator]

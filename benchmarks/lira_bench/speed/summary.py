@@ -14,7 +14,7 @@ import numpy as np
 from lira_bench.speed.measure import Question, Run
 from lira_bench.speed.record import STAGES
 from lira_engine.bundle.manifest import Manifest, ModelSpec
-from lira_engine.engines.record import tool_versions
+from lira_engine.system.extras import tool_versions
 from lira_engine.system.machine import Machine
 
 FORMAT = "lira-bench"

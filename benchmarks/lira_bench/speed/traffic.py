@@ -8,7 +8,7 @@ import onnx
 
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import ModelSpec
-from lira_engine.engines.record import engine_file
+from lira_engine.targets import target_named
 
 # Tables of all positions, of which a step reads one row.
 _TABLES = ("cos_cache", "sin_cache")
@@ -18,7 +18,7 @@ def llm_file(bundle: Bundle, target: str, precision: str) -> Path:
     """The graph, or TensorRT engine, of the language model that runs."""
     if target == "portable":
         return bundle.stage_file("llm")
-    return bundle.engine_folder(target, precision) / engine_file(target, "llm")
+    return bundle.engine_folder(target, precision) / target_named(target).file("llm")
 
 
 def weight_bytes(graph: Path) -> int:

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
+from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.bundle.integrity import Verify, confined, verify_folder
 from lira_engine.bundle.manifest import MANIFEST_NAME, MEND, Manifest
 from lira_engine.errors import LiraError
 from lira_engine.system.text import check_path
-
-
-@dataclass(frozen=True)
-class CheckVectors:
-    """Inputs of a stage and what the fp32 torch reference answers to them, by tensor name.
-
-    `noise` is the relative difference of that answer from one in fp64, where it was recorded.
-    """
-
-    inputs: dict[str, np.ndarray]
-    outputs: dict[str, np.ndarray]
-    noise: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,26 +64,9 @@ class Bundle:
         return self._listed(self.manifest.stages[stage].file)
 
     def check_vectors(self, stage: str) -> CheckVectors:
-        """The stage's recorded inputs and outputs. Raises LiraError where they cannot be read or lack one.
-
-        Those of the language model may lack its cache (large, at true size) if they begin with an empty one.
-        """
+        """The stage's recorded inputs and outputs. Raises LiraError if they cannot be read or lack one."""
         spec = self.manifest.stages[stage]
-        file = self._listed(spec.check)
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise LiraError(f"{file} cannot be read ({str(error).splitlines()[0]}); {MEND}") from None
-        inputs = {name[3:]: array for name, array in arrays.items() if name.startswith("in.")}
-        outputs = {name[4:]: array for name, array in arrays.items() if name.startswith("out.")}
-        missing = (spec.inputs.keys() - inputs.keys()) | (spec.outputs.keys() - outputs.keys())
-        if "position" in inputs and not inputs["position"].any():
-            missing = {name for name in missing if not name.startswith(("key_cache", "value_cache"))}
-        if missing:
-            raise LiraError(f"{file} lacks check vectors for {', '.join(sorted(missing))}; {MEND}")
-        noise = {name[6:]: float(array) for name, array in arrays.items() if name.startswith("noise.")}
-        return CheckVectors(inputs, outputs, noise)
+        return CheckVectors.load(self._listed(spec.check), spec)
 
     def engine_folder(self, target: str, precision: str) -> Path:
         """Where the engines for a target are, or will be."""

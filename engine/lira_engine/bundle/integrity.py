@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import posixpath
-import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import Any, Literal
 from lira_engine.bundle.manifest import FileEntry
 from lira_engine.errors import LiraError
 from lira_engine.system.atomic import atomic_write
+from lira_engine.system.cache import cache_folder
 
 Verify = Literal["hashes", "full", "sizes"]
 
@@ -98,17 +98,6 @@ def sha256_of(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
-
-
-def cache_folder() -> Path:
-    """The user's cache folder for lira-edge (it need not exist)."""
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "lira-edge"
 
 
 def _state(path: Path, entry: FileEntry, mend: str) -> list[int]:

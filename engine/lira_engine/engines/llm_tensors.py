@@ -8,7 +8,12 @@ LM_HEAD = "lm_head"
 
 def is_cache(name: str) -> bool:
     """Return whether a graph input or output is a KV cache: `key_cache.0`, `value_cache_out.3`, ..."""
-    return "_cache." in name or "_cache_out." in name
+    return is_cache_input(name) or "_cache_out." in name
+
+
+def is_cache_input(name: str) -> bool:
+    """Return whether a graph input is a KV cache."""
+    return "_cache." in name
 
 
 def cache_output(name: str) -> str:

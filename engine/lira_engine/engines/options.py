@@ -1,182 +1,160 @@
-"""What a build lets choose, per target; and how a record says it."""
+"""What a target lets choose at a build: one dataclass per target, whose fields are the command's options.
+
+`lira-edge build` takes its options, their help and their defaults from these fields; so do the records of
+builds and the commands that error messages name.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 from lira_engine.errors import LiraError
-from lira_engine.ort.device import PROVIDERS
 
-MOST_LM_HEAD_PARTS = 64
-"""A part of a large vocabulary's LM head has a thousand rows then: less saves no memory any more."""
-
-
-@dataclass(frozen=True)
-class OrtOptions:
-    """What else decides how engines come out.
-
-    Attributes:
-        block_size, lm_head_bits: of the language model's weights, where they are quantized.
-        encoders: precision of the other stages in a quantized build: "fp32", "int8", or "auto", which takes
-            int8 where its outputs are accepted and it is faster here.
-    """
-
-    block_size: int = 32
-    lm_head_bits: int = 4
-    encoders: Literal["auto", "fp32", "int8"] = "auto"
-
-    def __post_init__(self) -> None:
-        if self.block_size not in (32, 128):
-            raise LiraError(f"block size {self.block_size}: expected 32 or 128")
-        if self.lm_head_bits not in (4, 8):
-            raise LiraError(f"LM head of {self.lm_head_bits} bits: expected 4 or 8")
-        if self.encoders not in ("auto", "fp32", "int8"):
-            raise LiraError(f"encoders {self.encoders!r}: expected auto, fp32 or int8")
+OptionsType = TypeVar("OptionsType", bound="Options")
+_KEY = "option"
 
 
 @dataclass(frozen=True)
-class TrtOptions:
-    """What else decides how engines come out.
+class Option:
+    """What the command line says of a field.
 
     Attributes:
-        block_size: inputs that share a scale of an int4 weight: 32, 64 or 128. lm_head_bits: in an int4
-            build: 4 or 16. lm_head_parts: products that the LM head is split into; more parts need less
-            memory at the build.
-        compute_capabilities: of the GPUs that engines are for, such as "8.9", kept in order and each once;
-            TensorRT for RTX only, where none means its default (8.0 and newer that it knows). TensorRT builds
-            for the GPU that is there.
-        sampling: how the pixel encoder samples its features: "gathers", or "plugin" for NVIDIA's, which
-            TensorRT for RTX does not have.
+        help: what the option does; its choices and default are added. choices: all values that it takes; ()
+            where the options' `check` decides. quantized: it has an effect only where the language model's
+            weights are quantized. argument: its name on the command line, without dashes.
     """
 
-    block_size: int = 128
-    lm_head_bits: int = 4
-    lm_head_parts: int = 1
-    compute_capabilities: tuple[str, ...] = ()
-    sampling: Literal["gathers", "plugin"] = "gathers"
+    name: str
+    help: str
+    default: Any
+    choices: tuple[Any, ...]
+    quantized: bool
+    argument: str
 
-    def __post_init__(self) -> None:
-        if self.block_size not in (32, 64, 128):
-            raise LiraError(f"block size {self.block_size}: expected 32, 64 or 128")
-        if self.lm_head_bits not in (4, 16):
-            raise LiraError(f"LM head of {self.lm_head_bits} bits: TensorRT engines have 4 or 16")
-        if not 1 <= self.lm_head_parts <= MOST_LM_HEAD_PARTS:
-            raise LiraError(f"LM head in {self.lm_head_parts} parts: expected 1 to {MOST_LM_HEAD_PARTS}")
-        if self.sampling not in ("gathers", "plugin"):
-            raise LiraError(f"sampling {self.sampling!r}: expected gathers or plugin")
-        for text in self.compute_capabilities:
-            if not re.fullmatch(r"[1-9][0-9]*\.[0-9]", text):
-                raise LiraError(f"compute capability {text!r}: expected one such as 8.9")
-        ordered = sorted(set(self.compute_capabilities), key=lambda text: tuple(map(int, text.split("."))))
-        object.__setattr__(self, "compute_capabilities", tuple(ordered))
+    @property
+    def label(self) -> str:
+        """Its name in messages."""
+        return self.name.replace("_", " ")
+
+    def parsed(self, text: Any) -> Any:
+        """A value of the command line as the field has it."""
+        if isinstance(self.default, tuple) and isinstance(text, str):
+            return tuple(part.strip() for part in text.split(","))
+        return text
+
+    def written(self, value: Any) -> str:
+        """What sets the option to `value` on the command line, with a space before it."""
+        return f" --{self.argument}" if value is True else f" --{self.argument} {self.text(value)}"
+
+    @staticmethod
+    def text(value: Any) -> Any:
+        """A value as the command line has it."""
+        return ",".join(value) if isinstance(value, tuple) else value
+
+    def check(self, value: Any) -> None:
+        """Raise LiraError if `value` has another type than the default, or is not one of the choices."""
+        listed = isinstance(value, tuple) and all(isinstance(one, str) for one in value)
+        if type(value) is not type(self.default) or (isinstance(value, tuple) and not listed):
+            raise LiraError(f"{self.label} {value!r}: expected {_kind(self.default)}")
+        if self.choices and value not in self.choices:
+            raise LiraError(f"{self.label} {value!r}: expected {_listed(self.choices)}")
+
+
+def option(
+    default: Any,
+    help: str,
+    choices: Sequence[Any] = (),
+    *,
+    quantized: bool = False,
+    argument: str | None = None,
+) -> Any:
+    """A field of an options class. See `Option`."""
+    facts = {"help": help, "choices": tuple(choices), "quantized": quantized, "argument": argument}
+    return dataclasses.field(default=default, metadata={_KEY: facts})
 
 
 @dataclass(frozen=True)
-class CudaOptions:
-    """What else decides how engines come out.
-
-    Attributes:
-        block_size, lm_head_bits: of the language model's weights in an int4 build.
-        provider: see `lira_engine.ort.device.PROVIDERS`. allow_fallback: whether nodes may run on the CPU.
-    """
-
-    block_size: int = 32
-    lm_head_bits: int = 4
-    provider: str = "cuda"
-    allow_fallback: bool = False
+class Options:
+    """Base of all options. Raises LiraError for values that a field does not take."""
 
     def __post_init__(self) -> None:
-        if self.block_size not in (32, 64, 128):
-            raise LiraError(f"block size {self.block_size}: expected 32, 64 or 128")
-        if self.lm_head_bits not in (4, 8):
-            raise LiraError(f"LM head of {self.lm_head_bits} bits: expected 4 or 8")
-        if self.provider not in PROVIDERS:
-            raise LiraError(f"provider {self.provider!r}: expected {', '.join(PROVIDERS)}")
-        if not isinstance(self.allow_fallback, bool):
-            raise LiraError(f"allow_fallback {self.allow_fallback!r}: expected true or false")
+        for one in self.all():
+            one.check(getattr(self, one.name))
+        self.check()
+
+    def check(self) -> None:
+        """Raise LiraError for what `Option.choices` do not say."""
+
+    @classmethod
+    def all(cls) -> tuple[Option, ...]:
+        """The options, in the order of the fields."""
+        found = []
+        for field in fields(cls):
+            facts = dict(field.metadata[_KEY])
+            facts["argument"] = facts["argument"] or field.name.replace("_", "-")
+            found.append(Option(name=field.name, default=field.default, **facts))
+        return tuple(found)
+
+    @classmethod
+    def effective(cls, quantized: bool) -> tuple[Option, ...]:
+        """The options that have an effect in a build with, or without, quantized weights."""
+        return tuple(one for one in cls.all() if quantized or not one.quantized)
+
+    @classmethod
+    def given(
+        cls: type[OptionsType], values: Mapping[str, Any], target: str, precision: str, quantized: bool
+    ) -> OptionsType:
+        """The options of a command line, defaults where it names none.
+
+        Raises LiraError for an option that the target lacks, or that has no effect in this precision, and for
+        values that it does not take.
+        """
+        known = {one.name: one for one in cls.all()}
+        effective = {one.name for one in cls.effective(quantized)}
+        for name in sorted(values):
+            label = name.replace("_", " ")
+            if name not in known:
+                raise LiraError(f"target {target} has no option {label}: leave it out")
+            if name not in effective:
+                raise LiraError(f"{target}-{precision} engines have no option {label}: leave it out")
+        return cls(**{name: known[name].parsed(value) for name, value in values.items()})
+
+    def recorded(self, quantized: bool) -> dict[str, Any]:
+        """The effective options as JSON has them."""
+        found = {one.name: getattr(self, one.name) for one in self.effective(quantized)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+    @classmethod
+    def read(cls: type[OptionsType], recorded: Mapping[str, Any], quantized: bool) -> OptionsType:
+        """What `recorded` wrote; other keys are ignored. Raises LiraError if one is missing or wrong."""
+        values: dict[str, Any] = {}
+        for one in cls.effective(quantized):
+            if one.name not in recorded:
+                raise LiraError(f"lacks option {one.name}")
+            value = recorded[one.name]
+            values[one.name] = tuple(value) if isinstance(value, list) else value
+        return cls(**values)
+
+    @classmethod
+    def arguments(cls, recorded: Mapping[str, Any], quantized: bool) -> str:
+        """What asks `lira-edge build` for the options of a record that are not the defaults, a space before
+        each; "" for a record that no build wrote."""
+        try:
+            options = cls.read(recorded, quantized)
+        except LiraError:
+            return ""
+        chosen = ((one, getattr(options, one.name)) for one in cls.effective(quantized))
+        return "".join(one.written(value) for one, value in chosen if value != one.default)
 
 
-Options = OrtOptions | CudaOptions | TrtOptions
+def _kind(default: Any) -> str:
+    names = {bool: "true or false", int: "a whole number", str: "text", tuple: "a list"}
+    return names.get(type(default), type(default).__name__)
 
 
-_CLASSES: Mapping[str, type[Options]] = MappingProxyType(
-    {"cpu": OrtOptions, "cuda": CudaOptions, "tensorrt": TrtOptions, "tensorrt-rtx": TrtOptions}
-)
-
-
-def options_class(target: str) -> type[Options]:
-    """Raises LiraError for a target that there is not."""
-    if target not in _CLASSES:
-        raise LiraError(f"there is no target {target!r}; expected {', '.join(_CLASSES)}")
-    return _CLASSES[target]
-
-
-def options_for(target: str, given: Mapping[str, Any], precision: str | None = None) -> Options:
-    """The options of a target's builder, its defaults where nothing is given. Raises LiraError for a target
-    that there is not, an option that it does not have, or that decides nothing in `precision`, and for values
-    out of range."""
-    kind = options_class(target)
-    unknown = sorted(given.keys() - {field.name for field in fields(kind)})
-    if unknown:
-        raise LiraError(f"target {target} has no option {unknown[0].replace('_', ' ')}: leave it out")
-    idle = sorted(given.keys() - set(given if precision is None else options_of(target, precision)))
-    if idle:
-        raise LiraError(
-            f"{target}-{precision} engines have no option {idle[0].replace('_', ' ')}: leave it out"
-        )
-    return kind(**given)
-
-
-def options_of(target: str, precision: str) -> tuple[str, ...]:
-    """The options that decide how engines of a target come out in a precision."""
-    weights = ("block_size", "lm_head_bits") if precision in ("int4", "int8") else ()
-    match target:
-        case "cpu":
-            return (*weights, "encoders") if weights else ()
-        case "cuda":
-            return ("provider", "allow_fallback", *weights)
-        case "tensorrt":
-            return ("lm_head_parts", "sampling", *weights)
-    return ("lm_head_parts", "compute_capabilities", *weights)
-
-
-def recorded_options(target: str, precision: str, options: Options) -> dict[str, Any]:
-    """Those of `options_of`, for JSON."""
-    found = {name: getattr(options, name) for name in options_of(target, precision)}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
-
-
-def read_options(target: str, precision: str, recorded: Mapping[str, Any]) -> Options:
-    """What `recorded_options` wrote, what else there is left out. Raises LiraError where that is not it."""
-    given: dict[str, Any] = {}
-    for name in options_of(target, precision):
-        if name not in recorded:
-            raise LiraError(f"lacks option {name}")
-        value = recorded[name]
-        given[name] = tuple(value) if isinstance(value, list) else value
-    try:
-        return options_class(target)(**given)
-    except TypeError:
-        raise LiraError(f"has options of another type: {given}") from None
-
-
-def option_arguments(target: str, precision: str, recorded: Mapping[str, Any]) -> str:
-    """What asks `lira-edge build` for the options of a record that are not the defaults, with a space before
-    each; nothing for a record that nobody wrote."""
-    try:
-        options, usual = read_options(target, precision, recorded), options_class(target)()
-    except LiraError:
-        return ""
-    arguments = ""
-    for name in options_of(target, precision):
-        value = getattr(options, name)
-        if value == getattr(usual, name):
-            continue
-        text = ",".join(value) if isinstance(value, tuple) else str(value)
-        option = "compute-capability" if name == "compute_capabilities" else name.replace("_", "-")
-        arguments += f" --{option}" if value is True else f" --{option} {text}"
-    return arguments
+def _listed(choices: Sequence[Any]) -> str:
+    *most, last = map(str, choices)
+    return f"{', '.join(most)} or {last}" if most else last

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from lira_engine.bundle.bundle import CheckVectors
+from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.engines.runner import LlmRunner, StageRunner
 from lira_engine.errors import LiraError
 

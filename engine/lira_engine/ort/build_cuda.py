@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -15,57 +12,48 @@ import onnx_ir as ir
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.external_data import save_graph
 from lira_engine.engines.accuracy import check_outputs
-from lira_engine.engines.builder import BuiltStage, Progress, gpu_bytes, gpu_precision
+from lira_engine.engines.builder import BuiltStage, Progress
 from lira_engine.engines.llm_tensors import is_cache
-from lira_engine.engines.options import CudaOptions, recorded_options
-from lira_engine.engines.record import engine_file, tool_versions
+from lira_engine.engines.replay import run_llm, run_stage
+from lira_engine.engines.target import Target
 from lira_engine.lowering.cuda import cuda_pipeline
 from lira_engine.lowering.passes.half_products import kept_in_fp32
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.quantization import Quantization
-from lira_engine.ort.device import Device, cuda_device
-from lira_engine.ort.llm import open_llm
+from lira_engine.ort.device import Device
+from lira_engine.ort.opening import OrtOpener
+from lira_engine.ort.options import CudaOptions
 from lira_engine.ort.placement import Placement, check_placement, placement_of_run
-from lira_engine.ort.session import OrtStage
 
 
+@dataclass(frozen=True)
 class CudaBuilder:
-    """Builds for "cuda". Raises LiraError where this ONNX Runtime lacks the provider."""
+    """Lowers a stage for ONNX Runtime on a GPU, writes it into a folder and checks it there."""
 
-    def __init__(
-        self, bundle: Bundle, precision: str, options: CudaOptions, threads: int | None, progress: Progress
-    ) -> None:
-        self.bundle, self.precision, self.options = bundle, precision, options
-        self.threads, self.progress = threads, progress
-        self.device = device_of(asdict(options))
+    opener: OrtOpener
+    target: Target
+    precision: str
+    options: CudaOptions
+    progress: Progress
 
     @property
-    def recorded(self) -> dict[str, Any]:
-        return recorded_options("cuda", self.precision, self.options)
-
-    def machine(self) -> dict[str, str]:
-        return {"system": platform.system(), "arch": platform.machine()}
-
-    def tools(self) -> dict[str, str]:
-        return tool_versions()
-
-    def expected_bytes(self, portable: Mapping[str, int]) -> int:
-        return sum(gpu_bytes(self.precision, portable))
+    def bundle(self) -> Bundle:
+        return self.opener.bundle
 
     def stage(self, stage: str, folder: Path) -> BuiltStage:
         started = time.perf_counter()
-        precision = gpu_precision(self.precision, stage)
-        file = folder / engine_file("cuda", stage)
+        (precision,) = self.target.stage_precisions(self.precision, stage)
+        file = folder / self.target.file(stage)
         kept = self._write(stage, precision, file)
         self.progress(stage, "check")
         errors = self._check(stage, precision, file)
-        checked_placement(self.bundle, stage, file, precision, self.device)
+        checked_placement(self.bundle, stage, file, precision, self.opener.device)
         self.progress(stage, "done")
         seconds = round(time.perf_counter() - started, 3)
         return BuiltStage(precision, errors, seconds, kept_fp32=kept)
 
     def _write(self, stage: str, precision: str, file: Path) -> tuple[str, ...]:
-        """The engine file; the weights that do not fit into fp16."""
+        """Write the engine file; the weights that do not fit into fp16."""
         self.progress(stage, "lower")
         quantization = Quantization(self.options.block_size, self.options.lm_head_bits)
         passes = cuda_pipeline(stage, precision, self.options.provider, quantization)
@@ -75,26 +63,20 @@ class CudaBuilder:
         return kept_in_fp32(model)
 
     def _check(self, stage: str, precision: str, file: Path) -> dict[str, float]:
-        from lira_engine.engines.replay import run_llm, run_stage
-
-        manifest, vectors = self.bundle.manifest, self.bundle.check_vectors(stage)
+        """Run the engine on the check vectors; the error of each output."""
+        vectors = self.bundle.check_vectors(stage)
         if stage == "llm":
-            with open_llm(file, manifest.model, "cuda", self.threads, self.device) as llm:
+            with self.opener.llm(file) as llm:
                 found = run_llm(llm, vectors)
         else:
-            spec = manifest.stages[stage]
-            with OrtStage(stage, file, spec, self.threads, device=self.device) as runner:
+            with self.opener.stage(stage, file) as runner:
                 found = run_stage(runner, vectors.inputs)
-        return check_outputs(f"the cuda engine of {stage}", precision, found, vectors.outputs, vectors.noise)
-
-
-def device_of(options: Mapping[str, Any]) -> Device:
-    """The device that build options name. Raises LiraError where it is not there."""
-    return cuda_device(options["provider"], options["allow_fallback"])
+        what = f"the {self.target.name} engine of {stage}"
+        return check_outputs(what, precision, found, vectors.outputs, vectors.noise)
 
 
 def checked_placement(bundle: Bundle, stage: str, file: Path, precision: str, device: Device) -> Placement:
-    """Where the nodes of a stage's file run. Raises LiraError where that is not where they should."""
+    """Where the nodes of a stage's file run. Raises LiraError if that is not where they should."""
     if stage == "llm":
         device = device.for_cache
     found = placement_of_run(file, device, _feeds(bundle, stage, precision))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from lira_engine.bundle.integrity import cache_folder
 from lira_engine.errors import LiraError
+from lira_engine.system.cache import cache_folder
 from lira_engine.system.extras import install_line
 
 _CUDA = "CUDAExecutionProvider"
@@ -63,7 +63,7 @@ def cuda_device(provider: str = "cuda", allow_fallback: bool = False) -> Device:
     """
     if provider not in PROVIDERS:
         raise LiraError(f"provider {provider!r}: expected {', '.join(PROVIDERS)}")
-    from lira_engine.ort.session import onnxruntime  # which says how it is installed, where it is missing
+    from lira_engine.ort.library import onnxruntime  # which says how it is installed, where it is missing
 
     wanted = tuple(dict.fromkeys((PROVIDERS[provider], _CUDA)))
     available = onnxruntime.get_available_providers()

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from lira_engine.bundle.manifest import ModelSpec
+from lira_engine.engines.llm_tensors import cache_output, is_cache_input
 from lira_engine.engines.runner import Closing, CountedRows, KvCache, LlmOutput, check_embeddings, check_room
 from lira_engine.errors import Closed, LiraError, memory_errors_told
 from lira_engine.ort.device import CPU, Device
 from lira_engine.ort.large_pages import large_pages
-from lira_engine.ort.session import bind_input, bind_output, onnxruntime, open_session, run_options
+from lira_engine.ort.library import onnxruntime
+from lira_engine.ort.session import bind_input, bind_output, open_session, run_options
 
 
 class OrtKvCache(CountedRows):
@@ -43,7 +45,7 @@ class OrtKvCache(CountedRows):
             }
         for name, rows in self.rows.items():
             self.binding.bind_ortvalue_input(name, rows)
-            self.binding.bind_ortvalue_output(name.replace("_cache.", "_cache_out."), rows)
+            self.binding.bind_ortvalue_output(cache_output(name), rows)
 
     def fill(self, length: int) -> None:
         super().fill(length)
@@ -67,7 +69,7 @@ class OrtLlm(Closing):
             )
         inputs = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
         outputs = {tensor.name: tensor.shape for tensor in self._session.get_outputs()}
-        self._cache_shapes = {name: tuple(shape) for name, shape in inputs.items() if "_cache." in name}
+        self._cache_shapes = {name: tuple(shape) for name, shape in inputs.items() if is_cache_input(name)}
         tensors = {"inputs_embeds", "position", "logit_positions", *self._cache_shapes}
         if inputs.keys() != tensors or not {"logits", "hidden_states", "key_cache_out.0"} <= outputs.keys():
             raise LiraError(f"{path} is no language model's graph: its inputs are {', '.join(inputs)}")
@@ -136,15 +138,8 @@ class OrtLlm(Closing):
         self._session = None
 
 
-def open_llm(
-    path: Path, spec: ModelSpec, target: str, threads: int | None = None, device: Device = CPU
-) -> OrtLlm:
-    """The language model of a bundle, for targets "portable", "cpu" and "cuda", which run alike.
-
-    Raises LiraError where the file's sizes are not those of `spec`.
-    """
-    if target not in ("portable", "cpu", "cuda"):
-        raise ValueError(f"target {target} has another runner")
+def open_llm(path: Path, spec: ModelSpec, threads: int | None = None, device: Device = CPU) -> OrtLlm:
+    """The language model of a bundle. Raises LiraError if the file's sizes are not those of `spec`."""
     llm = OrtLlm(path, threads, device)
     wrong = [
         f"{name} {found}, expected {getattr(spec, name)}"

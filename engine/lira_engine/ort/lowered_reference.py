@@ -1,33 +1,23 @@
-"""What a lowered language model answers on the check vectors, to hold the engine made of it against.
+"""Runs a lowered language model by ONNX Runtime and keeps its outputs (engines.lowered_outputs).
 
-Four bits move the outputs so far from the fp32 ones that a kernel that is wrong at some rows could hide
-there. The same weights, computed by ONNX Runtime, leave no such room.
-
-    python -m lira_engine.ort.lowered_reference BUNDLE GRAPH PRECISION FOLDER
+python -m lira_engine.ort.lowered_reference BUNDLE GRAPH PRECISION FOLDER
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from lira_engine.bundle.bundle import Bundle
+from lira_engine.engines import lowered_outputs
 from lira_engine.engines.accuracy import check_outputs
+from lira_engine.engines.replay import run_llm
 from lira_engine.errors import LiraError, OutOfMemory, how_it_ended, out_of_memory
 from lira_engine.system.extras import ENGINES_FROM, PORTABLE_FROM
 
 OLD_OPSET = 21
 """The newest that ONNX Runtime knows from `ENGINES_FROM` on."""
-
-
-def file_name(stage: str) -> str:
-    """In an engine folder; not every stage has one."""
-    return f"{stage}.expected.npz"
 
 
 def record(bundle: Bundle, graph: Path, precision: str, folder: Path) -> None:
@@ -40,24 +30,19 @@ def record(bundle: Bundle, graph: Path, precision: str, folder: Path) -> None:
 
     opset = ir.load(graph).opset_imports[""]
     try:
-        from lira_engine.ort.llm import OrtLlm, onnxruntime
+        from lira_engine.ort.library import version
+        from lira_engine.ort.llm import OrtLlm
     except OutOfMemory:
         raise
     except LiraError:
         return
-    version = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
-    if version < (PORTABLE_FROM if opset > OLD_OPSET else ENGINES_FROM):
+    if version() < (PORTABLE_FROM if opset > OLD_OPSET else ENGINES_FROM):
         return
-    llm = OrtLlm(graph)
-    from lira_engine.engines.replay import run_llm
-
     vectors = bundle.check_vectors("llm")
-    with llm:
+    with OrtLlm(graph) as llm:
         found = run_llm(llm, vectors)
     checked = check_outputs("the lowered graph of llm", precision, found, vectors.outputs, vectors.noise)
-    with open(folder / file_name("llm"), "wb") as file:
-        arrays: dict[str, Any] = {name: found[name] for name in checked}
-        np.savez(file, **arrays)
+    lowered_outputs.write(folder, "llm", {name: found[name] for name in checked})
 
 
 def record_in_process(bundle: Bundle, graph: Path, precision: str, folder: Path) -> None:
@@ -79,18 +64,6 @@ def record_in_process(bundle: Bundle, graph: Path, precision: str, folder: Path)
             f"the lowered graph of llm could not be run ({said[:300]}): close other programs or add swap; "
             "nothing was kept"
         )
-
-
-def read(folder: Path, stage: str) -> dict[str, np.ndarray]:
-    """By the output's name."""
-    with np.load(folder / file_name(stage), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
-
-
-def check(what: str, found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The error of each output. Raises LiraError, which begins with `what`, where an engine's outputs are
-    further from those of the same weights than roundings to fp16 bring them."""
-    return check_outputs(f"{what}, beside its own lowered graph,", "fp16", found, expected, {})
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from functools import cache
 from importlib import metadata
+
+from lira_engine.errors import memory_errors_told
 
 DISTRIBUTION = "lira-edge"
 # Wheels of one import package: either will do, both together overwrite each other.
@@ -51,3 +54,24 @@ def lacking(entry: metadata.EntryPoint) -> tuple[list[str], str]:
     known = [extra for extra in entry.extras if extra in extras()]
     missing = [package for extra in known for package in missing_packages(extra)]
     return missing, install_line(",".join(known))
+
+
+def tool_versions() -> dict[str, str]:
+    """Python and the installed packages that lower and run graphs, with their versions."""
+    packages = ("onnxruntime", "onnxruntime-gpu", "onnx", "onnx-ir", "numpy")
+    versions = {package: installed(package) for package in packages}
+    return {"python": platform.python_version()} | {
+        package: version for package, version in versions.items() if version is not None
+    }
+
+
+def onnxruntime_here() -> tuple[str | None, list[str]]:
+    """Version and execution providers of ONNX Runtime, whichever wheel brought it (JetPack has its own);
+    None where there is none."""
+    try:
+        with memory_errors_told():
+            import onnxruntime
+    except ImportError:
+        return None, []
+    providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+    return onnxruntime.__version__, providers

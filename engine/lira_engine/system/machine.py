@@ -101,6 +101,11 @@ def gpus() -> list[Gpu]:
     ]
 
 
+def gpu_here() -> bool:
+    """Whether there is an NVIDIA GPU. Some Jetson boards have no nvidia-smi."""
+    return bool(gpus()) or jetson() is not None
+
+
 def jetson() -> Jetson | None:
     """The board, or None where this is no Jetson."""
     if not _L4T.exists():

@@ -60,7 +60,7 @@ def compile_engine(job: Job, phase: Callable[[str], None]) -> dict[str, int | No
         load_plugins(flavour, "take --sampling gathers")
     builder = trt.Builder(log.logger)
     phase("parse")
-    flags = 0 if job.target == "tensorrt" and flavour.version >= (11,) else _strongly_typed(trt)
+    flags = 0 if not flavour.package.compiles_at_run and flavour.version >= (11,) else _strongly_typed(trt)
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, log.logger)
     if not parser.parse_from_file(job.graph):

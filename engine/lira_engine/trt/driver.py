@@ -15,6 +15,7 @@ import numpy as np
 
 from lira_engine.errors import LiraError, memory_errors_told
 from lira_engine.system.extras import install_line
+from lira_engine.trt.flavour import PACKAGES
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -123,8 +124,8 @@ def open_driver(target: str) -> Driver:
     except ImportError as error:
         reason = " ".join(str(error).split())[:200]
         if isinstance(error, ModuleNotFoundError):
-            extra = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}[target]
-            raise LiraError(f"target {target} needs pycuda ({reason}): {install_line(extra)}") from None
+            mend = install_line(PACKAGES[target].extra)
+            raise LiraError(f"target {target} needs pycuda ({reason}): {mend}") from None
         # libcuda comes with the driver, pycuda's other libraries with the CUDA that it was compiled with.
         mend = (
             "install NVIDIA's driver (or let the container see it): `nvidia-smi` must name the GPU"

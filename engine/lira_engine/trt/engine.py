@@ -77,7 +77,7 @@ class TrtEngine:
     @property
     def compiles_kernels(self) -> bool:
         """Whether kernels for the very shapes of a pass are compiled when it is run."""
-        return self.flavour.target == "tensorrt-rtx"
+        return self.flavour.package.compiles_at_run
 
     def new_context(self, profile: int, stream: Stream, passes: Passes = "differ") -> TrtContext:
         """Ready for shapes of optimization profile `profile`; `stream` is the one that it will run on.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
@@ -11,28 +10,44 @@ from typing import Any, Literal
 
 from lira_engine.errors import LiraError, memory_errors_told
 from lira_engine.system.extras import install_line
-from lira_engine.system.machine import gpus, jetson
 
 Dialect = Literal["cache_update", "decomposed"]
-"""cache_update: `TensorScatter` and `Attention`, the cache is updated where it is. decomposed: products,
-softmax and `ScatterElements`, whose output is another buffer than its input."""
+"""cache_update: `TensorScatter` and `Attention`, the cache is updated in place. decomposed: `MatMul`,
+`Softmax` and `ScatterElements`, whose output is another buffer than its input."""
 
-# From this version on the parser has TensorScatter, Attention, RotaryEmbedding and RMSNormalization.
-_CACHE_UPDATE_FROM: Mapping[str, tuple[int, int]] = MappingProxyType(
-    {"tensorrt": (10, 15), "tensorrt-rtx": (1, 2)}
+
+@dataclass(frozen=True)
+class Package:
+    """What is different about TensorRT and TensorRT for RTX.
+
+    Attributes:
+        module: its Python module. extra: of lira-edge, with what runs its engines. cache_update_from: version
+            from which on the parser has TensorScatter, Attention, RotaryEmbedding and RMSNormalization.
+        block_sizes: inputs of an int4 weight that may share a scale, as its documentation has it, or, for
+            RTX, as it compiles. compiles_at_run: engines are for several GPUs, and kernels are compiled on
+            the GPU that runs them; TensorRT builds for the GPU that is there, and times its kernels.
+    """
+
+    module: str
+    extra: str
+    cache_update_from: tuple[int, int]
+    block_sizes: tuple[int, ...]
+    compiles_at_run: bool
+
+
+PACKAGES: Mapping[str, Package] = MappingProxyType(
+    {
+        "tensorrt": Package("tensorrt", "tensorrt", (10, 15), (128, 64), False),
+        "tensorrt-rtx": Package("tensorrt_rtx", "rtx", (1, 2), (128, 64, 32), True),
+    }
 )
-_MODULES: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {"tensorrt": ("tensorrt", "tensorrt"), "tensorrt-rtx": ("tensorrt_rtx", "rtx")}
-)
-TARGETS = tuple(_MODULES)
+"""By target."""
 RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 """Of the GPUs that engines for RTX run on where none were named (TensorRT for RTX 1.7)."""
 RTX_BUILDS_FOR = ("7.5", *RTX_CAPABILITIES, "12.1")
 """What `--compute-capability` takes there."""
-RTX_ALL_PRODUCTS_FROM = (8, 0)
-"""Turing (7.5) has products in fp16 only: NVIDIA's support matrix has no int4, the compiler refuses fp32."""
-_ARCH = MappingProxyType({"AMD64": "x86_64"})
-"""Windows' name for a processor, and everybody else's."""
+RTX_ALL_PRECISIONS_FROM = (8, 0)
+"""Turing (7.5) has matmuls in fp16 only: NVIDIA's support matrix has no int4, the compiler refuses fp32."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,10 @@ class Flavour:
     dialect: Dialect
 
     @property
+    def package(self) -> Package:
+        return PACKAGES[self.target]
+
+    @property
     def name(self) -> str:
         """Package and version."""
         return f"{self.target} {'.'.join(map(str, self.version))}"
@@ -53,7 +72,7 @@ class Flavour:
 def load_flavour(target: str) -> Flavour:
     """Import the package of "tensorrt" or "tensorrt-rtx". Raises LiraError, with how to get it, where it is
     not installed or does not load."""
-    module_name, extra = _MODULES[target]
+    module_name, extra = PACKAGES[target].module, PACKAGES[target].extra
     try:
         with memory_errors_told():
             module = importlib.import_module(module_name)
@@ -78,7 +97,7 @@ def parse_version(text: str) -> tuple[int, ...]:
 
 def dialect_of(target: str, version: tuple[int, ...]) -> Dialect:
     """What the parser of this version takes."""
-    return "cache_update" if version[:2] >= _CACHE_UPDATE_FROM[target] else "decomposed"
+    return "cache_update" if version[:2] >= PACKAGES[target].cache_update_from else "decomposed"
 
 
 def compute_capabilities(flavour: Flavour) -> dict[str, Any]:
@@ -87,28 +106,8 @@ def compute_capabilities(flavour: Flavour) -> dict[str, Any]:
     return {f"{name[2:-1]}.{name[-1]}": value for name, value in known.items() if name.startswith("SM")}
 
 
-def engine_machine(target: str) -> dict[str, str]:
-    """Where engines of a target run. Those for RTX: on any GPU of their compute capabilities, on Linux and
-    Windows alike, as NVIDIA says (developer.nvidia.com/tensorrt-rtx: portable across GPUs and OS). Those of
-    TensorRT: on the GPU that they were built on, a Jetson's under the same L4T."""
-    arch = _ARCH.get(platform.machine(), platform.machine())
-    if target == "tensorrt-rtx":
-        return {"arch": arch}
-    here = {"system": platform.system(), "arch": arch}
-    board = jetson()
-    if board is not None:  # nvidia-smi has one name for the GPUs of all boards
-        return here | {"gpu": board.model, "l4t": board.l4t}
-    return here | {"gpu": ", ".join(sorted({gpu.name for gpu in gpus()})) or "none found"}
-
-
-def engine_tools(target: str) -> dict[str, str]:
-    """The package that engines depend on: another version does not load them."""
-    flavour = load_flavour(target)
-    return {flavour.target: ".".join(map(str, flavour.version))}
-
-
 def _how_to_get(target: str, extra: str) -> str:
-    if target == "tensorrt-rtx":
+    if PACKAGES[target].compiles_at_run:
         return f"pip install tensorrt-rtx, or to run engines, too, {install_line(extra)}"
     return (
         "on JetPack `sudo apt install tensorrt python3-libnvinfer`, in a virtual environment made with "

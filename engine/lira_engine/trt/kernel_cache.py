@@ -8,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lira_engine.bundle.integrity import cache_folder
 from lira_engine.errors import LiraError
 from lira_engine.system.atomic import atomic_write
+from lira_engine.system.cache import cache_folder
 from lira_engine.trt.flavour import Flavour
 
 

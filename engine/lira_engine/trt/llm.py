@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lira_engine.bundle.manifest import ModelSpec
+from lira_engine.engines.llm_tensors import cache_output, is_cache_input
 from lira_engine.engines.runner import Closing, CountedRows, KvCache, LlmOutput, check_embeddings, check_room
 from lira_engine.errors import Closed
 from lira_engine.trt.driver import Buffer
@@ -87,7 +88,7 @@ class TrtLlm(Closing):
         self._cache_sizes = {
             name: int(np.prod(tensor.shape)) * np.dtype(tensor.dtype).itemsize
             for name, tensor in engine.tensors.items()
-            if "_cache." in name
+            if is_cache_input(name)
         }
         self._sets = 1 if engine.flavour.dialect == "cache_update" else 2
         self._caches: weakref.WeakSet[TrtKvCache] = weakref.WeakSet()
@@ -167,7 +168,7 @@ class TrtLlm(Closing):
         for name, buffer in cache.buffers[0].items():
             context.bind(name, buffer.address)
         for name, buffer in cache.buffers[-1].items():
-            context.bind(name.replace("_cache.", "_cache_out."), buffer.address)
+            context.bind(cache_output(name), buffer.address)
         context.execute(self._stream)
         cache.buffers.reverse()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from lira_engine.bundle.manifest import Manifest, TensorSpec
+from lira_engine.engines.llm_tensors import cache_output, is_cache, is_cache_input
 from lira_engine.errors import LiraError
 from lira_engine.trt.driver import Driver
 from lira_engine.trt.engine import EngineTensor, TrtEngine
@@ -18,38 +20,34 @@ from lira_engine.trt.stage import TrtStage
 Runner = TypeVar("Runner", TrtStage, TrtLlm)
 
 
-def open_trt_stage(
-    manifest: Manifest, name: str, file: Path, flavour: Flavour, driver: Driver, mend: str
-) -> TrtStage:
-    """A stage's engine; all but the language model.
+@dataclass(frozen=True)
+class TrtOpener:
+    """Opens engines on the GPU; all of a process share its one context.
 
-    `mend` is what the user does where the engine is of no use here. Raises LiraError where TensorRT or the
-    device refuses the file, and where its tensors or profiles are not those of the bundle.
+    `mend`: what the user does if an engine is of no use here. Both methods raise LiraError if TensorRT or the
+    device refuses the file, and if its tensors or profiles are not those of the bundle.
     """
-    spec = manifest.stages[name]
-    return _open(manifest, name, file, flavour, driver, mend, lambda engine: TrtStage(name, engine, spec))
 
+    manifest: Manifest
+    flavour: Flavour
+    driver: Driver
+    mend: str
 
-def open_trt_llm(manifest: Manifest, file: Path, flavour: Flavour, driver: Driver, mend: str) -> TrtLlm:
-    """The language model's engine; otherwise as `open_trt_stage`."""
-    return _open(manifest, "llm", file, flavour, driver, mend, lambda engine: TrtLlm(engine, manifest.model))
+    def stage(self, name: str, file: Path) -> TrtStage:
+        """A stage's engine; all but the language model."""
+        spec = self.manifest.stages[name]
+        return self._open(name, file, lambda engine: TrtStage(name, engine, spec))
 
+    def llm(self, file: Path) -> TrtLlm:
+        return self._open("llm", file, lambda engine: TrtLlm(engine, self.manifest.model))
 
-def _open(
-    manifest: Manifest,
-    name: str,
-    file: Path,
-    flavour: Flavour,
-    driver: Driver,
-    mend: str,
-    runner: Callable[[TrtEngine], Runner],
-) -> Runner:
-    with driver.current():
-        engine = TrtEngine(file, flavour, driver, mend)
-        wrong = next(differences(engine, manifest, name), None)
-        if wrong is not None:
-            raise LiraError(f"{file} is not an engine of this bundle's {name}: {wrong}; {mend}")
-        return runner(engine)
+    def _open(self, name: str, file: Path, runner: Callable[[TrtEngine], Runner]) -> Runner:
+        with self.driver.current():
+            engine = TrtEngine(file, self.flavour, self.driver, self.mend)
+            wrong = next(differences(engine, self.manifest, name), None)
+            if wrong is not None:
+                raise LiraError(f"{file} is not an engine of this bundle's {name}: {wrong}; {self.mend}")
+            return runner(engine)
 
 
 def differences(engine: TrtEngine, manifest: Manifest, stage: str) -> Iterator[str]:
@@ -79,21 +77,18 @@ def differences(engine: TrtEngine, manifest: Manifest, stage: str) -> Iterator[s
             found = engine.tensors[name].ranges[number]
             if found != ranges:
                 yield f"{name} takes {_text(found)}, in profile {number}, expected {_text(ranges)}"
-    if stage == "llm" and engine.flavour.dialect == "cache_update":
-        for name in spec.outputs:
-            if "_cache_out." in name and engine.aliased_input(name) != name.replace("_cache_out.", "_cache."):
-                yield f"{name} does not share the memory of its input"
-    # Buffers of one cache have one dtype, whichever way they are used.
-    for name in spec.outputs:
-        if "_cache_out." in name:
-            input_name = name.replace("_cache_out.", "_cache.")
-            if engine.tensors[name].dtype != engine.tensors[input_name].dtype:
-                yield f"{name} is {engine.tensors[name].dtype}, {input_name} is not"
+    for given in filter(is_cache_input, spec.inputs):
+        updated = cache_output(given)
+        if engine.flavour.dialect == "cache_update" and engine.aliased_input(updated) != given:
+            yield f"{updated} does not share the memory of its input"
+        # A pass may read a buffer that another one wrote: both have one dtype.
+        if engine.tensors[updated].dtype != engine.tensors[given].dtype:
+            yield f"{updated} is {engine.tensors[updated].dtype}, {given} is not"
 
 
 def _dtypes(name: str, spec: TensorSpec) -> tuple[str, ...]:
     """Engines with fp16 arithmetic have their caches in fp16, too."""
-    return (spec.dtype, "float16") if "_cache." in name or "_cache_out." in name else (spec.dtype,)
+    return (spec.dtype, "float16") if is_cache(name) else (spec.dtype,)
 
 
 def _has_shape(tensor: EngineTensor, spec: TensorSpec, profiles: list[Profile]) -> bool:

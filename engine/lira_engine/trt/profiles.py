@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lira_engine.bundle.manifest import MAX_TILES, Manifest, StageSpec
+from lira_engine.trt.flavour import Package
 
 PREFILL_ROWS = 256
 """Rows of a prefill pass: also what a region of ILVC is, less the few tokens around it."""
@@ -32,12 +33,12 @@ DECODE: Profile = {"S": Sizes(1, 1, 1), "K": Sizes(1, 1, 1)}
 ANY: Profile = {"S": Sizes(1, 1, PREFILL_ROWS), "K": Sizes(1, 1, ASKED_ROWS)}
 
 
-def llm_profiles(target: str, precision: str) -> int:
+def llm_profiles(package: Package, precision: str) -> int:
     """How many profiles a language model's engine gets: two, because TensorRT chooses the kernels of each by
     timing them at its usual sizes. That for RTX compiles kernels when it runs; version 1.7 keeps fp16 weights
     once per profile (LIRA-2B: 6.5 GB with two, 3.3 GB with one) and int4 weights once for both.
     """
-    return 1 if target == "tensorrt-rtx" and precision != "int4" else 2
+    return 1 if package.compiles_at_run and precision != "int4" else 2
 
 
 def stage_profiles(manifest: Manifest, stage: str, of_llm: int = 2) -> list[Profile]:

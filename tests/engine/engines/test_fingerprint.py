@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import shutil
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,30 +13,39 @@ import pytest
 
 from lira_engine.engines import fingerprint
 from lira_engine.engines.fingerprint import lowering_fingerprint, lowering_sources
+from lira_engine.engines.target import Target
+from lira_engine.targets import TARGETS
 
 ROOT = Path(fingerprint.__file__).parent.parent
 MODULES = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts) for path in ROOT.rglob("*.py")}
 # Imported by code that lowers, without a say in what comes out: errors, files, facts and runs.
 NEUTRAL = {
-    "bundle.bundle", "bundle.integrity", "bundle.manifest", "engines.accuracy", "engines.record",
-    "engines.replay", "errors", "open", "ort.device", "ort.llm", "ort.placement", "ort.session",
-    "system.atomic", "system.extras", "system.machine", "trt.log",
+    "bundle.bundle", "bundle.integrity", "bundle.manifest", "engines.accuracy", "engines.lowered_outputs",
+    "engines.record", "engines.replay", "engines.runner", "engines.setting", "engines.usable", "errors",
+    "open", "ort.device", "ort.library", "ort.llm", "ort.opening", "ort.placement", "ort.session",
+    "system.atomic", "system.cache", "system.extras", "system.machine", "trt.driver", "trt.log",
+    "trt.opening", "trt.readiness",
 }  # fmt: skip
 
 
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest) -> Target:
+    return TARGETS[request.param]
+
+
 @pytest.fixture
-def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The package's sources, to change."""
+def copied(tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, ...]]:
+    """The package's sources, to change: those of the target in the copy."""
     root = shutil.copytree(ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(fingerprint, "_ROOT", root)
     lowering_fingerprint.cache_clear()
-    yield root
+    yield tuple(root / path.relative_to(ROOT) for path in target.sources)
     lowering_fingerprint.cache_clear()
 
 
-def imported(path: Path) -> set[str]:
-    """The modules of lira_engine that a file imports, anywhere in it."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def imported(source: str) -> set[str]:
+    """The modules of lira_engine that code imports, anywhere in it."""
+    tree = ast.parse(source)
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
@@ -43,29 +54,42 @@ def imported(path: Path) -> set[str]:
     return {name.removeprefix("lira_engine.") for name in found if name.startswith("lira_engine.")}
 
 
-def test_every_source_of_a_lowering_changes_it(copied: Path) -> None:
-    seen = {lowering_fingerprint()}
-    for path in lowering_sources():
+def test_every_source_of_a_lowering_changes_it(copied: tuple[Path, ...], tmp_path: Path) -> None:
+    seen = {lowering_fingerprint(copied)}
+    for _, path in lowering_sources(copied):
         path.write_bytes(path.read_bytes() + b"\n# changed")
         lowering_fingerprint.cache_clear()
-        seen.add(lowering_fingerprint())
-    assert len(seen) == len(lowering_sources()) + 1 > 30
-    (copied / "errors.py").write_text("")
+        seen.add(lowering_fingerprint(copied))
+    assert len(seen) == len(lowering_sources(copied)) + 1
+    (tmp_path / "copy" / "errors.py").write_text("")
     lowering_fingerprint.cache_clear()
-    assert lowering_fingerprint() in seen
+    assert lowering_fingerprint(copied) in seen
 
 
-def test_line_endings_and_places_do_not(copied: Path) -> None:
-    there = lowering_fingerprint()
-    for path in lowering_sources():
+def test_line_endings_and_places_do_not_change_it(target: Target, copied: tuple[Path, ...]) -> None:
+    there = lowering_fingerprint(copied)
+    for _, path in lowering_sources(copied):
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     lowering_fingerprint.cache_clear()
-    assert lowering_fingerprint() == there and len(there) == 12
+    assert lowering_fingerprint(copied) == there and len(there) == 12
 
 
-def test_no_module_is_forgotten() -> None:
-    """What code that lowers imports lowers, too, or is known not to."""
-    covered = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in lowering_sources()}
+def test_code_of_another_target_does_not_change_it() -> None:
+    codes = {lowering_fingerprint(target.sources) for target in TARGETS.values()}
+    assert len(codes) == 3  # TensorRT and TensorRT for RTX are built by the same code
+    assert len({path for target in TARGETS.values() for _, path in lowering_sources(target.sources)}) > 30
+
+
+def test_no_module_is_forgotten(target: Target) -> None:
+    """What code that lowers imports lowers, too, or is known not to. A room's target.py imports the builders
+    of all its targets: of that file only the method that makes this target's builder counts."""
+    sources = [path for _, path in lowering_sources(target.sources)]
+    covered = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sources}
     covered = {name.removesuffix(".__init__") for name in covered}
-    needed = set().union(*(imported(path) for path in lowering_sources()))
+    assert type(target).__module__.removeprefix("lira_engine.") in covered
+    needed = imported(textwrap.dedent(inspect.getsource(type(target).builder)))
+    assert any(name.rpartition(".")[2].startswith("build") for name in needed)
+    for path in sources:
+        if path.name != "target.py" or path.parent.name == "engines":
+            needed |= imported(path.read_text(encoding="utf-8"))
     assert needed - covered - NEUTRAL == set()

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from lira_engine.engines.options import option_arguments, options_for
-from lira_engine.engines.record import build_command
 from lira_engine.errors import LiraError, quoted
 from lira_engine.main import main
+from lira_engine.targets import target_named
 
 
 class Asked(Exception):
@@ -65,7 +64,9 @@ def test_the_command_asks_for_the_options_of_the_record(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also for a path with a space in it."""
-    assert option_arguments(target, precision, recorded) == arguments
+    chosen = target_named(target)
+    command = chosen.build_command(Path("b"), precision, recorded)
+    assert command == f"lira-edge build b --target {target} --precision {precision}{arguments}"
     asked = []
 
     def build(bundle: Any, to: str, wanted: str, options: Any, **others: Any) -> Path:
@@ -75,13 +76,13 @@ def test_the_command_asks_for_the_options_of_the_record(
     monkeypatch.setattr("lira_engine.build.build", build)
     link = tmp_path / "my bundle"
     link.symlink_to(bundle_path)
-    command = shlex.split(build_command(link, target, precision, recorded))
+    words = shlex.split(chosen.build_command(link, precision, recorded))
     with pytest.raises(Asked):
-        main(command[1:])
+        main(words[1:])
     given = {name: value for name, value in recorded.items() if name != "dialect"}
     if "compute_capabilities" in given:
         given["compute_capabilities"] = tuple(given["compute_capabilities"])
-    assert asked == [(link, target, precision, options_for(target, given, precision))]
+    assert asked == [(link, target, precision, chosen.given_options(given, precision))]
 
 
 @pytest.mark.parametrize(
@@ -94,16 +95,17 @@ def test_the_command_asks_for_the_options_of_the_record(
     ],
 )
 def test_a_record_that_was_edited_asks_for_nothing(recorded: dict[str, Any]) -> None:
-    assert option_arguments("cuda", "fp16", recorded) == ""
+    command = target_named("cuda").build_command(Path("b"), "fp16", recorded)
+    assert command == "lira-edge build b --target cuda --precision fp16"
 
 
 def test_paths_are_quoted_where_a_shell_needs_it() -> None:
     assert quoted(Path("-b")) == "./-b" and quoted(Path("a b")) == "'a b'" and quoted(Path("a/b")) == "a/b"
 
 
-def test_a_target_that_there_is_not_has_no_options() -> None:
+def test_an_unknown_target_names_those_that_there_are() -> None:
     with pytest.raises(LiraError, match="there is no target 'tpu'; expected cpu, cuda, tensorrt, t"):
-        options_for("tpu", {})
+        target_named("tpu")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from lira_engine.lowering.quantization import Quantization
 from lira_engine.ort.device import CPU, PROVIDERS, Device, cuda_device
 from lira_engine.ort.llm import OrtLlm
 from lira_engine.ort.placement import RanNode, check_placement, placement, placement_of_run, ran_nodes
-from lira_engine.ort.session import OrtStage, open_session
+from lira_engine.ort.session import open_session
+from lira_engine.ort.stage import OrtStage
 from lira_export.config import LlmConfig
 
 CONFIG = LlmConfig(

@@ -192,6 +192,6 @@ def test_refuses_sizes_that_the_bundle_does_not_say(path: Path) -> None:
         "num_layers": 2, "num_kv_heads": 2, "head_dim": 16, "hidden_size": C, "vocab_size": 23,
         "context_length": CAPACITY,
     }  # fmt: skip
-    open_llm(path, ModelSpec(**said), "portable", threads=1).close()  # type: ignore[arg-type]
+    open_llm(path, ModelSpec(**said), threads=1).close()  # type: ignore[arg-type]
     with pytest.raises(LiraError, match="vocab_size 23, expected 24"):
-        open_llm(path, ModelSpec(**said | {"vocab_size": 24}), "portable", threads=1)  # type: ignore[arg-type]
+        open_llm(path, ModelSpec(**said | {"vocab_size": 24}), threads=1)  # type: ignore[arg-type]

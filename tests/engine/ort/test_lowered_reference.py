@@ -12,6 +12,7 @@ import pytest
 
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.external_data import save_graph
+from lira_engine.engines import lowered_outputs
 from lira_engine.engines.accuracy import rms_error
 from lira_engine.errors import LiraError
 from lira_engine.lowering.pipeline import apply
@@ -38,14 +39,14 @@ def lowered(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_outputs_are_kept(bundle: Bundle, lowered: Path, tmp_path: Path) -> None:
     lowered_reference.record_in_process(bundle, lowered, "int4", tmp_path)
-    kept = lowered_reference.read(tmp_path, "llm")
+    kept = lowered_outputs.read(tmp_path, "llm")
     wanted = bundle.check_vectors("llm").outputs
     assert kept.keys() == {"logits", "hidden_states"}
     assert all(0.01 < rms_error(array, wanted[name]) < 0.2 for name, array in kept.items())
-    assert lowered_reference.check("it", kept, kept) == {"logits": 0.0, "hidden_states": 0.0}
+    assert lowered_outputs.check("it", kept, kept) == {"logits": 0.0, "hidden_states": 0.0}
     moved = {**kept, "logits": kept["logits"] * np.float32(1.03)}
     with pytest.raises(LiraError, match="it, beside its own lowered graph, is wrong: output logits differs"):
-        lowered_reference.check("it", moved, kept)
+        lowered_outputs.check("it", moved, kept)
 
 
 def test_a_lowered_graph_that_is_wrong_ends_the_build(bundle: Bundle, lowered: Path, tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_a_lowered_graph_that_is_wrong_ends_the_build(bundle: Bundle, lowered: P
         LiraError, match=r"the lowered graph of llm is wrong: output \w+ differs .* was kept$"
     ):
         lowered_reference.record_in_process(bundle, tmp_path / "llm.onnx", "int4", tmp_path)
-    assert not (tmp_path / lowered_reference.file_name("llm")).exists()
+    assert not (tmp_path / lowered_outputs.file_name("llm")).exists()
 
 
 def test_a_process_that_dies_is_said(bundle: Bundle, lowered: Path, tmp_path: Path) -> None:
@@ -69,8 +70,8 @@ def test_a_process_that_dies_is_said(bundle: Bundle, lowered: Path, tmp_path: Pa
 def test_without_onnx_runtime_there_is_none(
     bundle: Bundle, lowered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("lira_engine.ort.session", "lira_engine.ort.llm"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
+    for module in ("library", "session", "stage", "llm"):
+        monkeypatch.delitem(sys.modules, f"lira_engine.ort.{module}", raising=False)
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "onnxruntime", None)
         lowered_reference.record(bundle, lowered, "int4", tmp_path)
@@ -87,7 +88,7 @@ def test_an_onnx_runtime_that_is_too_old_for_the_newer_dialect(
     lowered_reference.record(bundle, tmp_path / "llm.onnx", "int4", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
     lowered_reference.record(bundle, lowered, "int4", tmp_path / "out")
-    assert (tmp_path / "out" / lowered_reference.file_name("llm")).is_file()
+    assert (tmp_path / "out" / lowered_outputs.file_name("llm")).is_file()
 
 
 def test_a_graph_that_does_not_load_is_an_error(bundle: Bundle, lowered: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from lira_engine import Bundle, ContextFull, LiraError
 from lira_engine.bundle.manifest import TensorSpec
 from lira_engine.engines.runner import check_room
 from lira_engine.errors import Closed, OutOfMemory
-from lira_engine.ort.session import OrtStage
+from lira_engine.ort.stage import OrtStage
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from lira_engine.bundle.manifest import Manifest, StageSpec, TensorSpec
 from lira_engine.trt.driver import open_driver
 from lira_engine.trt.flavour import Flavour, load_flavour
 from lira_engine.trt.llm import TrtLlm
-from lira_engine.trt.opening import open_trt_llm, open_trt_stage
+from lira_engine.trt.opening import TrtOpener
 from lira_engine.trt.stage import TrtStage
 from lira_export.config import LlmConfig
 
@@ -78,10 +78,13 @@ class Installed:
         return file
 
     def open_stage(self, manifest: Manifest, name: str, file: Path) -> TrtStage:
-        return open_trt_stage(manifest, name, file, self.flavour, self.driver, MEND)
+        return self._opener(manifest).stage(name, file)
 
     def open_llm(self, manifest: Manifest, file: Path) -> TrtLlm:
-        return open_trt_llm(manifest, file, self.flavour, self.driver, MEND)
+        return self._opener(manifest).llm(file)
+
+    def _opener(self, manifest: Manifest) -> TrtOpener:
+        return TrtOpener(manifest, self.flavour, self.driver, MEND)
 
 
 @pytest.fixture

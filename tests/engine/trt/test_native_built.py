@@ -15,11 +15,11 @@ from lira_engine import verify
 from lira_engine.build import build
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import STAGES
-from lira_engine.engines.options import options_for
 from lira_engine.engines.record import read_build
 from lira_engine.errors import LiraError
 from lira_engine.open import open_engines
 from lira_engine.system.machine import Gpu
+from lira_engine.targets import target_named
 from lira_engine.trt.compile import Job
 from lira_engine.trt.llm import TrtLlm
 from lira_engine.trt.stage import TrtStage, TrtTensor
@@ -57,7 +57,7 @@ class Compiler:
 
 @pytest.fixture(params=["rtx", "thor", "orin"])
 def installed(request: pytest.FixtureRequest, installed_as: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    for module in ("engines.verified", "trt.flavour"):
+    for module in ("engines.setting", "trt.target"):
         monkeypatch.setattr(f"lira_engine.{module}.gpus", lambda: [Gpu("Stand-in", "1 MiB", "580.1", "8.7")])
         monkeypatch.setattr(f"lira_engine.{module}.jetson", lambda: None)
     return installed_as(request.param)
@@ -178,7 +178,7 @@ def test_engines_that_are_built_again_meanwhile_are_not_verified(
     inner = verify.check_answer
 
     def meanwhile(*arguments: Any) -> Any:
-        build(bundle, target, "fp32", options_for(target, {"lm_head_parts": 2}))
+        build(bundle, target, "fp32", target_named(target).given_options({"lm_head_parts": 2}, "int4"))
         return inner(*arguments)
 
     monkeypatch.setattr(verify, "check_answer", meanwhile)

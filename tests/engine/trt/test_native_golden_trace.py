@@ -21,11 +21,10 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import STAGES, FileEntry
 from lira_engine.engines.fingerprint import lowering_fingerprint
-from lira_engine.engines.options import options_for, recorded_options
-from lira_engine.engines.record import BUILD_NAME, Build, engine_file
+from lira_engine.engines.record import BUILD_NAME, Build
 from lira_engine.errors import LiraError
 from lira_engine.open import open_engines
-from lira_engine.trt.build import engine_machine, engine_tools
+from lira_engine.targets import target_named
 from lira_engine.trt.llm import TrtLlm
 from lira_engine.trt.stage import TrtStage, TrtTensor
 from lira_runtime import Lira
@@ -57,20 +56,18 @@ def write_engines(installed: Any, bundle: Bundle, **options: Any) -> None:
     """An engine folder for the stand-in, as a build leaves it."""
     folder = bundle.engine_folder(installed.target, "fp32")
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / engine_file(installed.target, stage) for stage in STAGES]
+    target = target_named(installed.target)
+    files = [folder / target.file(stage) for stage in STAGES]
     for stage, file in zip(STAGES, files, strict=True):
         installed.engine(file, bundle.manifest, stage, bundle.stage_file(stage))
     record = Build(
         lira_edge_version=metadata.version("lira-edge"),
-        lowering=lowering_fingerprint(),
+        lowering=lowering_fingerprint(target.sources),
         target=installed.target,
         precision="fp32",
-        options={
-            "dialect": installed.flavour.dialect,
-            **recorded_options(installed.target, "fp32", options_for(installed.target, options)),
-        },
-        machine=engine_machine(installed.target),
-        tools=engine_tools(installed.target),
+        options=target.recorded_options(target.given_options(options, "fp32"), "fp32"),
+        machine=target.machine(),
+        tools=target.tools(),
         sources={n: bundle.manifest.files[n].sha256 for s in STAGES for n in bundle.stage_sources(s)},
         files={file.name: FileEntry(sha256_of(file), file.stat().st_size) for file in files},
         precisions=dict.fromkeys(STAGES, "fp32"),
@@ -147,7 +144,8 @@ def test_plugins_are_there_before_an_engine_that_has_one(
     installed_as: Any, golden_bundle: Path, flavour: str, sampling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = installed_as(flavour)
-    write_engines(installed, Bundle.open(golden_bundle), sampling=sampling)
+    given = {"sampling": sampling} if flavour == "orin" else {}
+    write_engines(installed, Bundle.open(golden_bundle), **given)
     with open_engines(golden_bundle, installed.target, "fp32", unverified=True):
         assert installed.trt.plugins == ([0] if sampling == "plugin" else [])
         assert len(installed.trt.engines) == len(STAGES)

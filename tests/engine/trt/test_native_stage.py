@@ -15,7 +15,7 @@ import pytest
 
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.errors import LiraError
-from lira_engine.ort.session import OrtStage
+from lira_engine.ort.stage import OrtStage
 from lira_engine.trt.stage import Block, TrtStage
 
 HIDDEN = 8 * 4  # bytes of hidden_states [1, 8]

@@ -14,11 +14,11 @@ import pytest
 from lira_engine import Bundle, LiraError
 from lira_engine.build import build
 from lira_engine.bundle.manifest import STAGES
-from lira_engine.engines.options import options_for
-from lira_engine.engines.record import usable_build
+from lira_engine.engines.usable import usable_build
 from lira_engine.lowering.passes.sampling_by_plugin import PLUGIN
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.tensorrt import tensorrt_pipeline
+from lira_engine.targets import target_named
 from lira_engine.trt.build import compile_in_process
 from lira_engine.trt.compile import Job, Ranges
 from lira_engine.trt.profiles import input_ranges, stage_profiles
@@ -60,9 +60,9 @@ def test_all_engines_of_a_bundle(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = tmp_path / "bundle"
     shutil.copytree(request.getfixturevalue(f"{model}_bundle"), root)
-    options = options_for("tensorrt-rtx", {"compute_capabilities": ("8.9",)})
+    options = target_named("tensorrt-rtx").given_options({"compute_capabilities": ("8.9",)}, "int4")
     folder = build(root, "tensorrt-rtx", precision, options)
-    record = usable_build(Bundle.open(root), "tensorrt-rtx", precision)
+    record = usable_build(Bundle.open(root), target_named("tensorrt-rtx"), precision)
     assert record.precisions == dict.fromkeys(STAGES, "fp16") | {"llm": precision}
     engines = {f"{stage}.engine" for stage in STAGES}
     assert record.files.keys() == engines | ({"llm.expected.npz"} if precision == "int4" else set())

@@ -20,15 +20,17 @@ import pytest
 from lira_engine import Bundle, LiraError
 from lira_engine.build import build
 from lira_engine.bundle.manifest import STAGES
-from lira_engine.engines.options import TrtOptions, options_for
-from lira_engine.engines.record import read_build, usable_build
+from lira_engine.engines.record import read_build
+from lira_engine.engines.usable import usable_build
 from lira_engine.lowering.passes.sampling_by_plugin import PLUGIN
 from lira_engine.main import main
 from lira_engine.system.machine import Gpu, Jetson
+from lira_engine.targets import target_named
 from lira_engine.trt import build as trt_build
-from lira_engine.trt import flavour as trt_flavour
+from lira_engine.trt import target as trt_target
 from lira_engine.trt.compile import Job
 from lira_engine.trt.flavour import Flavour, dialect_of, load_flavour, parse_version
+from lira_engine.trt.options import RtxOptions
 from lira_engine.trt.profiles import ANY, DECODE, PREFILL, PREFILL_ROWS, Sizes, input_ranges, stage_profiles
 from lira_export.config import LlmConfig
 
@@ -54,10 +56,9 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Job]:
         return {"peak_rss_mib": 123, "layers": 1}
 
     monkeypatch.setattr(trt_build, "compile_in_process", compile_in_process)
-    for module in (trt_build, trt_flavour):
-        monkeypatch.setattr(module, "load_flavour", flavour)
-    monkeypatch.setattr(trt_flavour, "gpus", lambda: [Gpu("Orin", "7620 MiB", "540.4")])
-    monkeypatch.setattr(trt_flavour, "jetson", lambda: None)
+    monkeypatch.setattr(trt_target, "load_flavour", flavour)
+    monkeypatch.setattr(trt_target, "gpus", lambda: [Gpu("Orin", "7620 MiB", "540.4")])
+    monkeypatch.setattr(trt_target, "jetson", lambda: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return asked
 
@@ -83,7 +84,7 @@ def test_every_stage_is_lowered_compiled_and_recorded(
     assert [len(job.profiles) for job in jobs] == [of_llm if stage == "llm" else 1 for stage in STAGES]
     assert {job.workspace for job in jobs} == {None}
     assert all((job.timing_cache is not None) == (target == "tensorrt") for job in jobs)
-    usable_build(Bundle.open(bundle_path), target, "fp16")
+    usable_build(Bundle.open(bundle_path), target_named(target), "fp16")
 
 
 def test_the_lowered_language_model_keeps_its_cache_in_half(
@@ -104,10 +105,10 @@ def test_a_second_build_does_nothing_and_other_options_build_again(
     build(bundle_path, "tensorrt-rtx", "fp16")
     build(bundle_path, "tensorrt-rtx", "fp16")
     assert len(jobs) == 5
-    options = options_for("tensorrt-rtx", {"compute_capabilities": ("8.6", "12.0")})
+    options = RtxOptions(compute_capabilities=("8.6", "12.0"))
     build(bundle_path, "tensorrt-rtx", "fp16", options)
     assert len(jobs) == 10 and jobs[-1].compute_capabilities == ["8.6", "12.0"]
-    same = options_for("tensorrt-rtx", {"compute_capabilities": ("12.0", "8.6", "12.0")})
+    same = RtxOptions(compute_capabilities=("12.0", "8.6", "12.0"))
     build(bundle_path, "tensorrt-rtx", "fp16", same)
     assert len(jobs) == 10
 
@@ -127,25 +128,25 @@ def test_engines_of_another_version_or_gpu_are_refused(
     mend = f"run `lira-edge build {bundle_path} --target tensorrt --precision fp16`"
     with monkeypatch.context() as patched:
         patched.setattr(
-            trt_flavour, "load_flavour", lambda target: dataclasses.replace(flavour(target), version=(10, 15))
+            trt_target, "load_flavour", lambda target: dataclasses.replace(flavour(target), version=(10, 15))
         )
         with pytest.raises(LiraError, match=rf"was built with tensorrt 10\.3\.0, this is 10\.15; {mend}"):
-            usable_build(bundle, "tensorrt", "fp16")
+            usable_build(bundle, target_named("tensorrt"), "fp16")
     with monkeypatch.context() as patched:
-        patched.setattr(trt_flavour, "gpus", lambda: [Gpu("AGX", "1 MiB", "1")])
+        patched.setattr(trt_target, "gpus", lambda: [Gpu("AGX", "1 MiB", "1")])
         with pytest.raises(LiraError, match=f"was built for gpu Orin, this is AGX; {mend}"):
-            usable_build(bundle, "tensorrt", "fp16")
+            usable_build(bundle, target_named("tensorrt"), "fp16")
     with monkeypatch.context() as patched:
         patched.setattr("platform.machine", lambda: "aarch64")
         with pytest.raises(LiraError, match=f"was built for arch .*, this is aarch64; {mend}"):
-            usable_build(bundle, "tensorrt", "fp16")
+            usable_build(bundle, target_named("tensorrt"), "fp16")
     (folder / "sefe.engine").write_bytes((folder / "sefe.engine").read_bytes()[:-1] + b"\x01")
     with pytest.raises(LiraError, match=f"sefe.engine was altered.*{mend}"):
-        usable_build(bundle, "tensorrt", "fp16")
+        usable_build(bundle, target_named("tensorrt"), "fp16")
 
 
 def test_what_a_record_does_not_say_is_not_taken_for_right(bundle_path: Path, jobs: list[Job]) -> None:
-    options = options_for("tensorrt", {"lm_head_parts": 2})
+    options = target_named("tensorrt").given_options({"lm_head_parts": 2}, "int4")
     file = build(bundle_path, "tensorrt", "fp16", options) / "build.json"
     text = file.read_text()
     mend = f"run `lira-edge build {bundle_path} --target tensorrt --precision fp16 --lm-head-parts 2`"
@@ -157,7 +158,7 @@ def test_what_a_record_does_not_say_is_not_taken_for_right(bundle_path: Path, jo
         del record[key][name]
         file.write_text(json.dumps(record))
         with pytest.raises(LiraError, match=f"{reason}; {mend}"):
-            usable_build(Bundle.open(bundle_path), "tensorrt", "fp16")
+            usable_build(Bundle.open(bundle_path), target_named("tensorrt"), "fp16")
 
 
 def test_engines_of_another_board_are_refused(
@@ -165,11 +166,11 @@ def test_engines_of_another_board_are_refused(
 ) -> None:
     """nvidia-smi, where a board has it, calls the GPUs of all boards alike; kernel timings are not shared."""
     board = Jetson("NVIDIA Jetson Orin Nano Developer Kit (p3768-0000+p3767-0005)", "36.4.3", "6.2")
-    monkeypatch.setattr(trt_flavour, "jetson", lambda: board)
+    monkeypatch.setattr(trt_target, "jetson", lambda: board)
     record = read_build(build(bundle_path, "tensorrt", "fp16"), "")
     assert record.machine["gpu"] == board.model and record.machine["l4t"] == "36.4.3"
     bundle = Bundle.open(bundle_path)
-    usable_build(bundle, "tensorrt", "fp16")
+    usable_build(bundle, target_named("tensorrt"), "fp16")
     caches = {jobs[-1].timing_cache}
     assert {job.workspace for job in jobs} == {1 << 30}  # of the memory that all share
     other = dataclasses.replace(board, model="NVIDIA Jetson AGX Orin Developer Kit (p3737-0000+p3701-0005)")
@@ -177,9 +178,9 @@ def test_engines_of_another_board_are_refused(
         (other, r"gpu .*Orin Nano.*, this is .*AGX Orin"),
         (dataclasses.replace(other, l4t="36.4.4"), r"l4t 36\.4\.3, this is 36\.4\.4"),
     ):
-        monkeypatch.setattr(trt_flavour, "jetson", lambda here=here: here)
+        monkeypatch.setattr(trt_target, "jetson", lambda here=here: here)
         with pytest.raises(LiraError, match=rf"was built for {reason}.*; run `lira-edge build"):
-            usable_build(bundle, "tensorrt", "fp16")
+            usable_build(bundle, target_named("tensorrt"), "fp16")
         build(bundle_path, "tensorrt", "fp16")
         caches.add(jobs[-1].timing_cache)
     assert len(jobs) == 15 and len(caches) == 3
@@ -194,18 +195,21 @@ def test_engines_for_rtx_move_between_windows_and_linux(
     monkeypatch.setattr("platform.system", lambda: "Windows")
     monkeypatch.setattr("platform.machine", lambda: "AMD64")
     bundle = Bundle.open(bundle_path)
-    usable_build(bundle, "tensorrt-rtx", "fp16")
+    usable_build(bundle, target_named("tensorrt-rtx"), "fp16")
     with pytest.raises(LiraError, match=r"was built for system .*, this is Windows"):
-        usable_build(bundle, "tensorrt", "fp16")
+        usable_build(bundle, target_named("tensorrt"), "fp16")
     monkeypatch.setattr("platform.machine", lambda: "ARM64")
     with pytest.raises(LiraError, match="was built for arch x86_64, this is ARM64"):
-        usable_build(bundle, "tensorrt-rtx", "fp16")
+        usable_build(bundle, target_named("tensorrt-rtx"), "fp16")
 
 
 @pytest.mark.parametrize(
     "option, edited, reason",
     [
-        *(("compute_capabilities", edited, "has options of another type") for edited in (None, 8.9, [8.9])),
+        *(
+            ("compute_capabilities", edited, "compute capabilities .*: expected a list")
+            for edited in (None, 8.9, [8.9])
+        ),
         ("compute_capabilities", ["x"], "compute capability 'x': expected one such as"),
         ("lm_head_parts", 0, "LM head in 0 parts: expected 1 to 64"),
         ("dialect", "decomposed", "option dialect is 'decomposed', expected cache_update"),
@@ -219,7 +223,7 @@ def test_edited_options_are_refused(
     record["options"][option] = edited
     (folder / "build.json").write_text(json.dumps(record))
     with pytest.raises(LiraError, match=rf"build.json: {reason}.*; run `lira-edge build"):
-        usable_build(Bundle.open(bundle_path), "tensorrt-rtx", "fp16")
+        usable_build(Bundle.open(bundle_path), target_named("tensorrt-rtx"), "fp16")
 
 
 def test_too_little_memory_is_refused_with_the_figure(
@@ -248,8 +252,8 @@ def test_bad_options_are_one_line_each(bundle_path: Path, jobs: list[Job]) -> No
     for target, given, reason in (
         ("cpu", {"lm_head_parts": 2}, "target cpu has no option lm head parts"),
         ("tensorrt", {"encoders": "int8"}, "target tensorrt has no option encoders"),
-        ("tensorrt", {"block_size": 48}, "block size 48: expected 32, 64 or 128"),
-        ("tensorrt", {"lm_head_bits": 8}, "LM head of 8 bits"),
+        ("tensorrt", {"block_size": 48}, "block size 48: expected 64 or 128"),
+        ("tensorrt", {"lm_head_bits": 8}, "lm head bits 8: expected 4 or 16"),
         ("tensorrt", {"sampling": "grid"}, "sampling 'grid': expected gathers or plugin"),
         ("tensorrt-rtx", {"lm_head_parts": 0}, "LM head in 0 parts: expected 1 to 64"),
         ("tensorrt-rtx", {"lm_head_parts": 100000}, "LM head in 100000 parts: expected 1 to 64"),
@@ -263,19 +267,14 @@ def test_bad_options_are_one_line_each(bundle_path: Path, jobs: list[Job]) -> No
         ),
     ):
         with pytest.raises(LiraError, match=reason):
-            options_for(target, given)
-    with pytest.raises(LiraError, match="builds for the GPU that is there"):
-        build(bundle_path, "tensorrt", "fp16", options_for("tensorrt", {"compute_capabilities": ("8.9",)}))
+            target_named(target).given_options(given, "int4")
+    with pytest.raises(LiraError, match="target tensorrt takes options of class TensorRtOptions, got RtxO"):
+        build(bundle_path, "tensorrt", "fp16", RtxOptions(compute_capabilities=("8.9",)))
 
 
 @pytest.mark.parametrize(
     "precision, given, reason",
     [
-        (
-            "fp16",
-            {"sampling": "plugin"},
-            "TensorRT for RTX has no plugin for sampling: take --sampling gathers",
-        ),
         ("fp16", {"lm_head_parts": 21}, "LM head in 21 parts: expected at most 20, a row each"),
         (
             "fp16",
@@ -286,7 +285,7 @@ def test_bad_options_are_one_line_each(bundle_path: Path, jobs: list[Job]) -> No
             (
                 precision,
                 {"compute_capabilities": ("7.5", "8.9")},
-                rf"compute capability 7\.5 has no {precision} products .*, expected 8\.0 or newer: take",
+                rf"compute capability 7\.5 has no {precision} matmuls .*, expected 8\.0 or newer: take",
             )
             for precision in ("int4", "fp32")
         ),
@@ -301,7 +300,7 @@ def test_what_cannot_be_built_is_refused_before_the_first_stage(
             bundle_path,
             "tensorrt-rtx",
             precision,
-            options_for("tensorrt-rtx", given),
+            target_named("tensorrt-rtx").given_options(given, "int4"),
             progress=lambda stage, phase: said.append(stage),
         )
     assert not said and not (bundle_path / "engines").exists()
@@ -318,7 +317,7 @@ def test_sampling_by_the_plugin_that_the_version_has(
 ) -> None:
     monkeypatch.setitem(VERSIONS, "tensorrt", version)
     root = shutil.copytree(nano_bundle, tmp_path / "nano")
-    asked = options_for("tensorrt", {"sampling": "plugin"})
+    asked = target_named("tensorrt").given_options({"sampling": "plugin"}, "int4")
     folder = build(root, "tensorrt", "fp16", asked)
     nodes = [node for node in ir.load(folder / "pixel_encoder.engine").graph if node.op_type == PLUGIN]
     assert {node.attributes["plugin_version"].as_string() for node in nodes} == {plugin}
@@ -359,8 +358,8 @@ def test_int4_without_a_weight_in_int4_is_refused(
         with pytest.raises(LiraError, match=f"no weight of .* in blocks of {sizes} inputs: take --precision"):
             build(path, target, "int4")
         assert not list((path / "engines").iterdir())
-    with pytest.raises(LiraError, match="block size 32: target tensorrt takes 64 or 128"):
-        build(root, "tensorrt", "int4", options_for("tensorrt", {"block_size": 32}))
+    with pytest.raises(LiraError, match="block size 32: expected 64 or 128"):
+        build(root, "tensorrt", "int4", target_named("tensorrt").given_options({"block_size": 32}, "int4"))
 
 
 @pytest.mark.parametrize("block, bits", [(128, 4), (64, 4), (32, 16)])
@@ -380,9 +379,10 @@ def test_blocks_and_the_bits_of_the_lm_head_are_those_of_the_options(
     )  # fmt: skip
     monkeypatch.setattr(trt_build, "ir", SimpleNamespace(load=lambda path: random_llm(config, 16)))
     monkeypatch.setattr(trt_build.lowered_reference, "record_in_process", lambda *what: None)
-    options = TrtOptions(block_size=block, lm_head_bits=bits)
+    target = target_named("tensorrt-rtx")
     bundle = Bundle.open(bundle_path)
-    builder = trt_build.TrtBuilder(bundle, "tensorrt-rtx", "int4", options, lambda stage, phase: None)
+    options = RtxOptions(block_size=block, lm_head_bits=bits)
+    builder = target.builder(bundle, "int4", options, None, lambda stage, phase: None)
     builder.stage("llm", tmp_path)
     graph = ir.load(tmp_path / "llm.engine").graph
     weights = [node for node in graph if node.op_type == "DequantizeLinear"]

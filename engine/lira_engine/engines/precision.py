@@ -1,0 +1,58 @@
+"""The precisions that engines have: what is kept in how many bits, and how far outputs may then be off.
+
+A precision is added here, in the lowering of each target that takes it (lira_engine.lowering), and in the
+`precisions` of these targets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lira_engine.errors import LiraError
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One precision of weights and arithmetic.
+
+    Attributes:
+        weight_bits: of the language model's weights where these alone are quantized; None where all stages
+            have this precision.
+        tolerance: largest accepted error of an output: of fp32 its largest deviation relative to the largest
+            value, of the others the root mean square of the deviation relative to that of the output.
+        flipped: largest accepted share of wrong elements in an output of booleans or integers.
+        disk_share: bytes of an engine per byte of the portable graph, whose weights are mostly fp16.
+    """
+
+    name: str
+    tolerance: float
+    disk_share: float
+    weight_bits: int | None = None
+    flipped: float = 0.0
+
+
+# fp32: sums in another order move an output by about 1e-6 of its largest value per layer; a wrong axis, a
+# lost bias or an attention mask off by one moves it by more than 1e-2.
+#
+# fp16: each factor is rounded by 0.03 %. lira-nano's stages are off by up to 0.02 %, LIRA-2B's by 0.06 % with
+# sums in fp32 (docs/true-size.md), with sums in fp16 by more. A kernel that is wrong at some positions is off
+# by more than 2 %. Which query owns a cell is decided by comparing sums: fp16 flips close ones.
+#
+# int8, int4: weights in 8 (4) bits change each matmul by 0.6 % (9 %), which adds up over the layers. Weights
+# that are packed, scaled or ordered wrongly make an error of 100 % and more.
+PRECISIONS = {
+    one.name: one
+    for one in (
+        Precision("fp32", tolerance=1e-4, disk_share=2.2),
+        Precision("fp16", tolerance=0.02, disk_share=1.1, flipped=0.02),
+        Precision("int8", tolerance=0.15, disk_share=0.7, weight_bits=8),
+        Precision("int4", tolerance=0.6, disk_share=0.5, weight_bits=4),
+    )
+}
+
+
+def precision_named(name: str) -> Precision:
+    """Raises LiraError if there is no such precision."""
+    if name not in PRECISIONS:
+        raise LiraError(f"there is no precision {name!r}; expected {', '.join(PRECISIONS)}")
+    return PRECISIONS[name]

@@ -1,0 +1,32 @@
+"""ONNX Runtime itself: importing this module says how to install it where it is missing."""
+
+from __future__ import annotations
+
+from lira_engine.errors import LiraError, memory_errors_told
+from lira_engine.system.extras import install_line
+
+try:
+    with memory_errors_told():
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as _state
+except ImportError as error:
+    raise LiraError(
+        f"ONNX Runtime is not installed: {install_line('cpu')}, or on a machine with an NVIDIA GPU "
+        f"{install_line('cuda')}"
+    ) from error
+
+ORT_ERRORS = (
+    _state.Fail,
+    _state.InvalidArgument,
+    _state.InvalidGraph,
+    _state.InvalidProtobuf,
+    _state.NoSuchFile,
+    _state.NotImplemented,
+    _state.RuntimeException,
+)
+"""What its calls raise."""
+
+
+def version() -> tuple[int, ...]:
+    """Version of ONNX Runtime: (major, minor)."""
+    return tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])

@@ -1,0 +1,40 @@
+"""Options of the builds for ONNX Runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lira_engine.engines.options import Options, option
+from lira_engine.ort.device import PROVIDERS
+
+
+@dataclass(frozen=True)
+class CpuOptions(Options):
+    """Options of a build for the CPU."""
+
+    block_size: int = option(32, "inputs that share a scale of a quantized weight", (32, 128), quantized=True)
+    lm_head_bits: int = option(
+        4, "bits of the LM head's weights in a quantized build", (4, 8), quantized=True
+    )
+    encoders: str = option(
+        "auto",
+        "precision of the other stages in a quantized build; auto takes int8 where it is accurate and faster",
+        ("auto", "fp32", "int8"),
+        quantized=True,
+    )
+
+
+@dataclass(frozen=True)
+class CudaOptions(Options):
+    """Options of a build for ONNX Runtime on an NVIDIA GPU."""
+
+    provider: str = option(
+        "cuda", "execution provider of all stages but the language model", tuple(PROVIDERS)
+    )
+    allow_fallback: bool = option(False, "accept nodes that run on the CPU")
+    block_size: int = option(
+        32, "inputs that share a scale of a quantized weight", (32, 64, 128), quantized=True
+    )
+    lm_head_bits: int = option(
+        4, "bits of the LM head's weights in a quantized build", (4, 8), quantized=True
+    )

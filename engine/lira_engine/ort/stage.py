@@ -1,0 +1,132 @@
+"""Stages run by ONNX Runtime, on the CPU or on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lira_engine.bundle.manifest import StageSpec, TensorSpec
+from lira_engine.engines.runner import Feeds, Stage, check_feeds, host_array
+from lira_engine.errors import Closed, LiraError, memory_errors_told
+from lira_engine.ort.device import CPU, Device
+from lira_engine.ort.library import onnxruntime
+from lira_engine.ort.session import bind_input, open_session, run_options
+
+Form = tuple[tuple[int, ...], np.dtype]
+"""Shape and dtype."""
+
+
+class OrtStage(Stage):
+    """A stage's ONNX file in a session. Its outputs stay in the device's memory until `numpy` is asked."""
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        spec: StageSpec,
+        threads: int | None = None,
+        prepack: bool = True,
+        device: Device = CPU,
+    ) -> None:
+        """`threads`, `prepack`, `device`: see `open_session`.
+
+        Raises LiraError where the file cannot be loaded or its tensors are not those of `spec`.
+        """
+        self.name = name
+        self.device = device
+        self.input_specs: Mapping[str, TensorSpec] = spec.inputs
+        self.output_specs: Mapping[str, TensorSpec] = spec.outputs
+        self._session: onnxruntime.InferenceSession | None = open_session(
+            path, threads, prepack, device=device
+        )
+        found = {tensor.name for tensor in self._session.get_inputs()}
+        missing = spec.outputs.keys() - {tensor.name for tensor in self._session.get_outputs()}
+        if found != spec.inputs.keys() or missing:
+            raise LiraError(
+                f"{path} has inputs {sorted(found)}, expected {sorted(spec.inputs)}"
+                + (f", and lacks outputs {sorted(missing)}" if missing else "")
+            )
+
+    def start(self, feeds: Feeds) -> OrtPass:
+        """A pass that runs when its first result is needed. Raises LiraError as `StageRunner.start` does."""
+        sizes = check_feeds(self.name, self.input_specs, feeds)
+        outputs = {
+            name: (tuple(sizes[n] if isinstance(n, str) else n for n in spec.shape), np.dtype(spec.dtype))
+            for name, spec in self.output_specs.items()
+        }
+        return OrtPass(outputs, partial(self._run, dict(feeds), outputs))
+
+    def _run(self, feeds: Feeds, outputs: Mapping[str, Form]) -> dict[str, onnxruntime.OrtValue]:
+        session = self._session  # a thread that closes the stage does not take it away
+        if session is None:
+            raise Closed(self.name)
+        binding = session.io_binding()
+        kept = []  # until the run is over
+        for name, tensor in feeds.items():
+            if isinstance(tensor, OrtTensor):
+                binding.bind_ortvalue_input(name, tensor.value)
+            else:
+                kept.append(np.ascontiguousarray(host_array(tensor)))
+                bind_input(binding, name, kept[-1])
+        with memory_errors_told():
+            found = {
+                name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self.device.memory, 0)
+                for name, (shape, dtype) in outputs.items()
+            }
+            for name, value in found.items():
+                binding.bind_ortvalue_output(name, value)
+            session.run_with_iobinding(binding, run_options(self.device))
+        return found
+
+    def close(self) -> None:
+        self._session = None
+
+
+class OrtPass:
+    """A pass of an `OrtStage`: one that nobody needs a result of costs nothing."""
+
+    def __init__(
+        self, outputs: Mapping[str, Form], run: Callable[[], dict[str, onnxruntime.OrtValue]]
+    ) -> None:
+        self._outputs = outputs
+        self._run: Callable[[], dict[str, onnxruntime.OrtValue]] | None = run
+        self._values: dict[str, onnxruntime.OrtValue] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def outputs(self) -> dict[str, OrtTensor]:
+        return {name: OrtTensor(self, name, *form) for name, form in self._outputs.items()}
+
+    def numpy(self, name: str) -> np.ndarray:
+        array: np.ndarray = self.value(name).numpy()
+        array.setflags(write=False)  # on the CPU it is the tensor's own memory
+        return array
+
+    def value(self, name: str) -> onnxruntime.OrtValue:
+        """An output where the device left it."""
+        with self._lock:
+            if self._run is not None:
+                self._values = self._run()
+                self._run = None  # frees the inputs
+        return self._values[name]
+
+
+class OrtTensor:
+    """An output of a pass that may not have run yet. Once it has, this output is all that is kept alive."""
+
+    def __init__(self, made_by: OrtPass, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.name, self.shape, self.dtype = name, shape, dtype
+        self._made_by: OrtPass | None = made_by
+        self._value: onnxruntime.OrtValue | None = None
+
+    @property
+    def value(self) -> onnxruntime.OrtValue:
+        made_by = self._made_by
+        if made_by is not None:
+            self._value = made_by.value(self.name)
+            self._made_by = None
+        return self._value

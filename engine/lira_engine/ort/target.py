@@ -1,0 +1,170 @@
+"""The targets that ONNX Runtime runs: the CPU, NVIDIA GPUs by its CUDA provider, and portable graphs as they
+are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.manifest import STAGES
+from lira_engine.engines.builder import Progress, StageBuilder
+from lira_engine.engines.options import Options
+from lira_engine.engines.record import Build
+from lira_engine.engines.target import NO_OPTIONS, Opener, Readiness, Target
+from lira_engine.errors import LiraError
+from lira_engine.ort.device import PROVIDERS, cuda_device
+from lira_engine.ort.opening import OrtOpener
+from lira_engine.ort.options import CpuOptions, CudaOptions
+from lira_engine.system.extras import ENGINES_FROM, PORTABLE_FROM, install_line, onnxruntime_here
+from lira_engine.system.machine import gpu_here
+
+_ROOM = Path(__file__).parent
+
+
+class CpuTarget(Target):
+    """Engines with ONNX Runtime's contrib operators. They are standard graphs: another CPU or another ONNX
+    Runtime than at the build does not matter."""
+
+    name = "cpu"
+    title = "this machine's processor"
+    precisions = ("fp32", "int8", "int4")
+    options = CpuOptions
+    extra = "cpu"
+    runtimes = ("onnxruntime", "onnxruntime-gpu")
+    sources = (_ROOM / "build_cpu.py", _ROOM / "options.py", _ROOM / "target.py")
+
+    def stage_precisions(self, precision: str, stage: str) -> tuple[str, ...]:
+        """In a quantized build the other stages are fp32 or int8, whichever the options ask for."""
+        return ("fp32", "int8") if stage != "llm" and self._quantized(precision) else (precision,)
+
+    def expected_bytes(self, precision: str, portable: Mapping[str, int]) -> int:
+        """In a quantized build a stage is there twice, in fp32 and in int8, until the faster one is
+        chosen."""
+        sizes = self.expected_engine_bytes(precision, portable)
+        if self._quantized(precision):
+            fp32 = self.expected_engine_bytes("fp32", portable)
+            sizes = {stage: size if stage == "llm" else size + fp32[stage] for stage, size in sizes.items()}
+        return sum(sizes.values())
+
+    def builder(
+        self, bundle: Bundle, precision: str, options: Options, threads: int | None, progress: Progress
+    ) -> StageBuilder:
+        from lira_engine.ort.build_cpu import CpuBuilder
+
+        assert isinstance(options, CpuOptions)
+        return CpuBuilder(OrtOpener(bundle, threads), self, precision, options, progress)
+
+    def opener(
+        self, bundle: Bundle, precision: str, options: Mapping[str, Any], threads: int | None
+    ) -> OrtOpener:
+        return OrtOpener(bundle, threads)
+
+    def check_runtime(self) -> None:
+        import lira_engine.ort.library  # noqa: F401  says itself what is missing
+
+    def readiness(self) -> Readiness:
+        return _runs_from(self.name, ENGINES_FROM, "engines by `lira-edge build`")
+
+
+class CudaTarget(Target):
+    """Engines for ONNX Runtime's CUDA provider, or, all but the language model, for those of TensorRT."""
+
+    name = "cuda"
+    title = "an NVIDIA GPU, by ONNX Runtime"
+    precisions = ("fp16", "int4", "fp32")
+    options = CudaOptions
+    extra = "cuda"
+    runtimes = ("onnxruntime-gpu", "onnxruntime")
+    sources = (_ROOM / "build_cuda.py", _ROOM / "options.py", _ROOM / "target.py")
+    on_gpu = True
+
+    def builder(
+        self, bundle: Bundle, precision: str, options: Options, threads: int | None, progress: Progress
+    ) -> StageBuilder:
+        from lira_engine.ort.build_cuda import CudaBuilder
+
+        assert isinstance(options, CudaOptions)
+        opener = OrtOpener(bundle, threads, cuda_device(options.provider, options.allow_fallback))
+        return CudaBuilder(opener, self, precision, options, progress)
+
+    def opener(
+        self, bundle: Bundle, precision: str, options: Mapping[str, Any], threads: int | None
+    ) -> OrtOpener:
+        return OrtOpener(bundle, threads, cuda_device(options["provider"], options["allow_fallback"]))
+
+    def check_runtime(self) -> None:
+        import lira_engine.ort.library  # noqa: F401  says itself what is missing
+
+    def readiness(self) -> Readiness:
+        if not gpu_here():
+            return Readiness(self.name, "no", "no NVIDIA GPU found")
+        version, providers = onnxruntime_here()
+        if version is None:
+            return Readiness(self.name, "no", f"needs ONNX Runtime for CUDA: {install_line('cuda')}")
+        if "CUDA" not in providers:
+            mend = f"pip uninstall -y onnxruntime, then {install_line('cuda')}"
+            return Readiness(self.name, "no", f"onnxruntime {version} has no CUDA provider: {mend}")
+        chosen = [
+            name for name, full in PROVIDERS.items() if full.removesuffix("ExecutionProvider") in providers
+        ]
+        return Readiness(self.name, "yes", f"--provider {', '.join(chosen)}")
+
+    def placement(self, bundle: Bundle, build: Build, progress: Callable[[str], None]) -> dict[str, str]:
+        from lira_engine.ort.build_cuda import checked_placement
+
+        folder = bundle.engine_folder(self.name, build.precision)
+        device = cuda_device(build.options["provider"], build.options["allow_fallback"])
+        found = {}
+        for stage in STAGES:
+            progress(stage)
+            file, precision = folder / self.file(stage), build.precisions[stage]
+            found[stage] = checked_placement(bundle, stage, file, precision, device).text()
+        return found
+
+
+class PortableTarget(Target):
+    """The graphs of a bundle as `export` wrote them. Nothing is built or verified."""
+
+    name = "portable"
+    title = "the bundle's graphs as they are, on the CPU"
+    precisions = ("fp32",)
+    extra = "cpu"
+    runtimes = CpuTarget.runtimes
+    sources = ()
+
+    def check_precision(self, precision: str) -> None:
+        if precision not in self.precisions:
+            raise LiraError(f"the portable graphs have precision fp32, not {precision!r}")
+
+    def builder(
+        self, bundle: Bundle, precision: str, options: Options, threads: int | None, progress: Progress
+    ) -> StageBuilder:
+        raise LiraError("target portable runs a bundle's graphs as they are: nothing is built or verified")
+
+    def opener(
+        self,
+        bundle: Bundle,
+        precision: str,
+        options: Mapping[str, Any] = NO_OPTIONS,
+        threads: int | None = None,
+    ) -> Opener:
+        return OrtOpener(bundle, threads)
+
+    def check_runtime(self) -> None:
+        import lira_engine.ort.library  # noqa: F401  says itself what is missing
+
+    def readiness(self) -> Readiness:
+        return _runs_from(self.name, PORTABLE_FROM, "graphs as exported")
+
+
+def _runs_from(target: str, least: tuple[int, ...], note: str) -> Readiness:
+    """Whether the ONNX Runtime that is installed is new enough."""
+    version, _ = onnxruntime_here()
+    if version is None:
+        return Readiness(target, "no", f"needs ONNX Runtime: {install_line('cpu')}")
+    if tuple(int(part) for part in version.split(".")[:2]) < least:
+        expected = ".".join(map(str, least))
+        return Readiness(target, "no", f"needs onnxruntime {expected} or newer, found {version}")
+    return Readiness(target, "yes", note)

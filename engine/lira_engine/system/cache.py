@@ -1,0 +1,57 @@
+"""What lira-edge keeps between runs in the user's cache folder. Losing it costs time only."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lira_engine.errors import LiraError
+from lira_engine.system.atomic import atomic_write
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for lira-edge (it need not exist)."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "lira-edge"
+
+
+class Durations:
+    """How long the same work took last time on this machine, in a file NAME.json of the cache folder."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def _path(self) -> Path:
+        return cache_folder() / f"{self._name}.json"
+
+    def last(self, key: str) -> float | None:
+        """Seconds, or None if it was never done."""
+        seconds = self._all().get(key)
+        return float(seconds) if isinstance(seconds, (int, float)) else None
+
+    def text(self, key: str) -> str:
+        """ ", 12 s last time", or ""."""
+        seconds = self.last(key)
+        return "" if seconds is None else f", {seconds:.0f} s last time"
+
+    def keep(self, key: str, seconds: float) -> None:
+        known = self._all() | {key: round(seconds, 1)}
+        with suppress(OSError, LiraError), atomic_write(self._path) as file:
+            file.write(json.dumps(known, indent=1).encode())
+
+    def _all(self) -> dict[str, Any]:
+        with suppress(OSError, ValueError):
+            known = json.loads(self._path.read_text(encoding="utf-8"))
+            if isinstance(known, dict):
+                return known
+        return {}

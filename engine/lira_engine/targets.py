@@ -1,0 +1,33 @@
+"""The targets that lira-edge builds for: the table that a new target joins."""
+
+from __future__ import annotations
+
+from lira_engine.engines.target import Target
+from lira_engine.errors import LiraError
+from lira_engine.ort.target import CpuTarget, CudaTarget, PortableTarget
+from lira_engine.trt.target import RtxTarget, TensorRtTarget
+
+PORTABLE = PortableTarget()
+"""Runs the bundle's graphs as they are: nothing is built."""
+TARGETS: dict[str, Target] = {
+    one.name: one for one in (CpuTarget(), CudaTarget(), TensorRtTarget(), RtxTarget())
+}
+"""By name, in the order in which they are listed."""
+
+
+def target_named(name: str) -> Target:
+    """A target that engines are built for. Raises LiraError if there is none of that name."""
+    if name == PORTABLE.name:
+        raise LiraError("target portable runs a bundle's graphs as they are: nothing is built or verified")
+    if name not in TARGETS:
+        raise LiraError(
+            f"there is no target {name!r}; expected {', '.join(TARGETS)}, or portable to run the graphs as "
+            "they are"
+        )
+    return TARGETS[name]
+
+
+def default_precision(target: str) -> str:
+    """The precision of a target, or of "portable", if none is asked for. Raises LiraError as
+    `target_named`."""
+    return (PORTABLE if target == PORTABLE.name else target_named(target)).precisions[0]
