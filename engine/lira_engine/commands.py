@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
 import sys
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.table import Table
@@ -16,6 +18,9 @@ from lira_engine.system.extras import DISTRIBUTION, lacking
 from lira_engine.system.terminal import plain_console
 
 GROUP = "lira_edge.commands"
+_PROGRAM = "lira-edge"
+_COMPLETE = "_LIRA_EDGE_COMPLETE"
+"""Environment variable by which the script that --install-completion writes asks for completions."""
 # What the parser says about arguments. Its base class moved between versions of typer and click.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -23,6 +28,8 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 def run(arguments: list[str]) -> int:
     """Run one sub-command; its exit code. Raises what it raises, and LiraError where there is no such one."""
     commands = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
+    if _COMPLETE in os.environ or arguments[:1] in (["--install-completion"], ["--show-completion"]):
+        _all_at_once(commands).main(arguments, prog_name=_PROGRAM)  # ends with SystemExit
     if not arguments or arguments[0] in ("--help", "-h"):
         _list_commands(commands)
     elif arguments[0] == "--version":
@@ -56,6 +63,16 @@ def _run(entry: metadata.EntryPoint, arguments: list[str]) -> int:
     return code
 
 
+def _all_at_once(commands: dict[str, metadata.EntryPoint]) -> Any:
+    """All commands that can run as one, which a shell can ask for completions. Imports all of them."""
+    app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+    app.callback()(lambda: None)  # a group also where there is one command
+    for name, entry in sorted(commands.items()):
+        if not lacking(entry)[0]:
+            app.command(name)(entry.load())
+    return typer.main.get_command(app)
+
+
 def _list_commands(commands: dict[str, metadata.EntryPoint]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, entry in sorted(commands.items()):
@@ -65,7 +82,7 @@ def _list_commands(commands: dict[str, metadata.EntryPoint]) -> None:
     console = plain_console()
     console.print("Usage: lira-edge COMMAND [ARGUMENTS]\n\nCommands (lira-edge COMMAND --help says more):")
     console.print(table)
-    console.print("\nOptions: --version, --help")
+    console.print("\nOptions: --version, --help, --install-completion, --show-completion")
 
 
 def _summary(entry: metadata.EntryPoint) -> str:

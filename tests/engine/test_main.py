@@ -260,3 +260,29 @@ def test_a_limit_of_memory_is_one_line(mib: int, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     assert done.stderr.startswith(("error: out of memory (", "error: the system refused", f"error: {image}"))
     assert "pip install" not in done.stderr
+
+
+def test_a_shell_completes_commands_and_options(
+    plugin: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the script that --install-completion writes asks."""
+    plugin.write_text('def play(level: int = 1) -> None:\n    """Play a game."""\n')
+    monkeypatch.setenv("_LIRA_EDGE_COMPLETE", "complete_bash")
+    for words, expected in (("lira-edge pl", "play"), ("lira-edge play --le", "--level")):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+        assert run() == 0
+        assert capsys.readouterr().out.split() == [expected]
+
+
+def test_completion_is_installed_for_the_shell(
+    plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin.write_text("def play() -> None: ...\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")  # the tests' shell may be any
+    assert run("--show-completion", "bash") == 0
+    script = capsys.readouterr().out
+    assert "_LIRA_EDGE_COMPLETE=complete_bash" in script
+    assert run("--install-completion", "bash") == 0
+    assert (tmp_path / ".bash_completions" / "lira-edge.sh").read_text().strip() == script.strip()
