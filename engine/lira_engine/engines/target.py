@@ -125,12 +125,13 @@ class Target(ABC):
         return sum(self.expected_engine_bytes(precision, portable).values())
 
     def expected_engine_bytes(self, precision: str, portable: Mapping[str, int]) -> dict[str, int]:
-        """About how large the engine of each stage becomes."""
-        shares = {
-            stage: precision_named(self.stage_precisions(precision, stage)[-1]).disk_share
-            for stage in portable
-        }
-        return {stage: int(size * shares[stage]) for stage, size in portable.items()}
+        """About how large the engine of each stage becomes, at most where its precision is yet to be
+        chosen."""
+        found = {}
+        for stage, size in portable.items():
+            choices = self.stage_precisions(precision, stage)
+            found[stage] = int(size * max(precision_named(one).disk_share for one in choices))
+        return found
 
     def expected_peak_mib(self, precision: str, portable: Mapping[str, int]) -> int | None:
         """About the peak memory of a build, MiB; None if nobody measured it."""

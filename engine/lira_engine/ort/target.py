@@ -11,6 +11,7 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.builder import Progress, StageBuilder
 from lira_engine.engines.options import Options
+from lira_engine.engines.precision import precision_named
 from lira_engine.engines.record import Build
 from lira_engine.engines.target import NO_OPTIONS, Opener, Readiness, Target
 from lira_engine.errors import LiraError
@@ -20,6 +21,8 @@ from lira_engine.ort.options import CpuOptions, CudaOptions
 from lira_engine.system.extras import ENGINES_FROM, PORTABLE_FROM, install_line, onnxruntime_here
 from lira_engine.system.machine import gpu_here
 
+PEAK_PER_BYTE, PEAK_LEAST_MIB = 2.0, 512
+"""Peak memory of a build: what the libraries take, and what comes per byte of the largest portable stage."""
 _ROOM = Path(__file__).parent
 
 
@@ -40,13 +43,19 @@ class CpuTarget(Target):
         return ("fp32", "int8") if stage != "llm" and self._quantized(precision) else (precision,)
 
     def expected_bytes(self, precision: str, portable: Mapping[str, int]) -> int:
-        """In a quantized build a stage is there twice, in fp32 and in int8, until the faster one is
-        chosen."""
-        sizes = self.expected_engine_bytes(precision, portable)
-        if self._quantized(precision):
-            fp32 = self.expected_engine_bytes("fp32", portable)
-            sizes = {stage: size if stage == "llm" else size + fp32[stage] for stage, size in sizes.items()}
-        return sum(sizes.values())
+        """A stage that may be fp32 or int8 is there in both until the faster one is chosen."""
+        shares = {
+            stage: sum(precision_named(one).disk_share for one in self.stage_precisions(precision, stage))
+            for stage in portable
+        }
+        return sum(int(size * shares[stage]) for stage, size in portable.items())
+
+    def expected_peak_mib(self, precision: str, portable: Mapping[str, int]) -> int | None:
+        """Measured with quantized weights only: LIRA-2B's build takes 6,877 MiB (docs/true-size.md), its
+        portable language model has about 3,245."""
+        if not self._quantized(precision):
+            return None
+        return PEAK_LEAST_MIB + int(max(portable.values()) * PEAK_PER_BYTE) // 2**20
 
     def builder(
         self, bundle: Bundle, precision: str, options: Options, threads: int | None, progress: Progress
