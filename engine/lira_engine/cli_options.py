@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+BundleArgument = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="Folder that `lira-edge export` wrote.")
+]
 TargetOption = Annotated[
     str, typer.Option(help="Engines: cpu, cuda, tensorrt, tensorrt-rtx, or portable (the graphs).")
 ]

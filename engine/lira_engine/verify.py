@@ -1,19 +1,19 @@
-"""Built engines on the device that will run them: check vectors, then one short answer; kept in build.json.
+"""Check built engines on the device that will run them, and record the result in build.json.
 
-A build that finished says little: fused kernels can be wrong on one GPU and right on the next.
+A finished build proves little: a fused kernel can be right on one GPU and wrong on the next. The engines run
+the bundle's check vectors, then give one short answer, which the caller's `ask` asks for and checks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from lira_engine.bundle.bundle import Bundle, CheckVectors
 from lira_engine.bundle.manifest import STAGES
-from lira_engine.check_answer import check_answer
 from lira_engine.engines.accuracy import RMS_TOLERANCE, check_outputs
 from lira_engine.engines.record import (
     Build,
@@ -36,17 +36,40 @@ Progress = Callable[[str], None]
 """Called with what is checked now."""
 
 
+@dataclass(frozen=True)
+class CheckedAnswer:
+    """The result of `Ask`.
+
+    Attributes:
+        tokens: steps that chose a token; 0 where the context is too short for the answer.
+        agree: at how many of them the fp32 language model, run by ONNX Runtime on the same embeddings, has
+            the same argmax; None where it cannot run here.
+        cutting: error of the logits (see engines.accuracy) against those of the same rows in one pass.
+    """
+
+    tokens: int
+    agree: int | None = None
+    cutting: float = 0.0
+
+
+Ask = Callable[[Bundle, Engines, str, "int | None"], CheckedAnswer]
+"""(bundle, engines, precision of the language model, threads): asks for an answer and checks it. Raises
+LiraError for a wrong one."""
+
+
 def verify_engines(
     bundle: Bundle | Path | str,
     target: str,
     precision: str,
     threads: int | None = None,
     progress: Progress = lambda what: None,
+    *,
+    ask: Ask,
 ) -> Verified:
-    """Check the built engines of a bundle on this machine's device and note it in their build.json.
+    """Check the built engines of a bundle on this machine's device, and record the result in build.json.
 
-    Raises LiraError where the engines are missing, stale, altered or foreign, the device is missing, or an
-    output is wrong: then build.json says that they are not verified.
+    Raises LiraError if the engines are missing, stale, altered or foreign, if the device is missing, or if an
+    output is wrong; for a wrong output build.json then says that they are not verified.
     """
     check_target(target, precision)
     if not isinstance(bundle, Bundle):
@@ -54,7 +77,7 @@ def verify_engines(
     build = usable_build(bundle, target, precision)
     setting = this_setting(target)
     folder = bundle.engine_folder(target, precision)
-    if build.verified is not None:  # a wrong engine may end this process, too
+    if build.verified is not None:  # a wrong engine may also crash this process
         keep_verified(folder, build, None)
     with open_engines(bundle, target, precision, threads, unverified=True) as engines:
         errors, lowered = {}, {}
@@ -68,7 +91,7 @@ def verify_engines(
             if lowered_reference.file_name(stage) in build.files:
                 lowered = lowered_reference.check(what, found, lowered_reference.read(folder, stage))
         progress("answer")
-        answer = check_answer(bundle, engines, build.precisions["llm"], threads)
+        answer = ask(bundle, engines, build.precisions["llm"], threads)
     placement = _placement(bundle, build, progress)
     result = Verified(now(), setting, errors, answer.tokens, answer.agree, answer.cutting, lowered, placement)
     now_there = read_build(folder, f"run `{build_command(bundle.path, target, precision)}`")
@@ -79,14 +102,14 @@ def verify_engines(
 
 
 def _run(engines: Engines, stage: str, vectors: CheckVectors) -> dict[str, np.ndarray]:
-    """A stage's outputs on its check vectors."""
+    """Return a stage's outputs on its check vectors."""
     if stage == "llm":
         return run_llm(engines.llm, vectors)
     return run_stage(getattr(engines, stage), vectors.inputs)
 
 
 def _placement(bundle: Bundle, build: Build, progress: Progress) -> dict[str, str]:
-    """Where the nodes of a cuda build ran."""
+    """Return, for a cuda build, which execution providers ran the nodes of each stage."""
     if build.target != "cuda":
         return {}
     from lira_engine.ort.build_cuda import checked_placement, device_of
@@ -101,7 +124,7 @@ def _placement(bundle: Bundle, build: Build, progress: Progress) -> dict[str, st
 
 
 def tables(found: Verified, precision: str) -> Tables:
-    """What was found, for people. `precision`: of the engines."""
+    """Return the result as tables to print. `precision`: of the engines."""
     rows: list[tuple[str, ...]] = []
     for stage, errors in found.errors.items():
         output, error = max(errors.items(), key=lambda item: item[1])

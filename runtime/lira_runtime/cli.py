@@ -1,4 +1,4 @@
-"""`lira-edge run`: one question about one image."""
+"""`lira-edge run` and `verify`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from lira_engine.cli_options import MaxTilesOption, PrecisionOption, TargetOption
-from lira_engine.system.terminal import plain_console, status
+from lira_engine.cli_options import BundleArgument, MaxTilesOption, PrecisionOption, TargetOption
+from lira_engine.system.terminal import plain_console, print_tables, status
 
 if TYPE_CHECKING:
     from lira_runtime.answer import Answer
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `lira-edge export` wrote.")],
+    bundle: BundleArgument,
     image: Annotated[Path, typer.Option(metavar="FILE", help="JPEG, PNG, WebP or BMP.")],
     ask: Annotated[
         str | None,
@@ -136,6 +136,27 @@ def run(
             with atomic_write(json) as file:
                 file.write(json_text(contents).encode())
             out.print(f"wrote {json}", soft_wrap=True)
+
+
+def verify(
+    bundle: BundleArgument,
+    target: Annotated[str, typer.Option(help="Engines: cpu, cuda, tensorrt or tensorrt-rtx.")] = "cpu",
+    precision: PrecisionOption = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+) -> None:
+    """Check built engines on this machine's device: check vectors, and one short answer.
+
+    Writes the result into the engines' build.json. Engines for GPUs do not run before that.
+    """
+    from lira_engine.bundle.bundle import Bundle
+    from lira_engine.engines.record import usual_precision
+    from lira_engine.verify import tables, verify_engines
+    from lira_runtime.verify_answer import check_answer
+
+    precision = precision or usual_precision(target)
+    with status(plain_console()) as show:
+        found = verify_engines(Bundle.open(bundle), target, precision, threads, show, ask=check_answer)
+    print_tables(tables(found, precision))
 
 
 def _check_outputs(image: Path, overlay: Path | None, json: Path | None) -> None:

@@ -240,7 +240,7 @@ class Scene:
             top_k=top_k,
             seed=seed,
         )
-        return _last_answer(events)
+        return last_answer(events)
 
     def stream(
         self,
@@ -308,17 +308,22 @@ class Scene:
         # Of another beam than the best one, the turn's end may stand in the middle.
         again = replace(prompt, stop_ids=frozenset(), max_new_tokens=len(tokens))
         forced = dict(enumerate(tokens))
-        answer = _last_answer(self.stream_prompt(again, make_sampler(), use_ilvc=False, forced=forced))
+        answer = last_answer(self.stream_prompt(again, make_sampler(), use_ilvc=False, forced=forced))
         return replace(answer, finish_reason="stop" if tokens[-1] in prompt.stop_ids else "length")
 
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether the KV cache has room for the prompt and the image."""
+        return self._length(prompt) <= self._lira.engines.llm.capacity
+
+    def _length(self, prompt: Prompt) -> int:
+        return len(prompt.before) + len(self._prefix) + len(prompt.after)
+
     def _check_length(self, prompt: Prompt) -> None:
-        length = len(prompt.before) + len(self._prefix) + len(prompt.after)
-        capacity = self._lira.engines.llm.capacity
-        if length > capacity:
+        if not self.fits(prompt):
             fewer = f", or allow fewer tiles than {self.tiles} (--max-tiles)" if self.tiles > 1 else ""
             raise LiraError(
-                f"the prompt has {length} tokens, {len(self._prefix)} of them the image; "
-                f"expected at most {capacity}: ask a shorter question{fewer}"
+                f"the prompt has {self._length(prompt)} tokens, {len(self._prefix)} of them the image; "
+                f"expected at most {self._lira.engines.llm.capacity}: ask a shorter question{fewer}"
             )
 
     def _run(
@@ -394,7 +399,8 @@ class Scene:
         )
 
 
-def _last_answer(events: Iterator[Event]) -> Answer:
+def last_answer(events: Iterator[Event]) -> Answer:
+    """Read a stream to its end and return the answer."""
     answer = None
     for event in events:
         if isinstance(event, FinishedEvent):
