@@ -16,8 +16,7 @@ from lira_engine.cli_options import BundleArgument, MaxTilesOption, PrecisionOpt
 from lira_engine.system.terminal import plain_console, print_tables, status
 
 if TYPE_CHECKING:
-    from lira_runtime.answer import Answer
-    from lira_runtime.events import Event
+    from lira_runtime.answer import Answer, Event
 
 
 def run(
@@ -184,7 +183,8 @@ def _check_outputs(image: Path, overlay: Path | None, json: Path | None) -> None
 
 def _print_stream(out: Console, events: Iterator[Event]) -> Answer:
     """Print the text as it comes; return the answer with the masks of its phrases decoded."""
-    from lira_runtime.events import FinishedEvent, TokenEvent
+    from lira_runtime.answer import FinishedEvent
+    from lira_runtime.events import TokenEvent
 
     answer: Answer | None = None
     for event in events:

@@ -20,15 +20,16 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import Manifest
 from lira_engine.errors import LiraError
 from lira_runtime import arguments, images, preprocess
-from lira_runtime.answer import Answer, Transcript
+from lira_runtime.answer import Answer, Event, FinishedEvent, last_answer
 from lira_runtime.beam import beam_search
 from lira_runtime.callbacks import ImageIdCallback, SegCallback
-from lira_runtime.events import Event, FinishedEvent, MaskEvent, RegionEvent, TokenEvent
+from lira_runtime.events import EndEvent, LoopEvent, TokenEvent
 from lira_runtime.loop import Llm, TokenCallback, generate
 from lira_runtime.prompts import Ilvc, Prompt, banned_tokens, build_prompt, encodes_regions
 from lira_runtime.sampling import Sampler, make_sampler
 from lira_runtime.timings import LookTimings, TimedLlm, Timings
 from lira_runtime.tokenizer import TextCoder, Tokenizer
+from lira_runtime.transcript import Transcript
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -331,21 +332,20 @@ class Scene:
     ) -> Iterator[Event]:
         self._turn += 1
         turn = self._turn
-        lira, manifest = self._lira, self._lira.manifest
+        lira, tokens = self._lira, self._lira.manifest.tokens
         timings = Timings(look=self._unpaid_look)
         self._unpaid_look = LookTimings()
         llm = TimedLlm(lira.engines.llm, timings)
         seg = SegCallback(lira.engines.pixel_decoder, self._image_features, self.image.size, timings)
-        callbacks: dict[int, TokenCallback] = {manifest.tokens.seg: seg}
+        callbacks: dict[int, TokenCallback] = {tokens.seg: seg}
         if use_ilvc:
-            callbacks[manifest.tokens.image_id] = self._image_id_callback(seg, timings)
-        transcript = Transcript(lira.tokenizer, manifest.tokens, prompt.label)
+            callbacks[tokens.image_id] = self._image_id_callback(seg, timings)
+        transcript = Transcript(lira.tokenizer, tokens, prompt.label)
 
-        with timings.answering():
-            cache = self._keep_image_rows(prompt.before, llm)
+        def answer() -> Iterator[LoopEvent]:
             events = generate(
                 llm,
-                cache,
+                self._keep_image_rows(prompt.before, llm),
                 lira.embed(prompt.after),
                 lira.embed,
                 choose,
@@ -354,28 +354,17 @@ class Scene:
                 callbacks,
                 forced,
             )
-        while True:
-            with timings.answering():
-                try:
-                    event = next(events)
-                except StopIteration as end:
-                    finish_reason: str = end.value
-                    break
-                if isinstance(event, TokenEvent):
-                    event = replace(event, text=transcript.add_token(event.token_id, event.step))
-                elif isinstance(event, MaskEvent):
-                    transcript.add_mask(event)
-                elif isinstance(event, RegionEvent):
-                    transcript.add_region(event)
+            yield from map(transcript.add, events)
+
+        for event in timings.answering(answer()):
+            if isinstance(event, EndEvent):
+                yield FinishedEvent(transcript.finish(event.reason, timings, seg.logits))
+                return
             if isinstance(event, TokenEvent):
-                timings.new_tokens += 1
-                if event.step == 0:
-                    timings.note_first_token()
-                    llm.prefilling = False
+                timings.note_token()
             yield event
             if self._turn != turn:
                 raise LiraError("another question was asked about this scene; expected one stream at a time")
-        yield FinishedEvent(transcript.finish(finish_reason, timings, seg.logits))
 
     def _keep_image_rows(self, before: tuple[int, ...], llm: Llm) -> KvCache:
         """The cache with exactly the rows of [before, image] in it."""
@@ -397,13 +386,3 @@ class Scene:
         return ImageIdCallback(
             seg, self.image, encode, spec.tile, spec.region, suffix, lira.embed(suffix), timings
         )
-
-
-def last_answer(events: Iterator[Event]) -> Answer:
-    """Read a stream to its end and return the answer."""
-    answer = None
-    for event in events:
-        if isinstance(event, FinishedEvent):
-            answer = event.answer
-    assert answer is not None, "a stream ends with FinishedEvent"
-    return answer
