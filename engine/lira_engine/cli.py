@@ -1,4 +1,4 @@
-"""`lira-edge build`, `verify`, `inspect` and `doctor`."""
+"""`lira-edge build`, `inspect` and `doctor`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from lira_engine.build_options import precision_help, target_help, with_build_options
-from lira_engine.cli_options import BuiltTargetOption, PrecisionOption
-from lira_engine.system.terminal import plain_console, status
+from lira_engine.cli_options import BundleArgument
+from lira_engine.system.terminal import plain_console, print_tables, status
 from lira_engine.targets import target_named
-
-BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `lira-edge export` wrote.")]
 
 
 @with_build_options
 def build(
-    bundle: BundlePath,
+    bundle: BundleArgument,
     target: Annotated[str, typer.Option(help=f"Where the engines will run: {target_help()}.")] = "cpu",
     precision: Annotated[
         str | None,
@@ -59,7 +56,7 @@ def build(
         raise LiraError(f"a build for {target} runs nothing: leave --threads out")
     opened, console = Bundle.open(bundle), plain_console()
     if dry_run:
-        _print_tables(plan_tables(plan_build(opened, target, wanted, options, force)))
+        print_tables(plan_tables(plan_build(opened, target, wanted, options, force)))
         return
     started = time.perf_counter()
     with status(console) as show:
@@ -81,7 +78,7 @@ def build(
         if errors
         else f"not run yet: `{verify}` on the device"
     )
-    _print_tables([stage_table(record)])
+    print_tables([stage_table(record)])
     for line in (*chosen.remarks(record), f"{folder}: {size / 2**20:.1f} MiB, {found}"):
         console.print(line, soft_wrap=True)
     arguments = {
@@ -93,26 +90,6 @@ def build(
     console.print(f"again: {again} --force", soft_wrap=True)
 
 
-def verify(
-    bundle: BundlePath,
-    target: BuiltTargetOption = "cpu",
-    precision: PrecisionOption = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
-) -> None:
-    """Check built engines on the device that is here: check vectors, and one short answer.
-
-    Writes the result into the engines' build.json. Engines for GPUs are not run before that.
-    """
-    from lira_engine.bundle.bundle import Bundle
-    from lira_engine.targets import default_precision
-    from lira_engine.verify import tables, verify_engines
-
-    precision = precision or default_precision(target)
-    with status(plain_console()) as show:
-        found = verify_engines(Bundle.open(bundle), target, precision, threads, show)
-    _print_tables(tables(found, precision))
-
-
 def inspect(
     path: Annotated[Path, typer.Argument(help="A bundle, an engine folder or a checkpoint folder.")],
     verify: Annotated[bool, typer.Option("--verify", help="Hash every file again.")] = False,
@@ -120,7 +97,7 @@ def inspect(
     """Show what a bundle, an engine folder or a checkpoint folder holds."""
     from lira_engine.inspect import describe
 
-    _print_tables(describe(path, verify))
+    print_tables(describe(path, verify))
 
 
 def doctor(
@@ -131,17 +108,4 @@ def doctor(
     """Say what this machine can run, what is missing, and the line that installs it."""
     from lira_engine.doctor import examine
 
-    _print_tables(examine(bundle))
-
-
-def _print_tables(tables: list[tuple[str, list[tuple[str, ...]]]]) -> None:
-    console = plain_console()
-    if not console.is_terminal:
-        console.width = 200  # for pipes and files: nothing is wrapped that a search might look for
-    for title, rows in tables:
-        console.print(title, style="bold")
-        table = Table(box=None, pad_edge=False, show_header=False)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-        console.print()
+    print_tables(examine(bundle))

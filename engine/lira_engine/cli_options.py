@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lira_engine.targets import TARGETS
+from lira_engine.targets import PORTABLE, TARGETS
 
+
+def _default_precisions() -> str:
+    """ "fp32 for cpu, portable; fp16 for cuda, ..." """
+    by_precision: dict[str, list[str]] = {}
+    for target in (*TARGETS.values(), PORTABLE):
+        by_precision.setdefault(target.precisions[0], []).append(target.name)
+    return "; ".join(f"{precision} for {', '.join(names)}" for precision, names in by_precision.items())
+
+
+BundleArgument = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="Folder that `lira-edge export` wrote.")
+]
 TargetOption = Annotated[
     str, typer.Option(help=f"Engines: {', '.join(TARGETS)}, or portable (the bundle's graphs).")
 ]
 BuiltTargetOption = Annotated[str, typer.Option(help=f"Engines: {', '.join(TARGETS)}.")]
 PrecisionOption = Annotated[
     str | None,
-    typer.Option(help="Precision of the engines.  [default: fp32 for cpu and portable, else fp16]"),
+    typer.Option(help=f"Precision of the engines.  [default: {_default_precisions()}]"),
 ]
 MaxTilesOption = Annotated[
     int | None,

@@ -1,19 +1,19 @@
-"""Built engines on the device that will run them: check vectors, then one short answer; kept in build.json.
+"""Check built engines on the device that will run them, and record the result in build.json.
 
-A build that finished says little: fused kernels can be wrong on one GPU and right on the next.
+A finished build proves little: a fused kernel can be right on one GPU and wrong on the next. The engines run
+the bundle's check vectors, then give one short answer, which the caller's `ask` asks for and checks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from lira_engine.bundle.bundle import Bundle, CheckVectors
 from lira_engine.bundle.manifest import STAGES
-from lira_engine.check_answer import check_answer
 from lira_engine.engines import lowered_outputs
 from lira_engine.engines.accuracy import check_outputs
 from lira_engine.engines.precision import precision_named
@@ -31,17 +31,40 @@ Progress = Callable[[str], None]
 """Called with what is checked now."""
 
 
+@dataclass(frozen=True)
+class CheckedAnswer:
+    """The result of `Ask`.
+
+    Attributes:
+        tokens: steps that chose a token; 0 where the context is too short for the answer.
+        agree: at how many of them the fp32 language model, run by ONNX Runtime on the same embeddings, has
+            the same argmax; None where it cannot run here.
+        cutting: error of the logits (see engines.accuracy) against those of the same rows in one pass.
+    """
+
+    tokens: int
+    agree: int | None = None
+    cutting: float = 0.0
+
+
+Ask = Callable[[Bundle, Engines, str, "int | None"], CheckedAnswer]
+"""(bundle, engines, precision of the language model, threads): asks for an answer and checks it. Raises
+LiraError for a wrong one."""
+
+
 def verify_engines(
     bundle: Bundle | Path | str,
     target: str,
     precision: str,
     threads: int | None = None,
     progress: Progress = lambda what: None,
+    *,
+    ask: Ask,
 ) -> Verified:
-    """Check the built engines of a bundle on this machine's device and note it in their build.json.
+    """Check the built engines of a bundle on this machine's device, and record the result in build.json.
 
-    Raises LiraError where the engines are missing, stale, altered or foreign, the device is missing, or an
-    output is wrong: then build.json says that they are not verified.
+    Raises LiraError if the engines are missing, stale, altered or foreign, if the device is missing, or if an
+    output is wrong; for a wrong output build.json then says that they are not verified.
     """
     chosen = target_named(target)
     if not isinstance(bundle, Bundle):
@@ -49,7 +72,7 @@ def verify_engines(
     build = usable_build(bundle, chosen, precision)
     setting = chosen.setting()
     folder = bundle.engine_folder(target, precision)
-    if build.verified is not None:  # a wrong engine may end this process, too
+    if build.verified is not None:  # a wrong engine may also crash this process
         keep_verified(folder, build, None)
     with open_engines(bundle, target, precision, threads, unverified=True) as engines:
         errors, lowered = {}, {}
@@ -63,7 +86,7 @@ def verify_engines(
             if lowered_outputs.file_name(stage) in build.files:
                 lowered = lowered_outputs.check(what, found, lowered_outputs.read(folder, stage))
         progress("answer")
-        answer = check_answer(bundle, engines, build.precisions["llm"], threads)
+        answer = ask(bundle, engines, build.precisions["llm"], threads)
     placement = chosen.placement(bundle, build, lambda stage: progress(f"{stage}: placement"))
     result = Verified(now(), setting, errors, answer.tokens, answer.agree, answer.cutting, lowered, placement)
     now_there = read_build(folder, f"run `{chosen.build_command(bundle.path, precision)}`")
@@ -74,14 +97,14 @@ def verify_engines(
 
 
 def _run(engines: Engines, stage: str, vectors: CheckVectors) -> dict[str, np.ndarray]:
-    """A stage's outputs on its check vectors."""
+    """Return a stage's outputs on its check vectors."""
     if stage == "llm":
         return run_llm(engines.llm, vectors)
     return run_stage(getattr(engines, stage), vectors.inputs)
 
 
 def tables(found: Verified, precision: str) -> Tables:
-    """What was found, for people. `precision`: of the engines."""
+    """Return the result as tables to print. `precision`: of the engines."""
     rows: list[tuple[str, ...]] = []
     for stage, errors in found.errors.items():
         output, error = max(errors.items(), key=lambda item: item[1])

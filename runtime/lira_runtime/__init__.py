@@ -8,9 +8,9 @@ from lira_engine.lazy import attributes
 
 if TYPE_CHECKING:
     from lira_runtime.answer import Answer as Answer
+    from lira_runtime.answer import Event as Event
+    from lira_runtime.answer import FinishedEvent as FinishedEvent
     from lira_runtime.answer import Phrase as Phrase
-    from lira_runtime.events import Event as Event
-    from lira_runtime.events import FinishedEvent as FinishedEvent
     from lira_runtime.events import MaskEvent as MaskEvent
     from lira_runtime.events import RegionEvent as RegionEvent
     from lira_runtime.events import TokenEvent as TokenEvent
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "Answer": "answer",
     "Phrase": "answer",
-    "Event": "events",
-    "FinishedEvent": "events",
+    "Event": "answer",
+    "FinishedEvent": "answer",
     "MaskEvent": "events",
     "RegionEvent": "events",
     "TokenEvent": "events",

@@ -1,36 +1,32 @@
-"""ILVC, LIRA's interleaved local visual coupling, as two callbacks of the loop (Algorithm 1, lines 8-16)."""
+"""ILVC (interleaved local visual coupling) as two callbacks of the loop: Algorithm 1, lines 8 to 16."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from PIL.Image import Image
 
+from lira_engine.bundle.manifest import RegionSpec, TileSpec
+from lira_engine.engines.runner import LlmOutput, Pass, StageRunner, Tensor
 from lira_runtime import preprocess
-from lira_runtime.events import Event, MaskEvent, RegionEvent
+from lira_runtime.events import LoopEvent, MaskEvent, RegionEvent
 from lira_runtime.loop import TokenCallback
 from lira_runtime.masks import Mask
 from lira_runtime.timings import Timings
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from lira_engine.bundle.manifest import RegionSpec, TileSpec
-    from lira_engine.engines.runner import LlmOutput, Pass, StageRunner, Tensor
-
 
 class SegCallback(TokenCallback):
-    """`[SEG]`: a mask from the hidden state of the pass that read the token (not the pass that predicted it).
+    """At `[SEG]`: start to decode a mask from the hidden state of the pass that read the token.
 
-    Keeps that pass's logits, too: they rank the words that describe the object (the paper's AttrEval).
+    Also keeps that pass's logits, which rank the words that describe the object (the paper's AttrEval).
     """
 
     def __init__(
         self,
         pixel_decoder: StageRunner,
-        image_features: Mapping[str, Tensor],  # the pixel decoder's inputs, hidden_states excepted
+        image_features: Mapping[str, Tensor],  # the pixel decoder's inputs except hidden_states
         image_size: tuple[int, int],  # width, height
         timings: Timings,
     ) -> None:
@@ -41,13 +37,13 @@ class SegCallback(TokenCallback):
         self.masks: list[Mask] = []
         self.logits: list[np.ndarray] = []  # [V] for each mask
 
-    def on_consumed(self, output: LlmOutput, step: int) -> Generator[Event, None, None]:
+    def on_consumed(self, output: LlmOutput, step: int) -> Sequence[LoopEvent]:
         hidden = np.array(output.hidden[-1:], dtype=np.float32)  # [1, C], copied: engines reuse their buffers
         decoding = self._pixel_decoder.start({"hidden_states": hidden, **self._image_features})
         mask = Mask(lambda: self._wait_for(decoding), *self._image_size)
         self.masks.append(mask)
         self.logits.append(np.array(output.logits[-1], dtype=np.float32))
-        yield MaskEvent(len(self.masks) - 1, mask, step)
+        return [MaskEvent(len(self.masks) - 1, mask, step)]
 
     def _wait_for(self, decoding: Pass) -> np.ndarray:
         started = time.perf_counter()
@@ -57,10 +53,10 @@ class SegCallback(TokenCallback):
 
 
 class ImageIdCallback(TokenCallback):
-    """`<image_id>`: the latest mask's region, encoded again as one tile, and the embeddings of " <p>".
+    """At `<image_id>`: append the latest mask's region, encoded as one tile, and the embeddings of " <p>".
 
-    Without a mask so far nothing is appended. Around an empty mask there is no box: the region is then the
-    whole image, darkened, as upstream has it.
+    Appends nothing if there is no mask yet. The region of an empty mask is the whole image, darkened, as in
+    upstream.
     """
 
     def __init__(
@@ -83,13 +79,13 @@ class ImageIdCallback(TokenCallback):
         self._suffix_embeddings = suffix_embeddings
         self._timings = timings
 
-    def on_chosen(self, step: int) -> Generator[Event, None, np.ndarray | None]:
+    def on_chosen(self, step: int) -> tuple[Sequence[LoopEvent], np.ndarray | None]:
         if not self._seg.masks:
-            return None
-        binary = self._seg.masks[-1].binary  # decodes the mask, which is timed on its own
+            return (), None
+        binary = self._seg.masks[-1].binary  # waits for the mask, which counts as the mask's time
         started = time.perf_counter()
         tile, box = preprocess.highlighted_tile(self._image, binary, self._region_spec, self._tile_spec)
         features = self._encode_tiles(tile)[0]  # [N, C]
         self._timings.regions.append(time.perf_counter() - started)
-        yield RegionEvent(len(self._seg.masks) - 1, box, tile, self._suffix_ids)
-        return np.concatenate([features, self._suffix_embeddings]).astype(np.float32, copy=False)
+        appended = np.concatenate([features, self._suffix_embeddings]).astype(np.float32, copy=False)
+        return [RegionEvent(len(self._seg.masks) - 1, box, tile, self._suffix_ids)], appended

@@ -1,4 +1,4 @@
-"""`lira-edge run`: one question about one image."""
+"""`lira-edge run` and `verify`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from lira_engine.cli_options import MaxTilesOption, PrecisionOption, TargetOption
-from lira_engine.system.terminal import plain_console, status
+from lira_engine.cli_options import (
+    BuiltTargetOption,
+    BundleArgument,
+    MaxTilesOption,
+    PrecisionOption,
+    TargetOption,
+)
+from lira_engine.system.terminal import plain_console, print_tables, status
 
 if TYPE_CHECKING:
-    from lira_runtime.answer import Answer
-    from lira_runtime.events import Event
+    from lira_runtime.answer import Answer, Event
 
 
 def run(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `lira-edge export` wrote.")],
+    bundle: BundleArgument,
     image: Annotated[Path, typer.Option(metavar="FILE", help="JPEG, PNG, WebP or BMP.")],
     ask: Annotated[
         str | None,
@@ -138,6 +143,27 @@ def run(
             out.print(f"wrote {json}", soft_wrap=True)
 
 
+def verify(
+    bundle: BundleArgument,
+    target: BuiltTargetOption = "cpu",
+    precision: PrecisionOption = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+) -> None:
+    """Check built engines on this machine's device: check vectors, and one short answer.
+
+    Writes the result into the engines' build.json. Engines for GPUs do not run before that.
+    """
+    from lira_engine.bundle.bundle import Bundle
+    from lira_engine.targets import default_precision
+    from lira_engine.verify import tables, verify_engines
+    from lira_runtime.verify_answer import check_answer
+
+    precision = precision or default_precision(target)
+    with status(plain_console()) as show:
+        found = verify_engines(Bundle.open(bundle), target, precision, threads, show, ask=check_answer)
+    print_tables(tables(found, precision))
+
+
 def _check_outputs(image: Path, overlay: Path | None, json: Path | None) -> None:
     """Raise LiraError for a path that cannot be written, or that would replace what is still needed."""
     from lira_engine.errors import LiraError
@@ -163,7 +189,8 @@ def _check_outputs(image: Path, overlay: Path | None, json: Path | None) -> None
 
 def _print_stream(out: Console, events: Iterator[Event]) -> Answer:
     """Print the text as it comes; return the answer with the masks of its phrases decoded."""
-    from lira_runtime.events import FinishedEvent, TokenEvent
+    from lira_runtime.answer import FinishedEvent
+    from lira_runtime.events import TokenEvent
 
     answer: Answer | None = None
     for event in events:

@@ -1,35 +1,32 @@
-"""What the loop says while it runs: flat, frozen records in the order in which things happen."""
+"""What happens in an answer, as the loop yields it: flat, frozen records."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
-    from lira_runtime.answer import Answer
-    from lira_runtime.masks import Mask
+from lira_runtime.masks import Mask
 
 
 @dataclass(frozen=True)
 class TokenEvent:
     """A token was chosen.
 
-    `text` is what it adds to the clean text: no tags, no space that a removed tag leaves behind, no half
-    of a UTF-8 character. The texts of all token events, joined, are the answer's `text`.
+    `text` is what the token adds to the answer's clean text: no tag, no blank beside a removed tag, no
+    incomplete UTF-8 character. The texts of all token events, joined, are `Answer.text`.
     """
 
     token_id: int
-    step: int  # 0 is the first token of the answer
+    step: int  # 0 for the first token of the answer
     text: str = ""
 
 
 @dataclass(frozen=True)
 class MaskEvent:
-    """A `[SEG]` went through the LLM, so its mask is known; who looks at it waits for its decoding."""
+    """The LLM read a `[SEG]`, so its mask is known. Accessing the mask waits until it is decoded."""
 
-    index: int  # place in Answer.masks
+    index: int  # into Answer.masks
     mask: Mask
     token_step: int  # step of the [SEG] token
 
@@ -40,15 +37,15 @@ class RegionEvent:
 
     mask_index: int
     box_xyxy: tuple[int, int, int, int]  # in image pixels, right and bottom exclusive
-    tile: np.ndarray  # [1, 3, S, S] float32, what the semantic encoder saw
+    tile: np.ndarray  # [1, 3, S, S] float32, the semantic encoder's input
     suffix_ids: tuple[int, ...] = ()  # token ids appended after the region (" <p>")
 
 
 @dataclass(frozen=True)
-class FinishedEvent:
-    """The answer is complete."""
+class EndEvent:
+    """The loop's last event."""
 
-    answer: Answer
+    reason: str  # "stop", or "length": max_new_tokens, or a full KV cache
 
 
-Event = TokenEvent | MaskEvent | RegionEvent | FinishedEvent
+LoopEvent = TokenEvent | MaskEvent | RegionEvent | EndEvent

@@ -20,15 +20,16 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import Manifest
 from lira_engine.errors import LiraError
 from lira_runtime import arguments, images, preprocess
-from lira_runtime.answer import Answer, Transcript
+from lira_runtime.answer import Answer, Event, FinishedEvent, last_answer
 from lira_runtime.beam import beam_search
 from lira_runtime.callbacks import ImageIdCallback, SegCallback
-from lira_runtime.events import Event, FinishedEvent, MaskEvent, RegionEvent, TokenEvent
+from lira_runtime.events import EndEvent, LoopEvent, TokenEvent
 from lira_runtime.loop import Llm, TokenCallback, generate
 from lira_runtime.prompts import Ilvc, Prompt, banned_tokens, build_prompt, encodes_regions
 from lira_runtime.sampling import Sampler, make_sampler
 from lira_runtime.timings import LookTimings, TimedLlm, Timings
 from lira_runtime.tokenizer import TextCoder, Tokenizer
+from lira_runtime.transcript import Transcript
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -240,7 +241,7 @@ class Scene:
             top_k=top_k,
             seed=seed,
         )
-        return _last_answer(events)
+        return last_answer(events)
 
     def stream(
         self,
@@ -308,17 +309,22 @@ class Scene:
         # Of another beam than the best one, the turn's end may stand in the middle.
         again = replace(prompt, stop_ids=frozenset(), max_new_tokens=len(tokens))
         forced = dict(enumerate(tokens))
-        answer = _last_answer(self.stream_prompt(again, make_sampler(), use_ilvc=False, forced=forced))
+        answer = last_answer(self.stream_prompt(again, make_sampler(), use_ilvc=False, forced=forced))
         return replace(answer, finish_reason="stop" if tokens[-1] in prompt.stop_ids else "length")
 
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether the KV cache has room for the prompt and the image."""
+        return self._length(prompt) <= self._lira.engines.llm.capacity
+
+    def _length(self, prompt: Prompt) -> int:
+        return len(prompt.before) + len(self._prefix) + len(prompt.after)
+
     def _check_length(self, prompt: Prompt) -> None:
-        length = len(prompt.before) + len(self._prefix) + len(prompt.after)
-        capacity = self._lira.engines.llm.capacity
-        if length > capacity:
+        if not self.fits(prompt):
             fewer = f", or allow fewer tiles than {self.tiles} (--max-tiles)" if self.tiles > 1 else ""
             raise LiraError(
-                f"the prompt has {length} tokens, {len(self._prefix)} of them the image; "
-                f"expected at most {capacity}: ask a shorter question{fewer}"
+                f"the prompt has {self._length(prompt)} tokens, {len(self._prefix)} of them the image; "
+                f"expected at most {self._lira.engines.llm.capacity}: ask a shorter question{fewer}"
             )
 
     def _run(
@@ -326,21 +332,20 @@ class Scene:
     ) -> Iterator[Event]:
         self._turn += 1
         turn = self._turn
-        lira, manifest = self._lira, self._lira.manifest
+        lira, tokens = self._lira, self._lira.manifest.tokens
         timings = Timings(look=self._unpaid_look)
         self._unpaid_look = LookTimings()
         llm = TimedLlm(lira.engines.llm, timings)
         seg = SegCallback(lira.engines.pixel_decoder, self._image_features, self.image.size, timings)
-        callbacks: dict[int, TokenCallback] = {manifest.tokens.seg: seg}
+        callbacks: dict[int, TokenCallback] = {tokens.seg: seg}
         if use_ilvc:
-            callbacks[manifest.tokens.image_id] = self._image_id_callback(seg, timings)
-        transcript = Transcript(lira.tokenizer, manifest.tokens, prompt.label)
+            callbacks[tokens.image_id] = self._image_id_callback(seg, timings)
+        transcript = Transcript(lira.tokenizer, tokens, prompt.label)
 
-        with timings.answering():
-            cache = self._keep_image_rows(prompt.before, llm)
+        def answer() -> Iterator[LoopEvent]:
             events = generate(
                 llm,
-                cache,
+                self._keep_image_rows(prompt.before, llm),
                 lira.embed(prompt.after),
                 lira.embed,
                 choose,
@@ -349,28 +354,17 @@ class Scene:
                 callbacks,
                 forced,
             )
-        while True:
-            with timings.answering():
-                try:
-                    event = next(events)
-                except StopIteration as end:
-                    finish_reason: str = end.value
-                    break
-                if isinstance(event, TokenEvent):
-                    event = replace(event, text=transcript.add_token(event.token_id, event.step))
-                elif isinstance(event, MaskEvent):
-                    transcript.add_mask(event)
-                elif isinstance(event, RegionEvent):
-                    transcript.add_region(event)
+            yield from map(transcript.add, events)
+
+        for event in timings.answering(answer()):
+            if isinstance(event, EndEvent):
+                yield FinishedEvent(transcript.finish(event.reason, timings, seg.logits))
+                return
             if isinstance(event, TokenEvent):
-                timings.new_tokens += 1
-                if event.step == 0:
-                    timings.note_first_token()
-                    llm.prefilling = False
+                timings.note_token()
             yield event
             if self._turn != turn:
                 raise LiraError("another question was asked about this scene; expected one stream at a time")
-        yield FinishedEvent(transcript.finish(finish_reason, timings, seg.logits))
 
     def _keep_image_rows(self, before: tuple[int, ...], llm: Llm) -> KvCache:
         """The cache with exactly the rows of [before, image] in it."""
@@ -392,12 +386,3 @@ class Scene:
         return ImageIdCallback(
             seg, self.image, encode, spec.tile, spec.region, suffix, lira.embed(suffix), timings
         )
-
-
-def _last_answer(events: Iterator[Event]) -> Answer:
-    answer = None
-    for event in events:
-        if isinstance(event, FinishedEvent):
-            answer = event.answer
-    assert answer is not None, "a stream ends with FinishedEvent"
-    return answer

@@ -1,26 +1,26 @@
-"""What an answer cost, by stage. All times are seconds of wall clock."""
+"""What an answer cost, by stage. All times are seconds of wall-clock time."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from lira_engine.engines.runner import KvCache, LlmOutput
-    from lira_runtime.loop import Llm
+from lira_engine.engines.runner import KvCache, LlmOutput
+from lira_runtime.loop import Llm
+
+T = TypeVar("T")
 
 AUTHORS_TOKENS_PER_SECOND = 21.6  # LIRA-2B, referring segmentation (paper, supplementary text, section 7)
 
 
 @dataclass
 class LookTimings:
-    """What it cost to look at an image: once, however many questions follow. On a GPU the pixel encoder runs
-    beside the semantic one, and `encode_pixel` is what remained to wait for."""
+    """What it cost to look at an image, once for all questions. On a GPU the pixel encoder runs beside the
+    semantic encoder, and `encode_pixel` is the time that was left to wait for it."""
 
     preprocess: float = 0.0
     encode_semantic: float = 0.0
@@ -36,63 +36,73 @@ class LookTimings:
 class Timings:
     """What one answer cost.
 
-    A later question about the same image pays for neither the encoders nor the prefill of the image's tokens:
-    its `look` is zero and its `prefill_tokens` are those of the question alone. Masks are waited for when
-    looked at, so `masks` and what follows from it may still grow after the answer is complete.
+    A later question about the same image pays neither for the encoders nor for the prefill of the image's
+    rows: its `look` is zero and its `prefill_tokens` are those of the question alone. Masks are decoded at
+    first access, so `masks` and `total` may still grow after the answer is complete.
     """
 
     look: LookTimings = field(default_factory=LookTimings)
     new_tokens: int = 0
     prefill_tokens: int = 0
     prefill: float = 0.0
-    ttft: float = 0.0  # time to the first token, the look included if this answer paid for it
-    decode: list[float] = field(default_factory=list)  # LLM passes that read one token
-    region_prefill: list[float] = field(default_factory=list)  # LLM passes that read a whole region
-    regions: list[float] = field(default_factory=list)  # crop and semantic encoder, mask not included
+    ttft: float = 0.0  # time to first token, with the look if this answer paid for it
+    decode: list[float] = field(default_factory=list)  # decode steps: LLM passes that read one token
+    region_prefill: list[float] = field(default_factory=list)  # LLM passes that read a region
+    regions: list[float] = field(default_factory=list)  # crop and semantic encoder, without the mask
     masks: list[float] = field(default_factory=list)  # waiting for the pixel decoder
     _answering: float = 0.0
     _late_masks: float = 0.0
-    _running: bool = False
+    _running_since: float | None = None
 
     @property
     def total(self) -> float:
-        """The look, if paid here, the answer, and masks decoded since. The caller's own time is not in it."""
+        """The look, if paid here, the answer, and masks decoded since; without the caller's own time."""
         return self.look.total + self._answering + self._late_masks
 
     @property
     def decode_tokens_per_second(self) -> float:
-        """Passes that read one token, per second of LLM time; 0.0 if there was none."""
+        """Decode steps per second of LLM time; 0.0 if there was none."""
         spent = sum(self.decode)
         return len(self.decode) / spent if spent else 0.0
 
     @property
     def end_to_end_tokens_per_second(self) -> float:
-        """All tokens of the answer over `total`."""
+        """Tokens of the answer per second of `total`."""
         return self.new_tokens / self.total if self.total else 0.0
 
-    @contextmanager
-    def answering(self) -> Iterator[None]:
-        """Time inside counts as answering; what the consumer of a stream does between events does not."""
-        started = time.perf_counter()
-        self._running = True
+    def answering(self, events: Iterable[T]) -> Iterator[T]:
+        """Yield `events`, and count the time until each as answering, but not the consumer's time between."""
+        self._resume()
         try:
-            yield
+            for event in events:
+                self._pause()
+                yield event
+                self._resume()
         finally:
-            self._running = False
-            self._answering += time.perf_counter() - started
+            self._pause()
+
+    def _resume(self) -> None:
+        self._running_since = time.perf_counter()
+
+    def _pause(self) -> None:
+        if self._running_since is not None:
+            self._answering += time.perf_counter() - self._running_since
+            self._running_since = None
+
+    def note_token(self) -> None:
+        """Count a token. To be called between one event of `answering` and the next."""
+        self.new_tokens += 1
+        if self.new_tokens == 1:
+            self.ttft = self.total
 
     def note_mask(self, seconds: float) -> None:
-        """A mask was waited for, inside the loop or later."""
+        """Count the time that a mask was waited for, inside the loop or later."""
         self.masks.append(seconds)
-        if not self._running:
+        if self._running_since is None:
             self._late_masks += seconds
 
-    def note_first_token(self) -> None:
-        """To be called between the first token and the next."""
-        self.ttft = self.total
-
     def as_dict(self) -> dict[str, object]:
-        """For JSON: seconds by stage, and the two rates."""
+        """Return seconds by stage, and the two rates, for JSON."""
         return {
             "look": {
                 "preprocess": self.look.preprocess,
@@ -115,12 +125,11 @@ class Timings:
 
 
 class TimedLlm:
-    """The LLM as the loop sees it, noting what each pass costs."""
+    """The LLM with the time of each pass noted in `timings`: prefill until there is a token, then by rows."""
 
     def __init__(self, llm: Llm, timings: Timings) -> None:
         self._llm = llm
         self._timings = timings
-        self.prefilling = True  # until the first token
 
     def forward(
         self, embeds: np.ndarray, cache: KvCache, logit_positions: Sequence[int] = (-1,)
@@ -128,7 +137,7 @@ class TimedLlm:
         started = time.perf_counter()
         output = self._llm.forward(embeds, cache, logit_positions)
         seconds = time.perf_counter() - started
-        if self.prefilling:
+        if self._timings.new_tokens == 0:
             self._timings.prefill_tokens += len(embeds)
             self._timings.prefill += seconds
         else:

@@ -13,6 +13,7 @@ from lira_engine import doctor
 from lira_engine.build import build
 from lira_engine.verify import verify_engines
 from lira_runtime import Lira
+from lira_runtime.verify_answer import check_answer
 
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).parent.parent.parent
@@ -40,7 +41,7 @@ def test_from_build_to_mask(
     bundle = tmp_path / "nano"
     shutil.copytree(request.getfixturevalue("nano_bundle"), bundle)  # exported where something runs
     build(bundle, target, precision)
-    found = verify_engines(bundle, target, precision)
+    found = verify_engines(bundle, target, precision, ask=check_answer)
     assert found.tokens and (precision == "int4" or found.agree == found.tokens)
     image = ROOT / "assets" / "sample.png"
     with Lira.open(bundle, target, precision) as ours, Lira.open(bundle, "portable") as portable:

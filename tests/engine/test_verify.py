@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +16,11 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from lira_engine import Bundle, LiraError, check_answer, open_engines, verify
+from lira_engine import Bundle, LiraError, open_engines, verify
 from lira_engine import open as opening
 from lira_engine.build import build
 from lira_engine.bundle.integrity import sha256_of
-from lira_engine.bundle.manifest import STAGES
-from lira_engine.check_answer import _agreeing
+from lira_engine.bundle.manifest import STAGES, TokenSpec
 from lira_engine.engines import setting, verified
 from lira_engine.engines.accuracy import check_outputs
 from lira_engine.engines.record import BUILD_NAME, read_build
@@ -28,11 +28,15 @@ from lira_engine.main import main
 from lira_engine.ort import build_cuda
 from lira_engine.ort import target as ort_target
 from lira_engine.ort.device import CPU, Device
+from lira_engine.ort.llm import OrtKvCache
 from lira_engine.ort.options import CudaOptions
 from lira_engine.system.machine import Gpu, Jetson
 from lira_engine.targets import target_named
-from lira_engine.verify import tables, verify_engines
+from lira_engine.verify import tables
+from lira_runtime import Lira, verify_answer
+from lira_runtime.verify_answer import RecordingLlm, _agreeing, check_answer
 
+verify_engines = partial(verify.verify_engines, ask=check_answer)
 pytestmark = pytest.mark.portable
 TOKENS = 5
 
@@ -214,21 +218,91 @@ def spoil(folder: Path, name: str) -> None:
     (folder / BUILD_NAME).write_text(json.dumps(data))
 
 
-def test_overflow_is_named(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = Bundle.open(built)
+@pytest.mark.parametrize(
+    "stage, output", [("semantic_encoder", "features"), ("llm", "logits"), ("pixel_decoder", "mask_logits")]
+)
+def test_overflow_is_named(nano: Path, monkeypatch: pytest.MonkeyPatch, stage: str, output: str) -> None:
+    bundle = Bundle.open(nano)
     with open_engines(bundle, threads=1) as opened:
-        original = opened.semantic_encoder.run
-        monkeypatch.setattr(
-            opened.semantic_encoder,
-            "run",
-            lambda feeds: {n: a * np.float32(np.inf) for n, a in original(feeds).items()},
-        )
-        with pytest.raises(LiraError, match="features of the answer are not finite"):
-            check_answer.check_answer(bundle, opened, "fp32", 1)
+        engine = getattr(opened, stage)
+        run = engine.forward if stage == "llm" else engine.start
+
+        def overflow(*arguments: Any) -> Any:
+            found = run(*arguments)
+            if stage == "llm":
+                return dataclasses.replace(found, logits=found.logits * np.float32(np.inf))
+            return SimpleNamespace(numpy=lambda name: found.numpy(name) * np.float32(np.inf))
+
+        monkeypatch.setattr(engine, run.__name__, overflow)
+        with pytest.raises(LiraError, match=f"{output} of the answer are not finite"):
+            check_answer(bundle, opened, "fp32", 1)
+
+
+def reversed_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = Lira._visual_prefix
+    monkeypatch.setattr(Lira, "_visual_prefix", lambda *arguments: prefix(*arguments)[::-1])
+
+
+def another_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = Lira.prompt
+    monkeypatch.setattr(
+        Lira, "prompt", lambda self, *question: dataclasses.replace(prompt(self, *question), after=(7, 8))
+    )
+
+
+def region_without_its_suffix(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = TokenSpec.__init__
+    monkeypatch.setattr(
+        TokenSpec, "__init__", lambda self, *args, **kw: read(self, *args, **(kw | {"region_suffix": ()}))
+    )
+
+
+@pytest.mark.parametrize(
+    "change, passes",
+    [(None, []), (reversed_prefix, [0]), (another_template, [1]), (region_without_its_suffix, [3])],
+)
+def test_verify_checks_the_passes_of_run(
+    nano: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[pytest.MonkeyPatch], None] | None,
+    passes: list[int],
+) -> None:
+    """Whatever the runtime feeds the language model when it is asked, verify feeds and checks."""
+    right = checked_chunks(nano)
+    if change is not None:
+        change(monkeypatch)
+    checked, asked = checked_chunks(nano), asked_chunks(nano, monkeypatch)
+    assert len(checked) == len(asked) == TOKENS + 1  # the first pass reads the image
+    assert all(np.array_equal(*both) for both in zip(checked, asked, strict=True))
+    changed = [i for i, both in enumerate(zip(checked, right, strict=True)) if not np.array_equal(*both)]
+    assert changed[:1] == passes  # a changed image or question changes the mask, and so the region, too
+
+
+def checked_chunks(path: Path) -> list[np.ndarray]:
+    """The embeddings of each pass of the answer that verify asks for."""
+    bundle = Bundle.open(path)
+    with open_engines(bundle, threads=1) as opened:
+        llm = RecordingLlm(opened.llm)
+        check_answer(bundle, dataclasses.replace(opened, llm=llm), "fp32", 1)
+    *answer, in_one_go = llm.chunks
+    assert np.array_equal(np.concatenate(answer), in_one_go)
+    return answer
+
+
+def asked_chunks(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """The embeddings of each pass of a question that is asked by the public methods."""
+    with Lira.open(path, threads=1) as lira:
+        tokens = lira.manifest.tokens
+        answer = iter((tokens.seg, tokens.image_id, tokens.seg, tokens.p_end, tokens.eos[0]))
+        monkeypatch.setattr("lira_runtime.scene.make_sampler", lambda *_: lambda logits: next(answer))
+        llm = RecordingLlm(lira.engines.llm)
+        lira.engines = dataclasses.replace(lira.engines, llm=llm)
+        lira.look(verify_answer.picture(lira.manifest.preprocessing.tile.size)).ask(verify_answer.QUESTION)
+    return llm.chunks
 
 
 def test_without_memory_no_answer_is_compared(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_answer, "available_mib", lambda: 1)
+    monkeypatch.setattr(verify_answer, "available_mib", lambda: 1)
     found = verify_engines(built, "cpu", "fp32", threads=1)
     assert (found.tokens, found.agree) == (TOKENS, None)
     said = "5 tokens, finite; no language model in fp32 to compare them with runs here"
@@ -252,14 +326,14 @@ def test_an_older_onnx_runtime_compares_the_answer_with_the_cpu_engine(
     bundle, vocabulary = Bundle.open(built), Bundle.open(built).manifest.model.vocab_size
     chunk = np.zeros((3, bundle.manifest.model.hidden_size), np.float32)
     cuda = SimpleNamespace(target="cuda", precision="fp16")
-    found = check_answer._reference_logits(bundle, cuda, [chunk, chunk], 1)  # type: ignore[arg-type]
+    found = verify_answer._reference_logits(bundle, cuda, [chunk] * 3, 1)  # type: ignore[arg-type]
     assert found is not None and found.shape == (2, vocabulary)
     assert opened == ["portable", "cpu"]
     itself = SimpleNamespace(target="cpu", precision="fp32")
-    assert check_answer._reference_logits(bundle, itself, [chunk], 1) is None  # type: ignore[arg-type]
+    assert verify_answer._reference_logits(bundle, itself, [chunk], 1) is None  # type: ignore[arg-type]
     file = built / "engines" / "cpu-fp32" / BUILD_NAME
     file.write_text(json.dumps(record(built, "cpu-fp32") | {"lowering": "0" * 12}))  # it opens, and is stale
-    assert check_answer._reference_logits(bundle, cuda, [chunk], 1) is None  # type: ignore[arg-type]
+    assert verify_answer._reference_logits(bundle, cuda, [chunk], 1) is None  # type: ignore[arg-type]
 
 
 def test_the_language_model_is_placed_where_it_will_run(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,13 +358,22 @@ def test_an_answer_that_the_context_has_no_room_for(built: Path, monkeypatch: py
     assert found.tokens == 0 and "not given: the context is too short" in str(tables(found, "fp32"))
 
 
+def test_an_answer_that_fills_the_context_is_not_checked(nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.open(nano)
+    rows = sum(len(chunk) for chunk in checked_chunks(nano))
+    with open_engines(bundle, threads=1) as opened:
+        for capacity, tokens in ((rows, TOKENS), (rows - 1, 0)):
+            monkeypatch.setattr(OrtKvCache, "capacity", property(lambda self, rows=capacity: rows))
+            assert check_answer(bundle, opened, "fp32", 1).tokens == tokens
+
+
 def test_cutting_is_exact_in_fp32_alone() -> None:
     logits = np.random.default_rng(0).standard_normal((5, 50)).astype(np.float32)
-    assert check_answer._check_cutting(logits * np.float32(1.001), logits, "fp16") == pytest.approx(
+    assert verify_answer._check_cutting(logits * np.float32(1.001), logits, "fp16") == pytest.approx(
         1e-3, rel=0.01
     )
     with pytest.raises(LiraError, match="token by token they differ by"):
-        check_answer._check_cutting(logits * np.float32(1.001), logits, "fp32")
+        verify_answer._check_cutting(logits * np.float32(1.001), logits, "fp32")
 
 
 def test_another_runtime_is_another_setting(
@@ -310,17 +393,17 @@ def test_another_runtime_is_another_setting(
 def test_near_ties_may_turn_over() -> None:
     expected = np.array([[9.0, 10.0, -5.0], [1.0, 2.0, 3.0]], np.float32)
     assert _agreeing(expected, expected, "fp32") == 2
-    turned = expected[:, [1, 0, 2]]  # the first favourite is another token, 1.0 behind of 10
+    turned = expected[:, [1, 0, 2]]  # the argmax of the first row is another token, 1.0 behind of 10
     with pytest.raises(
         LiraError,
-        match=r"token 1 of the answer is wrong: the engine's favourite is 0, .* is 1 and ahead of it by 1",
+        match=r"token 1 of the answer is wrong: the engine's argmax is 0, .* is 1 and ahead of it by 1",
     ):
         _agreeing(turned, expected, "fp16")
     assert _agreeing(turned, expected, "int8") == 1
 
 
 def test_int4_logits_that_have_nothing_to_do_with_the_portable_ones_are_wrong() -> None:
-    """With four bits any favourite may be a tie: there the logits as a whole decide."""
+    """With four bits any argmax may be a tie: there the logits as a whole decide."""
     expected = np.random.default_rng(0).standard_normal((5, 50)).astype(np.float32)
     with pytest.raises(LiraError, match=r"logits of the answer are wrong: .* at most 6e-01 is accepted"):
         _agreeing(expected[:, ::-1], expected, "int4")

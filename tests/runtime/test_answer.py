@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from lira_engine.errors import LiraError
-from lira_runtime.answer import Answer, Transcript
-from lira_runtime.events import MaskEvent, RegionEvent
+from lira_runtime.answer import Answer
+from lira_runtime.events import MaskEvent, RegionEvent, TokenEvent
 from lira_runtime.timings import Timings
+from lira_runtime.transcript import Transcript
 
 
 @pytest.fixture
@@ -27,13 +28,15 @@ def write(fakes: SimpleNamespace) -> Any:
         read: int | None = None
         for step, piece in enumerate(script.split(" ")):
             token_id = fakes.ID[piece]
-            pieces.append(transcript.add_token(token_id, step))
+            token = transcript.add(TokenEvent(token_id, step))
+            assert isinstance(token, TokenEvent)
+            pieces.append(token.text)
             if read == fakes.SEG:
                 masks.append(f"mask {len(masks)}")
-                transcript.add_mask(MaskEvent(len(masks) - 1, masks[-1], step - 1))
+                transcript.add(MaskEvent(len(masks) - 1, masks[-1], step - 1))
             if token_id == fakes.IMAGE_ID and masks and regions:
                 tile = np.zeros((1, 3, 8, 8), dtype=np.float32)
-                transcript.add_region(RegionEvent(len(masks) - 1, (0, 0, 1, 1), tile, spec.region_suffix))
+                transcript.add(RegionEvent(len(masks) - 1, (0, 0, 1, 1), tile, spec.region_suffix))
             read = token_id
         logits = [np.arange(len(fakes.VOCABULARY), dtype=np.float32) for _ in masks]
         return transcript.finish("stop", Timings(), logits), pieces

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lira_runtime.events import Event, TokenEvent
+from lira_runtime.events import EndEvent, LoopEvent, TokenEvent
 from lira_runtime.loop import TokenCallback, generate
 
 
 class Diary(TokenCallback):
-    """Notes what it is told; appends `rows` embeddings of value `value` after its token."""
+    """Notes its calls; appends `rows` embeddings of value `value` after its token."""
 
     def __init__(self, rows: int | None = None, value: float = 50) -> None:
         self.rows = rows
@@ -22,30 +22,28 @@ class Diary(TokenCallback):
         self.chosen: list[int] = []
         self.consumed: list[tuple[int, float]] = []  # step, first channel of the hidden state
 
-    def on_chosen(self, step: int) -> Generator[Event, None, np.ndarray | None]:
+    def on_chosen(self, step: int) -> tuple[Sequence[LoopEvent], np.ndarray | None]:
         self.chosen.append(step)
-        yield TokenEvent(-1, step, "chosen")
-        return None if self.rows is None else np.full((self.rows, 8), self.value, dtype=np.float32)
+        appended = None if self.rows is None else np.full((self.rows, 8), self.value, dtype=np.float32)
+        return [TokenEvent(-1, step, "chosen")], appended
 
-    def on_consumed(self, output: Any, step: int) -> Generator[Event, None, None]:
+    def on_consumed(self, output: Any, step: int) -> Sequence[LoopEvent]:
         self.consumed.append((step, float(output.hidden[-1, 0])))
-        yield TokenEvent(-2, step, "consumed")
+        return [TokenEvent(-2, step, "consumed")]
 
 
 def run(
     fakes: SimpleNamespace, llm: Any, callbacks: dict[int, TokenCallback], **options: Any
-) -> tuple[list[Event], str]:
-    """Prompt of two tokens, stops at <|im_end|>; events and the reason for the end."""
+) -> tuple[list[LoopEvent], str]:
+    """Answer a prompt of two tokens; return the events before the last one, and that one's reason."""
     options = {"stop_ids": {fakes.EOS}, "max_new_tokens": 20, "cache": llm.new_cache(), **options}
     prompt = fakes.embed([1, 2])
     choose = lambda logits: int(np.argmax(logits))  # noqa: E731
-    events = generate(llm, prompt=prompt, embed=fakes.embed, choose=choose, callbacks=callbacks, **options)
-    collected = []
-    while True:
-        try:
-            collected.append(next(events))
-        except StopIteration as end:
-            return collected, end.value
+    *events, end = generate(
+        llm, prompt=prompt, embed=fakes.embed, choose=choose, callbacks=callbacks, **options
+    )
+    assert isinstance(end, EndEvent) and not any(isinstance(event, EndEvent) for event in events)
+    return events, end.reason
 
 
 def test_mask_belongs_to_the_pass_that_reads_seg(fakes: SimpleNamespace) -> None:

@@ -14,7 +14,8 @@ import pytest
 from lira_engine.bundle.manifest import TileSpec
 from lira_engine.errors import LiraError
 from lira_runtime import Lira, Scene, preprocess
-from lira_runtime.events import FinishedEvent, MaskEvent, RegionEvent, TokenEvent
+from lira_runtime.answer import FinishedEvent
+from lira_runtime.events import MaskEvent, RegionEvent, TokenEvent
 from lira_runtime.sampling import make_sampler
 
 TILES = 3  # of the image below, thumbnail included; the encoder takes them one at a time

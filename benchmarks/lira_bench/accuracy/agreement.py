@@ -13,7 +13,7 @@ import numpy as np
 
 from lira_bench.metrics import iou
 from lira_runtime import Answer, Scene
-from lira_runtime.events import FinishedEvent
+from lira_runtime.answer import last_answer
 from lira_runtime.prompts import Prompt
 from lira_runtime.sampling import Sampler, make_sampler
 
@@ -72,6 +72,5 @@ def replay(
     # The last token ends it. A beam search may have the same one in the middle, where it ends nothing.
     ends = frozenset() if tokens[-1] in tokens[:-1] else prompt.stop_ids & {tokens[-1]}
     given = replace(prompt, stop_ids=ends, max_new_tokens=len(tokens))
-    *_, last = scene.stream_prompt(given, choose, use_ilvc=use_ilvc)
-    assert isinstance(last, FinishedEvent), "a stream ends with FinishedEvent"
-    return last.answer, chosen
+    answer = last_answer(scene.stream_prompt(given, choose, use_ilvc=use_ilvc))
+    return answer, chosen

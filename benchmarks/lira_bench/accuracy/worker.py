@@ -18,8 +18,7 @@ from lira_bench.accuracy.tasks import task_named
 from lira_engine.errors import LiraError, OutOfMemory
 from lira_runtime import Answer, Lira, Scene, rle
 from lira_runtime import report as runtime_report
-from lira_runtime.answer import first_tokens
-from lira_runtime.events import FinishedEvent
+from lira_runtime.answer import first_tokens, last_answer
 from lira_runtime.images import open_image
 from lira_runtime.prompts import Prompt, banned_tokens, encodes_regions
 from lira_runtime.sampling import Sampler, make_sampler
@@ -260,9 +259,7 @@ class _Look:
     def _answer(self, prompt: Prompt) -> Answer:
         if self._protocol.beams > 1:
             return self.encode().search_prompt(prompt, self._protocol.beams, self._protocol.min_new_tokens)
-        *_, last = self.encode().stream_prompt(prompt, self._choose(), use_ilvc=self._use_ilvc)
-        assert isinstance(last, FinishedEvent), "a stream ends with FinishedEvent"
-        return last.answer
+        return last_answer(self.encode().stream_prompt(prompt, self._choose(), use_ilvc=self._use_ilvc))
 
     @property
     def _use_ilvc(self) -> bool:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -61,7 +60,7 @@ class OwnAnswers:
         self._image = image
 
     def answer(self) -> Answered:
-        from lira_runtime.events import FinishedEvent
+        from lira_runtime.answer import last_answer
         from lira_runtime.sampling import make_sampler
 
         lira = self._lira
@@ -69,10 +68,7 @@ class OwnAnswers:
         prompt = replace(prompt, max_new_tokens=len(tokens))
         started = time.perf_counter()
         scene = lira.look(self._image)
-        found: Any = None
-        for event in scene.stream_prompt(prompt, make_sampler(), forced=dict(enumerate(tokens))):
-            if isinstance(event, FinishedEvent):
-                found = event.answer
+        found = last_answer(scene.stream_prompt(prompt, make_sampler(), forced=dict(enumerate(tokens))))
         masks = [mask.binary for mask in found.masks]  # decoded here, where nothing asked for them before
         seconds = time.perf_counter() - started
         t = found.timings

@@ -11,7 +11,8 @@ from PIL.Image import Image
 from lira_bench.speed.record import Mark, Recorder, Span
 from lira_bench.speed.schedule import forced_tokens
 from lira_runtime import Answer, Lira
-from lira_runtime.events import FinishedEvent, MaskEvent, RegionEvent, TokenEvent
+from lira_runtime.answer import FinishedEvent
+from lira_runtime.events import MaskEvent, RegionEvent, TokenEvent
 from lira_runtime.prompts import Ilvc, Prompt, banned_tokens, encodes_regions
 from lira_runtime.sampling import make_sampler
 

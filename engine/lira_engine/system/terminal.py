@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.table import Table
 from rich.text import Text
 
 
@@ -21,6 +22,20 @@ def status(console: Console, text: str = "") -> Iterator[Callable[[str], None]]:
     """A spinner with a text while the block runs; what it yields changes the text."""
     with console.status(Text(text)) as shown:
         yield lambda text: shown.update(Text(text))
+
+
+def print_tables(tables: Sequence[tuple[str, Sequence[tuple[str, ...]]]]) -> None:
+    """Print (title, rows) tables. Pipes and files get 200 columns, so that searches find whole lines."""
+    console = plain_console()
+    if not console.is_terminal:
+        console.width = 200
+    for title, rows in tables:
+        console.print(title, style="bold")
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        console.print()
 
 
 def progress_bar(console: Console, *columns: ProgressColumn) -> Progress:

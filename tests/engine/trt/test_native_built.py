@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from lira_engine.targets import target_named
 from lira_engine.trt.compile import Job
 from lira_engine.trt.llm import TrtLlm
 from lira_engine.trt.stage import TrtStage, TrtTensor
-from lira_engine.verify import tables, verify_engines
+from lira_engine.verify import tables
 from lira_runtime import Lira
+from lira_runtime.verify_answer import check_answer
 
+verify_engines = partial(verify.verify_engines, ask=check_answer)
 PHOTO = Path(__file__).parents[3] / "assets" / "sample.png"
 
 
@@ -143,7 +146,7 @@ def test_a_decoding_step_that_is_wrong_shows_beside_the_same_rows_in_one_go(
 
     monkeypatch.setattr(TrtLlm, "forward", forgets)
     monkeypatch.setattr("lira_engine.verify.check_outputs", lambda *_: {})  # which would notice, too
-    monkeypatch.setattr("lira_engine.check_answer._reference_logits", lambda *_: None)  # as on JetPack 6
+    monkeypatch.setattr("lira_runtime.verify_answer._reference_logits", lambda *_: None)  # as on JetPack 6
     with pytest.raises(LiraError, match=r"token by token they differ by .* from those of the same rows in"):
         verify_engines(bundle, target, "fp16", threads=1)
 
@@ -171,24 +174,22 @@ def test_what_is_not_read_where_another_stage_left_it(
 
 
 def test_engines_that_are_built_again_meanwhile_are_not_verified(
-    compiler: Compiler, installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compiler: Compiler, installed: Any, tmp_path: Path
 ) -> None:
     bundle, target = tmp_path / "nano", installed.target
     folder = build(bundle, target, "fp32")
-    inner = verify.check_answer
 
     def meanwhile(*arguments: Any) -> Any:
         build(bundle, target, "fp32", target_named(target).given_options({"lm_head_parts": 2}, "int4"))
-        return inner(*arguments)
+        return check_answer(*arguments)
 
-    monkeypatch.setattr(verify, "check_answer", meanwhile)
     with pytest.raises(LiraError, match="was built again meanwhile: run `lira-edge verify` again"):
-        verify_engines(bundle, target, "fp32", threads=1)
+        verify_engines(bundle, target, "fp32", threads=1, ask=meanwhile)
     assert read_build(folder, "").verified is None
 
 
 def test_what_ends_in_the_middle_of_a_verification_is_not_verified(
-    compiler: Compiler, installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compiler: Compiler, installed: Any, tmp_path: Path
 ) -> None:
     bundle, target = tmp_path / "nano", installed.target
     folder = build(bundle, target, "fp32")
@@ -197,7 +198,6 @@ def test_what_ends_in_the_middle_of_a_verification_is_not_verified(
     def crash(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lira_engine.verify.check_answer", crash)
     with pytest.raises(KeyboardInterrupt):
-        verify_engines(bundle, target, "fp32", threads=1)
+        verify_engines(bundle, target, "fp32", threads=1, ask=crash)
     assert read_build(folder, "").verified is None
