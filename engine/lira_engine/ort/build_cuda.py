@@ -20,7 +20,7 @@ from lira_engine.engines.llm_tensors import is_cache
 from lira_engine.engines.options import CudaOptions, recorded_options
 from lira_engine.engines.record import engine_file, tool_versions
 from lira_engine.lowering.cuda import cuda_pipeline
-from lira_engine.lowering.passes.half_products import kept_in_fp32
+from lira_engine.lowering.passes.use_mixed_precision import kept_in_fp32
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.quantization import Quantization
 from lira_engine.ort.device import Device, cuda_device

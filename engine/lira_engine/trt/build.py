@@ -23,7 +23,7 @@ from lira_engine.engines.builder import BuiltStage, Progress, gpu_bytes, gpu_pre
 from lira_engine.engines.options import TrtOptions, recorded_options
 from lira_engine.engines.record import engine_file
 from lira_engine.errors import LiraError, how_it_ended
-from lira_engine.lowering.passes.half_products import kept_in_fp32
+from lira_engine.lowering.passes.use_mixed_precision import kept_in_fp32
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.tensorrt import BLOCKS, tensorrt_pipeline
 from lira_engine.ort import lowered_reference

@@ -16,7 +16,7 @@ from lira_engine.build import build
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.options import options_for
 from lira_engine.engines.record import usable_build
-from lira_engine.lowering.passes.sampling_by_plugin import PLUGIN
+from lira_engine.lowering.passes.sample_by_plugin import PLUGIN
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.tensorrt import tensorrt_pipeline
 from lira_engine.trt.build import compile_in_process
