@@ -22,7 +22,7 @@ from lira_engine.bundle import schema
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import MANIFEST_NAME, Manifest, ModelSpec
 from lira_engine.errors import LiraError
-from lira_engine.lowering.passes.initializers import weight_of
+from lira_engine.lowering.weights import weight_of
 from lira_engine.system.atomic import atomic_write
 
 FORMAT = "lira-costs"

@@ -14,8 +14,8 @@ import onnx_ir as ir
 from lira_bench.plan import polynomial
 from lira_bench.plan.polynomial import Terms
 from lira_engine.errors import LiraError
-from lira_engine.lowering.passes.dynamic_matmul import SMALLEST
-from lira_engine.lowering.passes.initializers import weight_of
+from lira_engine.lowering.passes.use_dynamic_quantize_matmul import SMALLEST
+from lira_engine.lowering.weights import weight_of
 
 Kind = Literal["linear", "dense", "conv", "attention", "sampling"]
 """linear: by a constant matrix that an int8 engine rounds (both sides of 128 or more); dense: other products

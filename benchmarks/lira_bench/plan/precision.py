@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lira_bench.plan.devices import Device, Kind
 from lira_bench.plan.graph_costs import StageCosts
 from lira_engine.errors import LiraError
-from lira_engine.lowering.passes.dynamic_matmul import SMALLEST
+from lira_engine.lowering.passes.use_dynamic_quantize_matmul import SMALLEST
 from lira_engine.targets import TARGETS
 
 GPU_PRECISIONS = ("fp32", "fp16", "int8", "int4")

@@ -8,14 +8,15 @@ from onnx_ir.passes import common
 
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.errors import LiraError
-from lira_engine.lowering.passes.decomposed_attention import DecomposeCachedAttention
-from lira_engine.lowering.passes.dynamic_matmul import UseDynamicQuantizeMatMul
-from lira_engine.lowering.passes.group_query_attention import UseGroupQueryAttention
-from lira_engine.lowering.passes.initializers import WidenWeights
-from lira_engine.lowering.passes.multi_head_attention import UseMultiHeadAttention
-from lira_engine.lowering.passes.packed_qkv import PackQkv
-from lira_engine.lowering.passes.quantized_matmul import QuantizeMatMul
-from lira_engine.lowering.passes.rms_norm import FuseResidualNorm, UseSimplifiedLayerNormalization
+from lira_engine.lowering.passes.decompose_cached_attention import DecomposeCachedAttention
+from lira_engine.lowering.passes.fuse_residual_norm import FuseResidualNorm
+from lira_engine.lowering.passes.pack_qkv import PackQkv
+from lira_engine.lowering.passes.quantize_matmul import QuantizeMatMul
+from lira_engine.lowering.passes.use_dynamic_quantize_matmul import UseDynamicQuantizeMatMul
+from lira_engine.lowering.passes.use_group_query_attention import UseGroupQueryAttention
+from lira_engine.lowering.passes.use_multi_head_attention import UseMultiHeadAttention
+from lira_engine.lowering.passes.use_simplified_layer_normalization import UseSimplifiedLayerNormalization
+from lira_engine.lowering.passes.widen_weights import WidenWeights
 from lira_engine.lowering.pipeline import CLEAN_UP_FOR_ORT, Pass
 from lira_engine.lowering.quantization import Quantization
 

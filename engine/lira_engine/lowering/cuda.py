@@ -9,18 +9,19 @@ from onnx_ir.passes import common
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.llm_tensors import is_cache
 from lira_engine.errors import LiraError
-from lira_engine.lowering.passes.decomposed_attention import DecomposeCachedAttention
-from lira_engine.lowering.passes.decomposed_operators import DecomposeOperators
-from lira_engine.lowering.passes.group_query_attention import UseGroupQueryAttention
-from lira_engine.lowering.passes.half_contrib import HalfContribOperators
-from lira_engine.lowering.passes.half_products import HalfProducts
-from lira_engine.lowering.passes.initializers import WidenWeights
-from lira_engine.lowering.passes.multi_head_attention import UseMultiHeadAttention
-from lira_engine.lowering.passes.packed_qkv import PackQkv
-from lira_engine.lowering.passes.quantized_matmul import QuantizeMatMul
+from lira_engine.lowering.passes.decompose_cached_attention import DecomposeCachedAttention
+from lira_engine.lowering.passes.decompose_operators import DecomposeOperators
+from lira_engine.lowering.passes.fuse_residual_norm import FuseResidualNorm
+from lira_engine.lowering.passes.pack_qkv import PackQkv
+from lira_engine.lowering.passes.quantize_matmul import QuantizeMatMul
 from lira_engine.lowering.passes.resolve_cast_like import ResolveCastLike
-from lira_engine.lowering.passes.rms_norm import FuseResidualNorm, UseSimplifiedLayerNormalization
-from lira_engine.lowering.passes.sampling_by_gathers import SampleByGathers
+from lira_engine.lowering.passes.sample_by_gathers import SampleByGathers
+from lira_engine.lowering.passes.use_group_query_attention import UseGroupQueryAttention
+from lira_engine.lowering.passes.use_half_contrib_operators import UseHalfContribOperators
+from lira_engine.lowering.passes.use_mixed_precision import UseMixedPrecision
+from lira_engine.lowering.passes.use_multi_head_attention import UseMultiHeadAttention
+from lira_engine.lowering.passes.use_simplified_layer_normalization import UseSimplifiedLayerNormalization
+from lira_engine.lowering.passes.widen_weights import WidenWeights
 from lira_engine.lowering.pipeline import CLEAN_UP_FOR_ORT, Pass
 from lira_engine.lowering.quantization import Quantization
 
@@ -49,7 +50,7 @@ def cuda_pipeline(
         )
     if stage == "llm":
         return _llm(precision, quantization or Quantization())
-    half = [HalfProducts()] if precision == "fp16" else []
+    half = [UseMixedPrecision()] if precision == "fp16" else []
     if provider == "cuda":
         return (
             common.InlinePass(),
@@ -78,5 +79,5 @@ def _llm(precision: str, quantization: Quantization) -> Sequence[Pass]:
         passes += [UseGroupQueryAttention(), PackQkv()]
     passes += [DecomposeCachedAttention(), common.InlinePass(), ResolveCastLike()]
     if precision != "fp32":
-        passes += [HalfProducts(is_cache), HalfContribOperators(is_cache)]
+        passes += [UseMixedPrecision(is_cache), UseHalfContribOperators(is_cache)]
     return (*passes, WidenWeights(), UseSimplifiedLayerNormalization(), FuseResidualNorm(), *CLEAN_UP_FOR_ORT)

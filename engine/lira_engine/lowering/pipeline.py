@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from lira_engine.lowering.passes.opset import StateInOpset
+from lira_engine.lowering.passes.downgrade_opset import DowngradeOpset
 
 Pass = ir.passes.PassBase
 
@@ -23,7 +23,7 @@ CLEAN_UP: tuple[Pass, ...] = (
 )
 """Remove what the passes before it made redundant."""
 
-CLEAN_UP_FOR_ORT: tuple[Pass, ...] = (*CLEAN_UP, StateInOpset(21, ir_version=10))
+CLEAN_UP_FOR_ORT: tuple[Pass, ...] = (*CLEAN_UP, DowngradeOpset(21, ir_version=10))
 """Also declare what ONNX Runtime 1.20 reads, the oldest version that engines are built for."""
 
 

@@ -9,17 +9,19 @@ from onnx_ir.passes import common
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.llm_tensors import LM_HEAD, is_cache
 from lira_engine.errors import LiraError
-from lira_engine.lowering.passes.decomposed_attention import DecomposeCachedAttention, none_fused
-from lira_engine.lowering.passes.decomposed_operators import DecomposeOperators, DecomposeUnfusedAttention
-from lira_engine.lowering.passes.dequantized_weights import DequantizeWeights, Scales, nearest_scales
-from lira_engine.lowering.passes.half_products import HalfProducts
-from lira_engine.lowering.passes.initializers import WidenWeights
-from lira_engine.lowering.passes.opset import StateInOpset
-from lira_engine.lowering.passes.quantized_operands import FORMATS, QuantizeOperands, Range
+from lira_engine.lowering.attention import none_fused
+from lira_engine.lowering.passes.decompose_cached_attention import DecomposeCachedAttention
+from lira_engine.lowering.passes.decompose_operators import DecomposeOperators
+from lira_engine.lowering.passes.decompose_unfused_attention import DecomposeUnfusedAttention
+from lira_engine.lowering.passes.downgrade_opset import DowngradeOpset
+from lira_engine.lowering.passes.quantize_operands import FORMATS, QuantizeOperands, Range
+from lira_engine.lowering.passes.quantize_weights import QuantizeWeights, Scales, nearest_scales
 from lira_engine.lowering.passes.resolve_cast_like import ResolveCastLike
-from lira_engine.lowering.passes.sampling_by_gathers import SampleByGathers
-from lira_engine.lowering.passes.sampling_by_plugin import SampleByPlugin
+from lira_engine.lowering.passes.sample_by_gathers import SampleByGathers
+from lira_engine.lowering.passes.sample_by_plugin import SampleByPlugin
 from lira_engine.lowering.passes.split_lm_head import SplitLmHead
+from lira_engine.lowering.passes.use_mixed_precision import UseMixedPrecision
+from lira_engine.lowering.passes.widen_weights import WidenWeights
 from lira_engine.lowering.pipeline import CLEAN_UP, Pass
 
 PRECISIONS = ("fp32", "fp16", "int4", "int8", "fp8")
@@ -90,12 +92,12 @@ def tensorrt_pipeline(
     if older:
         passes.append(DecomposeOperators())
     if precision == "int4":
-        passes.append(DequantizeWeights(block_of, scales))
+        passes.append(QuantizeWeights(block_of, scales))
     if ranges is not None and precision in FORMATS:
         passes.append(QuantizeOperands(precision, ranges))
     if precision != "fp32":
-        passes.append(HalfProducts(is_cache))
+        passes.append(UseMixedPrecision(is_cache))
     passes += [WidenWeights(), *CLEAN_UP]
     if older:
-        passes.append(StateInOpset(21 if precision == "int4" else 20, ir_version=10))
+        passes.append(DowngradeOpset(21 if precision == "int4" else 20, ir_version=10))
     return passes

@@ -17,7 +17,7 @@ from lira_engine.engines.llm_tensors import is_cache
 from lira_engine.engines.replay import run_llm, run_stage
 from lira_engine.engines.target import Target
 from lira_engine.lowering.cuda import cuda_pipeline
-from lira_engine.lowering.passes.half_products import kept_in_fp32
+from lira_engine.lowering.passes.use_mixed_precision import kept_in_fp32
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.quantization import Quantization
 from lira_engine.ort.device import Device

@@ -20,7 +20,7 @@ from lira_engine.bundle.external_data import save_graph
 from lira_engine.engines.builder import BuiltStage, Progress
 from lira_engine.engines.target import Target
 from lira_engine.errors import LiraError, how_it_ended
-from lira_engine.lowering.passes.half_products import kept_in_fp32
+from lira_engine.lowering.passes.use_mixed_precision import kept_in_fp32
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.tensorrt import tensorrt_pipeline
 from lira_engine.ort import lowered_reference

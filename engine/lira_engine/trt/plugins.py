@@ -12,7 +12,7 @@ ones have (NVIDIA/TensorRT, release notes of 10.11)."""
 
 
 def sampling_plugin(flavour: Flavour) -> str:
-    """The version of `lira_engine.lowering.passes.sampling_by_plugin.PLUGIN` to take."""
+    """The version of `lira_engine.lowering.passes.sample_by_plugin.PLUGIN` to take."""
     return "2" if flavour.version[:2] >= _SECOND_FROM else "1"
 
 

@@ -25,8 +25,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lira_engine import Bundle, LiraError
 from lira_engine.bundle.manifest import STAGES
-from lira_engine.lowering.passes.opset import StateInOpset
-from lira_engine.lowering.passes.quantized_operands import FORMATS
+from lira_engine.lowering.passes.downgrade_opset import DowngradeOpset
+from lira_engine.lowering.passes.quantize_operands import FORMATS
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.tensorrt import tensorrt_pipeline
 from lira_export.config import LlmConfig
@@ -266,7 +266,7 @@ def test_the_parser_has_operands_in_eight_bits(random_llm: Any, dialect: str, ki
 
 
 def test_int4_is_in_a_newer_opset_for_its_blocks_alone(random_llm: Any) -> None:
-    passes = [*tensorrt_pipeline("llm", "int4", "decomposed"), StateInOpset(20, ir_version=9)]
+    passes = [*tensorrt_pipeline("llm", "int4", "decomposed"), DowngradeOpset(20, ir_version=9)]
     with pytest.raises(LiraError, match=r"operator DequantizeLinear .* cannot be stated in opset 20"):
         apply(random_llm(LLM, 64), passes)
 

@@ -15,7 +15,7 @@ from lira_engine import Bundle, LiraError
 from lira_engine.build import build
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.usable import usable_build
-from lira_engine.lowering.passes.sampling_by_plugin import PLUGIN
+from lira_engine.lowering.passes.sample_by_plugin import PLUGIN
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.tensorrt import tensorrt_pipeline
 from lira_engine.targets import target_named

@@ -22,7 +22,7 @@ from lira_engine.build import build
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.record import read_build
 from lira_engine.engines.usable import usable_build
-from lira_engine.lowering.passes.sampling_by_plugin import PLUGIN
+from lira_engine.lowering.passes.sample_by_plugin import PLUGIN
 from lira_engine.main import main
 from lira_engine.system.machine import Gpu, Jetson
 from lira_engine.targets import target_named

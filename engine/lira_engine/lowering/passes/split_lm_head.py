@@ -10,9 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from lira_engine.engines.llm_tensors import LM_HEAD
-from lira_engine.lowering.passes.calls import cut
-from lira_engine.lowering.passes.constant_products import ConstantProduct, constant_products
-from lira_engine.lowering.passes.initializers import lazy_initializer
+from lira_engine.lowering.nodes import replace_node
+from lira_engine.lowering.weights import ConstantMatMul, constant_matmuls, lazy_initializer
 
 
 class SplitLmHead(ir.passes.InPlacePass):
@@ -29,13 +28,13 @@ class SplitLmHead(ir.passes.InPlacePass):
         self.name = name
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        for product in constant_products(model.graph) if self.parts > 1 else []:
+        for product in constant_matmuls(model.graph) if self.parts > 1 else []:
             if product.name == self.name:
                 self._replace(model.graph, product)
                 return ir.passes.PassResult(model, True)
         return ir.passes.PassResult(model, False)
 
-    def _replace(self, graph: ir.Graph, product: ConstantProduct) -> None:
+    def _replace(self, graph: ir.Graph, product: ConstantMatMul) -> None:
         matmul, stored, dtype = product.node, product.weight, product.weight.dtype
         edges = [product.outputs * part // self.parts for part in range(self.parts + 1)]
         nodes: list[ir.Node] = []
@@ -52,7 +51,7 @@ class SplitLmHead(ir.passes.InPlacePass):
             nodes[-1].outputs[0].name = f"{name}.out"
             pieces.append(nodes[-1].outputs[0])
         nodes.append(ir.node("Concat", pieces, {"axis": -1}, name=f"{matmul.name}.joined"))
-        cut(graph, matmul, nodes, nodes[-1].outputs)
+        replace_node(graph, matmul, nodes, nodes[-1].outputs)
 
 
 def _columns(stored: ir.TensorProtocol, start: int, stop: int) -> np.ndarray:

@@ -14,9 +14,10 @@ from onnx_ir.passes import common
 
 from lira_engine.errors import LiraError
 from lira_engine.lowering.cpu import cpu_pipeline
-from lira_engine.lowering.passes.decomposed_attention import DecomposeCachedAttention
-from lira_engine.lowering.passes.group_query_attention import UseGroupQueryAttention
-from lira_engine.lowering.passes.rms_norm import FuseResidualNorm, UseSimplifiedLayerNormalization
+from lira_engine.lowering.passes.decompose_cached_attention import DecomposeCachedAttention
+from lira_engine.lowering.passes.fuse_residual_norm import FuseResidualNorm
+from lira_engine.lowering.passes.use_group_query_attention import UseGroupQueryAttention
+from lira_engine.lowering.passes.use_simplified_layer_normalization import UseSimplifiedLayerNormalization
 from lira_engine.lowering.pipeline import Pass, apply
 from lira_engine.ort.llm import OrtLlm
 from lira_export.config import LlmConfig

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from lira_engine.lowering.cpu import cpu_pipeline
-from lira_engine.lowering.passes.multi_head_attention import UseMultiHeadAttention
+from lira_engine.lowering.passes.use_multi_head_attention import UseMultiHeadAttention
 from lira_engine.lowering.pipeline import apply
 
 HEADS, SIZE, QUERIES, KEYS = 3, 4, 5, 7

@@ -11,9 +11,9 @@ import onnxruntime
 import pytest
 
 from lira_engine.errors import LiraError
-from lira_engine.lowering.passes.opset import StateInOpset
+from lira_engine.lowering.passes.downgrade_opset import DowngradeOpset
 
-TO_21 = StateInOpset(21, ir_version=10)
+TO_21 = DowngradeOpset(21, ir_version=10)
 
 
 def one_node(

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from lira_engine.lowering.cpu import cpu_pipeline
-from lira_engine.lowering.passes.packed_qkv import PackQkv
+from lira_engine.lowering.passes.pack_qkv import PackQkv
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.quantization import Quantization
 from lira_engine.ort.llm import OrtLlm

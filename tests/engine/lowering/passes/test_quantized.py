@@ -11,9 +11,13 @@ import pytest
 
 from lira_engine.lowering.cpu import cpu_pipeline
 from lira_engine.lowering.int4_blocks import dequantize, quantize, residual
-from lira_engine.lowering.passes.dynamic_matmul import UseDynamicQuantizeMatMul, quantized, scales_of
-from lira_engine.lowering.passes.initializers import WidenWeights
-from lira_engine.lowering.passes.quantized_matmul import QuantizeMatMul, WeightBits
+from lira_engine.lowering.passes.quantize_matmul import QuantizeMatMul, WeightBits
+from lira_engine.lowering.passes.use_dynamic_quantize_matmul import (
+    UseDynamicQuantizeMatMul,
+    quantized,
+    scales_of,
+)
+from lira_engine.lowering.passes.widen_weights import WidenWeights
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.quantization import Quantization
 from lira_engine.ort.session import open_session

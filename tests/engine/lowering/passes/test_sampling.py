@@ -14,8 +14,8 @@ from lira_engine import Bundle
 from lira_engine.engines.accuracy import check_outputs, relative_error
 from lira_engine.lowering.function_body import FunctionBody
 from lira_engine.lowering.passes.resolve_cast_like import ResolveCastLike
-from lira_engine.lowering.passes.sampling_by_gathers import SampleByGathers
-from lira_engine.lowering.passes.sampling_by_plugin import PLUGIN, SampleByPlugin
+from lira_engine.lowering.passes.sample_by_gathers import SampleByGathers
+from lira_engine.lowering.passes.sample_by_plugin import PLUGIN, SampleByPlugin
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.tensorrt import tensorrt_pipeline
 from lira_engine.ort.session import open_session

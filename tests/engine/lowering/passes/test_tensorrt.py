@@ -16,11 +16,11 @@ from lira_engine import Bundle, LiraError
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.accuracy import check_outputs, relative_error, rms_error
 from lira_engine.engines.llm_tensors import is_cache
-from lira_engine.lowering.passes.decomposed_operators import DecomposeOperators
-from lira_engine.lowering.passes.dequantized_weights import DequantizeWeights, nearest_scales
-from lira_engine.lowering.passes.half_products import KEPT, LONGEST_SUM, HalfProducts
-from lira_engine.lowering.passes.quantized_operands import FORMATS, QuantizeOperands
+from lira_engine.lowering.passes.decompose_operators import DecomposeOperators
+from lira_engine.lowering.passes.quantize_operands import FORMATS, QuantizeOperands
+from lira_engine.lowering.passes.quantize_weights import QuantizeWeights, nearest_scales
 from lira_engine.lowering.passes.split_lm_head import SplitLmHead
+from lira_engine.lowering.passes.use_mixed_precision import KEPT, LONGEST_SUM, UseMixedPrecision
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.tensorrt import tensorrt_pipeline
 from lira_engine.ort.session import open_session
@@ -97,7 +97,7 @@ def two_products() -> ir.Model:
 def test_products_are_half_and_what_only_moves_numbers_stays_half(tmp_path: Path) -> None:
     x = RANDOM.normal(size=(2, 64)).astype(np.float32)
     expected = run(two_products(), {"x": x}, tmp_path)[0]
-    model = apply(two_products(), [HalfProducts(), common.RemoveUnusedNodesPass()])
+    model = apply(two_products(), [UseMixedPrecision(), common.RemoveUnusedNodesPass()])
     assert [node.op_type for node in model.graph] == [
         *("Cast", "MatMul", "Transpose", "MatMul", "Cast", "Sigmoid"),
     ]
@@ -112,7 +112,9 @@ def test_a_weight_beyond_fp16_keeps_its_product_in_fp32_and_is_named(beyond: flo
     g = Graph([2, 8])
     large = matrix(8, 8)
     large[3, 4] = beyond
-    model = apply(g.finish(g.op("MatMul", g.x, g.weight("large", large), shape=[2, 8])), [HalfProducts()])
+    model = apply(
+        g.finish(g.op("MatMul", g.x, g.weight("large", large), shape=[2, 8])), [UseMixedPrecision()]
+    )
     assert model.metadata_props[KEPT] == "large"
     x = RANDOM.normal(size=(2, 8)).astype(np.float32)
     assert relative_error(run(model, {"x": x}, tmp_path)[0], x @ large) < 1e-6
@@ -122,7 +124,7 @@ def test_a_long_sum_stays_in_fp32(tmp_path: Path) -> None:
     """Ones over a mask of many pixels: the sum itself is beyond fp16."""
     g = Graph([1, 70000])
     ones = np.ones((70000, 2), np.float32)
-    model = apply(g.finish(g.op("MatMul", g.x, g.weight("ones", ones), shape=[1, 2])), [HalfProducts()])
+    model = apply(g.finish(g.op("MatMul", g.x, g.weight("ones", ones), shape=[1, 2])), [UseMixedPrecision()])
     assert dtypes_of_product(model) == {FLOAT}  # ONNX Runtime would sum products in half in fp32
     assert run(model, {"x": np.ones((1, 70000), np.float32)}, tmp_path)[0].tolist() == [[70000, 70000]]
 
@@ -131,7 +133,7 @@ def test_a_long_sum_stays_in_fp32(tmp_path: Path) -> None:
 def test_the_longest_sum_in_half(terms: int, dtype: ir.DataType) -> None:
     g = Graph([1, terms])
     w = g.weight("w", np.ones((terms, 2), np.float32))
-    model = apply(g.finish(g.op("MatMul", g.x, w, shape=[1, 2])), [HalfProducts()])
+    model = apply(g.finish(g.op("MatMul", g.x, w, shape=[1, 2])), [UseMixedPrecision()])
     assert dtypes_of_product(model) == {dtype}
 
 
@@ -144,7 +146,9 @@ def test_an_fp16_output_is_widened_under_its_name_unless_it_is_wanted_in_half(tm
     for wanted in (False, True):
         g = Graph([2, 8])
         product = g.op("MatMul", g.x, g.weight("w", matrix(8, 4)), shape=[2, 4])
-        model = apply(g.finish(product), [HalfProducts(lambda name, wanted=wanted: wanted and name == "y")])
+        model = apply(
+            g.finish(product), [UseMixedPrecision(lambda name, wanted=wanted: wanted and name == "y")]
+        )
         found = open_outputs(model, tmp_path)
         assert found == {"y": "tensor(float16)" if wanted else "tensor(float)"}
 
@@ -161,7 +165,7 @@ def test_int4_weights_are_what_their_integers_and_scales_say(dtype: str, tmp_pat
     right = g.weight("w", w)
     if dtype == "float16":
         right = g.op("Cast", right, to=FLOAT)
-    passes = [DequantizeWeights(lambda name, inputs: 64), common.RemoveUnusedNodesPass()]
+    passes = [QuantizeWeights(lambda name, inputs: 64), common.RemoveUnusedNodesPass()]
     model = apply(g.finish(g.op("MatMul", g.x, right, shape=[3, 24])), passes)
     x = RANDOM.normal(size=(3, 256)).astype(np.float32)
     single = w.astype(np.float32)
@@ -184,7 +188,7 @@ def test_an_odd_number_of_int4_columns_is_filled_up(is_output: bool, tmp_path: P
         return g.finish(out if is_output else g.op("Neg", out, shape=[3, columns]))
 
     w, x = matrix(64, 8), RANDOM.normal(size=(3, 64)).astype(np.float32)
-    even, odd = (apply(build(n), [DequantizeWeights(lambda name, inputs: 32)]) for n in (8, 7))
+    even, odd = (apply(build(n), [QuantizeWeights(lambda name, inputs: 32)]) for n in (8, 7))
     packed = odd.graph.initializers["w.int4"]
     assert list(packed.shape or ()) == [64, 8] and counts(odd)["Slice"] == 1 and not counts(even)["Slice"]
     assert (values(odd, "w.scales") > 0).all()  # of the column that was added, too: TensorRT wants it
@@ -198,7 +202,7 @@ def test_a_block_of_zeros_has_a_scale() -> None:
     g = Graph([1, 64])
     w = matrix(64, 2)
     w[32:] = 0
-    passes = [DequantizeWeights(lambda name, inputs: 32)]
+    passes = [QuantizeWeights(lambda name, inputs: 32)]
     model = apply(g.finish(g.op("MatMul", g.x, g.weight("w", w), shape=[1, 2])), passes)
     assert (values(model, "w.scales") > 0).all() and not values(model, "w.int4")[32:].any()
 
@@ -209,7 +213,7 @@ def test_a_recipe_brings_its_own_scales(number: float, scale: float, integer: in
     g = Graph([1, 32])
     w = np.full((32, 2), number, np.float32)
     scales = lambda name, weight, block: np.full((1, 2), scale, np.float32)  # noqa: E731
-    passes = [DequantizeWeights(lambda name, inputs: 32, scales)]
+    passes = [QuantizeWeights(lambda name, inputs: 32, scales)]
     model = apply(g.finish(g.op("MatMul", g.x, g.weight("w", w), shape=[1, 2])), passes)
     assert (values(model, "w.int4") == integer).all()
 
@@ -218,7 +222,7 @@ def test_a_block_that_does_not_divide_a_weight_is_refused() -> None:
     g = Graph([1, 48])
     model = g.finish(g.op("MatMul", g.x, g.weight("w", matrix(48, 2)), shape=[1, 2]))
     with pytest.raises(ir.passes.PreconditionError, match="multiple of the block 32"):
-        apply(model, [DequantizeWeights(lambda name, inputs: 32)])
+        apply(model, [QuantizeWeights(lambda name, inputs: 32)])
 
 
 @pytest.mark.parametrize("kind, limit", [("int8", 0.02), ("fp8", 0.06)])
@@ -229,7 +233,7 @@ def test_operands_in_eight_bits(kind: str, limit: float, tmp_path: Path) -> None
     model = g.finish(g.op("MatMul", g.x, g.weight("w", w), shape=[3, 24]))
     largest = float(np.abs(x).max())
     ranges = lambda name: largest if name == "w" else None  # noqa: E731
-    passes = [QuantizeOperands(kind, ranges), HalfProducts(), common.RemoveUnusedNodesPass()]
+    passes = [QuantizeOperands(kind, ranges), UseMixedPrecision(), common.RemoveUnusedNodesPass()]
     model = apply(model, passes)
     product = next(node for node in model.graph if node.op_type == "MatMul")
     assert [value.producer().op_type for value in product.inputs] == ["DequantizeLinear"] * 2  # type: ignore[union-attr]

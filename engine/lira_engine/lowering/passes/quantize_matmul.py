@@ -9,9 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from lira_engine.lowering.int4_blocks import Blocks, quantize, residual
-from lira_engine.lowering.passes.calls import cut
-from lira_engine.lowering.passes.constant_products import ConstantProduct, constant_products
-from lira_engine.lowering.passes.initializers import lazy_initializer
+from lira_engine.lowering.nodes import replace_node
+from lira_engine.lowering.weights import ConstantMatMul, constant_matmuls, lazy_initializer
 
 ACCURACY_LEVEL = 4
 """Activations are rounded to 8 bits, per row and block, and products summed as integers."""
@@ -49,7 +48,7 @@ class QuantizeMatMul(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        for product in constant_products(model.graph):
+        for product in constant_matmuls(model.graph):
             kept = self.choose(product.name)
             if kept is not None:
                 self._replace(model.graph, product, kept)
@@ -58,17 +57,17 @@ class QuantizeMatMul(ir.passes.InPlacePass):
             model.graph.opset_imports["com.microsoft"] = 1
         return ir.passes.PassResult(model, modified)
 
-    def _replace(self, graph: ir.Graph, product: ConstantProduct, kept: WeightBits) -> None:
+    def _replace(self, graph: ir.Graph, product: ConstantMatMul, kept: WeightBits) -> None:
         digits = ("q4",) if kept.bits == 4 else ("high", "low")
         nodes = [_matmul_nbits(graph, product, kept, i, name) for i, name in enumerate(digits)]
         if len(nodes) == 2:
             parts = [node.outputs[0] for node in nodes]
             nodes.append(ir.node("Add", parts, num_outputs=1, name=f"{product.node.name}.sum"))
-        cut(graph, product.node, nodes, nodes[-1].outputs)
+        replace_node(graph, product.node, nodes, nodes[-1].outputs)
 
 
 def _matmul_nbits(
-    graph: ir.Graph, product: ConstantProduct, kept: WeightBits, digit: int, digit_name: str
+    graph: ir.Graph, product: ConstantMatMul, kept: WeightBits, digit: int, digit_name: str
 ) -> ir.Node:
     stored, outputs = product.weight, product.outputs
     count = -(-product.inputs // kept.block)

@@ -36,7 +36,7 @@ def sampling_shape(call: ir.Node) -> tuple[list[tuple[int, int]], int, int, int]
     raise ir.passes.PreconditionError(f"{call.name}: the shapes of its inputs are not known")
 
 
-def give_sampling_bodies(
+def replace_sampling_bodies(
     model: ir.Model, kind: str, write: Callable[[Sequence[tuple[int, int]], int, int, int, str], ir.Function]
 ) -> bool:
     """Give the calls of `DeformableSampling` other bodies, one function for each size; whether there are any.
@@ -66,11 +66,3 @@ def cache_shape(call: ir.Node) -> tuple[int, int, int]:
         case [int(kv_heads), int(rows), int(columns)]:
             return kv_heads, rows, columns
     raise ir.passes.PreconditionError(f"{call.name}: the shape of its key cache is not known")
-
-
-def cut(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node], outputs: Sequence[ir.Value | None]) -> None:
-    """Put `new` in the place of `old`; `outputs` (None: unused) take over names, types, shapes and uses."""
-    pairs = [(a, b) for a, b in zip(old.outputs, outputs, strict=False) if b is not None]
-    ir.convenience.replace_nodes_and_values(
-        graph, old, [old], new, [a for a, _ in pairs], [b for _, b in pairs]
-    )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from lira_engine.lowering.passes.initializers import converted, weight_of
+from lira_engine.lowering.weights import converted, weight_of
 
 HALF, SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
 KEPT = "lira.kept_fp32"
@@ -37,7 +37,7 @@ LONGEST_SUM = 16384
 LIRA has 14,336; pooling features over a mask of 256 x 256 pixels is beyond it."""
 
 
-class HalfProducts(ir.passes.InPlacePass):
+class UseMixedPrecision(ir.passes.InPlacePass):
     """fp16 with fp32 islands, said in the graph: strongly typed builders take it from there.
 
     Requires: functions inlined, fp32 arithmetic; weights in any floating-point dtype behind a Cast, or not.
@@ -71,7 +71,7 @@ class HalfProducts(ir.passes.InPlacePass):
 
 
 def kept_in_fp32(model: ir.Model) -> tuple[str, ...]:
-    """The weights that `HalfProducts` found not to fit into fp16."""
+    """The weights that `UseMixedPrecision` found not to fit into fp16."""
     return tuple(filter(None, model.metadata_props.get(KEPT, "").split(",")))
 
 

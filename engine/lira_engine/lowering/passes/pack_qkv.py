@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from lira_engine.lowering.passes.initializers import lazy_initializer
+from lira_engine.lowering.weights import lazy_initializer
 
 _WEIGHTS = ("packed", "scales")
 

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import onnx_ir as ir
 
+from lira_engine.lowering.attention import Fused, none_fused
 from lira_engine.lowering.function_body import CACHED_ATTENTION_INPUTS, FunctionBody
-from lira_engine.lowering.passes.calls import CACHED_ATTENTION, cache_shape, calls_of
-
-Fused = Callable[[int, int], bool]
-"""(query heads, columns of a head) -> whether an engine runs `Attention` of these sizes as it is."""
-
-
-def none_fused(heads: int, columns: int) -> bool:
-    return False
+from lira_engine.lowering.function_calls import CACHED_ATTENTION, cache_shape, calls_of
 
 
 class DecomposeCachedAttention(ir.passes.InPlacePass):

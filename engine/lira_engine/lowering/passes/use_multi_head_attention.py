@@ -5,13 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lira_engine.lowering.passes.calls import cut
-
-# Half of the lowest number: a score added to it does not overflow, and its weight underflows to zero.
-BLOCKED = {
-    ir.DataType.FLOAT: float(np.finfo(np.float32).min / 2),
-    ir.DataType.FLOAT16: float(np.finfo(np.float16).min / 2),
-}
+from lira_engine.lowering.attention import BLOCKED
+from lira_engine.lowering.nodes import replace_node
 
 
 class UseMultiHeadAttention(ir.passes.InPlacePass):
@@ -53,11 +48,11 @@ def _replace(graph: ir.Graph, attention: ir.Node) -> None:
     readers = [use.node for use in output.uses()]
     if len(readers) == 1 and not output.is_graph_output() and _swaps_heads(readers[0]):
         graph.insert_before(attention, tape.nodes)
-        cut(graph, readers[0], [], [split])
+        replace_node(graph, readers[0], [], [split])
         graph.remove(attention, safe=True)
     else:
         heads_first = tape.op("Transpose", [split], {"perm": [0, 2, 1, 3]})
-        cut(graph, attention, tape.nodes, [heads_first])
+        replace_node(graph, attention, tape.nodes, [heads_first])
 
 
 def _require_plain(attention: ir.Node) -> tuple[int, int]:

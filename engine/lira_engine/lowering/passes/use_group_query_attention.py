@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from lira_engine.lowering.passes.calls import CACHED_ATTENTION, cache_shape, calls_of, cut
+from lira_engine.lowering.function_calls import CACHED_ATTENTION, cache_shape, calls_of
+from lira_engine.lowering.nodes import replace_node
 
 # The operator's own condition for rotating inside (group_query_attention_helper.h).
 ROTATES_MULTIPLES_OF = 16
@@ -43,7 +44,7 @@ class UseGroupQueryAttention(ir.passes.InPlacePass):
                 num_outputs=3,
                 name=call.name,
             )
-            cut(model.graph, call, [attention], attention.outputs)
+            replace_node(model.graph, call, [attention], attention.outputs)
             modified = True
         if modified:
             model.graph.opset_imports["com.microsoft"] = 1

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import onnx_ir as ir
 
-from lira_engine.lowering.passes.initializers import converted, weight_of
+from lira_engine.lowering.weights import converted, weight_of
 
 HALF, SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
@@ -17,11 +17,11 @@ _OPERATORS: Mapping[str, Sequence[int]] = MappingProxyType(
 )
 
 
-class HalfContribOperators(ir.passes.InPlacePass):
+class UseHalfContribOperators(ir.passes.InPlacePass):
     """Cached attention and products with 4-bit weights in fp16, between fp32 neighbours.
 
-    Requires: after `HalfProducts`; `GroupQueryAttention` and `MatMulNBits` whose floating-point inputs are
-        fp32, from fp16 or not.
+    Requires: after `UseMixedPrecision`; `GroupQueryAttention` and `MatMulNBits` whose floating-point inputs
+        are fp32, from fp16 or not.
     Does: lets these operators read and write fp16. A Cast from fp16 before one, or to fp16 after one, goes.
         Graph outputs that `in_half` names become fp16, others stay what they are.
     Ensures: no such operator reads or writes fp32.

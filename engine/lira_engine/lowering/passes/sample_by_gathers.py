@@ -9,7 +9,7 @@ from functools import partial
 import onnx_ir as ir
 
 from lira_engine.lowering.function_body import FunctionBody
-from lira_engine.lowering.passes.calls import DEFORMABLE_SAMPLING, SAMPLING_INPUTS, give_sampling_bodies
+from lira_engine.lowering.function_calls import DEFORMABLE_SAMPLING, SAMPLING_INPUTS, replace_sampling_bodies
 
 
 class SampleByGathers(ir.passes.InPlacePass):
@@ -24,7 +24,7 @@ class SampleByGathers(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         write = partial(by_gathers, opset=model.opset_imports[""])
-        return ir.passes.PassResult(model, give_sampling_bodies(model, "gathers", write))
+        return ir.passes.PassResult(model, replace_sampling_bodies(model, "gathers", write))
 
 
 def by_gathers(

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lira_engine.lowering.function_body import FunctionBody
-from lira_engine.lowering.passes.calls import DEFORMABLE_SAMPLING, SAMPLING_INPUTS, give_sampling_bodies
+from lira_engine.lowering.function_calls import DEFORMABLE_SAMPLING, SAMPLING_INPUTS, replace_sampling_bodies
 
 PLUGIN = "MultiscaleDeformableAttnPlugin_TRT"
 
@@ -37,7 +37,7 @@ class SampleByPlugin(ir.passes.InPlacePass):
         ) -> ir.Function:
             return by_plugin(levels, heads, columns, self.version, overload, opset)
 
-        return ir.passes.PassResult(model, give_sampling_bodies(model, "plugin", write))
+        return ir.passes.PassResult(model, replace_sampling_bodies(model, "plugin", write))
 
 
 def by_plugin(

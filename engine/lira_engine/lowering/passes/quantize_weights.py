@@ -10,8 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lira_engine.lowering.int4_blocks import COLUMNS_AT_ONCE
-from lira_engine.lowering.passes.constant_products import ConstantProduct, constant_products
-from lira_engine.lowering.passes.initializers import lazy_initializer
+from lira_engine.lowering.weights import ConstantMatMul, constant_matmuls, lazy_initializer
 
 Scales = Callable[[str, np.ndarray, int], np.ndarray]
 """(name, weight [K, N] of any float dtype, block) -> scales [K / block, N] float32, positive. What a recipe
@@ -30,7 +29,7 @@ def nearest_scales(name: str, weight: np.ndarray, block: int) -> np.ndarray:
     return np.maximum(scales, np.float32(np.finfo(np.float16).tiny))
 
 
-class DequantizeWeights(ir.passes.InPlacePass):
+class QuantizeWeights(ir.passes.InPlacePass):
     """4-bit weight-only quantization in standard operators.
 
     Requires: `MatMul` with an initializer [K, N], or a Cast of one, on the right.
@@ -49,14 +48,14 @@ class DequantizeWeights(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        for product in constant_products(model.graph):
+        for product in constant_matmuls(model.graph):
             block = self.block(product.name, product.inputs)
             if block is not None:
                 self._replace(model.graph, product, block)
                 modified = True
         return ir.passes.PassResult(model, modified)
 
-    def _replace(self, graph: ir.Graph, product: ConstantProduct, block: int) -> None:
+    def _replace(self, graph: ir.Graph, product: ConstantMatMul, block: int) -> None:
         stored, name, rows, columns = product.weight, product.name, product.inputs, product.outputs
         if rows % block:
             raise ir.passes.PreconditionError(f"{name}: {rows} inputs are no multiple of the block {block}")
@@ -82,7 +81,7 @@ class DequantizeWeights(ir.passes.InPlacePass):
             _cut_off_last(graph, product)
 
 
-def _cut_off_last(graph: ir.Graph, product: ConstantProduct) -> None:
+def _cut_off_last(graph: ir.Graph, product: ConstantMatMul) -> None:
     """Of a product's columns; what is left has its name, type and uses."""
     out = product.node.outputs[0]
     edges = [ir.node("Constant", [], {"value_ints": [value]}) for value in (0, product.outputs, -1)]

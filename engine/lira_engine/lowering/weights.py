@@ -1,14 +1,13 @@
-"""Constant weights of a graph: those kept in 16 bits, and new ones that are made when a file is written."""
+"""Constant weights of a graph: to find, and to make anew when a file is written."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import onnx_ir as ir
-
-_HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 def weight_of(value: ir.Value | None) -> ir.Value | None:
@@ -46,29 +45,26 @@ def _converted(stored: ir.TensorProtocol, dtype: ir.DataType) -> np.ndarray:
     return np.asarray(stored.numpy()).astype(dtype.numpy())
 
 
-class WidenWeights(ir.passes.InPlacePass):
-    """Weights in 16 bits become fp32, for targets that compute with nothing else.
+@dataclass(frozen=True)
+class ConstantMatMul:
+    """`node`: a MatMul of x [..., inputs] with the initializer `name`, or a Cast of it, whose values are
+    `weight` [inputs, outputs]."""
 
-    Requires: nothing.
-    Does: puts an fp32 initializer in the place of each Cast of an fp16 or bf16 one to fp32; its values are
-        converted when the file is written, one weight at a time. Weights that nothing reads any more go.
-    Ensures: no Cast of a 16-bit initializer to fp32.
-    """
+    node: ir.Node
+    name: str
+    weight: ir.TensorProtocol
+    inputs: int
+    outputs: int
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph, modified = model.graph, False
-        for cast in list(graph):
-            weight = cast.inputs[0] if (cast.domain, cast.op_type) == ("", "Cast") else None
-            if weight is None or not weight.is_initializer() or weight.dtype not in _HALF:
-                continue
-            if cast.attributes["to"].as_int() != ir.DataType.FLOAT:
-                continue
-            if cast.outputs[0].uses():
-                wide = converted(graph, weight, ir.DataType.FLOAT, f"{weight.name}.wide")
-                ir.convenience.replace_all_uses_with(cast.outputs[0], wide)
-            graph.remove(cast, safe=True)
-            modified = True
-        for name, weight in list(graph.initializers.items()):
-            if weight.dtype in _HALF and not weight.uses():
-                del graph.initializers[name]
-        return ir.passes.PassResult(model, modified)
+
+def constant_matmuls(graph: ir.Graph) -> list[ConstantMatMul]:
+    """In the graph's order. A list: who asks changes the graph."""
+    found = []
+    for node in graph:
+        right = weight_of(node.inputs[1]) if (node.domain, node.op_type) == ("", "MatMul") else None
+        if right is None or right.shape is None or len(right.shape) != 2:
+            continue
+        assert right.name is not None and right.const_value is not None
+        inputs, outputs = (int(size) for size in right.shape)  # type: ignore[arg-type]
+        found.append(ConstantMatMul(node, right.name, right.const_value, inputs, outputs))
+    return found

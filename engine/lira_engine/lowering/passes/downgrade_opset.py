@@ -17,7 +17,7 @@ _CHANGED_IF = {"MaxPool": "ceil_mode", "AveragePool": "ceil_mode", "LpPool": "ce
 _CHANGED_IN = {"GroupNormalization": 21}
 
 
-class StateInOpset(ir.passes.InPlacePass):
+class DowngradeOpset(ir.passes.InPlacePass):
     """Declare an older opset and IR version, so that an older runtime reads the file.
 
     Requires: functions inlined; every standard operator exists in the older opset with the same inputs,

@@ -7,9 +7,8 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from lira_engine.lowering.passes.calls import cut
-from lira_engine.lowering.passes.constant_products import ConstantProduct, constant_products
-from lira_engine.lowering.passes.initializers import lazy_initializer
+from lira_engine.lowering.nodes import replace_node
+from lira_engine.lowering.weights import ConstantMatMul, constant_matmuls, lazy_initializer
 
 SMALLEST = 128
 """Inputs and outputs from which on rounding the activations costs less than it saves."""
@@ -25,7 +24,7 @@ class UseDynamicQuantizeMatMul(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        for product in constant_products(model.graph):
+        for product in constant_matmuls(model.graph):
             if min(product.inputs, product.outputs) >= SMALLEST:
                 self._replace(model.graph, product)
                 modified = True
@@ -33,7 +32,7 @@ class UseDynamicQuantizeMatMul(ir.passes.InPlacePass):
             model.graph.opset_imports["com.microsoft"] = 1
         return ir.passes.PassResult(model, modified)
 
-    def _replace(self, graph: ir.Graph, product: ConstantProduct) -> None:
+    def _replace(self, graph: ir.Graph, product: ConstantMatMul) -> None:
         name, matmul, shape = product.name, product.node, (product.inputs, product.outputs)
         integers, scales = (
             graph.initializers.get(f"{name}.{part}")
@@ -50,7 +49,7 @@ class UseDynamicQuantizeMatMul(ir.passes.InPlacePass):
             num_outputs=1,
             name=matmul.name,
         )
-        cut(graph, matmul, [node], node.outputs)
+        replace_node(graph, matmul, [node], node.outputs)
 
 
 def scales_of(stored: ir.TensorProtocol) -> np.ndarray:

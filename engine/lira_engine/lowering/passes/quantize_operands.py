@@ -9,8 +9,7 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
-from lira_engine.lowering.passes.constant_products import ConstantProduct, constant_products
-from lira_engine.lowering.passes.initializers import lazy_initializer
+from lira_engine.lowering.weights import ConstantMatMul, constant_matmuls, lazy_initializer
 
 Range = Callable[[str], float | None]
 """Name of a weight -> largest magnitude of what it is multiplied with, which a recipe measures; None leaves
@@ -39,7 +38,7 @@ class QuantizeOperands(ir.passes.InPlacePass):
     Does: puts the chosen products' left input through QuantizeLinear and DequantizeLinear, and
         DequantizeLinear of an 8-bit initializer in the weight's place, all scales fp16. Weights are rounded
         when the file is written, one at a time.
-    Ensures: the Casts around them are what `HalfProducts` takes away, so that both operands reach the
+    Ensures: the Casts around them are what `UseMixedPrecision` takes away, so that both operands reach the
         product straight from DequantizeLinear.
     """
 
@@ -51,14 +50,14 @@ class QuantizeOperands(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        for product in constant_products(model.graph):
+        for product in constant_matmuls(model.graph):
             largest = self.range_of(product.name)
             if largest is not None:
                 self._replace(model.graph, product, largest)
                 modified = True
         return ir.passes.PassResult(model, modified)
 
-    def _replace(self, graph: ir.Graph, product: ConstantProduct, largest: float) -> None:
+    def _replace(self, graph: ir.Graph, product: ConstantMatMul, largest: float) -> None:
         stored, name, left = product.weight, product.name, product.node.inputs[0]
         assert left is not None
         shape, half = (product.inputs, product.outputs), ir.DataType.FLOAT16

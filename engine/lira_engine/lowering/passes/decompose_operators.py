@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from lira_engine.lowering.passes.calls import cut
-from lira_engine.lowering.passes.decomposed_attention import Fused
-from lira_engine.lowering.passes.multi_head_attention import BLOCKED
+from lira_engine.lowering.attention import BLOCKED
+from lira_engine.lowering.nodes import replace_node
 
 
 class DecomposeOperators(ir.passes.InPlacePass):
@@ -24,36 +23,16 @@ class DecomposeOperators(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        return _decompose(
-            model, [node for node in model.graph if not node.domain and node.op_type in _BODIES]
-        )
+        return decompose(model, [node for node in model.graph if not node.domain and node.op_type in _BODIES])
 
 
-class DecomposeUnfusedAttention(ir.passes.InPlacePass):
-    """`Attention` with heads that no fused kernel takes, spelled out.
-
-    Requires: `Attention` of the main graph as `DecomposeOperators` wants it; functions not inlined: what is
-        in them is not looked at.
-    Does: replaces it where its sizes are not `fused`.
-    Ensures: what is left of it in the main graph has a fused kernel.
-    """
-
-    def __init__(self, fused: Fused) -> None:
-        super().__init__()
-        self.fused = fused
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        found = [node for node in model.graph if (node.domain, node.op_type) == ("", "Attention")]
-        return _decompose(model, [node for node in found if not self.fused(*_heads(node))])
-
-
-def _decompose(model: ir.Model, nodes: Sequence[ir.Node]) -> ir.passes.PassResult:
+def decompose(model: ir.Model, nodes: Sequence[ir.Node]) -> ir.passes.PassResult:
     for node in nodes:
         tape = ir.tape.Tape()
         output = _BODIES[node.op_type](tape, node)
         for i, new in enumerate(tape.nodes):
             new.name = f"{node.name}.{i}"
-        cut(model.graph, node, tape.nodes, [output])
+        replace_node(model.graph, node, tape.nodes, [output])
     return ir.passes.PassResult(model, bool(nodes))
 
 
@@ -65,7 +44,7 @@ def _attention(tape: ir.tape.Tape, node: ir.Node) -> ir.Value:
     }
     if any(rest[1:]) or extra:
         raise ir.passes.PreconditionError(f"{node.name} is more than plain attention with a mask")
-    _, columns = _heads(node)
+    _, columns = heads_of(node)
     scale = node.attributes["scale"].as_float() if "scale" in node.attributes else columns**-0.5
     scaled = tape.op("Mul", [query, _number(tape, scale)])
     scores = tape.op("MatMul", [scaled, tape.op("Transpose", [key], {"perm": [0, 1, 3, 2]})])
@@ -76,7 +55,7 @@ def _attention(tape: ir.tape.Tape, node: ir.Node) -> ir.Value:
     return tape.op("MatMul", [tape.op("Softmax", [scores], {"axis": -1}), value])
 
 
-def _heads(node: ir.Node) -> tuple[int, int]:
+def heads_of(node: ir.Node) -> tuple[int, int]:
     """Of the query [B, H, S, D]: H and D."""
     query = node.inputs[0]
     match list(query.shape) if query is not None and query.shape is not None else []:
