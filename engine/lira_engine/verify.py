@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lira_engine.bundle.bundle import Bundle, CheckVectors
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.check_answer import check_answer
 from lira_engine.engines import lowered_outputs
