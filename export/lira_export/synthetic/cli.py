@@ -11,11 +11,11 @@ from rich.progress import DownloadColumn, TimeRemainingColumn
 from lira_engine.system.terminal import plain_console, progress_bar
 from lira_engine.system.text import check_path
 
+from .sizes import size_names
+
 
 def synthesize(
-    size: Annotated[
-        str, typer.Argument(metavar="SIZE", help="lira-2b, lira-8b, lira-qwen2-1.5b or lira-nano.")
-    ],
+    size: Annotated[str, typer.Argument(metavar="SIZE", help=f"One of {', '.join(size_names())}.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a synthetic checkpoint.")] = False,
