@@ -21,7 +21,8 @@ from lira_export.bundle_writer import BundleWriter, Step
 from lira_export.checkpoint import Checkpoint
 from lira_export.config import LiraConfig
 from lira_export.export import LlmTensors, export_checkpoint
-from lira_export.prompts import UPSTREAM, prompts_of
+from lira_export.families.internlm2 import INTERNLM2
+from lira_export.prompts import prompts_of
 from lira_export.tokenizer import LIRA_TOKENS, special_tokens
 
 
@@ -201,7 +202,7 @@ def test_text_after_a_region(tiny_checkpoint: Path) -> None:
 
 
 def test_prompts(tiny_checkpoint: Path) -> None:
-    assert prompts_of(config_of(tiny_checkpoint)) is UPSTREAM
+    assert prompts_of(config_of(tiny_checkpoint)) is INTERNLM2.prompts
     own = {"system": "s", "user": "<image>{question}", "add_bos": True, "tasks": {}}
     assert prompts_of(config_of(tiny_checkpoint, prompts=own)).add_bos
     with pytest.raises(LiraError, match=r"config\.json\.prompts: unknown key 'colour'"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from tokenizers import Tokenizer
 from lira_engine.errors import LiraError
 
 from ..config import LiraConfig
+from ..families import family_of
 from .sizes import entries, size_names
-from .vocabularies import internlm2_tokenizer, qwen2_tokenizer
+from .vocabularies import stand_in_tokenizer
 
 PROTOTYPES = 7
 """Of a class embedding. The published file's own number is the largest count of synonyms."""
@@ -74,7 +76,7 @@ def _internvl(name: str, base: str, llm: dict[str, Any], rank: int) -> Preset:
         "llm_config": llm,
         "vision_config": _INTERN_VIT,
     }
-    tokenizer = qwen2_tokenizer if llm["model_type"] == "qwen2" else internlm2_tokenizer
+    tokenizer = partial(stand_in_tokenizer, family_of(llm["model_type"]))
     return Preset(name, base, config, rank, tokenizer)
 
 
