@@ -30,8 +30,9 @@ from .families.family import Packing
 from .misfits import Misfits, not_a_float, published_sizes, refuse_empty
 from .model.lira import Lira
 from .model.mask_decoder import MaskDecoder
+from .parts import BASE, has_parts
 from .pth_files import open_pth
-from .sources import BASE, CheckpointFiles, has_parts, locate
+from .sources import CheckpointFiles, locate
 from .storage import Storage
 from .tensor_files import FLOATS, TensorFile, open_base, open_safetensors
 

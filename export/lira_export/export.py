@@ -31,8 +31,9 @@ from .model.lira import PixelEncoder
 from .model.mask_decoder import MaskDecoder
 from .model.projector import Projector, TextToVision
 from .model.vit import SemanticEncoder
+from .parts import BASE, PARTS
 from .prompts import prompts_of
-from .sources import BASE, PARTS, CheckpointFiles
+from .sources import CheckpointFiles
 from .storage import Storage, storages
 from .tokenizer import read_tokenizer, special_tokens
 

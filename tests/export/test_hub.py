@@ -21,7 +21,8 @@ from lira_engine.inspect import describe
 from lira_engine.main import main
 from lira_export.checkpoint import Checkpoint
 from lira_export.hub import HubSource
-from lira_export.sources import PARTS, locate
+from lira_export.parts import PARTS
+from lira_export.sources import locate
 
 LIRA = "echo840/LIRA"
 BASES = {"2b": "OpenGVLab/InternVL2-2B", "8b": "OpenGVLab/InternVL2-8B"}
