@@ -116,10 +116,6 @@ class Checkpoint:
         """One tensor of the reference model by its parameter name, fp32, LoRA merged, contiguous, a copy."""
         return self._makers[name]().contiguous()
 
-    def parameters(self, prefix: str) -> int:
-        """How many values the parameters have whose names begin with ``prefix``."""
-        return sum(math.prod(shape) for name, shape in self._shapes.items() if name.startswith(prefix))
-
     def load_model(self) -> Lira:
         """The reference model in eval mode, fp32."""
         return self.load_part(lambda: Lira(self.config, prototypes=self._class_embed.shape[1]), "")

@@ -70,6 +70,14 @@ class LlmConfig:
     def qkv_bias(self) -> bool:
         return family_of(self.family).qkv_bias
 
+    def check_context_length(self, length: int, least: int = 1) -> None:
+        """Raise LiraError if a KV cache of ``length`` slots is too short, or longer than the positions that
+        the model was trained for. Dynamic NTK scaling has no such limit."""
+        longest = self.max_position_embeddings if self.rope_scaling_factor is None else None
+        if length < least or (longest is not None and length > longest):
+            most = f" to {longest}, the positions that the model was trained for" if longest else " or more"
+            raise LiraError(f"context length {length}: expected {least}{most}")
+
 
 @dataclass(frozen=True)
 class PixelConfig:
