@@ -20,12 +20,12 @@ LLM_ROWS = 24
 """Embeddings in the language model's check vectors."""
 TILES = 2
 """Tiles in the semantic encoder's check vectors."""
-_GRAPH_BYTES = 256 << 10  # of a graph without its weights, at most, as far as was seen
+_GRAPH_BYTES = 64 << 10  # of a graph without its weights: 16 to 160 KiB in lira-nano
 _MANIFEST_BYTES = 12 << 10
-# Peak memory of exports that were measured (docs/true-size.md; lira-nano 0.8 GiB): libraries, reference and
-# graph of the pixel encoder by its pixels, and two copies of the table of embeddings in fp32.
-_LIBRARY_BYTES = 800 << 20
-_BYTES_PER_PIXEL = 1200
+# Fitted to the measured peaks of four exports (docs/true-size.md; lira-nano: 503 MiB), within 6 %: libraries,
+# reference and graph of the pixel encoder by its pixels, two copies of the table of embeddings in fp32.
+_LIBRARY_BYTES = 440 << 20
+_BYTES_PER_PIXEL = 1500
 _TABLE_COPIES = 2
 
 

@@ -34,7 +34,7 @@ from .parts import BASE, has_parts
 from .pth_files import open_pth
 from .sources import CheckpointFiles, locate
 from .storage import Storage
-from .tensor_files import FLOATS, TensorFile, open_base, open_safetensors
+from .tensor_files import FLOATS, TensorFile, open_base, open_safetensors, stored_dtype
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -170,9 +170,8 @@ class Checkpoint:
 
     @property
     def stored_dtype(self) -> str:
-        """Of the base model's weights, as torch calls it; float32 where they differ."""
-        dtypes = set(self._sources[BASE].dtypes.values())
-        return next(iter(dtypes)) if len(dtypes) == 1 else "float32"
+        """Dtype of the base model's weights, as torch calls it; float32 if they differ."""
+        return stored_dtype(self._sources[BASE])
 
     @property
     def class_embed(self) -> Tensor:

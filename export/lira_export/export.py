@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,7 @@ from .bundle_writer import BundleWriter, Progress
 from .checkpoint import Checkpoint
 from .config import LiraConfig
 from .parts import BASE, PARTS
+from .plan import DURATIONS, ExportPlan
 from .sources import CheckpointFiles
 from .stages import write_stages
 from .storage import Storage, storages
@@ -78,6 +80,26 @@ def export_checkpoint(
             prompts=plan.prompts,
         )
     return Path(out)
+
+
+def export_planned(plan: ExportPlan, progress: Progress = lambda step: None) -> Path:
+    """Do what a plan says: download what is not here, then :func:`export_checkpoint`.
+
+    Raises:
+        LiraError: see :func:`export_checkpoint` and :func:`lira_export.hub.download`.
+    """
+    request, started = plan.request, time.monotonic()
+    written = export_checkpoint(
+        plan.sources.fetch(),
+        request.output,
+        context_length=request.context_length,
+        dtypes=request.dtypes,
+        threads=request.threads,
+        overwrite=request.overwrite,
+        progress=progress,
+    )
+    DURATIONS.keep(plan.key, time.monotonic() - started)
+    return written
 
 
 def _model_spec(config: LiraConfig, context_length: int) -> ModelSpec:

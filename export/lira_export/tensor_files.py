@@ -171,6 +171,12 @@ def open_base(folder: Path) -> TensorFile:
     return open_safetensors(found)
 
 
+def stored_dtype(tensors: TensorFile) -> str:
+    """Return the dtype of all tensors, as torch calls it; float32 if they differ."""
+    dtypes = set(tensors.dtypes.values())
+    return dtypes.pop() if len(dtypes) == 1 else "float32"
+
+
 def unlisted_shards(folder: Path) -> dict[str, str]:
     """Return tensor -> file for the safetensors in ``folder`` that its index does not name."""
     index = folder / INDEX

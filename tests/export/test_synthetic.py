@@ -169,8 +169,11 @@ def test_the_preset_of_nano_loads_nothing_of_its_training() -> None:
 
 def test_nano_from_the_command_line(nano: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"^0$"):
-        main(["synthesize", "lira-nano", "-o", str(tmp_path / "nano")])
-    assert "SYNTHETIC" in capsys.readouterr().out
+        main(["synthesize", "lira-nano", "-o", str(tmp_path / "nano"), "--seed", "7"])
+    shown = capsys.readouterr().out
+    assert "SYNTHETIC" in shown
+    again = f"again: lira-edge synthesize lira-nano --output {tmp_path / 'nano'} --seed 7 --overwrite"
+    assert shown.splitlines()[-1] == again
     found = LiraConfig.from_files(tmp_path / "nano" / "config.json", tmp_path / "nano", "nano")
     assert (
         found.synthetic and found.llm.vocab_size == Checkpoint.open(tmp_path / "nano").config.llm.vocab_size
