@@ -22,7 +22,7 @@ TILES = 2
 """Tiles in the semantic encoder's check vectors."""
 _GRAPH_BYTES = 64 << 10  # of a graph without its weights: 16 to 160 KiB in lira-nano
 _MANIFEST_BYTES = 12 << 10
-# Fitted to the measured peaks of four exports (docs/true-size.md; lira-nano: 503 MiB), within 6 %: libraries,
+# Within 9 % of the measured peaks of four exports (docs/true-size.md; lira-nano: 503 MiB): libraries,
 # reference and graph of the pixel encoder by its pixels, two copies of the table of embeddings in fp32.
 _LIBRARY_BYTES = 440 << 20
 _BYTES_PER_PIXEL = 1500

@@ -80,9 +80,7 @@ def test_the_command_asks_for_what_was_asked(monkeypatch: pytest.MonkeyPatch) ->
     dtypes = {"all": "fp32", "llm": "bf16"}
     asked = [
         ExportRequest("hub:echo840/LIRA", Path("out")),
-        ExportRequest(
-            "-x", Path("-o"), "lira-2b", given, Path("c.json"), 7, {"all": "fp32", "llm": "bf16"}, 1
-        ),
+        ExportRequest("-x", Path("-o"), "lira-2b", given, Path("c.json"), 7, dtypes, 1),
         ExportRequest("in", Path("out"), overwrite=True),
     ]
     for request in asked:
