@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lira_engine.bundle.bundle import Bundle, CheckVectors
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines import lowered_outputs
 from lira_engine.engines.accuracy import check_outputs

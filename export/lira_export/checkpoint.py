@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,15 @@ from lira_engine.errors import LiraError
 
 from .config import LiraConfig
 from .families import FAMILIES, LLM_PREFIX, family_of
+from .families.family import Packing
 from .misfits import Misfits, not_a_float, published_sizes, refuse_empty
 from .model.lira import Lira
 from .model.mask_decoder import MaskDecoder
-from .sources import BASE, CheckpointFiles, has_parts, locate
+from .parts import BASE, has_parts
+from .pth_files import open_pth
+from .sources import CheckpointFiles, locate
 from .storage import Storage
-from .tensor_files import FLOATS, TensorFile, open_base, open_pth, open_safetensors
+from .tensor_files import FLOATS, TensorFile, open_base, open_safetensors, stored_dtype
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -113,10 +116,6 @@ class Checkpoint:
         """One tensor of the reference model by its parameter name, fp32, LoRA merged, contiguous, a copy."""
         return self._makers[name]().contiguous()
 
-    def parameters(self, prefix: str) -> int:
-        """How many values the parameters have whose names begin with ``prefix``."""
-        return sum(math.prod(shape) for name, shape in self._shapes.items() if name.startswith(prefix))
-
     def load_model(self) -> Lira:
         """The reference model in eval mode, fp32."""
         return self.load_part(lambda: Lira(self.config, prototypes=self._class_embed.shape[1]), "")
@@ -171,9 +170,8 @@ class Checkpoint:
 
     @property
     def stored_dtype(self) -> str:
-        """Of the base model's weights, as torch calls it; float32 where they differ."""
-        dtypes = set(self._sources[BASE].dtypes.values())
-        return next(iter(dtypes)) if len(dtypes) == 1 else "float32"
+        """Dtype of the base model's weights, as torch calls it; float32 if they differ."""
+        return stored_dtype(self._sources[BASE])
 
     @property
     def class_embed(self) -> Tensor:
@@ -289,7 +287,7 @@ class Checkpoint:
                 stem = theirs + linear.name
                 merged = self._merged(plan, "base", f"language_model.{stem}.weight", stem, shape)
                 for part, name in zip(linear.parts, names, strict=True):
-                    plan.makers[name] = _part(merged, part, self.config.llm) if len(names) > 1 else merged
+                    plan.makers[name] = self._part(merged, part, linear.packing)
                 if linear.bias:
                     name = f"{ours}{linear.parts[0]}.bias"
                     plan.makers[name] = self._expect(
@@ -331,6 +329,13 @@ class Checkpoint:
             return read_base().addmm_(read_b(), read_a(), alpha=self.lora_scale)
 
         return merge
+
+    def _part(self, merged: Callable[[], Tensor], part: str, packing: Packing | None) -> Callable[[], Tensor]:
+        """One part of a linear layer that may hold several."""
+        llm = self.config.llm
+        if packing is None:
+            return merged
+        return lambda: packing.unpack(merged(), llm.num_kv_heads, llm.head_dim)[part]
 
     def _expect(
         self, plan: _Plan, role: str, name: str, shape: tuple[int, ...], grow: str | None = None
@@ -389,18 +394,6 @@ def vision_source(name: str) -> tuple[str, str]:
                 rest = f"stages.{int(stage) - 1}.{rest}"
             return role, theirs + rest
     raise AssertionError(f"no upstream name for {name}")
-
-
-def _part(merged: Callable[[], Tensor], part: str, config: Any) -> Callable[[], Tensor]:
-    """Rows of the packed wqkv: per KV head its query heads, then its key, then its value."""
-
-    def read() -> Tensor:
-        packed = merged()
-        groups = packed.view(config.num_kv_heads, -1, config.head_dim, packed.shape[1])
-        rows = {"q": groups[:, :-2], "k": groups[:, -2:-1], "v": groups[:, -1:]}[part]
-        return rows.reshape(-1, packed.shape[1])
-
-    return read
 
 
 def _grown(tensor: Tensor, rows: int, how: str) -> Tensor:

@@ -1,9 +1,9 @@
-"""Write a model as the five files that upstream's users have: :mod:`lira_export.checkpoint` backwards."""
+"""Write a model as the five files of upstream's checkpoints, the reverse of :mod:`lira_export.checkpoint`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from torch import Tensor
 from lira_engine.system.atomic import atomic_directory
 
 from .checkpoint import vision_source
-from .config import LlmConfig
-from .families import INTERNLM2, LLM_PREFIX
+from .families import LLM_PREFIX, family_of
 from .model.lira import Lira
 from .tokenizer import LIRA_TOKENS
 
@@ -31,16 +30,21 @@ def write_checkpoint(
     dtype: torch.dtype = torch.float16,
     overwrite: bool = False,
 ) -> None:
-    """Write ``folder`` atomically.
+    """Write ``folder``, whole or not at all.
 
-    The language model's trained weights become a base and a LoRA pair, W = base + alpha / r * B @ A, as
-    upstream stores them. Embeddings and LM head go to LIRA's file; the base model keeps its rows without the
+    Each weight W of the language model becomes a base and a LoRA pair, W = base + alpha / r * B @ A, as
+    upstream stores them. Embeddings and LM head go to LIRA's file; the base model's own lack the rows of the
     six LIRA tokens.
 
     Args:
+        class_embed: [classes, prototypes, dim].
         config: the folder's ``config.json``; ``lora`` gives rank and alpha.
-        name: LIRA-{name}.pth and internvl2-{name}/.
+        base_tokenizer: without LIRA's tokens.
+        name: of the files LIRA-{name}.pth and internvl2-{name}/.
         dtype: of all tensors but the class embeddings.
+
+    Raises:
+        LiraError: ``folder`` exists already, or cannot be written.
     """
     with atomic_directory(folder, overwrite=overwrite, marker="config.json") as out:
         files = _upstream_tensors(model, config["lora"]["r"], config["lora"]["lora_alpha"])
@@ -66,6 +70,7 @@ def write_checkpoint(
 
 
 def _upstream_tensors(model: Lira, rank: int, alpha: float) -> dict[str, dict[str, Tensor]]:
+    """Return role -> upstream's name of a tensor -> its value."""
     files: dict[str, dict[str, Tensor]] = {"lira": {}, "base": {}, "head": {}, "clip": {}}
     weights = dict(model.named_parameters())
     for name, tensor in weights.items():
@@ -73,39 +78,43 @@ def _upstream_tensors(model: Lira, rank: int, alpha: float) -> dict[str, dict[st
             role, upstream = vision_source(name)
             files[role][upstream] = tensor
     config = model.config.llm
+    family = family_of(config.family)
+    base, lira = files["base"], files["lira"]
     generator = torch.Generator().manual_seed(0)
 
-    def split(weight: Tensor, stem: str) -> Tensor:
+    def without_adapter(weight: Tensor, stem: str) -> Tensor:
+        """Draw a LoRA pair into LIRA's file and return what the base model holds beside it."""
         a = torch.randn(rank, weight.shape[1], generator=generator) * weight.shape[1] ** -0.5
         b = torch.randn(weight.shape[0], rank, generator=generator) * 0.02
-        files["lira"][f"{LLM_PREFIX}{stem}.lora_A.default.weight"] = a
-        files["lira"][f"{LLM_PREFIX}{stem}.lora_B.default.weight"] = b
+        lira[f"{LLM_PREFIX}{stem}.lora_A.default.weight"] = a
+        lira[f"{LLM_PREFIX}{stem}.lora_B.default.weight"] = b
         return weight.detach() - alpha / rank * (b @ a)
 
     for i in range(config.num_layers):
-        for linear in INTERNLM2.linears:
-            parts = [weights[f"llm.layers.{i}.{part}.weight"] for part in linear.parts]
-            stem = f"model.layers.{i}.{linear.name}"
-            packed = _pack_qkv(parts, config) if len(parts) > 1 else parts[0]
-            files["base"][f"language_model.{stem}.weight"] = split(packed, stem)
-        for norm in ("attention_norm", "ffn_norm"):
-            files["base"][f"language_model.model.layers.{i}.{norm}.weight"] = weights[
-                f"llm.layers.{i}.{norm}.weight"
-            ]
-    files["base"]["language_model.model.norm.weight"] = weights["llm.norm.weight"]
+        ours, theirs = f"llm.layers.{i}.", f"model.layers.{i}."
+        for linear in family.linears:
+            parts = [weights[f"{ours}{part}.weight"] for part in linear.parts]
+            packed: Tensor = parts[0]
+            if linear.packing is not None:
+                q, k, v = parts
+                packed = linear.packing.pack(q, k, v, config.num_kv_heads, config.head_dim)
+            stem = theirs + linear.name
+            base[f"language_model.{stem}.weight"] = without_adapter(packed, stem)
+            if linear.bias:
+                base[f"language_model.{stem}.bias"] = weights[f"{ours}{linear.parts[0]}.bias"]
+        for norm, upstream in family.norms.items():
+            base[f"language_model.{theirs}{upstream}.weight"] = weights[f"{ours}{norm}.weight"]
+    base["language_model.model.norm.weight"] = weights["llm.norm.weight"]
     table, head = weights["llm.tok_embeddings.weight"], weights["llm.lm_head.weight"]
-    files["lira"][f"{LLM_PREFIX}model.tok_embeddings.weight"] = table
-    files["lira"][f"{LLM_PREFIX}output.base_layer.weight"] = split(head, "output")
+    lira[f"{LLM_PREFIX}{family.embeddings}.weight"] = table
+    if family.head_is_adapted:
+        lira[f"{LLM_PREFIX}{family.head}.base_layer.weight"] = without_adapter(head, family.head)
+    else:
+        lira[f"{LLM_PREFIX}{family.head}.weight"] = head
     known = config.vocab_size - len(LIRA_TOKENS)
-    files["base"]["language_model.model.tok_embeddings.weight"] = table[:known]
-    files["base"]["language_model.output.weight"] = head[:known]
+    base[f"language_model.{family.embeddings}.weight"] = table[:known]
+    base[f"language_model.{family.head}.weight"] = head[:known]
     return files
-
-
-def _pack_qkv(parts: Sequence[Tensor], config: LlmConfig) -> Tensor:
-    """Rows per KV head: its query heads, its key, its value."""
-    groups = [part.view(config.num_kv_heads, -1, config.head_dim, part.shape[1]) for part in parts]
-    return torch.cat(groups, dim=1).flatten(0, 2)
 
 
 def _write_json(path: Path, data: Any) -> None:

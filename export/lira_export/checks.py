@@ -84,13 +84,13 @@ def sefe(projector: Projector, features: np.ndarray, pixel: Arrays) -> CheckVect
 
 
 def llm(
-    checkpoint: Checkpoint, rows: Iterable[np.ndarray], context_length: int, storage: Storage = Storage.EXACT
+    checkpoint: Checkpoint, rows: np.ndarray, context_length: int, storage: Storage = Storage.EXACT
 ) -> CheckVectors:
-    """``rows`` [n,C] of embeddings one after the other into an empty cache; caches are not recorded.
+    """Feed ``rows`` [S,C] of embeddings into an empty KV cache; the cache is not recorded.
 
     The reference runs layer by layer: one layer's weights are in memory at a time.
     """
-    embeds = torch.from_numpy(np.concatenate(list(rows)))[None, :context_length]
+    embeds = torch.from_numpy(rows)[None, :context_length]
     length = embeds.shape[1]
     positions = torch.tensor([0, length // 2, length - 2, length - 1]).clamp(min=0).unique()
     config = checkpoint.config.llm

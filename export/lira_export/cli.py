@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +11,8 @@ import typer
 from rich.progress import DownloadColumn, TimeRemainingColumn
 
 from lira_engine.bundle.manifest import MANIFEST_NAME, Manifest
+from lira_engine.errors import quoted
 from lira_engine.system.terminal import plain_console, progress_bar
-from lira_engine.system.text import check_path
 
 if TYPE_CHECKING:
     from .bundle_writer import Step
@@ -29,9 +29,7 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="Folder to write.")],
     size: Annotated[
         str | None,
-        typer.Option(
-            help="lira-2b or lira-8b: which weights, and where base and trunk come from if not there."
-        ),
+        typer.Option(help="lira-2b or lira-8b: which weights, and which base and trunk if they are missing."),
     ] = None,
     base: Annotated[str | None, typer.Option(help="InternVL2 folder, or hub:OWNER/NAME.")] = None,
     head: Annotated[str | None, typer.Option(help="OMG-Seg head, a file or hub:.")] = None,
@@ -42,52 +40,56 @@ def export(
         typer.Option(metavar="FILE", help="config.json with sizes other than the published ones."),
     ] = None,
     context_length: Annotated[
-        int | None, typer.Option(min=1, help="Slots of the KV cache (default: the checkpoint's, or 4096).")
+        int | None, typer.Option(min=1, help="Slots of the KV cache.  [default: the checkpoint's, or 4096]")
     ] = None,
     dtype: Annotated[
         list[str] | None,
         typer.Option(
             metavar="[STAGE=]DTYPE",
-            help="How weights are kept: fp16, bf16 or fp32, for all stages or, repeated, for single ones "
-            "(default: fp16, or fp32 for a checkpoint that is fp32). Arithmetic is fp32 in any case.",
+            help="Store weights in fp16, bf16 or fp32: in all stages or, repeated, in single ones. Graphs "
+            "compute in fp32.  [default: fp16, or fp32 for a checkpoint in fp32]",
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be written, and what it needs; write nothing.")
+    ] = False,
 ) -> None:
     """Write a trained checkpoint as a bundle: five portable graphs, tokenizer, embeddings, check vectors.
 
     Every graph is run on its check vectors and compared with the torch reference. The bundle appears whole or
-    not at all.
+    not at all. --dry-run downloads configuration and tokenizer from the hub, nothing else.
     """
-    from lira_engine.system.atomic import check_target
-
-    from .config import LiraConfig
     from .memory import check_memory
-    from .sources import locate
 
-    check_memory(threads)
-    for path in (str(output), checkpoint, base, head, clip, classes):
-        check_path(path or "")
-    console = plain_console()
-    started = time.perf_counter()
-
-    def announce(line: str) -> None:
-        check_target(output, overwrite)  # nobody downloads gigabytes for a bundle that cannot be written
-        console.print(line, soft_wrap=True)
+    if not dry_run:
+        check_memory(threads)
+    from .plan import ExportRequest, plan_export
 
     given = {"base": base, "head": head, "clip": clip, "classes": classes}
-    files = locate(
+    pairs = (option.rpartition("=") for option in dtype or ())
+    request = ExportRequest(
         checkpoint,
-        size=size,
-        given={part: source for part, source in given.items() if source is not None},
-        config=config,
-        announce=announce,
+        output,
+        size,
+        {part: source for part, source in given.items() if source is not None},
+        config,
+        context_length,
+        {stage or "all": name for stage, _, name in pairs},
+        threads,
+        overwrite,
     )
-    sizes = LiraConfig.from_files(files.config, files.base, files.name)
+    console = plain_console()
+    started = time.perf_counter()
+    plan = plan_export(request, lambda line: console.print(line, soft_wrap=True))
+    if dry_run:
+        for line in (*plan.lines(), f"to write it: {request.command(overwrite)}"):
+            console.print(line, soft_wrap=True)
+        return
     with progress_bar(console, DownloadColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task("torch: loading", total=None)
-        from .export import export_checkpoint
+        from .export import export_planned
 
         def progress(step: Step) -> None:
             elapsed = time.perf_counter() - started
@@ -96,29 +98,19 @@ def export(
             if step.phase == "done":
                 console.print(f"{step.stage:<18}{elapsed:7.1f} s")
 
-        export_checkpoint(
-            files,
-            output,
-            config=sizes,
-            context_length=context_length,
-            dtypes=_by_stage(dtype or ()),
-            threads=threads,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    provenance = Manifest.load(output / MANIFEST_NAME).provenance
-    for note in provenance["notes"]:
-        console.print(note, soft_wrap=True)
+        export_planned(plan, progress)
+    for line in (*_remarks(output), f"again: {request.command(overwrite=True)}"):
+        console.print(line, soft_wrap=True)
+
+
+def _remarks(bundle: Path) -> Iterator[str]:
+    """Yield what the user should know of the bundle that was written."""
+    provenance = Manifest.load(bundle / MANIFEST_NAME).provenance
+    yield from provenance["notes"]
     for stage, weights in provenance["weights"].items():
         for name, reason in weights["kept_fp32"].items():
-            console.print(f"{stage}: {name} stays fp32 ({reason})", soft_wrap=True)
+            yield f"{stage}: {name} stays fp32 ({reason})"
     if provenance["synthetic"]:
-        console.print("SYNTHETIC: the weights are random, the answers will be meaningless")
-    written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-    console.print(f"{output}: {written / 2**20:.1f} MiB; next: lira-edge build {output}", soft_wrap=True)
-
-
-def _by_stage(options: Iterable[str]) -> dict[str, str]:
-    """["fp16", "llm=bf16"] -> {"all": "fp16", "llm": "bf16"}"""
-    pairs = (option.rpartition("=") for option in options)
-    return {stage or "all": dtype for stage, _, dtype in pairs}
+        yield "SYNTHETIC: the weights are random, the answers will be meaningless"
+    written = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+    yield f"{bundle}: {written / 2**20:.1f} MiB; next: lira-edge build {quoted(bundle)}"

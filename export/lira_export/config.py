@@ -16,7 +16,7 @@ from typing import Any
 from lira_engine.bundle.manifest import PixelSpec, TileSpec
 from lira_engine.errors import LiraError
 
-from .families import family_of
+from .families import DEFAULT, family_of
 from .json_files import Section, read_json
 from .lora import LoraConfig
 from .tokenizer import LIRA_TOKENS
@@ -59,7 +59,7 @@ class LlmConfig:
     rms_norm_eps: float
     max_position_embeddings: int = 32768
     rope_scaling_factor: float | None = None  # of dynamic NTK; None: no positions beyond the trained ones
-    family: str = "internlm2"
+    family: str = DEFAULT.name
     tie_word_embeddings: bool = False
 
     @property
@@ -69,6 +69,14 @@ class LlmConfig:
     @property
     def qkv_bias(self) -> bool:
         return family_of(self.family).qkv_bias
+
+    def check_context_length(self, length: int, least: int = 1) -> None:
+        """Raise LiraError if a KV cache of ``length`` slots is too short, or longer than the positions that
+        the model was trained for. Dynamic NTK scaling has no such limit."""
+        longest = self.max_position_embeddings if self.rope_scaling_factor is None else None
+        if length < least or (longest is not None and length > longest):
+            most = f" to {longest}, the positions that the model was trained for" if longest else " or more"
+            raise LiraError(f"context length {length}: expected {least}{most}")
 
 
 @dataclass(frozen=True)
@@ -262,7 +270,7 @@ def _llm(llm: Section, added: int) -> LlmConfig:
         rms_norm_eps=llm.number("rms_norm_eps"),
         max_position_embeddings=llm.integer("max_position_embeddings", most=_MOST_POSITIONS),
         rope_scaling_factor=factor,
-        family=family_of(llm.text("model_type", "internlm2")).name,
+        family=family_of(llm.text("model_type", DEFAULT.name)).name,
         tie_word_embeddings=llm.flag("tie_word_embeddings", False),
     )
     _divides(llm, "num_attention_heads", config.num_heads * 2, config.hidden_size, "hidden_size")

@@ -1,20 +1,20 @@
-"""What a file is that should have held tensors: told from its first bytes, with what mends it."""
+"""Tell from its first bytes what a file is that should hold tensors, and what the user does about it."""
 
 from __future__ import annotations
 
 import pickletools
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from lira_engine.errors import quoted
+from lira_engine.errors import LiraError, quoted
 
 _HEAD = 512
-_LONG = 60  # characters of a path that a command in a message repeats
+_LONG = 60  # characters of a path, at most, that a command in a message repeats
 _AGAIN = "download the file again"
-# Formats that stand where a checkpoint was expected; signatures as in their specifications.
+# Offset, signature, kind. Signatures are those of the formats' specifications.
 _SIGNATURES = (
     (
         0,
@@ -36,8 +36,8 @@ _WRAPPERS = ("state_dict", "module", "model", "model_state_dict")
 
 
 def foreign_kind(path: Path) -> str | None:
-    """What ``path`` is and what mends it ("a git-lfs pointer, ...: run ..."); None where nothing speaks
-    against tensors.
+    """Return what ``path`` is and what mends it ("a git-lfs pointer, ...: run ..."), or None if it may hold
+    tensors.
 
     Raises:
         OSError: the file cannot be read.
@@ -60,14 +60,14 @@ def foreign_kind(path: Path) -> str | None:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether it begins as safetensors do: the header's length, then JSON."""
+    """Return whether the file begins like safetensors: length of the header, then JSON."""
     with open(path, "rb") as file:
         head = file.read(9)
     return len(head) == 9 and head[8:] == b"{" and struct.unpack("<Q", head[:8])[0] < path.stat().st_size
 
 
 def not_a_pth(path: Path) -> str | None:
-    """As :func:`foreign_kind`, for a file that ``torch.save`` should have written.
+    """Return what :func:`foreign_kind` does, for a file that ``torch.save`` should have written.
 
     Raises:
         OSError: the file cannot be read.
@@ -98,10 +98,17 @@ def not_a_pth(path: Path) -> str | None:
     return None
 
 
-def tensors_only_command(path: Path, key: str | None = None) -> str:
-    """Replaces a trainer's checkpoint by its tensors, those under ``key`` where that is known.
+def refuse_foreign(path: Path, kind_of: Callable[[Path], str | None] = foreign_kind) -> None:
+    """Raise LiraError if ``path`` is what ``kind_of`` names; OSError if it cannot be read."""
+    kind = kind_of(path)
+    if kind is not None:
+        raise LiraError(f"{path} is {kind}")
 
-    It unpickles: for files that the user trusts.
+
+def tensors_only_command(path: Path, key: str | None = None) -> str:
+    """Return a command that replaces a trainer's checkpoint by its tensors, those under ``key`` if given.
+
+    The command unpickles: it is for files that the user trusts.
     """
     texts = set(_strings(path)) if key is None else set()
     key = key or next((wrapper for wrapper in _WRAPPERS if wrapper in texts), None)
@@ -123,7 +130,7 @@ def tensors_only_command(path: Path, key: str | None = None) -> str:
 
 
 def _strings(path: Path) -> Iterator[str]:
-    """The texts in a pickle, read without running it."""
+    """Yield the texts in a pickle without running it."""
     with suppress(OSError, ValueError, zipfile.BadZipFile):
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:

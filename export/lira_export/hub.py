@@ -1,13 +1,13 @@
-"""Files from the Hugging Face hub: those that are needed, resumed, their checksums verified.
+"""Download the needed files from the Hugging Face hub, resume what was cut off, verify checksums.
 
-A source is ``hub:OWNER/NAME``, with ``/FILE`` or ``/FOLDER`` behind it where a part of the repository is
-meant, and ``@REVISION`` at the end.
+A source is ``hub:OWNER/NAME``, then ``/FILE`` or ``/FOLDER`` for a part of the repository, then
+``@REVISION``.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ _SHOWN = 200
 
 @dataclass(frozen=True)
 class HubSource:
-    """A repository, a file or folder in it where one was named, and a revision."""
+    """A repository; the file or folder in it, and the revision, where the user named them."""
 
     repository: str
     file: str | None
@@ -33,7 +33,7 @@ class HubSource:
 
     @classmethod
     def parse(cls, text: str) -> HubSource:
-        """Raises LiraError where ``text`` is not ``hub:OWNER/NAME[/FILE][@REVISION]``."""
+        """Parse ``hub:OWNER/NAME[/FILE][@REVISION]``. Raises LiraError if it is anything else."""
         rest, _, revision = text.removeprefix(PREFIX).partition("@")
         owner, _, rest = rest.partition("/")
         name, _, file = rest.strip("/").partition("/")
@@ -44,7 +44,7 @@ class HubSource:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where on the hub a part came from: repository, the revision (a commit's hash), names in it."""
+    """Where a part came from: repository, revision (the hash of a commit), names of its files."""
 
     repository: str
     revision: str
@@ -65,10 +65,10 @@ class HubTree:
         self._files = files
 
     def named(self) -> HubTree:
-        """What its source names of it: a file, a folder, or all of it.
+        """Return the part that its source names: a file, a folder, or all of it.
 
         Raises:
-            LiraError: there is nothing of that name.
+            LiraError: the repository has nothing of that name.
         """
         name = self._source.file
         if name is None:
@@ -80,22 +80,23 @@ class HubTree:
         return HubTree(self._source, self.revision, within)
 
     def size_of(self, name: str) -> int | None:
-        """Bytes, where the hub says how many."""
+        """Return the bytes of a file, or None where the hub does not say."""
         size: int | None = getattr(self._files[name], "size", None)
         return size
 
     def sha256_of(self, name: str) -> str | None:
-        """The hub's checksum, which it has for large files."""
+        """Return the hub's checksum, which it has for large files only."""
         digest: str | None = getattr(getattr(self._files[name], "lfs", None), "sha256", None)
         return digest
 
 
 def is_hub(source: str | Path) -> bool:
+    """Return whether a source lies on the hub."""
     return str(source).startswith(PREFIX)
 
 
 def open_hub(text: str) -> HubTree:
-    """The repository of a hub source.
+    """Read the listing of a hub source's repository.
 
     Raises:
         LiraError: it cannot be read.
@@ -108,26 +109,75 @@ def open_hub(text: str) -> HubTree:
     return HubTree(source, info.sha, files)
 
 
-def download(
-    parts: Mapping[str, tuple[HubTree, tuple[str, ...]]], announce: Announce
-) -> dict[str, tuple[list[Path], Origin]]:
-    """Download the files that are not in the hub's cache yet, and verify them.
+Wanted = Mapping[str, tuple[HubTree, tuple[str, ...]]]
+"""Part -> the repository and the names of the part's files in it."""
 
-    ``announce`` hears each file with its size and the room on the disk before the first byte. Returns part ->
-    the paths in the order of its names, and their origin.
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file on the hub. ``size``: bytes, None where the hub does not say; ``cached``: it is here already."""
+
+    tree: HubTree
+    name: str
+    size: int | None
+    cached: bool
+
+    def __str__(self) -> str:
+        size = "size unknown" if self.size is None else f"{self.size / 2**20:,.1f} MiB"
+        cached = ", there already" if self.cached else ""
+        return f"{self.tree.where}@{self.tree.revision[:12]} {self.name}: {size}{cached}"
+
+
+def hub_files(wanted: Wanted) -> list[HubFile]:
+    """Return the wanted files with their sizes; nothing is downloaded."""
+    if not wanted:
+        return []
+    find = _library().try_to_load_from_cache
+    return [
+        HubFile(
+            tree,
+            name,
+            tree.size_of(name),
+            isinstance(find(tree.repository, name, revision=tree.revision), str),
+        )
+        for tree, names in wanted.values()
+        for name in names
+    ]
+
+
+def check_room(files: Iterable[HubFile], announce: Announce) -> None:
+    """Announce the files that are not cached and the room for them. Raises LiraError if it is too little."""
+    files = list(files)
+    if not files:
+        return
+    for file in files:
+        announce(str(file))
+    missing = [file for file in files if not file.cached]
+    size = sum(file.size or 0 for file in missing)
+    unknown = sum(file.size is None for file in missing)
+    cache = Path(_library().constants.HF_HUB_CACHE)
+    about = f" and {unknown} files of unknown size" if unknown else ""
+    free = free_bytes(cache) / 2**30
+    announce(f"to download: {size / 2**30:,.2f} GiB{about}; {cache} has {free:,.1f} GiB free")
+    check_disk(cache, size, "the download")
+
+
+def download(wanted: Wanted) -> dict[str, tuple[list[Path], Origin]]:
+    """Download the files that are not in the hub's cache, and verify the checksums of all.
+
+    Returns part -> the paths in the order of its names, and where they come from.
 
     Raises:
-        LiraError: there is too little room, the hub cannot be read, or a file is not what the hub has. A
-            second run goes on where this one stopped.
+        LiraError: the hub cannot be read, or a file is not what the hub has. A second run goes on where this
+            one stopped.
     """
-    if not parts:
+    if not wanted:
         return {}
     hub = _library()
-    _announce(hub, parts, announce)
     if not sys.stderr or not sys.stderr.isatty():
         hub.utils.disable_progress_bars()
     found = {}
-    for part, (tree, names) in parts.items():
+    for part, (tree, names) in wanted.items():
         paths = []
         for name in names:
             with _readable_errors(hub, tree.repository):
@@ -139,24 +189,6 @@ def download(
                 )
         found[part] = paths, Origin(tree.repository, tree.revision, names)
     return found
-
-
-def _announce(hub: Any, parts: Mapping[str, tuple[HubTree, tuple[str, ...]]], announce: Announce) -> None:
-    missing, unknown = 0, 0
-    for tree, names in parts.values():
-        for name in names:
-            size = tree.size_of(name)
-            there = isinstance(hub.try_to_load_from_cache(tree.repository, name, revision=tree.revision), str)
-            known = "size unknown" if size is None else f"{size / 2**20:,.1f} MiB"
-            note = ", there already" if there else ""
-            announce(f"{tree.where}@{tree.revision[:12]} {name}: {known}{note}")
-            if not there:
-                missing, unknown = missing + (size or 0), unknown + (size is None)
-    cache = Path(hub.constants.HF_HUB_CACHE)
-    about = f" and {unknown} files of unknown size" if unknown else ""
-    free = free_bytes(cache) / 2**30
-    announce(f"to download: {missing / 2**30:,.2f} GiB{about}; {cache} has {free:,.1f} GiB free")
-    check_disk(cache, missing, "the download")
 
 
 @contextmanager
@@ -176,7 +208,7 @@ def _readable_errors(hub: Any, repository: str) -> Iterator[None]:
 
 
 def _errors(hub: Any) -> tuple[type[Exception], ...]:
-    """What the library raises. Without a network that is its HTTP client's own error, by version."""
+    """Return what the library raises. Without a network that is its HTTP client's error, by version."""
     named = ("HfHubHTTPError", "HTTPError", "HFValidationError", "XetDownloadError")
     return OSError, *(getattr(hub.errors, name) for name in named if hasattr(hub.errors, name))
 

@@ -1,8 +1,8 @@
-"""In which dtype a bundle keeps a stage's weights.
+"""Keep a stage's weights in 16 bits.
 
-The arithmetic of a portable graph is fp32. Its matrices may be kept in 16 bits: each is then followed by a
-Cast, which engines fold away or build on. Weights are rounded where they are read, so that the torch
-reference and the check vectors know the same values as the graph. Vectors (norms, biases) stay fp32.
+A portable graph computes in fp32. Its matrices may be kept in 16 bits: a Cast follows each, which engines
+fold away or build on. Weights are rounded when they are read, so that torch reference, check vectors and
+graph have the same values. Vectors (norms, biases) stay fp32.
 """
 
 from __future__ import annotations
@@ -14,12 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lira_engine.bundle.manifest import STAGES
-from lira_engine.errors import LiraError
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# Rounding to 11 or 8 bits moves a tensor by at most 2^-11 or 2^-8 of its largest value, unless it overflows
-# or sinks below the smallest normal number.
+_TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# Rounding to 11 or 8 bits moves a value by at most 2^-11 or 2^-8 of the tensor's largest, unless it overflows
+# or is smaller than the smallest normal number.
 _MOST_ERROR = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 
 _ROWS = 4096  # at a time: a language model's tables are large
@@ -30,7 +27,7 @@ class Storage:
     """How one stage keeps its matrices.
 
     Attributes:
-        kept: parameters that do not fit ``dtype`` and stay fp32, by name, with the reason.
+        kept: name -> reason, of the parameters that do not fit ``dtype`` and stay fp32.
     """
 
     EXACT: ClassVar[Storage]
@@ -39,7 +36,7 @@ class Storage:
     kept: dict[str, str] = field(default_factory=dict)
 
     def fit(self, name: str, tensor: Tensor) -> Tensor:
-        """``tensor`` (fp32) with the values that are kept of it, fp32; written in its place."""
+        """Round ``tensor`` (fp32) in place to the values that ``dtype`` keeps of it; return it."""
         if self.dtype == torch.float32 or tensor.dim() < 2:
             return tensor
         largest, error = 0.0, 0.0
@@ -55,7 +52,7 @@ class Storage:
         return tensor
 
     def holds(self, tensor: Tensor) -> bool:
-        """Whether ``tensor`` is a matrix that this dtype, and not fp32, represents exactly."""
+        """Return whether ``tensor`` is a matrix, and ``dtype`` has 16 bits and all of its values."""
         return (
             self.dtype != torch.float32
             and tensor.dim() >= 2
@@ -66,22 +63,6 @@ class Storage:
 Storage.EXACT = Storage()
 
 
-def storages(asked: Mapping[str, str], stored: str) -> dict[str, Storage]:
-    """A :class:`Storage` per stage.
-
-    Args:
-        asked: stage, or "all", -> "fp16", "bf16" or "fp32"; a stage's own goes before "all".
-        stored: dtype of the checkpoint, as torch calls it. What was trained in fp32 stays so unless asked;
-            the rest is kept in fp16, which has three bits more than bf16 for what merging an adapter adds.
-
-    Raises:
-        LiraError: an unknown stage or dtype.
-    """
-    default = "fp32" if stored == "float32" else "fp16"
-    for stage, dtype in asked.items():
-        if stage not in (*STAGES, "all"):
-            raise LiraError(f"--dtype: found stage {stage!r}, expected one of {', '.join(STAGES)}")
-        if dtype not in DTYPES:
-            raise LiraError(f"--dtype: found {dtype!r}, expected one of {', '.join(DTYPES)}")
-    chosen = {stage: asked.get(stage, asked.get("all", default)) for stage in STAGES}
-    return {stage: Storage(DTYPES[dtype]) for stage, dtype in chosen.items()}
+def storages(dtypes: Mapping[str, str]) -> dict[str, Storage]:
+    """Return a :class:`Storage` for each stage and its dtype (:func:`lira_export.dtypes.stage_dtypes`)."""
+    return {stage: Storage(_TORCH_DTYPES[dtype]) for stage, dtype in dtypes.items()}

@@ -20,8 +20,10 @@ from lira_export import checks
 from lira_export.bundle_writer import BundleWriter, Step
 from lira_export.checkpoint import Checkpoint
 from lira_export.config import LiraConfig
-from lira_export.export import LlmTensors, export_checkpoint
-from lira_export.prompts import UPSTREAM, prompts_of
+from lira_export.export import export_checkpoint
+from lira_export.families.internlm2 import INTERNLM2
+from lira_export.llm_tensors import LlmTensors
+from lira_export.prompts import prompts_of
 from lira_export.tokenizer import LIRA_TOKENS, special_tokens
 
 
@@ -67,7 +69,7 @@ def test_a_folder_that_appears_meanwhile_stays(
     def finish(writer: BundleWriter, **facts: Any) -> None:
         (writer.folder / "lira.json").write_text("{}")
 
-    monkeypatch.setattr("lira_export.export._write_stages", write)
+    monkeypatch.setattr("lira_export.export.write_stages", write)
     monkeypatch.setattr(BundleWriter, "finish", finish)
     with pytest.raises(SystemExit) as ended:
         main(["export", str(tiny_checkpoint), "-o", str(target), *overwrite])
@@ -149,7 +151,7 @@ def test_a_graph_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
 def test_reference_of_the_language_model_runs_layer_by_layer(tiny_checkpoint: Path) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint)
     rows = np.random.default_rng(0).normal(size=(9, 24)).astype(np.float32)
-    vectors = checks.llm(checkpoint, [rows[:4], rows[4:]], context_length=99)
+    vectors = checks.llm(checkpoint, rows, context_length=99)
     expected = checkpoint.load_model().llm(torch.from_numpy(rows)[None])
     asked = vectors.inputs["logit_positions"]
     assert asked.tolist() == [0, 4, 7, 8]
@@ -201,7 +203,7 @@ def test_text_after_a_region(tiny_checkpoint: Path) -> None:
 
 
 def test_prompts(tiny_checkpoint: Path) -> None:
-    assert prompts_of(config_of(tiny_checkpoint)) is UPSTREAM
+    assert prompts_of(config_of(tiny_checkpoint)) is INTERNLM2.prompts
     own = {"system": "s", "user": "<image>{question}", "add_bos": True, "tasks": {}}
     assert prompts_of(config_of(tiny_checkpoint, prompts=own)).add_bos
     with pytest.raises(LiraError, match=r"config\.json\.prompts: unknown key 'colour'"):

@@ -16,8 +16,8 @@ from lira_engine.lowering.pipeline import apply
 from lira_engine.ort.llm import OrtLlm
 from lira_export.checkpoint import Checkpoint
 from lira_export.config import LiraConfig
-from lira_export.export import LlmTensors
 from lira_export.graphs.llm import build_llm
+from lira_export.llm_tensors import LlmTensors
 
 TOLERANCE = 2e-4
 """The golden README's for the language model: fp32 sums in another order."""

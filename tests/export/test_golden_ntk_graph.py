@@ -18,8 +18,8 @@ from lira_engine.lowering.pipeline import apply
 from lira_engine.ort.llm import OrtLlm
 from lira_export.checkpoint import Checkpoint
 from lira_export.config import LiraConfig, LlmConfig
-from lira_export.export import LlmTensors
 from lira_export.graphs.llm import build_llm
+from lira_export.llm_tensors import LlmTensors
 
 TOLERANCE = 2e-4
 NTK_TRAINED_LENGTH = 64  # of llm_ntk.npz, where no README says another one

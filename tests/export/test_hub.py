@@ -21,7 +21,8 @@ from lira_engine.inspect import describe
 from lira_engine.main import main
 from lira_export.checkpoint import Checkpoint
 from lira_export.hub import HubSource
-from lira_export.sources import PARTS, locate
+from lira_export.parts import PARTS
+from lira_export.sources import locate
 
 LIRA = "echo840/LIRA"
 BASES = {"2b": "OpenGVLab/InternVL2-2B", "8b": "OpenGVLab/InternVL2-8B"}
@@ -190,6 +191,25 @@ def test_a_target_that_is_taken_is_refused_before_the_first_byte(
     line = refused(capsys, f"hub:{LIRA}", "--size", "lira-2b", "-o", tmp_path / "bundle")
     assert "exists and holds other things" in line
     assert hub.downloads == []
+
+
+def test_a_dry_run_downloads_configuration_and_tokenizer_alone(
+    hub: Hub, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = tiny_checkpoint / "config.json"
+    arguments = (f"hub:{LIRA}", "--size", "lira-8b", "--config", sizes, "-o", tmp_path / "bundle")
+    run(*arguments, "--dry-run")
+    assert {name.partition("@")[0] for name in hub.downloads} == {
+        f"{BASES['8b']}/config.json", f"{BASES['8b']}/tokenizer.json",
+    }  # fmt: skip
+    shown = capsys.readouterr().out.splitlines()
+    assert "downloaded now, to read it: config.json, tokenizer.json" in shown
+    shards = (f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
+    parts = ("model_weight/LIRA-8B.pth", "pretrained/omg_llava/omg_seg_convl.pth")
+    (listed,) = (line for line in shown if line.startswith("to download: ") and "GiB" not in line)
+    assert {*parts, *shards, "open_clip_pytorch_model.bin"} < set(listed.split(": ")[1].split(", "))
+    assert any("fp32 if the base model's weights turn out to be fp32" in line for line in shown)
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_sizes_and_room_are_said_before_the_first_byte(

@@ -17,7 +17,7 @@ from lira_engine.errors import LiraError
 from lira_engine.ort.llm import OrtLlm
 from lira_export.config import LlmConfig
 from lira_export.graphs.llm import build_llm, rotary_tables
-from lira_export.model.language_model import InternLM2, Rotary
+from lira_export.model.language_model import LanguageModel, Rotary
 
 CONFIG = LlmConfig(
     vocab_size=37,
@@ -32,17 +32,17 @@ CONFIG = LlmConfig(
 CAPACITY = 24
 
 
-def tensors_of(model: InternLM2) -> dict[str, np.ndarray]:
+def tensors_of(model: LanguageModel) -> dict[str, np.ndarray]:
     return {name.removesuffix(".weight"): p.detach().numpy() for name, p in model.named_parameters()}
 
 
 @pytest.fixture
-def reference() -> InternLM2:
+def reference() -> LanguageModel:
     torch.manual_seed(0)
-    return InternLM2(CONFIG).eval()
+    return LanguageModel(CONFIG).eval()
 
 
-def test_equals_the_reference_with_three_kv_heads(reference: InternLM2, tmp_path: Path) -> None:
+def test_equals_the_reference_with_three_kv_heads(reference: LanguageModel, tmp_path: Path) -> None:
     path = tmp_path / "llm.onnx"
     ir.save(build_llm(CONFIG, tensors_of(reference), CAPACITY), path)
     embeds = np.random.default_rng(0).standard_normal((CAPACITY, CONFIG.hidden_size), dtype=np.float32)
@@ -58,7 +58,7 @@ def test_equals_the_reference_with_three_kv_heads(reference: InternLM2, tmp_path
             start += count
 
 
-def test_head_and_last_layer_run_at_the_asked_positions(reference: InternLM2) -> None:
+def test_head_and_last_layer_run_at_the_asked_positions(reference: LanguageModel) -> None:
     model = build_llm(CONFIG, tensors_of(reference), CAPACITY)
     last = f"layers.{CONFIG.num_layers - 1}."
     sized = {node.name: node.outputs[0].shape for node in model.graph if node.op_type == "MatMul"}
@@ -66,7 +66,7 @@ def test_head_and_last_layer_run_at_the_asked_positions(reference: InternLM2) ->
     assert asked == [*(f"{last}{part}.out/MatMul" for part in ("o", "gate", "up", "down")), "logits/MatMul"]
 
 
-def test_layers_have_no_operators_to_spare(reference: InternLM2) -> None:
+def test_layers_have_no_operators_to_spare(reference: LanguageModel) -> None:
     nodes = Counter(node.op_type for node in build_llm(CONFIG, tensors_of(reference), CAPACITY).graph)
     layers = CONFIG.num_layers
     assert nodes["MatMul"] == 7 * layers + 1
@@ -75,7 +75,7 @@ def test_layers_have_no_operators_to_spare(reference: InternLM2) -> None:
     assert nodes["Transpose"] == nodes["Reshape"] == 0
 
 
-def test_biases_where_a_model_has_them(reference: InternLM2, tmp_path: Path) -> None:
+def test_biases_where_a_model_has_them(reference: LanguageModel, tmp_path: Path) -> None:
     """Qwen2 has them on q, k and v."""
     tensors = tensors_of(reference)
     shift = np.linspace(-1, 1, CONFIG.hidden_size // 2, dtype=np.float32)
@@ -91,7 +91,7 @@ def test_biases_where_a_model_has_them(reference: InternLM2, tmp_path: Path) -> 
         np.testing.assert_allclose(llm.forward(embeds, llm.new_cache(), range(3)).logits, expected, atol=2e-5)
 
 
-def test_is_checked_onnx_with_named_dimensions(reference: InternLM2, tmp_path: Path) -> None:
+def test_is_checked_onnx_with_named_dimensions(reference: LanguageModel, tmp_path: Path) -> None:
     path = tmp_path / "llm.onnx"
     ir.save(build_llm(CONFIG, tensors_of(reference), CAPACITY), path)
     onnx.checker.check_model(path, full_check=True)
@@ -134,7 +134,7 @@ class Counting(Mapping[str, np.ndarray]):
         return len(self.tensors)
 
 
-def test_weights_are_read_when_the_graph_is_saved(reference: InternLM2, tmp_path: Path) -> None:
+def test_weights_are_read_when_the_graph_is_saved(reference: LanguageModel, tmp_path: Path) -> None:
     reads: list[str] = []
     tensors = tensors_of(reference)
     model = build_llm(CONFIG, Counting(tensors, reads.append), CAPACITY)
@@ -143,13 +143,13 @@ def test_weights_are_read_when_the_graph_is_saved(reference: InternLM2, tmp_path
     assert set(reads) == tensors.keys() - {"tok_embeddings"}
 
 
-def test_refuses_a_context_beyond_the_trained_positions(reference: InternLM2) -> None:
+def test_refuses_a_context_beyond_the_trained_positions(reference: LanguageModel) -> None:
     config = dataclasses.replace(CONFIG, max_position_embeddings=CAPACITY)
     with pytest.raises(LiraError, match="context length 25: expected 1 to 24"):
         build_llm(config, tensors_of(reference), CAPACITY + 1)
 
 
-def test_says_which_tensor_is_missing_or_misshapen(reference: InternLM2) -> None:
+def test_says_which_tensor_is_missing_or_misshapen(reference: LanguageModel) -> None:
     tensors = tensors_of(reference)
     with pytest.raises(ValueError, match=r"layers\.1\.up is missing"):
         build_llm(CONFIG, {k: v for k, v in tensors.items() if k != "layers.1.up"}, CAPACITY)

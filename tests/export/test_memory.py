@@ -83,7 +83,7 @@ def test_memory_that_ends_in_the_middle(
         except RuntimeError as error:  # as torch's exporter does
             raise ValueError("Failed to export the model") from error
 
-    monkeypatch.setattr(export, "_write_stages", refuse)
+    monkeypatch.setattr(export, "write_stages", refuse)
     line = refused(tmp_path, tiny_checkpoint, capsys)
     assert line.startswith("error: out of memory (") and "Failed to export" not in line
 

@@ -17,7 +17,7 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.errors import LiraError
 from lira_export.checkpoint import Checkpoint
 from lira_export.export import export_checkpoint
-from lira_export.families import QWEN2
+from lira_export.families.qwen2 import QWEN2
 
 PADDED, TOKENS = 32, 8  # rows of the base model's table, tokens of its tokenizer
 WORDS = ("red", "ball", "<p>?", "x", "y", "<|endoftext|>", "<|im_start|>", "<|im_end|>")

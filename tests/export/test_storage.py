@@ -14,8 +14,10 @@ from lira_engine.bundle.manifest import STAGES
 from lira_engine.errors import LiraError
 from lira_engine.main import main
 from lira_export.checkpoint import Checkpoint
+from lira_export.dtypes import stage_dtypes
 from lira_export.export import export_checkpoint
-from lira_export.storage import Storage, storages
+from lira_export.storage import Storage
+from lira_export.storage import storages as storages_of
 
 MATRICES = {"MatMul", "Gemm", "Conv"}
 
@@ -87,6 +89,9 @@ def test_rounding() -> None:
 
 
 def test_choices() -> None:
+    def storages(asked: dict[str, str], stored: str) -> dict[str, Storage]:
+        return storages_of(stage_dtypes(asked, stored))
+
     assert {s.dtype for s in storages({}, "float32").values()} == {torch.float32}
     assert {s.dtype for s in storages({}, "bfloat16").values()} == {torch.float16}
     chosen = storages({"all": "bf16", "sefe": "fp32"}, "float16")

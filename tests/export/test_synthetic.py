@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,23 @@ from lira_engine.main import main
 from lira_export.checkpoint import Checkpoint
 from lira_export.config import LiraConfig
 from lira_export.model.language_model import Layer
+from lira_export.synthetic import sizes
 from lira_export.synthetic.presets import Preset, preset
 from lira_export.synthetic.streams import write_pth
 from lira_export.synthetic.synthesize import NOTE, synthesize
 from lira_export.tokenizer import special_tokens
+
+
+@pytest.fixture
+def nano(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entry point of pyproject.toml, whatever the installed distribution says."""
+    found = metadata.entry_points
+    entry = metadata.EntryPoint("lira-nano", "lira_nano.preset:preset", sizes.GROUP)
+
+    def entry_points(group: str) -> Any:
+        return metadata.EntryPoints([entry]) if group == sizes.GROUP else found(group=group)
+
+    monkeypatch.setattr(metadata, "entry_points", entry_points)
 
 
 def small(name: str, **llm: Any) -> Preset:
@@ -118,17 +134,53 @@ def test_published_sizes() -> None:
     assert configs["lira-8b"].pixel.grid == 16
 
 
-def test_nano_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pyproject_declares_the_preset_of_nano() -> None:
+    root = Path(__file__).parents[2]
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'[project.entry-points."{sizes.GROUP}"]\nlira-nano = "lira_nano.preset:preset"\n' in text
+
+
+def test_sizes_of_other_packages_are_listed_and_loaded(
+    nano: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sizes.size_names() == ("lira-2b", "lira-8b", "lira-qwen2-1.5b", "lira-nano")
+    assert preset("lira-nano").name == "LIRA-nano"
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["synthesize", "lira-9b", "-o", str(tmp_path / "x")])
+    listed = "expected one of lira-2b, lira-8b, lira-qwen2-1.5b, lira-nano"
+    assert listed in capsys.readouterr().err
+
+
+def test_the_preset_of_nano_loads_nothing_of_its_training() -> None:
+    code = (
+        "import json, sys; from lira_nano.preset import preset; preset()\n"
+        "print(json.dumps([m.partition('.')[2] for m in sys.modules if m.startswith('lira_nano.')]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(json.loads(done.stdout)) == {
+        "preset",
+        "architecture",
+        "scenes",
+        "sprites",
+        "texts",
+        "tokenizer",
+    }
+
+
+def test_nano_from_the_command_line(nano: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"^0$"):
-        main(["synthesize", "lira-nano", "-o", str(tmp_path / "nano")])
-    assert "SYNTHETIC" in capsys.readouterr().out
+        main(["synthesize", "lira-nano", "-o", str(tmp_path / "nano"), "--seed", "7"])
+    shown = capsys.readouterr().out
+    assert "SYNTHETIC" in shown
+    again = f"again: lira-edge synthesize lira-nano --output {tmp_path / 'nano'} --seed 7 --overwrite"
+    assert shown.splitlines()[-1] == again
     found = LiraConfig.from_files(tmp_path / "nano" / "config.json", tmp_path / "nano", "nano")
     assert (
         found.synthetic and found.llm.vocab_size == Checkpoint.open(tmp_path / "nano").config.llm.vocab_size
     )
 
 
-def test_same_seed_same_bytes(tmp_path: Path) -> None:
+def test_same_seed_same_bytes(nano: None, tmp_path: Path) -> None:
     names = ("LIRA-nano.pth", "internvl2-nano/model-00001-of-00001.safetensors")
     for folder, seed in (("a", 3), ("b", 3), ("c", 4)):
         synthesize("lira-nano", tmp_path / folder, seed=seed)
@@ -146,7 +198,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_interrupted_leaves_nothing(tmp_path: Path) -> None:
+def test_interrupted_leaves_nothing(nano: None, tmp_path: Path) -> None:
     def interrupt(file: str, written: int, total: int) -> None:
         if written > total // 2:
             raise KeyboardInterrupt

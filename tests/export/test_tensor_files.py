@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from lira_engine.errors import LiraError
 from lira_export.checkpoint import Checkpoint
-from lira_export.tensor_files import INDEX, open_base, open_pth, open_safetensors
+from lira_export.pth_files import open_pth
+from lira_export.tensor_files import INDEX, open_base, open_safetensors
 
 TABLE = "llm.base_model.model.model.tok_embeddings.weight"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"

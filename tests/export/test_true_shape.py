@@ -20,7 +20,7 @@ from lira_engine.lowering.pipeline import apply
 from lira_engine.ort.llm import OrtLlm
 from lira_export.config import LlmConfig
 from lira_export.graphs.llm import build_llm
-from lira_export.model.language_model import InternLM2
+from lira_export.model.language_model import LanguageModel
 from lira_export.synthetic.presets import preset
 
 CAPACITY, ROWS = 4096, 48
@@ -35,11 +35,11 @@ def config() -> LlmConfig:
 
 
 @pytest.fixture(scope="module")
-def reference(config: LlmConfig) -> InternLM2:
+def reference(config: LlmConfig) -> LanguageModel:
     """Weights as large as a trained model's: about one over the root of their inputs."""
     torch.manual_seed(0)
     with torch.device("meta"):
-        model = InternLM2(config)
+        model = LanguageModel(config)
     model = model.to_empty(device="cpu")
     for name, tensor in model.named_parameters():
         if tensor.ndim == 1:
@@ -50,7 +50,7 @@ def reference(config: LlmConfig) -> InternLM2:
 
 
 @pytest.fixture(scope="module")
-def portable(config: LlmConfig, reference: InternLM2) -> Iterator[Path]:
+def portable(config: LlmConfig, reference: LanguageModel) -> Iterator[Path]:
     weights = {name.removesuffix(".weight"): t.detach().numpy() for name, t in reference.named_parameters()}
     with TemporaryDirectory() as folder:  # a gigabyte, gone with this module
         path = Path(folder) / "llm.onnx"
@@ -75,7 +75,7 @@ def cosine(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def test_engines_equal_the_reference(
-    config: LlmConfig, reference: InternLM2, engine: tuple[str, OrtLlm]
+    config: LlmConfig, reference: LanguageModel, engine: tuple[str, OrtLlm]
 ) -> None:
     precision, llm = engine
     embeds = np.random.default_rng(1).standard_normal((ROWS, config.hidden_size), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The language model's portable graph, written node by node from the checkpoint's tensors (DESIGN section 8).
+"""The language model's portable graph, written node by node from the checkpoint's tensors.
 
 No model is built in memory and nothing is traced: initializers read their tensors when the graph is saved,
 one at a time.
@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-
-from lira_engine.errors import LiraError
 
 from ..config import LlmConfig
 from .functions import DOMAIN, DOMAIN_VERSION, OPSET, cached_attention
@@ -43,19 +41,10 @@ def build_llm(
     ``dtype_of``: in which dtype a linear layer's weight is kept, by its name. All arithmetic is fp32.
 
     Raises:
-        LiraError: see :func:`check_context_length`.
+        LiraError: see :meth:`LlmConfig.check_context_length`.
     """
-    check_context_length(config, context_length)
+    config.check_context_length(context_length)
     return _Writer(config, tensors, context_length, dtype_of).model()
-
-
-def check_context_length(config: LlmConfig, length: int, least: int = 1) -> None:
-    """Raise LiraError where a cache of ``length`` rows is too short, or longer than the positions that the
-    model knows. With dynamic NTK scaling there is no longest one."""
-    longest = config.max_position_embeddings if config.rope_scaling_factor is None else None
-    if length < least or (longest is not None and length > longest):
-        most = f" to {longest}, the positions that the model was trained for" if longest else " or more"
-        raise LiraError(f"context length {length}: expected {least}{most}")
 
 
 def rotary_tables(config: LlmConfig, length: int) -> tuple[np.ndarray, np.ndarray]:

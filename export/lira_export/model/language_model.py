@@ -99,7 +99,7 @@ class LlmOutput(NamedTuple):
     all_hidden_states: list[Tensor]
 
 
-class InternLM2(nn.Module):
+class LanguageModel(nn.Module):
     """inputs_embeds [B,S,C] -> :class:`LlmOutput`."""
 
     def __init__(self, config: LlmConfig) -> None:

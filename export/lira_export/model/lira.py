@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..config import LiraConfig
 from .convnext import ConvNeXt, shuffle_cells
-from .language_model import InternLM2
+from .language_model import LanguageModel
 from .mask_decoder import MaskDecoder
 from .pixel_decoder import PixelDecoder
 from .projector import Projector, TextToVision, cell_queries
@@ -77,7 +77,7 @@ class Lira(nn.Module):
         self.semantic_encoder = SemanticEncoder(config.vision, width)
         self.pixel_encoder = PixelEncoder(config, prototypes)
         self.projector = Projector(config.pixel, config.projector, width)
-        self.llm = InternLM2(config.llm)
+        self.llm = LanguageModel(config.llm)
         self.text2vision = TextToVision(width, config.pixel, config.projector)
 
     def decode_masks(

@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 from rich.progress import DownloadColumn, TimeRemainingColumn
 
+from lira_engine.command_line import command_text
+from lira_engine.errors import quoted
 from lira_engine.system.terminal import plain_console, progress_bar
 from lira_engine.system.text import check_path
 
+from .sizes import size_names
+
 
 def synthesize(
-    size: Annotated[
-        str, typer.Argument(metavar="SIZE", help="lira-2b, lira-8b, lira-qwen2-1.5b or lira-nano.")
-    ],
+    size: Annotated[str, typer.Argument(metavar="SIZE", help=f"One of {', '.join(size_names())}.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a synthetic checkpoint.")] = False,
@@ -40,6 +42,9 @@ def synthesize(
         write(size, output, seed=seed, overwrite=overwrite, progress=progress)
     console.print(WARNING, style="bold yellow")
     size_on_disk = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-    console.print(
-        f"{output}: {size_on_disk / 2**30:.2f} GiB; next: lira-edge export {output} -o BUNDLE", soft_wrap=True
-    )
+    again = command_text("synthesize", size, output=output, seed=seed or None, overwrite=True)
+    for line in (
+        f"{output}: {size_on_disk / 2**30:.2f} GiB; next: lira-edge export {quoted(output)} -o BUNDLE",
+        f"again: {again}",
+    ):
+        console.print(line, soft_wrap=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from tokenizers import Tokenizer
 from lira_engine.errors import LiraError
 
 from ..config import LiraConfig
-from .vocabularies import internlm2_tokenizer, qwen2_tokenizer
+from ..families import family_of
+from .sizes import entries, size_names
+from .vocabularies import stand_in_tokenizer
 
 PROTOTYPES = 7
 """Of a class embedding. The published file's own number is the largest count of synonyms."""
@@ -44,16 +47,19 @@ class Preset:
 
 
 def preset(name: str) -> Preset:
-    """Raises LiraError for a name that there is not."""
-    makers = {
-        "lira-2b": lambda: _internvl("LIRA-2B", "InternVL2-2B", _internlm2(2048, 24, 16, 8192), 128),
-        "lira-8b": lambda: _internvl("LIRA-8B", "InternVL2-8B", _internlm2(4096, 32, 32, 14336), 256),
-        "lira-qwen2-1.5b": lambda: _internvl("LIRA-Qwen2-1.5B", "InternVL2-Qwen2-1.5B", _QWEN2, 128),
-        "lira-nano": _nano,
-    }
-    if name not in makers:
-        raise LiraError(f"size {name!r}: expected one of {', '.join(makers)}")
-    return makers[name]()
+    """Return the preset of a size. Raises LiraError if there is no such size."""
+    if name == "lira-2b":
+        return _internvl("LIRA-2B", "InternVL2-2B", _internlm2(2048, 24, 16, 8192), 128)
+    if name == "lira-8b":
+        return _internvl("LIRA-8B", "InternVL2-8B", _internlm2(4096, 32, 32, 14336), 256)
+    if name == "lira-qwen2-1.5b":
+        return _internvl("LIRA-Qwen2-1.5B", "InternVL2-Qwen2-1.5B", _QWEN2, 128)
+    added = entries()
+    if name not in added:
+        raise LiraError(f"size {name!r}: expected one of {', '.join(size_names())}")
+    made = added[name].load()()
+    assert isinstance(made, Preset)
+    return made
 
 
 def _internvl(name: str, base: str, llm: dict[str, Any], rank: int) -> Preset:
@@ -70,7 +76,7 @@ def _internvl(name: str, base: str, llm: dict[str, Any], rank: int) -> Preset:
         "llm_config": llm,
         "vision_config": _INTERN_VIT,
     }
-    tokenizer = qwen2_tokenizer if llm["model_type"] == "qwen2" else internlm2_tokenizer
+    tokenizer = partial(stand_in_tokenizer, family_of(llm["model_type"]))
     return Preset(name, base, config, rank, tokenizer)
 
 
@@ -118,13 +124,3 @@ def _internlm2(width: int, layers: int, heads: int, intermediate: int) -> dict[s
         "rope_scaling": {"type": "dynamic", "factor": 2.0},
         "rope_theta": 1000000,
     }
-
-
-def _nano() -> Preset:
-    from lira_nano.architecture import config_dict
-    from lira_nano.tokenizer import build_tokenizer
-
-    own = config_dict() | {"synthetic": True}
-    llm = own["llm_config"] | {"vocab_size": build_tokenizer().get_vocab_size()}
-    base = {key: own[key] for key in ("vision_config", "downsample_ratio")} | {"llm_config": llm}
-    return Preset("LIRA-nano", "internvl2-nano", base, own["lora"]["r"], build_tokenizer, own)

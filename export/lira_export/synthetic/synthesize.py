@@ -40,7 +40,7 @@ def synthesize(
     """Write the five files of a random LIRA to ``folder``, whole or not at all.
 
     Args:
-        size: "lira-2b", "lira-8b", "lira-qwen2-1.5b" or "lira-nano".
+        size: the name of a size (:func:`~lira_export.synthetic.sizes.size_names`), or a preset.
         seed: the same seed gives the same bytes.
 
     Raises:

@@ -10,14 +10,20 @@ from torch import Tensor
 
 from ..checkpoint import vision_source
 from ..config import LiraConfig
-from ..families import LLM_PREFIX, family_of
+from ..families import FAMILIES, LLM_PREFIX, family_of
 from ..model.lira import Lira
 from .streams import Shapes
 
 PIECE = 1 << 24  # values in memory at a time
-# Parameters whose output is added to a residual stream: so that the stream does not grow with the depth.
-_RESIDUAL = ("attention.wo", "feed_forward.w2", "o_proj", "down_proj", "attn.proj", "mlp.fc2")
-_TABLES = ("tok_embeddings.weight", "embed_tokens.weight", "query_feat.weight", "query_embed.weight")
+# Layers that add to a residual stream get small weights, so that the stream does not grow with the depth.
+_RESIDUAL = (
+    *("attn.proj", "mlp.fc2"),
+    *(x.name for f in FAMILIES.values() for x in f.linears if x.parts in (("o",), ("down",))),
+)
+_TABLES = (
+    *("query_feat.weight", "query_embed.weight"),
+    *(f"{family.embeddings}.weight" for family in FAMILIES.values()),
+)
 
 
 def upstream_shapes(config: LiraConfig, base_vocab: int, lora_rank: int) -> dict[str, Shapes]:

@@ -24,8 +24,8 @@ from lira_engine.trt.compile import Job, Ranges
 from lira_engine.trt.profiles import input_ranges, stage_profiles
 from lira_export.checkpoint import Checkpoint
 from lira_export.config import LlmConfig
-from lira_export.export import LlmTensors
 from lira_export.graphs.llm import build_llm
+from lira_export.llm_tensors import LlmTensors
 
 pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx")
 

@@ -22,7 +22,7 @@ from lira_engine.lowering.pipeline import Pass, apply
 from lira_engine.ort.llm import OrtLlm
 from lira_export.config import LlmConfig
 from lira_export.graphs.llm import build_llm
-from lira_export.model.language_model import InternLM2
+from lira_export.model.language_model import LanguageModel
 
 CAPACITY = 32
 CHUNKS = (7, 1, 1, 5, 1, 9, 1)
@@ -42,9 +42,9 @@ def config(heads: int, kv_heads: int, size: int) -> LlmConfig:
     )
 
 
-def reference(c: LlmConfig) -> InternLM2:
+def reference(c: LlmConfig) -> LanguageModel:
     torch.manual_seed(0)
-    return InternLM2(c).eval()
+    return LanguageModel(c).eval()
 
 
 def weights(c: LlmConfig) -> dict[str, np.ndarray]:
