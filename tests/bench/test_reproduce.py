@@ -1,0 +1,66 @@
+"""The last line of `bench` and `eval`: the parser reads from it what was asked for."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from lira_bench import cli as speed_cli
+from lira_bench.reproduce import reproducing_line
+from lira_bench.speed import benchmark
+from lira_bench.speed.request import Request
+
+SPEED = Request(
+    Path("a bundle"),
+    Path("-o"),
+    "gcg",
+    "it's [SEG]",
+    Path("images"),
+    runs=2,
+    warmup=0,
+    max_tiles=4,
+    target="portable",
+    precision="int4",
+    threads=1,
+    forced=True,
+    ablation=True,
+    peer=("genai", "torch"),
+    checkpoint=Path("checkpoint"),
+    overwrite=True,
+)
+
+
+class Asked(Exception):
+    pass
+
+
+def asked_by(command: Callable[..., None], line: str, module: Any, function: str) -> Any:
+    """The request that reaches `function` of `module` when the line is typed."""
+    program, verb, *words = shlex.split(line.removeprefix("reproduce: "))
+    assert program == "lira-edge"
+
+    def stop(request: Any, *_: Any) -> None:
+        raise Asked(request)
+
+    app = typer.Typer(add_completion=False)
+    app.command(verb)(command)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Asked) as caught:
+        patch.setattr(module, function, stop)
+        typer.main.get_command(app).main(words, standalone_mode=False)
+    return caught.value.args[0]
+
+
+@pytest.mark.parametrize("request_", [SPEED, Request(Path("b"))], ids=["all options", "defaults"])
+def test_bench_reads_its_own_line(request_: Request) -> None:
+    line = reproducing_line("bench", request_)
+    assert asked_by(speed_cli.bench, line, benchmark, "bench") == request_
+
+
+def test_options_with_default_values_are_left_out() -> None:
+    line = reproducing_line("bench", Request(Path("b"), runs=5, threads=2), Path("-"))
+    assert line == "reproduce: lira-edge bench b --threads 2 --json -"
