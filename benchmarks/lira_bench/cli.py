@@ -70,4 +70,5 @@ def bench(
     console = plain_console()
     terminal.print_record(console, result.record, result.folder)
     console.print(reproducing_line("bench", request, json), soft_wrap=True)
-    write_json(console, json, figures(result.record, result.folder))
+    if json is not None:
+        write_json(console, json, figures(result.record, result.folder))

@@ -27,16 +27,13 @@ def check_json(path: Path | None) -> None:
         raise LiraError(f"--json {path} is a folder, expected a file, or - for the standard output")
 
 
-def write_json(console: Console, path: Path | None, figures: object) -> None:
+def write_json(console: Console, path: Path, figures: object) -> None:
     """Print `figures` as one line on the standard output if `path` is `-`, else replace the file `path`.
 
-    None writes nothing. Call it last: no other output may follow the line. It is ASCII, and strict JSON
-    (ValueError for a nan).
+    Call it last: no other output may follow the line. It is ASCII, and strict JSON (ValueError for a nan).
     """
     from lira_engine.system.atomic import atomic_write
 
-    if path is None:
-        return
     line = json.dumps(figures, separators=(",", ":"), allow_nan=False)
     if path == STDOUT:
         print(line, flush=True)

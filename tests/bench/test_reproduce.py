@@ -11,6 +11,9 @@ import pytest
 import typer
 
 from lira_bench import cli as speed_cli
+from lira_bench.accuracy import cli as accuracy_cli
+from lira_bench.accuracy import evaluation
+from lira_bench.accuracy import request as accuracy
 from lira_bench.reproduce import reproducing_line
 from lira_bench.speed import benchmark
 from lira_bench.speed.request import Request
@@ -31,6 +34,27 @@ SPEED = Request(
     ablation=True,
     peer=("genai", "torch"),
     checkpoint=Path("checkpoint"),
+    overwrite=True,
+)
+ACCURACY = accuracy.Request(
+    Path("a bundle"),
+    Path("data"),
+    "vqa",
+    Path("out"),
+    Path("images"),
+    split="val",
+    limit=3,
+    compare="cpu-int4",
+    require=("accuracy=0.5", "mask_iou=0.9"),
+    instruction="\nAnswer; briefly.",
+    protocol="authors",
+    benchmark="gqa",
+    ilvc="off",
+    max_tiles=4,
+    target="portable",
+    precision="fp16",
+    threads=1,
+    workers="ray",
     overwrite=True,
 )
 
@@ -59,6 +83,14 @@ def asked_by(command: Callable[..., None], line: str, module: Any, function: str
 def test_bench_reads_its_own_line(request_: Request) -> None:
     line = reproducing_line("bench", request_)
     assert asked_by(speed_cli.bench, line, benchmark, "bench") == request_
+
+
+@pytest.mark.parametrize(
+    "request_", [ACCURACY, accuracy.Request(Path("b"), Path("d"), "gcg")], ids=["all options", "defaults"]
+)
+def test_eval_reads_its_own_line(request_: accuracy.Request) -> None:
+    line = reproducing_line("eval", request_)
+    assert asked_by(accuracy_cli.evaluate, line, evaluation, "evaluate_request") == request_
 
 
 def test_options_with_default_values_are_left_out() -> None:
