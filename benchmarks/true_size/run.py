@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from lira_bench.peers import PEERS, compare
+from lira_bench.reproduce import parser_line
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.system.machine import this_machine
 
@@ -200,7 +201,7 @@ def table(results: Mapping[str, Result]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--only", metavar="STEP", nargs="+", choices=[*steps(), "table"])
+    parser.add_argument("--only", metavar="STEP", nargs="+", action="extend", choices=[*steps(), "table"])
     asked = parser.parse_args()
     folder = asked.work / "results"
     folder.mkdir(parents=True, exist_ok=True)
@@ -214,6 +215,7 @@ def main() -> None:
     results = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     TABLE.write_text(table(results), encoding="utf-8")
     print(f"wrote {TABLE}")
+    print(parser_line("python benchmarks/true_size/run.py", parser, asked, "work"))
 
 
 if __name__ == "__main__":
