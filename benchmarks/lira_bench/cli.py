@@ -54,8 +54,8 @@ def bench(
 
     Writes OUT/bench.json, bench.md, stages.png, timeline.png and trace.json.
     """
-    from lira_bench.json_output import check_json, write_json
-    from lira_bench.reproduce import request_line
+    from lira_bench.json_output import check_json
+    from lira_bench.reproduce import finish, request_line
     from lira_bench.speed import benchmark, terminal
     from lira_bench.speed.figures import figures
     from lira_engine.system.terminal import plain_console, status
@@ -69,6 +69,5 @@ def bench(
         result = benchmark.bench(request, show)
     console = plain_console()
     terminal.print_record(console, result.record, result.folder)
-    console.print(request_line("bench", request, json), soft_wrap=True)
-    if json is not None:
-        write_json(console, json, figures(result.record, result.folder))
+    line = request_line("bench", request, json)
+    finish(console, line, json, lambda: figures(result.record, result.folder))

@@ -8,7 +8,19 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from lira_bench.json_output import STDOUT, write_json
 from lira_engine.command_line import program_text
+
+
+def finish(console: Console, line: str, json: Path | None, figures: Callable[[], object]) -> None:
+    """Print the line, and write the figures if `--json` names a place; on stdout they follow the line."""
+    if json is not None and json != STDOUT:
+        write_json(console, json, figures())
+    console.print(line, soft_wrap=True)
+    if json == STDOUT:
+        write_json(console, json, figures())
 
 
 def request_line(verb: str, request: Any, json: Path | None = None) -> str:

@@ -13,9 +13,9 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from lira_bench.json_output import JsonOption, check_json, write_json
+from lira_bench.json_output import JsonOption, check_json
 from lira_bench.metrics import PairedAccuracy, SegmentationScore, matched_pairs
-from lira_bench.reproduce import function_line
+from lira_bench.reproduce import finish, function_line
 from lira_engine.errors import LiraError
 from lira_engine.system.terminal import plain_console
 
@@ -193,8 +193,5 @@ def command(
         table.add_row(*(cell.strip() for cell in line.strip("|").split("|")))
     console.print(table)
     options = {"bundle": bundle, "seed": seed, "scenes": scenes, "target": target, "precision": precision}
-    console.print(
-        function_line("python -m lira_nano evaluate", command, **options, json=json), soft_wrap=True
-    )
-    if json is not None:
-        write_json(console, json, report)
+    line = function_line("python -m lira_nano evaluate", command, **options, json=json)
+    finish(console, line, json, lambda: report)

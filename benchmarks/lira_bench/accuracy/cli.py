@@ -80,8 +80,8 @@ def evaluate(
     Writes OUT/report.json and OUT/samples.jsonl; the same command goes on where it was stopped.
     """
     from lira_bench.accuracy import evaluation, gate, tables
-    from lira_bench.json_output import check_json, write_json
-    from lira_bench.reproduce import request_line
+    from lira_bench.json_output import check_json
+    from lira_bench.reproduce import finish, request_line
     from lira_engine.system.terminal import plain_console
 
     request = Request(
@@ -92,9 +92,7 @@ def evaluate(
     result = evaluation.evaluate_request(request, _bar)
     console = plain_console()
     tables.print_result(console, result)
-    console.print(request_line("eval", request, json), soft_wrap=True)
-    if json is not None:
-        write_json(console, json, evaluation.figures(result))
+    finish(console, request_line("eval", request, json), json, lambda: evaluation.figures(result))
     gate.check(result.required, result.rated)
 
 

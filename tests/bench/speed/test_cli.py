@@ -96,7 +96,8 @@ def test_random_weights_get_their_tokens(
     assert bench(bundle, "--runs", "1", "--warmup", "0", "-o", out, "--json", found) == 0
     printed = capsys.readouterr().out
     assert json.loads(found.read_text())["synthetic"] is True
-    assert printed.splitlines()[-1] == f"wrote {found}"
+    *_, wrote, again = printed.splitlines()
+    assert wrote == f"wrote {found}" and again.endswith(f"--json {found}")
     assert "The weights are synthetic (random)" in printed and "The answer's tokens are given" in printed
     record = json.loads((out / "bench.json").read_text())
     assert record["synthetic"] is record["forced"] is True and record["masks"] == 1
