@@ -9,6 +9,7 @@ answer on their own, and read the answers that fp32 gave (teacher-forced, see li
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +20,7 @@ from lira_bench.accuracy.items import Evaluation, Source
 from lira_bench.accuracy.run import evaluate
 from lira_bench.accuracy.tasks import task_named
 from lira_bench.accuracy.worker import EngineChoice, Job
+from lira_bench.reproduce import parser_line
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.engines.record import read_build
 from lira_engine.targets import target_named
@@ -137,6 +139,9 @@ def main() -> None:
     print(text)
     if asked.markdown:
         asked.markdown.write_text(text, encoding="utf-8")
+    # Not on the standard output, which is the page.
+    line = parser_line("python benchmarks/compare_precisions.py", parser, asked, "bundle")
+    print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

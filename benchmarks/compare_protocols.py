@@ -9,6 +9,7 @@ all of them (`lira-edge eval --protocol authors`), and prints the table of docs/
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from lira_bench.accuracy.protocol import STRICT, Protocol, protocol_for
 from lira_bench.accuracy.run import evaluate
 from lira_bench.accuracy.tasks import task_named
 from lira_bench.accuracy.worker import EngineChoice, Job
+from lira_bench.reproduce import parser_line
 from lira_nano.dataset import write_dataset
 from lira_nano.scenes import TRAINING_SEED
 
@@ -166,6 +168,9 @@ def main() -> None:
         data = Path(folder) / "scenes"
         write_dataset(data, SEED, asked.scenes)
         print(table(rows(Scenes(asked.bundle, data, Path(folder) / "out"))))
+    # Not on the standard output, which is the table.
+    line = parser_line("python benchmarks/compare_protocols.py", parser, asked, "bundle")
+    print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How fast this machine reads its memory: what bounds a decoding step, which reads every weight once."""
+"""The read bandwidth of this machine's memory, which bounds a decode step: it reads every weight once."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _REPEATS = 5
 
 
 def read_bandwidth(threads: int | None = None) -> float:
-    """GB/s (10^9 bytes) that `threads` threads read together, one per usable core by default.
+    """Return the GB/s (10^9 bytes) that `threads` threads read together; default: one per usable core.
 
-    The best of a few passes over half a gigabyte; takes that much memory and about a second. What else runs
-    on the machine lowers it. Raises ValueError for fewer than one thread.
+    The best of a few passes over half a gigabyte; takes that much memory and about a second. Other programs
+    that run meanwhile lower it. Raises ValueError for fewer than one thread.
     """
     count = usable_cores() if threads is None else threads
     if count < 1:
         raise ValueError(f"{threads} threads; expected 1 or more")
-    # Ones, not zeros: untouched pages of zeros are all the same page, which the cache holds.
+    # Ones, because untouched pages of zeros are all one physical page, which stays in the cache.
     parts = np.array_split(np.ones(_BYTES // 8, np.int64), count)
     with ThreadPoolExecutor(count) as pool:
         best = min(_seconds(pool, parts) for _ in range(_REPEATS))
@@ -31,6 +31,6 @@ def read_bandwidth(threads: int | None = None) -> float:
 
 def _seconds(pool: ThreadPoolExecutor, parts: list[np.ndarray]) -> float:
     started = time.perf_counter()
-    # Reads everything, writes nothing, and does not hold the interpreter's lock.
+    # np.max reads everything, writes nothing, and releases the GIL.
     list(pool.map(np.max, parts))
     return time.perf_counter() - started

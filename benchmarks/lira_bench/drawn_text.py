@@ -1,4 +1,4 @@
-"""Words of users and of data sets in matplotlib's pictures: drawn as they are, whatever they hold."""
+"""Texts of users and data sets in matplotlib figures, drawn as they are."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def as_written() -> Iterator[None]:
-    """Around all that makes and saves a figure: dollars are dollars, not mathematics, and a character that
-    the font lacks is a box in the picture, not a warning on standard error."""
+    """Make and save figures within this block: dollar signs start no formula, and a character that the font
+    lacks is drawn as a box without a warning."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # on import it tells where its cache went
     from matplotlib import rc_context
 
@@ -27,7 +27,7 @@ def as_written() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of this size in inches, for a PNG; within `as_written`."""
+    """Return an empty figure of this size in inches, for a PNG; call it within `as_written`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -37,7 +37,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def without_glyph(texts: Iterable[str]) -> str:
-    """The characters that the font of the pictures lacks, each once, in order."""
+    """Return the characters of `texts` that matplotlib's default font lacks, each once, in order."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     known = get_font(findfont(FontProperties())).get_char_index
@@ -46,7 +46,7 @@ def without_glyph(texts: Iterable[str]) -> str:
 
 
 def fitted(text: str, columns: int, rows: int = 1) -> str:
-    """`text` in at most so many rows, cut with dots at the end. Of wide characters (CJK) fewer fit."""
+    """Wrap `text` into at most `rows` lines and end a cut text with dots; fewer wide characters (CJK) fit."""
     wide = any(unicodedata.east_asian_width(character) in "WF" for character in text)
     lines = textwrap.wrap(text, columns * 2 // 5 if wide else columns, max_lines=rows, placeholder=" ...")
     return "\n".join(lines)

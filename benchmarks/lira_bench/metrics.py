@@ -1,4 +1,4 @@
-"""The field's accuracy measures, as plain functions of masks and answers."""
+"""Accuracy metrics of the field, as plain functions of masks and answers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from pycocotools.cocoeval import COCOeval
 
 
 def intersection_and_union(found: np.ndarray, truth: np.ndarray) -> tuple[int, int]:
-    """Pixels in both and in either of two masks, bool [H, W].
+    """Return how many pixels are in both and in either of two masks, bool [H, W].
 
-    Raises:
-        ValueError: the shapes differ.
+    Raises ValueError if the shapes differ.
     """
     if found.shape != truth.shape:
         raise ValueError(f"masks of different size: {found.shape} and {truth.shape}")
@@ -26,7 +25,7 @@ def intersection_and_union(found: np.ndarray, truth: np.ndarray) -> tuple[int, i
 
 
 def iou(found: np.ndarray, truth: np.ndarray) -> float:
-    """Intersection over union; 1.0 where both masks are empty."""
+    """Return the intersection over union; 1.0 if both masks are empty."""
     intersection, union = intersection_and_union(found, truth)
     return intersection / union if union else 1.0
 
@@ -39,7 +38,7 @@ class SegmentationScore:
     unions: list[int] = field(default_factory=list)
 
     def add(self, found: np.ndarray | None, truth: np.ndarray) -> None:
-        """One expression; ``found`` is None where the model made no mask."""
+        """Add one expression; ``found`` is None if the model made no mask."""
         empty = np.zeros_like(truth)
         intersection, union = intersection_and_union(empty if found is None else found, truth)
         self.intersections.append(intersection)
@@ -60,13 +59,13 @@ class SegmentationScore:
 
 
 def iou_matrix(found: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> np.ndarray:
-    """IoU of every mask with every other, [len(found), len(truth)] float64."""
+    """Return the IoU of each found mask with each true mask, float64 [len(found), len(truth)]."""
     scores = [[iou(f, t) for t in truth] for f in found]
     return np.array(scores, dtype=np.float64).reshape(len(found), len(truth))
 
 
 def matched(scores: np.ndarray, threshold: float = 0.5) -> list[tuple[int, int, float]]:
-    """One-to-one pairs (row, column, score) with score >= threshold, the best of all that are left first."""
+    """Return one-to-one pairs (row, column, score) with score >= threshold, greedily, best score first."""
     order = sorted(np.ndindex(scores.shape), key=lambda pair: -scores[pair])
     pairs, rows, columns = [], set(), set()
     for i, j in order:
@@ -80,14 +79,14 @@ def matched(scores: np.ndarray, threshold: float = 0.5) -> list[tuple[int, int, 
 def matched_pairs(
     found: Sequence[np.ndarray], truth: Sequence[np.ndarray], threshold: float = 0.5
 ) -> list[tuple[int, int, float]]:
-    """One-to-one pairs (found, truth, IoU) with IoU >= threshold, best first, as GranDf's recall has them."""
+    """Return one-to-one pairs (found, truth, IoU) with IoU >= threshold, best first, as GranDf's recall."""
     return matched(iou_matrix(found, truth), threshold)
 
 
 def mean_matched_iou(scores: np.ndarray) -> float:
-    """GLaMM's mIoU of one image: the mean IoU of the masks that find a partner, one to one, with IoU > 0.
+    """Return GLaMM's mIoU of one image: the mean IoU of one-to-one pairs with IoU > 0; 0.0 without pairs.
 
-    0.0 where none does. Masks without a partner do not lower it: recall and AP50 are there for them.
+    Unmatched masks do not lower it; they lower recall and AP50.
     """
     found = [score for _, _, score in matched(scores, 0.0) if score > 0]
     return float(np.mean(found)) if found else 0.0
@@ -98,10 +97,10 @@ def average_precision(
     truth: Sequence[Sequence[Mapping[str, Any]]],
     threshold: float = 0.5,
 ) -> float:
-    """COCO's AP of masks at one IoU threshold, by pycocotools; `found[i]` and `truth[i]` belong to image i.
+    """Return COCO's AP of masks at one IoU threshold, by pycocotools; `found[i]`, `truth[i]` are of image i.
 
-    Masks are COCO run-length encodings. All are of one category and have score 1.0, as in GLaMM's evaluation:
-    a grounded answer does not rank its masks. At most 100 masks an image count. nan where there is no truth.
+    Masks are COCO run-length encodings. All have one category and score 1.0, as in GLaMM's evaluation: a
+    grounded answer does not rank its masks. At most 100 masks per image count. nan if there is no true mask.
     """
     if not any(truth):
         return float("nan")
@@ -118,7 +117,7 @@ def average_precision(
         {"image_id": index, "category_id": 1, "segmentation": mask, "score": 1.0}
         for index, mask in _numbered(found)
     ]
-    with redirect_stdout(io.StringIO()):  # pycocotools reports what it does
+    with redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         reference = COCO()
         reference.dataset = {"images": images, "annotations": wanted, "categories": [{"id": 1}]}
         reference.createIndex()
@@ -183,14 +182,14 @@ def _ratio(part: int, whole: int) -> float:
 
 @dataclass
 class PairedAccuracy:
-    """AttrEval: a pair counts only if the yes question and the no question are both answered right."""
+    """AttrEval: a pair counts if both its yes question and its no question are answered correctly."""
 
     pairs: int = 0
     right: int = 0
     questions_right: int = 0
 
     def add(self, answer_to_yes: str, answer_to_no: str) -> None:
-        """The two answers, free text; what counts is the first word."""
+        """Add the two answers, free text of which the first word counts."""
         yes, no = says_yes(answer_to_yes) is True, says_yes(answer_to_no) is False
         self.pairs += 1
         self.right += yes and no
@@ -206,6 +205,6 @@ class PairedAccuracy:
 
 
 def says_yes(answer: str) -> bool | None:
-    """True for an answer that begins with yes, False for no, None for anything else."""
+    """Return True if the answer begins with yes, False if with no, else None."""
     words = answer.strip().lower().replace(",", " ").replace(".", " ").split()
     return {"yes": True, "no": False}.get(words[0]) if words else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -14,9 +13,10 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
+from lira_bench.json_output import JsonOption, check_json
 from lira_bench.metrics import PairedAccuracy, SegmentationScore, matched_pairs
+from lira_bench.reproduce import finish, function_line
 from lira_engine.errors import LiraError
-from lira_engine.system.atomic import atomic_write
 from lira_engine.system.terminal import plain_console
 
 from . import texts
@@ -116,7 +116,7 @@ def summary(scores: Scores) -> dict[str, Any]:
     }
     attribute = PairedAccuracy()
     for kind in ATTRIBUTE_KINDS:
-        of_kind = scores.vqa[kind]
+        of_kind = scores.vqa.get(kind, PairedAccuracy())  # few scenes can lack a kind
         attribute.pairs += of_kind.pairs
         attribute.right += of_kind.right
         attribute.questions_right += of_kind.questions_right
@@ -160,13 +160,14 @@ def command(
     bundle: Annotated[Path, typer.Option(help="bundle of lira-nano")],
     seed: Annotated[int, typer.Option(help="stream of scenes; not the one that training drew from")] = 2,
     scenes: Annotated[int, typer.Option(min=1, help="how many scenes")] = 300,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
+    json: JsonOption = None,
     target: Annotated[str, typer.Option(help="engines to measure")] = "cpu",
     precision: Annotated[str, typer.Option(help="engines to measure")] = "fp32",
 ) -> None:
     """Quality on unseen scenes: RefSeg, grounded conversation, yes/no pairs; ILVC on and off side by side."""
     from lira_runtime import Lira
 
+    check_json(json)
     if seed == TRAINING_SEED:
         raise LiraError(f"seed {seed} is the one lira-nano was trained on; take any other, the README uses 2")
     scores, started = Scores(), time.perf_counter()
@@ -191,6 +192,6 @@ def command(
     for line in text.splitlines()[2:]:
         table.add_row(*(cell.strip() for cell in line.strip("|").split("|")))
     console.print(table)
-    if json_file:
-        with atomic_write(json_file) as file:
-            file.write((json.dumps(report, indent=1) + "\n").encode())
+    options = {"bundle": bundle, "seed": seed, "scenes": scenes, "target": target, "precision": precision}
+    line = function_line("python -m lira_nano evaluate", command, **options, json=json)
+    finish(console, line, json, lambda: report)

@@ -13,7 +13,6 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from lira_nano.scenes import BACKGROUNDS, COLORS, SHAPES
 from lira_nano.sprites import sprite_names
-from lira_nano.texts import SYSTEM_PROMPT, USER_PROMPT
 
 SPACE = "\u2581"
 UNKNOWN = "<unk>"
@@ -77,9 +76,3 @@ def build_tokenizer() -> Tokenizer:
     special = [AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS]
     tokenizer.add_special_tokens(special)
     return tokenizer
-
-
-def prompt_texts(question: str) -> tuple[str, str]:
-    """The prompt before and after the visual prefix. Tokenize the two apart, without added special tokens."""
-    before, after = (SYSTEM_PROMPT + USER_PROMPT).split("<image>")
-    return before, after.format(question=question)

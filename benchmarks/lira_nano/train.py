@@ -23,6 +23,7 @@ import torch.multiprocessing as mp
 import typer
 from torch import Tensor, nn
 
+from lira_bench.reproduce import function_line
 from lira_engine.errors import LiraError
 from lira_engine.system.atomic import atomic_write
 from lira_export.checkpoint_writer import write_checkpoint
@@ -199,7 +200,7 @@ def export_weights(folder: Path, checkpoint: Path, overwrite: bool = False) -> N
 
 def command(
     work: Annotated[Path, typer.Option(help="folder for snapshots and logs; a run that was stopped goes on")],
-    output: Annotated[Path, typer.Option("-o", help="checkpoint folder to write")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="checkpoint folder to write")],
     vision_steps: Annotated[int, typer.Option(help="steps of the vision stage")] = STAGES["vision"].steps,
     joint_steps: Annotated[int, typer.Option(help="steps of the joint stage")] = STAGES["joint"].steps,
     processes: Annotated[int, typer.Option(help="training processes, one core each")] = 2,
@@ -215,3 +216,6 @@ def command(
         print(f"{name}: {steps} steps, log in {work / name}.log")
         train(stage, work, processes)
     export_weights(work, output, overwrite)
+    options = {"work": work, "output": output, "vision_steps": vision_steps, "joint_steps": joint_steps}
+    options |= {"processes": processes, "overwrite": overwrite}
+    print(function_line("python -m lira_nano train", command, **options))

@@ -17,21 +17,26 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from page import page  # beside this file
+
 from lira_bench.peers import PEERS, compare
+from lira_bench.reproduce import parser_line
 from lira_engine.bundle.manifest import STAGES
+from lira_engine.system.atomic import atomic_write
 from lira_engine.system.machine import this_machine
 
 SIZES = ("lira-2b", "lira-qwen2-1.5b", "lira-8b")
 HERE = Path(__file__).resolve().parent
-ASSETS = HERE.parents[1] / "assets"
+ROOT = HERE.parents[1]
+ASSETS = ROOT / "assets"
 PHOTO = ASSETS / "coffee.jpg"
-TABLE = HERE.parents[1] / "docs" / "true-size.md"
+PAGE = ROOT / "docs" / "true-size.md"
 Result = dict[str, Any]
 
 
@@ -71,7 +76,7 @@ def build(work: Path, size: str, precision: str, target: str = "cpu") -> Result:
     all."""
     bundle = work / "bundles" / size
     if size == "lira-nano" and not bundle.exists():
-        measured(cli("export", HERE.parent / "checkpoints" / size, "-o", bundle))
+        measured(cli("export", ROOT / "checkpoints" / size, "-o", bundle))
     found = measured(cli("build", bundle, "--target", target, "--precision", precision, "--force"))
     folder = bundle / "engines" / f"{target}-{precision}"
     record = json.loads((folder / "build.json").read_text())
@@ -190,17 +195,11 @@ def machine() -> Result:
     return {"cpu": here.cpu, "cores": here.cores, "memory_gib": round(here.memory_gib or 0, 1), **versions}
 
 
-def table(results: Mapping[str, Result]) -> str:
-    """The markdown page."""
-    from page import page
-
-    return page(results, machine())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--only", metavar="STEP", nargs="+", choices=[*steps(), "table"])
+    parser.add_argument("--only", metavar="STEP", nargs="+", action="extend", choices=[*steps(), "table"])
+    parser.add_argument("--page", metavar="FILE", type=Path, default=PAGE)
     asked = parser.parse_args()
     folder = asked.work / "results"
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,8 +211,10 @@ def main() -> None:
         (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         print(json.dumps(result), flush=True)
     results = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    TABLE.write_text(table(results), encoding="utf-8")
-    print(f"wrote {TABLE}")
+    with atomic_write(asked.page) as file:
+        file.write(page(results, machine()).encode())
+    print(f"wrote {asked.page}")
+    print(parser_line("python benchmarks/true_size/run.py", parser, asked, "work"))
 
 
 if __name__ == "__main__":

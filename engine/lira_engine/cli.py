@@ -87,7 +87,7 @@ def build(
         if option.name in asked
     }
     again = command_text("build", bundle, target=target, precision=wanted, threads=threads, **arguments)
-    console.print(f"again: {again} --force", soft_wrap=True)
+    console.print(f"reproduce: {again} --force", soft_wrap=True)
 
 
 def inspect(

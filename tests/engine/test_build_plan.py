@@ -53,7 +53,7 @@ def test_a_build_ends_with_the_command_that_repeats_it(
     given = ("--precision", "int4", "--block-size", "128", "--encoders", "fp32", "--threads", "1")
     *_, last = printed_by("build", str(bundle_path), *given).splitlines()
     words = shlex.split(last)
-    assert words[:4] == ["again:", "lira-edge", "build", str(bundle_path)]
+    assert words[:4] == ["reproduce:", "lira-edge", "build", str(bundle_path)]
     folder = bundle_path / "engines" / "cpu-int4"
     options = read_build(folder, "").options
     shutil.rmtree(folder)

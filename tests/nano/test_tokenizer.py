@@ -6,8 +6,9 @@ from tokenizers import Tokenizer
 from lira_export.tokenizer import LIRA_TOKENS, add_lira_tokens
 from lira_nano import texts
 from lira_nano.scenes import render_scene
-from lira_nano.texts import answer_text
-from lira_nano.tokenizer import build_tokenizer, prompt_texts, vocabulary
+from lira_nano.sequences import Packer
+from lira_nano.texts import SYSTEM_PROMPT, USER_PROMPT, answer_text
+from lira_nano.tokenizer import build_tokenizer, vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -15,6 +16,12 @@ def tokenizer() -> Tokenizer:
     built = build_tokenizer()
     add_lira_tokens(built)
     return built
+
+
+def prompt_texts(question: str) -> tuple[str, str]:
+    """The prompt before and after the visual prefix."""
+    before, after = (SYSTEM_PROMPT + USER_PROMPT).split("<image>")
+    return before, after.format(question=question)
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -104,7 +111,10 @@ def test_the_saved_file_is_the_same_tokenizer(tokenizer: Tokenizer) -> None:
     assert loaded.decode(encode(loaded, text), skip_special_tokens=False) == text
 
 
-def test_the_prompt_is_cut_at_the_image() -> None:
-    before, after = prompt_texts("Why {not}?")
-    assert before == "<|im_start|>system\nYou are LIRA.<|im_end|><|im_start|>user\n"
-    assert after == "\nWhy {not}?<|im_end|><|im_start|>assistant\n"
+def test_the_prompt_is_cut_at_the_image(tokenizer: Tokenizer) -> None:
+    packer = Packer(tokenizer, tokens_per_tile=16)
+    before = "<|im_start|>system\nYou are LIRA.<|im_end|><|im_start|>user\n"
+    after = "\nWhy {not}?<|im_end|><|im_start|>assistant\n"
+    assert packer.before == encode(tokenizer, before)
+    assert packer.after.format(question="Why {not}?") == after
+    assert prompt_texts("Why {not}?") == (before, after)

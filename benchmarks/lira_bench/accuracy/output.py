@@ -124,13 +124,6 @@ class Output:
         return records
 
 
-def read_report(folder: Path) -> dict[str, Any]:
-    """report.json of an evaluation. Raises LiraError where it is none."""
-    report = _read_json(folder / REPORT)
-    _check_version(folder / REPORT, report)
-    return report
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     """Of any version: what --overwrite may replace."""
     report: Any = None

@@ -1,4 +1,4 @@
-"""An evaluation for the terminal."""
+"""An evaluation on the terminal."""
 
 from __future__ import annotations
 
@@ -7,9 +7,28 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lira_bench.accuracy.evaluation import Result
 from lira_bench.accuracy.items import Evaluation
+from lira_bench.accuracy.output import REPORT, SAMPLES
 
 _SHOWN = 5  # reasons for leaving items out
+
+
+def print_result(out: Console, result: Result) -> None:
+    """Print the metrics, beside those of other engines if there are any, and the names of the files."""
+    this, compared, folders = result.evaluation, result.compared, [result.folder]
+    if compared is None:
+        print_metrics(out, this)
+    else:
+        folders.append(result.folder / f"compare-{compared.name}")
+        print_comparison(out, this, compared.name, compared.found)
+        print_left_out(out, this)
+        if compared.evaluation.left_out != this.left_out:
+            print_left_out(out, compared.evaluation)
+    for folder in folders:
+        out.print(f"wrote {folder / REPORT} and {SAMPLES}", soft_wrap=True)
+    for line in result.told:
+        out.print(line, soft_wrap=True)
 
 
 def print_metrics(out: Console, evaluation: Evaluation) -> None:

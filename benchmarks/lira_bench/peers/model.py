@@ -1,47 +1,37 @@
-"""What the benchmark asks of a language model, ours or a peer's, in its own process."""
+"""A turn of a language model, ours or a peer's: read a prompt, decode tokens, greedily."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A prompt read, then tokens decoded. `tokens`: all that were chosen, the one after the prompt first."""
+    """Seconds of prefill and of the timed decode steps; all chosen tokens, the prompt's next one first."""
 
     prefill_s: float
     decode_s: float
     tokens: list[int]
 
 
-class LanguageModel(Protocol):
-    """Opened for one sequence; greedy."""
-
-    def turn(self, ids: Sequence[int], steps: int) -> Turn:
-        """Forget everything, read `ids`, decode one token that is not timed and then `steps` that are."""
-        ...
-
-    def close(self) -> None: ...
-
-
 class Stepwise:
-    """A model that is driven pass by pass. Derived classes say what a pass is."""
+    """A model that is run pass by pass. Derived classes implement the passes."""
 
     def begin(self) -> None:
-        """Before the clock starts: make room for a new sequence."""
+        """Make room for a new sequence, before the clock starts."""
 
     def prefill(self, ids: Sequence[int]) -> int:
-        """Forget everything, read `ids`, choose the next token."""
+        """Forget the sequence, read `ids`, return the next token."""
         raise NotImplementedError
 
     def step(self, token: int) -> int:
-        """Read the token that was chosen last, choose the next one."""
+        """Read the token that was chosen last, return the next one."""
         raise NotImplementedError
 
     def turn(self, ids: Sequence[int], steps: int) -> Turn:
+        """Prefill `ids`, decode one token that is not timed, then `steps` tokens that are."""
         self.begin()
         started = time.perf_counter()
         tokens = [self.prefill(ids)]

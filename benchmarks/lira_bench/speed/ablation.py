@@ -1,4 +1,4 @@
-"""The paper's ablation of speed: what SEFE and ILVC cost (supplementary text, section 7)."""
+"""The paper's ablation of speed: the cost of SEFE and ILVC (supplementary text, section 7)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lira_runtime.prompts import Ilvc
 
 @dataclass(frozen=True)
 class Variant:
-    """`against` is the variant that it differs from by one thing; `paper` the difference that the authors
-    report, in tokens per second. `task` None is the task that was asked for."""
+    """One way to run. `against`: the variant to compare with, which differs in one point. `paper`: the gain
+    that the authors report, tokens per second. `task`: None is the requested task."""
 
     name: str
     title: str
@@ -31,7 +31,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class _NotRun:
-    """A pass whose outputs were there before."""
+    """The result of a stage that did not run."""
 
     outputs: Mapping[str, np.ndarray]
 
@@ -53,14 +53,14 @@ class _PassWithoutQueries:
 
 
 class _NoQueries(Wrapped):
-    """The pixel encoder, its queries declared invalid: none of them joins the prefix."""
+    """The pixel encoder with all queries marked invalid: none joins the prefix."""
 
     def start(self, feeds: Feeds) -> Pass:
         return _PassWithoutQueries(self.stage.start(feeds))
 
 
 class _LeftOut(Wrapped):
-    """A stage that does not run: its outputs are zeros, with no rows where `empty` says so."""
+    """A stage that does not run. Its outputs are zeros; those named in `empty` have no rows."""
 
     def __init__(self, stage: StageRunner, empty: Sequence[str] = ()) -> None:
         super().__init__(stage)
@@ -77,7 +77,7 @@ class _LeftOut(Wrapped):
 
 
 class _RegionsOnly(Wrapped):
-    """The semantic encoder, for regions alone: the tiles of the image have no rows."""
+    """The semantic encoder, run for regions only: the image's tiles give no rows."""
 
     def __init__(self, stage: StageRunner, recorder: Recorder) -> None:
         super().__init__(stage)
@@ -92,8 +92,8 @@ class _RegionsOnly(Wrapped):
 
 
 def without_fusion(engines: Engines, recorder: Recorder) -> Engines:
-    """Tiles alone in the prefix: neither the fusion nor its rows, cells and queries. The pixel encoder still
-    runs, for masks."""
+    """Return engines whose prefix has the tiles only: no fusion, no rows for cells and queries. The pixel
+    encoder still runs, for masks."""
     return replace(
         engines,
         pixel_encoder=_NoQueries(engines.pixel_encoder),
@@ -102,8 +102,8 @@ def without_fusion(engines: Engines, recorder: Recorder) -> Engines:
 
 
 def pixel_encoder_alone(engines: Engines, recorder: Recorder) -> Engines:
-    """Cells and queries alone in the prefix, as in OMG-LLaVA, on which LIRA builds: the semantic encoder sees
-    regions only, and nothing is fused."""
+    """Return engines whose prefix has cells and queries only, as in OMG-LLaVA, on which LIRA builds: the
+    semantic encoder sees regions only, and nothing is fused."""
     return replace(
         engines,
         semantic_encoder=_RegionsOnly(engines.semantic_encoder, recorder),
@@ -129,8 +129,8 @@ VARIANTS = (
 
 
 def ablation(runs: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
-    """For JSON, from the runs of all variants by name: medians of both rates, the differences (median of what
-    came round by round), and the paper's."""
+    """Return rows for JSON from the runs of each variant: median rates, their differences (median over the
+    rounds) and the paper's difference."""
     rows = []
     for variant in VARIANTS:
         of_variant = runs[variant.name]

@@ -1,4 +1,4 @@
-"""Opens the engines, warms up, measures, and puts together what was found."""
+"""A benchmark from its request to its files: open the engines, warm up, measure, write."""
 
 from __future__ import annotations
 
@@ -10,83 +10,119 @@ from typing import Any
 from PIL.Image import Image
 
 from lira_bench.bandwidth import read_bandwidth
+from lira_bench.peers.compare import compare
+from lira_bench.peers.registry import PEERS, peers_named
+from lira_bench.peers.result import table
 from lira_bench.sample_image import sample_image
-from lira_bench.speed import traffic
+from lira_bench.speed import output, traffic
 from lira_bench.speed.ablation import VARIANTS, ablation
 from lira_bench.speed.measure import Question, Run, measure, question
 from lira_bench.speed.record import Recorder, recorded
-from lira_bench.speed.schedule import TASKS as TASKS
+from lira_bench.speed.request import Request
+from lira_bench.speed.schedule import TASKS
 from lira_bench.speed.summary import Traffic, decode_context, record
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.engines.runner import Engines
 from lira_engine.errors import LiraError
 from lira_engine.system.machine import peak_rss_mib, this_machine
+from lira_engine.targets import default_precision
 from lira_runtime import Lira
 from lira_runtime.images import open_image
+from lira_runtime.preprocess import check_tiles
+from lira_runtime.prompts import Ilvc
 
 EXPRESSIONS = {"refseg": "the object", "gcg": None, "vqa": "What is in the image?"}
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
-
-@dataclass(frozen=True)
-class Request:
-    """What `lira-edge bench` was asked for."""
-
-    bundle: Path
-    target: str
-    precision: str
-    task: str
-    expression: str | None
-    images: Path | None
-    runs: int
-    warmup: int
-    threads: int | None
-    forced: bool
-    ablation: bool
-    max_tiles: int | None = None
+Progress = Callable[[str], None]
+"""Called with what is being done."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """`typical` is the run whose total is the median; `image` the first image that was asked about."""
+    """`record` is the content of bench.json in `folder`; `typical` is the run with the median total."""
 
     record: dict[str, Any]
     typical: Run
-    image: Path | None
+    folder: Path
 
 
-def run(asked: Request, progress: Callable[[str], None]) -> Result:
-    """Measure. Raises LiraError for anything that the user can mend, before anything is measured."""
-    pictures = find_images(asked.images)
-    for picture in pictures:
-        open_image(picture)
-    bundle = Bundle.open(asked.bundle)
+def bench(request: Request, progress: Progress = lambda doing: None) -> Result:
+    """Measure the answers and the peers that `request` names, and write the files of the result.
+
+    Raises LiraError for anything that the user can mend, before anything is measured.
+    """
+    precision = request.precision or default_precision(request.target)
+    peers = list(PEERS) if request.peer == ("all",) else list(request.peer)
+    _check(request, peers)
+    engines = f"{request.target}-{precision}"
+    folder = request.output or Path(f"bench-{request.bundle.resolve().name}-{request.task}-{engines}")
+    output.check(folder, request.overwrite)
+    images = find_images(request.images)
+    for image in images:
+        open_image(image)
+    progress("opening the engines")
+    found, typical = _measure(request, precision, images, progress)
+    if peers:
+        first = images[0]
+        results = compare(
+            request.bundle,
+            request.target,
+            precision,
+            peers,
+            folder / "peers",
+            threads=request.threads,
+            progress=progress,
+            checkpoint=request.checkpoint,
+            image=first if isinstance(first, Path) else None,
+        )
+        found["peers"] = {"results": [one.as_dict() for one in results], "table": table(results)}
+    progress("drawing")
+    output.write(folder, found, typical)
+    return Result(found, typical, folder)
+
+
+def _check(request: Request, peers: list[str]) -> None:
+    """Raise LiraError for options that are wrong whatever the bundle is."""
+    if request.task not in TASKS:
+        raise LiraError(f"--task is {request.task!r}, expected one of {', '.join(TASKS)}")
+    check_tiles("max_tiles", request.max_tiles)
+    peers_named(peers)
+    if peers and request.max_tiles is not None:
+        raise LiraError("--max-tiles and --peer: peers get the bundle's own number of tiles, leave one out")
+
+
+def _measure(
+    request: Request, precision: str, images: list[Path | Image], progress: Progress
+) -> tuple[dict[str, Any], Run]:
+    """Return the record, without the peers, and the typical run."""
+    bundle = Bundle.open(request.bundle)
     # Random weights would neither name a mask nor stop.
-    forced = asked.forced or bool(bundle.manifest.provenance.get("synthetic"))
-    with Lira.open(asked.bundle, asked.target, asked.precision, asked.threads) as lira:
+    forced = request.forced or bool(bundle.manifest.provenance.get("synthetic"))
+    with Lira.open(request.bundle, request.target, precision, request.threads) as lira:
         recorder = Recorder()
         engines = lira.engines = recorded(lira.engines, recorder)
-        main = _question(lira, asked, asked.task, "auto", forced)
-        for number in range(asked.warmup):
-            progress(f"warming up, {number + 1} of {asked.warmup}")
-            measure(lira, recorder, pictures[0], main)
+        asked = _question(lira, request, request.task, "auto", forced)
+        for number in range(request.warmup):
+            progress(f"warming up, {number + 1} of {request.warmup}")
+            measure(lira, recorder, images[0], asked)
         runs: list[Run] = []
-        rounds = [picture for _ in range(asked.runs) for picture in pictures]
-        for number, picture in enumerate(rounds):
+        rounds = [image for _ in range(request.runs) for image in images]
+        for number, image in enumerate(rounds):
             progress(f"run {number + 1} of {len(rounds)}")
-            runs.append(measure(lira, recorder, picture, main))
+            runs.append(measure(lira, recorder, image, asked))
         peak = peak_rss_mib()  # before the ablation and what the report itself takes
-        variants = _ablation(lira, engines, recorder, asked, rounds, progress) if asked.ablation else None
+        variants = _ablation(lira, engines, recorder, request, rounds, progress) if request.ablation else None
     progress("measuring the memory's bandwidth")
-    graph = traffic.llm_file(bundle, asked.target, asked.precision)
+    graph = traffic.llm_file(bundle, request.target, precision)
     found = record(
         runs,
-        main,
+        asked,
         manifest=bundle.manifest,
-        target=asked.target,
-        precision=asked.precision,
-        threads=asked.threads,
-        warmup=asked.warmup,
+        target=request.target,
+        precision=precision,
+        threads=request.threads,
+        warmup=request.warmup,
         machine=this_machine(),
         peak_rss_mib=peak,
         traffic=Traffic(
@@ -97,17 +133,16 @@ def run(asked: Request, progress: Callable[[str], None]) -> Result:
     )
     if variants is not None:
         found["ablation"] = variants
-    first = pictures[0]
-    return Result(found, typical(runs), first if isinstance(first, Path) else None)
+    return found, typical(runs)
 
 
 def typical(runs: list[Run]) -> Run:
-    """The run whose total is the median (of two in the middle, the faster one)."""
+    """Return the run with the median total (of two in the middle, the faster one)."""
     return sorted(runs, key=lambda one: one.total)[(len(runs) - 1) // 2]
 
 
 def find_images(path: Path | None) -> list[Path | Image]:
-    """An image, all images of a folder in the order of their names, or a generated one.
+    """Return the image at `path`, the images of the folder `path` sorted by name, or a generated image.
 
     Raises LiraError for a path that is neither, or a folder without images.
     """
@@ -125,27 +160,26 @@ def find_images(path: Path | None) -> list[Path | Image]:
     return found
 
 
-def _question(lira: Lira, asked: Request, task: str, ilvc: Any, forced: bool) -> Question:
-    expression = asked.expression if task == asked.task and asked.expression else EXPRESSIONS[task]
-    return question(lira, task, expression, ilvc, forced, asked.max_tiles)
+def _question(lira: Lira, request: Request, task: str, ilvc: Ilvc, forced: bool) -> Question:
+    expression = request.expression if task == request.task and request.expression else EXPRESSIONS[task]
+    return question(lira, task, expression, ilvc, forced, request.max_tiles)
 
 
 def _ablation(
     lira: Lira,
     engines: Engines,
     recorder: Recorder,
-    asked: Request,
+    request: Request,
     rounds: list[Path | Image],
-    progress: Callable[[str], None],
+    progress: Progress,
 ) -> list[dict[str, Any]]:
-    """All variants in turn, round by round, their tokens given."""
+    """Measure all variants in turn, round by round, with given tokens."""
     runs: dict[str, list[Run]] = {variant.name: [] for variant in VARIANTS}
-    for number, picture in enumerate(rounds):
+    for number, image in enumerate(rounds):
         for variant in VARIANTS:
             progress(f"ablation, round {number + 1} of {len(rounds)}: {variant.title}")
             lira.engines = variant.change(engines, recorder) if variant.change else engines
-            task = variant.task or asked.task
-            main = _question(lira, asked, task, variant.ilvc, True)
-            runs[variant.name].append(measure(lira, recorder, picture, main))
+            asked = _question(lira, request, variant.task or request.task, variant.ilvc, forced=True)
+            runs[variant.name].append(measure(lira, recorder, image, asked))
     lira.engines = engines
     return ablation(runs)

@@ -1,4 +1,4 @@
-"""One answer, from the image's file to the masks that are shown, with everything that ran for it."""
+"""Measure one answer, from the image file to the shown masks, with every stage that ran for it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from lira_runtime.sampling import make_sampler
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked. `forced` holds the whole answer's tokens, or is None where the model chooses them;
-    `max_tiles` is how many the image may be cut into, None the bundle's number."""
+    """What is asked. `forced`: all tokens of the answer, or None if the model chooses them. `max_tiles`: most
+    tiles of the image; None is the bundle's number."""
 
     task: str
     prompt: Prompt
@@ -34,11 +34,11 @@ class Run:
     """A measured answer. All times are seconds.
 
     Attributes:
-        size: of the image, width and height.
-        ttft: to the first token, the look at the image included. total: to the last shown mask.
-        decode_tokens_per_s: passes that read one token, over the language model's time alone.
+        size: width and height of the image, pixels.
+        ttft: time to the first token, from the image file on. total: time to the last shown mask.
+        decode_tokens_per_s: decode steps per second of the language model's time alone.
         end_to_end_tokens_per_s: all tokens over `total`.
-        regions: seconds per region, crop and encoder; masks: how many were decoded.
+        regions: seconds of crop and encoder, per region. masks: number of decoded masks.
     """
 
     image: str
@@ -55,12 +55,11 @@ class Run:
     finish_reason: str
 
     def seconds(self, stage: str) -> list[float]:
-        """Of each time that the stage ran."""
+        """Return the seconds of each run of the stage."""
         return [span.seconds for span in self.spans if span.stage == stage]
 
     def token_gaps(self) -> list[float]:
-        """Inter-token latencies: what a reader waits between one token and the next, masks and regions
-        included."""
+        """Return the inter-token latencies, with the masks and regions between two tokens."""
         times = [mark.at for mark in self.marks if mark.kind == "token"]
         return [later - earlier for earlier, later in pairwise(times)]
 
@@ -68,8 +67,10 @@ class Run:
 def question(
     lira: Lira, task: str, expression: str | None, ilvc: Ilvc, forced: bool, max_tiles: int | None = None
 ) -> Question:
-    """Raises LiraError for a task that the bundle lacks, an expression that it does not take, and one that it
-    needs."""
+    """Return the question about a task.
+
+    Raises LiraError if the bundle lacks the task, or if `expression` is missing or not allowed there.
+    """
     prompt = lira.prompt(None, task, expression, ilvc)
     if not forced:
         return Question(task, prompt, ilvc, None, max_tiles)
@@ -78,7 +79,7 @@ def question(
 
 
 def measure(lira: Lira, recorder: Recorder, image: Path | Image, asked: Question) -> Run:
-    """Look at the image anew and ask; `lira`'s engines are those that `recorder` listens to."""
+    """Encode the image, ask, and return what was measured; `recorder` records the engines of `lira`."""
     banned = banned_tokens(asked.ilvc, lira.manifest.tokens)
     forced = None if asked.forced is None else dict(enumerate(asked.forced))
     recorder.begin()
@@ -99,7 +100,7 @@ def measure(lira: Lira, recorder: Recorder, image: Path | Image, asked: Question
         elif isinstance(event, FinishedEvent):
             answer = event.answer
     assert answer is not None, "a stream ends with FinishedEvent"
-    for phrase in answer.phrases:  # decoded when looked at; whoever asked does look
+    for phrase in answer.phrases:  # masks are decoded on first access
         if phrase.mask is not None:
             _ = phrase.mask.binary
     timings = answer.timings

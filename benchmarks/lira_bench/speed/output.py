@@ -1,4 +1,4 @@
-"""The files of a benchmark."""
+"""Write the files of a benchmark."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OTHERS = ("bench.md", "stages.png", "timeline.png", "trace.json")
 
 
 def check(folder: Path, overwrite: bool) -> None:
-    """Raise LiraError where the results could not be written, or would replace others unasked."""
+    """Raise LiraError if `folder` is a file, or holds results and `overwrite` is not set."""
     if folder.exists() and not folder.is_dir():
         raise LiraError(f"{folder} is not a folder: choose another -o")
     if (folder / RECORD).exists() and not overwrite:
@@ -25,7 +25,7 @@ def check(folder: Path, overwrite: bool) -> None:
 
 
 def write(folder: Path, record: Mapping[str, Any], run: Run) -> None:
-    """All files, the record last: a folder that has it is complete."""
+    """Write all files, the record last: a folder with a record is complete."""
     (folder / RECORD).unlink(missing_ok=True)
     contents = {
         "bench.md": report.markdown(record).encode(errors="replace"),

@@ -1,4 +1,4 @@
-"""A benchmark's pictures: where an answer's time goes beside 21.6 tok/s, and one answer as a timeline."""
+"""The figures of a benchmark: seconds by stage beside 21.6 tok/s, and the timeline of one answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Encoders cold, language model warm, masks green: one colour per stage in all pictures.
+# One colour per stage in all figures: encoders blue, language model orange, masks green.
 COLORS = {
     "preprocess": "#9aa3ad",
     "semantic_encoder": "#2f6fb5",
@@ -34,7 +34,7 @@ _MARK_SIGNS = {"mask": ("D", "#2a9d72"), "region": ("s", "#1f4e80")}
 
 @as_written()
 def bars(record: Mapping[str, Any]) -> bytes:
-    """PNG: seconds per answer by stage, and both rates beside the authors'."""
+    """Return a PNG: seconds per answer by stage, and both rates beside the authors' rate."""
     stages = {name: stage["per_answer"] for name, stage in record["stages"].items()}
     figure = new_figure(11, 4.4)
     left, right = figure.subplots(1, 2, width_ratios=(2.2, 1))
@@ -67,7 +67,7 @@ def bars(record: Mapping[str, Any]) -> bytes:
 
 @as_written()
 def timeline(record: Mapping[str, Any], run: Run) -> bytes:
-    """PNG: which stage ran when; above the whole answer, below what follows the first token."""
+    """Return a PNG of when each stage ran: the whole answer, and below it the part after the first token."""
     lanes = [stage for stage in STAGES if run.seconds(stage)]
     figure = new_figure(12, 1.9 + 0.56 * len(lanes))
     end = max(span.start + span.lasted for span in run.spans)
@@ -86,7 +86,7 @@ def timeline(record: Mapping[str, Any], run: Run) -> bytes:
 
 def _lanes(axes: Axes, run: Run, lanes: list[str], window: tuple[float, float]) -> None:
     start, end = window
-    thinnest = (end - start) / 1500  # what is shorter would not be seen
+    thinnest = (end - start) / 1500  # a narrower bar would be invisible
     for place, stage in enumerate(lanes):
         bars = [
             (span.start, max(span.lasted, thinnest))

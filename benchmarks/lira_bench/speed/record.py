@@ -1,4 +1,4 @@
-"""Engines that note when they ran, and the record of one answer."""
+"""Engines that record when they ran, and the recorder of one answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lira_engine.engines.runner import (
 
 Phase = Literal["look", "prefill", "answer"]
 
-# In the order of an answer. The semantic encoder and the language model have names of their own for regions.
+# In the order of an answer. Runs of the semantic encoder and the LLM for a region have their own names.
 STAGES = (
     "preprocess",
     "semantic_encoder",
@@ -41,10 +41,12 @@ STAGES = (
 
 @dataclass(frozen=True)
 class Span:
-    """A stage ran once. Times are seconds, `start` since the beginning of the run.
+    """One run of a stage. Times are seconds; `start` counts from the beginning of the answer.
 
-    `rows`: that the language model read, and `context`: that its cache held afterwards. `earlier`: those of
-    `seconds` that went by before `start`, when the pass was started and not yet waited for.
+    Attributes:
+        seconds: what the run cost the caller, `earlier` included.
+        rows: rows that the language model read. context: rows that its cache held afterwards.
+        earlier: seconds that it took to start the run, some time before `start`, when the caller waits.
     """
 
     stage: str
@@ -56,13 +58,13 @@ class Span:
 
     @property
     def lasted(self) -> float:
-        """Seconds from `start` on."""
+        """Return the seconds from `start` on."""
         return self.seconds - self.earlier
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Something happened: a token was chosen, a mask or a region became known."""
+    """The moment when a token was chosen or a mask or a region became known."""
 
     kind: Literal["token", "mask", "region"]
     at: float
@@ -70,13 +72,13 @@ class Mark:
 
 
 class Recorder:
-    """Collects a run's spans and marks."""
+    """Collects the spans and marks of one answer."""
 
     def __init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
-        """Forget everything; a new run starts now."""
+        """Forget everything; a new answer starts now."""
         self.phase: Phase = "look"
         self.spans: list[Span] = []
         self.marks: list[Mark] = []
@@ -90,14 +92,14 @@ class Recorder:
 
     @contextmanager
     def span(self, stage: str, earlier: float = 0.0) -> Iterator[None]:
-        """The block is a run of `stage`, which took `earlier` seconds already. Noted unless it raises."""
+        """Record the block as a run of `stage` that took `earlier` seconds before, unless it raises."""
         started = self.now()
         yield
         self.spans.append(Span(stage, started, self.now() - started + earlier, earlier=earlier))
 
 
 class Wrapped(Stage):
-    """A stage that stands for another one. Derived classes change `start`."""
+    """A stage around another one. Derived classes override `start`."""
 
     def __init__(self, stage: StageRunner) -> None:
         self.stage = stage
@@ -113,8 +115,8 @@ class Wrapped(Stage):
 
 
 class RecordedStage(Wrapped):
-    """Notes what its passes cost the caller: to start them, and to wait for the first result. A GPU may have
-    been at one for longer, beside other stages."""
+    """Records what its passes cost the caller: starting them, and waiting for the first result. A GPU may
+    take longer, beside other stages."""
 
     def __init__(self, stage: StageRunner, recorder: Recorder) -> None:
         super().__init__(stage)
@@ -174,7 +176,7 @@ class RecordedLlm(Closing):
 
 
 def recorded(engines: Engines, recorder: Recorder) -> Engines:
-    """The same engines, noting their runs in `recorder`."""
+    """Return the same engines, with their runs recorded in `recorder`."""
     return replace(
         engines,
         semantic_encoder=RecordedStage(engines.semantic_encoder, recorder),

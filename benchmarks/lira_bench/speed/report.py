@@ -1,4 +1,4 @@
-"""A benchmark's record as tables: Markdown, which the terminal shows, too."""
+"""The tables of a benchmark's record, for Markdown and the terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def heading(record: Record) -> str:
 
 
 def remarks(record: Record) -> list[str]:
-    """Whatever a reader must know before the figures."""
+    """Return what a reader must know before the figures."""
     lines = []
     if record["synthetic"]:
         lines.append("The weights are synthetic (random): times are real, answers mean nothing.")
@@ -41,7 +41,7 @@ def remarks(record: Record) -> list[str]:
 
 
 def setting(record: Record) -> str:
-    """What was asked of which machine."""
+    """Return one line about the machine and the request."""
     machine, images = record["machine"], record["images"]
     memory = "" if machine["memory_gib"] is None else f", {machine['memory_gib']:.1f} GiB"
     parts = [f"{machine['cpu']}, {machine['cores']} cores{memory}"]
@@ -83,7 +83,7 @@ def rate_table(record: Record) -> Table:
 
 
 def figure_table(record: Record) -> Table:
-    """Latencies, memory and bandwidth."""
+    """Return the latencies, memory and bandwidth."""
     stages = record["stages"]
     rows = [
         ["time to first token", seconds(record["ttft_s"]["median"])],
@@ -117,7 +117,7 @@ def figure_table(record: Record) -> Table:
 
 
 def ablation_table(record: Record) -> Table:
-    """Rates, and what leaving something out gains."""
+    """Return the rates of each variant and its gain."""
     rows = []
     for row in record["ablation"]:
         cells = [row["title"], str(row["new_tokens"])]
@@ -140,7 +140,7 @@ ABLATION_NOTES = (
 
 
 def markdown(record: Record) -> str:
-    """For a README: every table, with what was measured on what."""
+    """Return all tables with machine and request, as Markdown for a README."""
     return "\n".join(_markdown(record)).rstrip() + "\n"
 
 
@@ -161,7 +161,7 @@ def _markdown(record: Record) -> Iterator[str]:
 
 
 def rows(table: Table) -> Iterator[str]:
-    """A table's lines in Markdown; all columns but the first are aligned to the right."""
+    """Return the Markdown lines of a table; all columns but the first are aligned to the right."""
     columns, lines = table
     yield f"| {' | '.join(columns)} |"
     yield f"| --- |{' ---: |' * (len(columns) - 1)}"
@@ -170,14 +170,14 @@ def rows(table: Table) -> Iterator[str]:
 
 
 def seconds(value: float) -> str:
-    """1.2 ms, 340 ms, 12.3 s: three digits."""
+    """Return a time with three digits and its unit: 1.20 ms, 340 ms, 12.3 s."""
     if value < 1:
         return f"{significant(1000 * value)} ms"
     return f"{significant(value)} s"
 
 
 def significant(value: float) -> str:
-    """Three significant digits, never an exponent."""
+    """Return three significant digits, without an exponent."""
     for limit, digits in ((0.01, 4), (1, 3), (10, 2), (100, 1)):
         if abs(value) < limit:
             return f"{value:.{digits}f}"

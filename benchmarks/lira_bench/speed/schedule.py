@@ -1,4 +1,4 @@
-"""Answers with given tokens, in a trained one's form, so that random weights do a trained model's work."""
+"""The tokens of given answers, which make a model with random weights do the work of a trained model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ANSWER = "It is a cup of coffee on a wooden table."
 
 
 def forced_tokens(task: str, tokens: TokenSpec, tokenizer: TextCoder, ilvc: bool = True) -> list[int]:
-    """The token ids of an answer to `task`, its stop token last.
+    """Return the token ids of an answer to `task`, its stop token last.
 
     ======  ==========================================================================================
     task    with ILVC; without it
@@ -43,7 +43,7 @@ def forced_tokens(task: str, tokens: TokenSpec, tokenizer: TextCoder, ilvc: bool
 
 
 def _described(phrase: Sequence[int], tokens: TokenSpec, ilvc: bool) -> list[int]:
-    """A phrase with its masks."""
+    """Return the tokens of a phrase and its masks."""
     if ilvc:
         return [tokens.seg, tokens.image_id, *phrase, tokens.p_end, tokens.seg]
     return [tokens.p, *phrase, tokens.p_end, tokens.seg]

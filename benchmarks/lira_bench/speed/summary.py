@@ -1,4 +1,4 @@
-"""Runs -> the record of a benchmark: what `bench.json` holds and every table and picture is made from."""
+"""Turn runs into the record of a benchmark: bench.json, from which all tables and figures are made."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ FORMAT_VERSION = 1
 # LIRA-2B, whose speed the authors report.
 _AUTHORS_MODEL = {"family": "internlm2", "hidden_size": 2048, "num_layers": 24}
 
-# Stages that run once for an image, however often their engine is called for it.
+# Stages that count once per image, however many calls of their engine it takes.
 _PER_IMAGE = ("semantic_encoder",)
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a decoding step reads, and how fast this machine reads: bytes, and 10^9 bytes per second."""
+    """What a decode step reads, bytes, and the machine's read bandwidth, 10^9 bytes per second."""
 
     weight_bytes: int
     cache_bytes: float
@@ -37,9 +37,11 @@ class Traffic:
 
 
 def stage_figures(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """Per stage that ran: seconds of one time (the semantic encoder: of one image, all tiles) as median and
-    p90 over all runs, `count` times per answer, `per_answer` seconds of them together; `tokens` where the
-    language model read several at once."""
+    """Return the figures of each stage that ran.
+
+    `median` and `p90`: seconds of one run (of the semantic encoder: of all tiles of an image). `count`: runs
+    per answer. `per_answer`: seconds per answer. `tokens`: rows of a prefill.
+    """
     found: dict[str, dict[str, Any]] = {}
     for stage in STAGES:
         each = [[span for span in run.spans if span.stage == stage] for run in runs]
@@ -53,7 +55,7 @@ def stage_figures(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
             "count": round(statistics.median(len(spans) for spans in each)),
             "per_answer": float(np.median(sums)),
         }
-        if stage == "prefill":  # the image's rows and the question's are read one after the other
+        if stage == "prefill":  # image and question are two passes
             rows = [sum(span.rows for span in spans) for spans in each]
             found[stage] |= {"median": float(np.median(sums)), "p90": float(np.percentile(sums, 90))}
             found[stage]["tokens"] = round(statistics.median(rows))
@@ -76,7 +78,7 @@ def record(
     peak_rss_mib: int | None,
     traffic: Traffic,
 ) -> dict[str, Any]:
-    """Everything that was found, for JSON. Times are seconds."""
+    """Return the record for JSON. Times are seconds."""
     gaps = [gap for run in runs for gap in run.token_gaps()]
     per_token = [statistics.mean(run.token_gaps()) for run in runs if run.token_gaps()]
     regions = [seconds for run in runs for seconds in run.regions]
@@ -119,18 +121,18 @@ def record(
 
 
 def is_authors_model(model: ModelSpec) -> bool:
-    """Whether it has LIRA-2B's language model."""
+    """Return whether the model has LIRA-2B's language model."""
     return all(getattr(model, name) == value for name, value in _AUTHORS_MODEL.items())
 
 
 def decode_context(runs: Sequence[Run]) -> float:
-    """Mean rows that the cache held when a token was decoded; 0.0 if none was."""
+    """Return the mean number of cache rows over all decode steps; 0.0 without steps."""
     rows = [span.context for run in runs for span in run.spans if span.stage == "decode"]
     return statistics.mean(rows) if rows else 0.0
 
 
 def versions() -> dict[str, str]:
-    """Of this project and what its engines run on."""
+    """Return the versions of this project and of the engines' libraries."""
     return {"lira-edge": metadata.version("lira-edge"), **tool_versions()}
 
 

@@ -1,4 +1,4 @@
-"""One answer as a Chrome trace: opens in chrome://tracing and in Perfetto."""
+"""Write one answer as a Chrome trace, for chrome://tracing and Perfetto."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MARKS = "tokens, masks, regions"
 
 
 def chrome_trace(run: Run, title: str) -> str:
-    """JSON in the trace event format: a row per stage, one for tokens, masks and regions. Microseconds."""
+    """Return JSON in the trace event format, in microseconds: a row per stage, one row for the marks."""
     events: list[dict[str, Any]] = [_named("process_name", 0, title)]
     lanes = [stage for stage in STAGES if run.seconds(stage)]
     for lane, stage in enumerate(lanes, 1):

@@ -1,4 +1,4 @@
-"""What a decoding step reads: the language model's weights once, and the filled rows of its cache."""
+"""Bytes that a decode step reads: the language model's weights once, and the filled rows of its cache."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import ModelSpec
 from lira_engine.targets import target_named
 
-# Tables of all positions, of which a step reads one row.
+# Tables over all positions; a step reads one row.
 _TABLES = ("cos_cache", "sin_cache")
 
 
 def llm_file(bundle: Bundle, target: str, precision: str) -> Path:
-    """The graph, or TensorRT engine, of the language model that runs."""
+    """Return the file of the language model: an ONNX graph or a TensorRT engine."""
     if target == "portable":
         return bundle.stage_file("llm")
     return bundle.engine_folder(target, precision) / target_named(target).file("llm")
 
 
 def weight_bytes(graph: Path) -> int:
-    """Bytes of all weights as the graph stores them, packed, with their scales. Their data is not read.
+    """Return the bytes of all weights as stored: packed, with their scales. Reads no weight data.
 
-    Portable graphs store halves, which ONNX Runtime widens when it opens them. TensorRT's engines are weights
-    but for some kilobytes.
+    Portable graphs store fp16, which ONNX Runtime widens when it opens them. A TensorRT engine counts whole:
+    all but some kilobytes are weights.
     """
     if graph.suffix == ".engine":
         return graph.stat().st_size
@@ -34,7 +34,7 @@ def weight_bytes(graph: Path) -> int:
 
 
 def cache_bytes(spec: ModelSpec, rows: float) -> float:
-    """Bytes of the keys and values of `rows` rows, float32."""
+    """Return the bytes of the keys and values of `rows` cache rows, float32."""
     return rows * spec.num_layers * 2 * spec.num_kv_heads * spec.head_dim * 4
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,10 +79,20 @@ def test_a_lowering_that_is_not_good_enough_fails(
 ) -> None:
     shutil.copytree(grounded, "out")
     asked = ("gcg", "out", "--compare", "cpu-int4", "--require", "recall=0.5", "--require")
-    assert evaluate(*asked, "mask_iou=0.95") == 0
-    assert evaluate(*asked, "mask_iou=1") == 2
+    assert evaluate(*asked, "mask_iou=0.95", "--json", "figures.json") == 0
+    assert json.loads(Path("figures.json").read_text())["passed"] is True
+    assert evaluate(*asked, "mask_iou=1", "--json", "-") == 2
     captured = capsys.readouterr()
     assert captured.err.strip().startswith("error: not good enough: mask_iou is 0.9")
+    found = json.loads(captured.out.splitlines()[-1])
+    other = evaluate.report("out/compare-cpu-int4")
+    assert found["comparison"] == {"name": "cpu-int4", **other["comparison"], "counts": other["counts"]}
+    assert found["metrics"] == evaluate.report("out")["metrics"] and found["passed"] is False
+    recall, iou = other["metrics"]["recall"], other["comparison"]["mask_iou"]
+    assert found["required"] == [
+        {"name": "recall", "required": 0.5, "found": recall, "passed": True},
+        {"name": "mask_iou", "required": 1, "found": iou, "passed": False},
+    ]
     assert "cpu-int4" in captured.out and evaluate.report("out/compare-cpu-int4")["complete"] is True
     assert evaluate("gcg", "other", "--require", "recall") == 2
     assert "expected NAME=VALUE" in capsys.readouterr().err and not Path("other").exists()

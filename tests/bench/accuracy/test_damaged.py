@@ -52,7 +52,9 @@ def test_damaged_items_are_counted_and_the_run_goes_on(
 
     missing = "images/000001.png"
     shutil.copy(evaluate.data / missing, damaged / missing)
-    assert evaluate("gcg", "out", data=damaged) == 0
+    assert evaluate("gcg", "out", "--json", "figures.json", data=damaged) == 0
+    left_out = json.loads(Path("figures.json").read_text())["left_out"]
+    assert left_out == evaluate.report("out")["left_out"]
     assert evaluate.report("out")["counts"]["left_out"] == 3
     assert evaluate.samples("out")[1] == evaluate.samples(grounded)[1]
 

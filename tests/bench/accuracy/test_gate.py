@@ -51,3 +51,17 @@ def test_no_requirement_hides_another() -> None:
     with pytest.raises(LiraError, match="ciou is required twice"):
         gate.parse(["ciou=0.9", "ciou=0.1"])
     assert gate.parse(["a=b.top1=0.5"]) == {"a=b.top1": 0.5}  # AttrEval's kinds are the data's words
+
+
+def test_each_bound_is_judged_by_itself() -> None:
+    figures = {"ciou": 0.9, "giou": None, "chair_i": 0.1, "f1": float("nan")}
+    required = {"ciou": 0.9, "giou": 0.0, "chair_i": 0.05, "f1": 0.0, "other": 0.0}
+    found = gate.judged(required, figures)
+    assert [(one["name"], one["found"], one["passed"]) for one in found] == [
+        ("ciou", 0.9, True),
+        ("giou", None, False),
+        ("chair_i", 0.1, False),
+        ("f1", None, False),
+        ("other", None, False),
+    ]
+    assert [one["required"] for one in found] == list(required.values())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lira_bench.accuracy.output import Output, read_report
+from lira_bench.accuracy.output import Output
 from lira_engine.errors import LiraError
 
 RUN = {"task": "vqa", "limit": None, "data": {"vqa.jsonl": "a" * 64}}
@@ -17,6 +17,11 @@ RUN = {"task": "vqa", "limit": None, "data": {"vqa.jsonl": "a" * 64}}
 
 def record(number: int) -> dict[str, Any]:
     return {"item": f"vqa.jsonl:{number}", "image": "a.png", "scores": {"accuracy": 1.0}, "text": "é\u2028"}
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return content
 
 
 def keys(output: Output) -> list[str]:

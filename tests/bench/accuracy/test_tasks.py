@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lira_bench.accuracy.evaluation import evaluate_request
+from lira_bench.accuracy.request import Request
+from lira_bench.accuracy.run import Progress
 from lira_bench.metrics import average_precision, iou
 from lira_engine.main import main
 from lira_runtime import Lira
@@ -21,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def test_refseg(evaluate: Evaluate, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate("refseg", "out", "--limit", 9) == 0
+    assert evaluate("refseg", "out", "--limit", 9, "--json", "-") == 0
     found = evaluate.report("out")
     assert found["counts"] == {"entries": 9, "evaluated": 9, "left_out": 0}
     assert found["run"]["limit"] == 9 and found["complete"] is True
@@ -38,6 +43,15 @@ def test_refseg(evaluate: Evaluate, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["metrics"]["ciou"] > 0.7  # a broken pipeline is far below; how good it is: docs/eval.md
     printed = capsys.readouterr().out
     assert f"{found['metrics']['ciou']:.4f}" in printed and "wrote out/report.json" in printed
+    *_, again, last = printed.splitlines()
+    asked = f"{evaluate.bundle} --data {evaluate.data} --task refseg --output out --limit 9 --threads 1"
+    assert again == f"reproduce: lira-edge eval {asked} --json -"
+    figures = json.loads(last)
+    assert (figures["metrics"], figures["counts"]) == (found["metrics"], found["counts"])
+    asked_of = [figures[key] for key in ("bundle", "target", "precision", "task", "protocol", "output")]
+    assert asked_of == ["lira-nano", "cpu", "fp32", "refseg", "strict", "out"]
+    assert figures["machine"]["threads"] == 1 and figures["peak_rss_mib"] > 50
+    assert (figures["left_out"], figures["required"], figures["passed"]) == ([], [], True)
 
 
 def test_gcg(evaluate: Evaluate, grounded: Path) -> None:
@@ -110,6 +124,7 @@ def kinds(of: list[dict[str, Any]]) -> set[str]:
         ("gcg", ("--images", "nowhere"), "no such folder"),
         ("gcg", ("--precision", "int8"), "lira-edge build"),
         ("gcg", ("--limit", "0"), "limit"),
+        ("gcg", ("--json", "."), "--json . is a folder"),
         ("gcg", ("--max-tiles", "13"), "max_tiles is 13; expected a whole number from 1 to 12"),
         ("gcg", ("--protocol", "paper"), "--protocol is 'paper', expected strict or authors"),
         ("vqa", ("--benchmark", "gqa"), "--benchmark is for --protocol authors with --task vqa"),
@@ -123,6 +138,21 @@ def test_wrong_arguments(
     assert evaluate(task, "out", *more) == 2
     assert said in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+def test_an_evaluation_from_python(evaluate: Evaluate, grounded: Path) -> None:
+    done: list[tuple[str, int, int]] = []
+
+    @contextmanager
+    def bar(title: str) -> Iterator[Progress]:
+        yield lambda so_far, total: done.append((title, so_far, total))
+
+    request = Request(evaluate.bundle, evaluate.data, "gcg", Path("out"), limit=1, threads=1)
+    result = evaluate_request(request, bar)
+    assert result.evaluation.counts == {"entries": 1, "evaluated": 1, "left_out": 0}
+    assert evaluate.samples("out") == evaluate.samples(grounded)[:1]
+    assert done == [("cpu-fp32", 0, 1), ("cpu-fp32", 1, 1)]
+    assert result.rated == result.evaluation.metrics == evaluate.report("out")["metrics"]
 
 
 def test_ilvc_off_is_another_evaluation(evaluate: Evaluate, grounded: Path) -> None:

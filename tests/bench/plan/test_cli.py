@@ -96,6 +96,16 @@ def test_one_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert answers["refseg"]["total"] > seconds["ttft"]
 
 
+def test_a_dash_prints_the_figures_as_the_last_line(
+    quiet: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan("lira-2b", device="thor", json=Path("-"))
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["device"]["name"] == "thor"
+    plan("lira-2b", all_devices=True, json=Path("-"), markdown=tmp_path / "plan.md")
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [one["device"]["name"] for one in found] == devices.names()
+
+
 def test_what_does_not_fit_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     plan("lira-2b", device="orin-nano", precision="fp32")
     text = capsys.readouterr().out
@@ -222,6 +232,7 @@ def test_other_records_are_refused(quiet: None, bench: Path, changes: dict[str, 
         ({"all_devices": True, "precision": "fp8"}, "precision 'fp8' is not known; expected fp32"),
         ({"device": "thor", "tiles": 0}, "0 tiles; expected 1 to 7"),
         ({"device": "thor", "block_size": 16}, "block size 16; expected 32 or 128"),
+        ({"device": "thor", "json": Path(".")}, "--json . is a folder"),
         ({"device": "thor", "markdown": Path("x.md")}, "--markdown takes the table over all devices"),
         ({"all_devices": True, "against": Path("x.json")}, "--against compares one device"),
         ({"device": "thor", "against": Path("absent.json")}, "absent.json cannot be read"),

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from lira_bench.plan.against import Measured
+from lira_bench.speed import benchmark
+from lira_bench.speed.figures import figures as speed_figures
+from lira_bench.speed.request import Request
 from lira_engine.main import main
 
 
@@ -20,14 +23,23 @@ def bench(*arguments: str | Path) -> int:
     return caught.value.code
 
 
-def test_a_benchmark(accuracy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_benchmark_writes_and_prints_all_figures(
+    accuracy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     asked = ("--task", "gcg", "--runs", "2", "--precision", "int4", "--forced", "--threads", "1")
-    assert bench(accuracy_bundle, *asked, "--ablation", "-o", out) == 0
+    assert bench(accuracy_bundle, *asked, "--ablation", "-o", out, "--json", "-") == 0
     printed = capsys.readouterr().out
     for text in ("decode only", "inter-token latency", "no SEFE, tiles", "VQA", "SEFE", " %"):
         assert text in printed, text
     record = json.loads((out / "bench.json").read_text())
+    *_, wrote, again, figures = printed.splitlines()
+    assert json.loads(figures) == json.loads(json.dumps(speed_figures(record, out)))
+    assert again.startswith(
+        f"reproduce: lira-edge bench {accuracy_bundle} --output {out} --task gcg --runs 2"
+    )
+    assert again.endswith("--precision int4 --threads 1 --forced --ablation --json -")
+    assert wrote.startswith(f"wrote {out / 'bench.json'}")
     assert (record["task"], record["precision"], record["runs"], record["forced"]) == ("gcg", "int4", 2, True)
     assert (record["masks"], record["regions"], record["synthetic"]) == (3, 3, False)
     assert record["machine"]["threads"] == 1 and record["machine"]["versions"]["onnxruntime"]
@@ -43,6 +55,15 @@ def test_a_benchmark(accuracy_bundle: Path, tmp_path: Path, capsys: pytest.Captu
     for key in ("ttft_s.median", "tokens_per_s.decode", "tokens_per_s.end_to_end", "stages.decode.median"):
         assert measured.positive(key)
     assert measured.count("new_tokens") and measured.text("bundle") == "lira-nano" and not measured.missing
+
+
+def test_a_benchmark_from_python(accuracy_bundle: Path, tmp_path: Path) -> None:
+    doing: list[str] = []
+    request = Request(accuracy_bundle, tmp_path / "out", runs=1, warmup=0, precision="int4")
+    result = benchmark.bench(request, doing.append)
+    assert json.loads((result.folder / "bench.json").read_text()) == json.loads(json.dumps(result.record))
+    assert result.typical.total == result.record["total_s"]["median"]
+    assert doing == ["opening the engines", "run 1 of 1", "measuring the memory's bandwidth", "drawing"]
 
 
 def test_images_of_a_folder_in_turn(accuracy_bundle: Path, accuracy_data: Path, tmp_path: Path) -> None:
@@ -71,8 +92,12 @@ def test_random_weights_get_their_tokens(
     manifest["provenance"]["synthetic"] = True
     (bundle / "lira.json").write_text(json.dumps(manifest))
     out = tmp_path / "out"
-    assert bench(bundle, "--runs", "1", "--warmup", "0", "-o", out) == 0
+    found = tmp_path / "figures.json"
+    assert bench(bundle, "--runs", "1", "--warmup", "0", "-o", out, "--json", found) == 0
     printed = capsys.readouterr().out
+    assert json.loads(found.read_text())["synthetic"] is True
+    *_, wrote, again = printed.splitlines()
+    assert wrote == f"wrote {found}" and again.endswith(f"--json {found}")
     assert "The weights are synthetic (random)" in printed and "The answer's tokens are given" in printed
     record = json.loads((out / "bench.json").read_text())
     assert record["synthetic"] is record["forced"] is True and record["masks"] == 1
@@ -87,6 +112,8 @@ def test_random_weights_get_their_tokens(
         (("--images", "nowhere"), "nowhere is neither an image nor a folder of images"),
         (("--precision", "int8"), "lira-edge build"),
         (("--task", "gcg", "--expression", "x"), "task gcg has its own question"),
+        (("--peer", "genai", "--max-tiles", "4"), "--max-tiles and --peer"),
+        (("--json", "."), "--json . is a folder"),
     ],
 )
 def test_what_cannot_be_measured_is_said_first(

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lira_bench.peers import PeerResult
 from lira_bench.speed import output, pictures, report
 from lira_bench.speed.benchmark import find_images, typical
+from lira_bench.speed.figures import figures
 from lira_bench.speed.measure import Question, Run
 from lira_bench.speed.record import Mark, Span
 from lira_bench.speed.summary import Traffic, decode_context, record
@@ -99,6 +101,23 @@ def test_figures(made: dict[str, Any]) -> None:
     assert traffic["roofline_fraction"] == pytest.approx(1 / 3)
     assert made["machine"]["power_mode"] == "15W" and made["machine"]["gpus"][0]["driver"] == "540.4.0"
     json.dumps(made)
+
+
+def test_json_figures_of_a_record(made: dict[str, Any]) -> None:
+    found = figures(made, Path("out"))
+    assert found["bundle"] == "lira-nano" and found["machine"]["cpu"] == "Cortex-A78AE"
+    assert found["ttft_s"] == made["ttft_s"] and found["tokens_per_s"] == made["tokens_per_s"]
+    assert found["stages_s"]["decode"] == pytest.approx(0.12)
+    assert (found["peak_rss_mib"], found["read_bandwidth"], found["output"]) == (1234, 30.0, "out")
+    assert found["achieved_bandwidth"] == pytest.approx(10.0)
+    assert not {"ablation", "peers"} & found.keys()
+    skipped = PeerResult("genai", "skipped", "onnxruntime-genai", "not installed").as_dict()
+    found = figures({**made, "ablation": [{"name": "full"}], "peers": {"results": [skipped]}}, Path("out"))
+    assert found["ablation"] == [{"name": "full"}]
+    (peer,) = found["peers"]
+    assert (peer["name"], peer["status"], peer["reason"]) == ("genai", "skipped", "not installed")
+    assert peer["ratio_median"] is None
+    json.dumps(found, allow_nan=False)
 
 
 def test_an_answer_of_one_token_has_no_latency_between_tokens(accuracy_bundle: Path) -> None:

@@ -1,0 +1,39 @@
+"""What `lira-edge bench` is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command's options and their defaults.
+
+    Attributes:
+        output: folder of the results; default: bench-BUNDLE-TASK-ENGINES.
+        expression: what the task is about. images: an image or a folder; default: a generated image.
+        runs, warmup: answers per image that are measured, and answers before them that are not.
+        max_tiles: most tiles of an image; default: the bundle's number.
+        precision: of the engines; default: the target's.
+        forced: give the answer's tokens. ablation: also measure without SEFE, without ILVC, and VQA.
+        peer: names of `lira_bench.peers.registry.PEERS`. checkpoint: what the torch peer reads.
+        overwrite: replace results in `output`.
+    """
+
+    bundle: Path
+    output: Path | None = None
+    task: str = "refseg"
+    expression: str | None = None
+    images: Path | None = None
+    runs: int = 5
+    warmup: int = 1
+    max_tiles: int | None = None
+    target: str = "cpu"
+    precision: str | None = None
+    threads: int | None = None
+    forced: bool = False
+    ablation: bool = False
+    peer: tuple[str, ...] = ()
+    checkpoint: Path | None = None
+    overwrite: bool = False
