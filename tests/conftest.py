@@ -7,7 +7,9 @@ lira-nano that was exported before, for where torch is not installed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,42 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     if item.get_closest_marker("portable") and version() < PORTABLE_FROM:
         pytest.skip("this ONNX Runtime is too old for portable graphs")
+
+
+@pytest.fixture(scope="session")
+def check_options() -> Callable[[list[str]], None]:
+    """Parses the arguments of a command that a page shows, runs nothing. Raises for an unknown option."""
+    return _check_options
+
+
+def _check_options(command: list[str]) -> None:
+    from lira_engine.commands import GROUP
+    from lira_engine.system.extras import extras
+    from lira_nano.__main__ import COMMANDS
+
+    program, *arguments = command
+    if program == "lira-edge":
+        (entry,) = (entry for entry in metadata.entry_points(group=GROUP) if entry.name == arguments[0])
+        _parse(entry.load(), arguments[1:])
+    elif command[:3] == ["python", "-m", "lira_nano"]:
+        _parse(import_module(COMMANDS[command[3]][0]).command, command[4:])
+    elif program == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert arguments[0] in targets
+    elif command[:2] == ["pip", "install"]:
+        asked = re.fullmatch(r"\.\[([\w,-]+)\]", command[2])
+        assert asked is not None and set(asked[1].split(",")) <= set(extras())
+    else:
+        assert program == "pytest", f"who checks {command}?"
+
+
+def _parse(function: Any, arguments: list[str]) -> None:
+    import typer
+
+    app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+    app.command()(function)
+    with typer.main.get_command(app).make_context("command", arguments):
+        pass
 
 
 @pytest.fixture(scope="session")

@@ -9,24 +9,20 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 
-from lira_engine.commands import GROUP
 from lira_engine.main import main
-from lira_engine.system.extras import extras
 from lira_nano import __main__ as nano
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MARK = re.compile(r"# (needs a (network|GPU)\b.*|takes \S+ \w+)")
 FEWER = {"300": "2"}  # the README's figures are of 300 scenes, which take half an hour
+CheckOptions = Callable[[list[str]], None]
 
 
 @dataclass(frozen=True)
@@ -68,31 +64,6 @@ def name(block: Block) -> str:
     return f"line-{block.number}"
 
 
-def check_options(command: list[str]) -> None:
-    """Parses a command's arguments, runs nothing."""
-    program, *arguments = command
-    if program == "lira-edge":
-        (entry,) = (entry for entry in metadata.entry_points(group=GROUP) if entry.name == arguments[0])
-        parse(entry.load(), arguments[1:])
-    elif command[:3] == ["python", "-m", "lira_nano"]:
-        parse(import_module(nano.COMMANDS[command[3]][0]).command, command[4:])
-    elif program == "make":
-        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        assert arguments[0] in targets
-    elif command[:2] == ["pip", "install"]:
-        asked = re.fullmatch(r"\.\[([\w,-]+)\]", command[2])
-        assert asked is not None and set(asked[1].split(",")) <= set(extras())
-    else:
-        assert program == "pytest", f"who checks {command}?"
-
-
-def parse(function: Any, arguments: list[str]) -> None:
-    app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
-    app.command()(function)
-    with typer.main.get_command(app).make_context("command", arguments):
-        pass
-
-
 def test_the_readme_has_blocks_of_both_kinds() -> None:
     assert len(RUN) >= 4 and len(MARKED) >= 6
     commands = [
@@ -103,19 +74,19 @@ def test_the_readme_has_blocks_of_both_kinds() -> None:
 
 
 @pytest.mark.parametrize("block", MARKED, ids=name)
-def test_options_of_a_block_that_is_not_run(block: Block) -> None:
+def test_options_of_a_block_that_is_not_run(block: Block, check_options: CheckOptions) -> None:
     for command in block.commands:
         check_options(command)
 
 
 @pytest.mark.parametrize("text", INLINE)
-def test_options_of_a_command_in_the_text(text: str) -> None:
+def test_options_of_a_command_in_the_text(text: str, check_options: CheckOptions) -> None:
     command = shlex.split(text.replace("CHECKPOINT_DIR", "folder"))
     if len(command) > 2:
         check_options(command)
 
 
-def test_an_unknown_option_is_noticed() -> None:
+def test_an_unknown_option_is_noticed(check_options: CheckOptions) -> None:
     for line in ("lira-edge run bundle --picture x.png", "make demos", "pip install '.[gpu]'"):
         with pytest.raises(Exception, match=r"(?i)no such option|assert"):
             check_options(shlex.split(line))
