@@ -121,7 +121,7 @@ def tables(found: Verified, precision: str) -> Tables:
         about.append(("in one go", f"the same logits to {found.cutting:.1e}"))
     if found.lowered:
         about.append(("language model", f"its own lowered graph to {max(found.lowered.values()):.1e}"))
-    elif precision in ("int4", "int8"):
+    elif precision_named(precision).quantized:
         wide = f"held to the fp32 outputs within {precision_named(precision).tolerance:.0%} only"
         about.append(("language model", f"{wide}: the build had nothing closer"))
     return [

@@ -30,6 +30,11 @@ class Precision:
     weight_bits: int | None = None
     flipped: float = 0.0
 
+    @property
+    def quantized(self) -> bool:
+        """Whether the language model's weights are."""
+        return self.weight_bits is not None
+
 
 # fp32: sums in another order move an output by about 1e-6 of its largest value per layer; a wrong axis, a
 # lost bias or an attention mask off by one moves it by more than 1e-2.

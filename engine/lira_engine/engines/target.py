@@ -84,7 +84,7 @@ class Target(ABC):
     def stage_precisions(self, precision: str, stage: str) -> tuple[str, ...]:
         """The precisions that a stage may have in a build: that of the build; but where only the language
         model's weights are quantized, the other stages are fp16."""
-        if stage != "llm" and precision_named(precision).weight_bits is not None:
+        if stage != "llm" and precision_named(precision).quantized:
             return ("fp16",)
         return (precision,)
 
@@ -110,7 +110,7 @@ class Target(ABC):
         return f"lira-edge verify {quoted(bundle)} --target {self.name} --precision {precision}"
 
     def _quantized(self, precision: str) -> bool:
-        return precision_named(precision).weight_bits is not None
+        return precision_named(precision).quantized
 
     # Building
 

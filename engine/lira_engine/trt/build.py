@@ -18,6 +18,7 @@ import onnx_ir as ir
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.external_data import save_graph
 from lira_engine.engines.builder import BuiltStage, Progress
+from lira_engine.engines.precision import precision_named
 from lira_engine.engines.target import Target
 from lira_engine.errors import LiraError, how_it_ended
 from lira_engine.lowering.passes.use_mixed_precision import kept_in_fp32
@@ -89,7 +90,7 @@ class TrtBuilder:
         files = (graph, graph.with_name(f"{graph.name}.data"))
         weights = sum(file.stat().st_size for file in files if file.exists())
         check_memory(stage, weights)
-        if precision == "int4":
+        if precision_named(precision).quantized:
             self.progress(stage, "expect")
             lowered_reference.record_in_process(self.bundle, graph, precision, folder)
         job = self._job(stage, precision, graph, folder)
@@ -118,11 +119,12 @@ class TrtBuilder:
             plugin=sampling_plugin(self.flavour) if self._plugin else None,
         )
         model = apply(ir.load(self.bundle.stage_file(stage)), passes)
-        if precision == "int4" and not any(node.op_type == "DequantizeLinear" for node in model.graph):
+        quantized = any(node.op_type == "DequantizeLinear" for node in model.graph)
+        if precision_named(precision).quantized and not quantized:
             sizes = ", ".join(map(str, sorted(blocks)))
             raise LiraError(
-                f"no weight of {self.bundle.path} fits into int4, which target {self.target.name} takes in "
-                f"blocks of {sizes} inputs: take --precision fp16"
+                f"no weight of {self.bundle.path} fits into {precision}, which target {self.target.name} "
+                f"takes in blocks of {sizes} inputs: take --precision fp16"
             )
         self.progress(stage, "write")
         save_graph(model, graph)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lira_engine.bundle.manifest import MAX_TILES, Manifest, StageSpec
+from lira_engine.engines.precision import precision_named
 from lira_engine.trt.flavour import Package
 
 PREFILL_ROWS = 256
@@ -38,7 +39,7 @@ def llm_profiles(package: Package, precision: str) -> int:
     timing them at its usual sizes. That for RTX compiles kernels when it runs; version 1.7 keeps fp16 weights
     once per profile (LIRA-2B: 6.5 GB with two, 3.3 GB with one) and int4 weights once for both.
     """
-    return 1 if package.compiles_at_run and precision != "int4" else 2
+    return 1 if package.compiles_at_run and not precision_named(precision).quantized else 2
 
 
 def stage_profiles(manifest: Manifest, stage: str, of_llm: int = 2) -> list[Profile]:

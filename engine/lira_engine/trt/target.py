@@ -106,7 +106,7 @@ class NativeTarget(Target):
             raise LiraError(f"target {self.name} needs pycuda: {mend}")
 
     def remarks(self, build: Build) -> list[str]:
-        if build.precision != "int4" or lowered_outputs.file_name("llm") in build.files:
+        if not self._quantized(build.precision) or lowered_outputs.file_name("llm") in build.files:
             return []
         return [
             "built where no ONNX Runtime computes the lowered language model: verify will hold llm to the "
