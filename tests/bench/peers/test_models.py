@@ -39,7 +39,7 @@ def own_logits(bundle: Path, ids: list[int]) -> np.ndarray:
     """[len(ids), V] of the portable graph, in two passes."""
     opened = Bundle.open(bundle)
     rows = np.asarray(opened.embeddings[ids], np.float32)
-    with open_own_llm(opened, "portable", "", 1) as llm:
+    with open_own_llm(opened, "portable", "fp32", 1) as llm:
         cache = llm.new_cache()
         parts = (rows[:-1], rows[-1:])
         return np.concatenate([llm.forward(part, cache, range(len(part))).logits for part in parts])
@@ -129,7 +129,7 @@ def test_neighbouring_pairs_attend_as_halves_do() -> None:
 
 
 def test_our_turns_begin_anew(language_bundle: Path) -> None:
-    model = OwnModel(language_bundle, "portable", "", 1)
+    model = OwnModel(language_bundle, "portable", "fp32", 1)
     first, again = (model.turn(prompt_ids(320, 16), STEPS) for _ in range(2))
     model.close()
     assert first.tokens == again.tokens and len(first.tokens) == STEPS + 2
@@ -159,7 +159,7 @@ def test_a_peer_that_is_installed(name: str, language_bundle: Path, converted_in
     """Measured beside ours; and it says what our fp32 model says, as far as its quantization lets it."""
     python = python_of(name, converted_in)
     given = {"threads": 1, "prompt_tokens": 16, "steps": STEPS, "rounds": 2, "progress": [].append}
-    (result,) = compare(language_bundle, "portable", "", [name], converted_in, **given)
+    (result,) = compare(language_bundle, "portable", "fp32", [name], converted_in, **given)
     assert result.status == "measured", result.reason
     assert result.ratio_min and 0 < result.ratio_min <= result.ratio_max
     assert result.ran.startswith(PEERS[name].package) and "?" not in result.ran
