@@ -1,4 +1,4 @@
-"""Our own engines, run in the same kind of process as a peer."""
+"""Our own engines, run in a process as the peers are."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ from lira_engine.open import open_llm
 
 
 def open_own_llm(bundle: Bundle, target: str, precision: str, threads: int) -> LlmRunner:
-    """The language model's engine alone, or the portable graph ("portable").
+    """Open the engine of the language model alone, or its portable graph ("portable").
 
-    Raises:
-        LiraError: no usable engines for the target, as :func:`lira_engine.open.open_engines` says it.
+    Raises LiraError as :func:`lira_engine.open.open_engines` if there are no usable engines.
     """
     if target == "portable":
         return open_llm(bundle, bundle.stage_file("llm"), target, threads)
@@ -34,7 +33,7 @@ def open_own_llm(bundle: Bundle, target: str, precision: str, threads: int) -> L
 
 
 class OwnModel(Stepwise):
-    """Token ids in, embeddings looked up in the bundle's table at each pass, as the runtime does it."""
+    """The language model on token ids, with embeddings looked up at each pass as in the runtime."""
 
     def __init__(self, bundle: Path, target: str, precision: str, threads: int) -> None:
         opened = Bundle.open(bundle, "sizes")
@@ -58,7 +57,7 @@ class OwnModel(Stepwise):
 
 
 class OwnAnswers:
-    """The runtime with all engines; each answer looks at the image anew."""
+    """The runtime with all engines. Each answer encodes the image again."""
 
     def __init__(self, bundle: Path, target: str, precision: str, threads: int, image: Path) -> None:
         from lira_runtime import Lira
@@ -79,7 +78,7 @@ class OwnAnswers:
         for event in scene.stream_prompt(prompt, make_sampler(), forced=dict(enumerate(tokens))):
             if isinstance(event, FinishedEvent):
                 found = event.answer
-        masks = [mask.binary for mask in found.masks]  # decoded here, where nothing asked for them before
+        masks = [mask.binary for mask in found.masks]  # those that nothing asked for are decoded now
         seconds = time.perf_counter() - started
         t = found.timings
         if t.new_tokens != len(tokens):
