@@ -1,9 +1,9 @@
-"""Engines of one bundle of lira-nano side by side: how often they agree, and what a precision costs.
+"""Compare engines of one bundle of lira-nano: how often they agree, and what a precision costs.
 
     python benchmarks/compare_precisions.py BUNDLE --scenes 100 --markdown docs/precisions.md
 
-Writes scenes that were not trained on and evaluates them as `lira-edge eval --compare` does: int8 and int4
-answer on their own, and read the answers that fp32 gave (teacher-forced, see lira_bench.accuracy.agreement).
+Writes unseen scenes and evaluates them as `lira-edge eval --compare` does: int8 and int4 answer on their own,
+and read the answers of fp32 (teacher-forced, see lira_bench.accuracy.agreement).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lira_nano.scenes import TRAINING_SEED
 SEED = 2
 assert SEED != TRAINING_SEED
 PRECISIONS = ("fp32", "int8", "int4")  # the others are compared with the first one
-MEASURES = (  # task, metric, its name, the metric that says of how many
+MEASURES = (  # task, metric, title, the metric with the count
     ("refseg", "ciou", "RefSeg cIoU", "expressions"),
     ("refseg", "giou", "RefSeg gIoU", "expressions"),
     ("gcg", "ap50", "GCG AP50", "objects"),
@@ -71,7 +71,7 @@ What it means:
 
 
 def measure(bundle: Path, data: Path, work: Path) -> dict[str, dict[str, Evaluation]]:
-    """Evaluations by precision and task."""
+    """Return the evaluations by precision and task."""
     found: dict[str, dict[str, Evaluation]] = {precision: {} for precision in PRECISIONS}
     for task in track(TASKS, "tasks"):
         source = Source(data)
@@ -86,14 +86,14 @@ def measure(bundle: Path, data: Path, work: Path) -> dict[str, dict[str, Evaluat
 
 
 def engines_size(bundle: Path, precision: str) -> float:
-    """MiB of the built files."""
+    """Return the MiB of the built files."""
     mend = f"run `{target_named('cpu').build_command(bundle, precision)}`"
     build = read_build(Bundle.open(bundle).engine_folder("cpu", precision), mend)
     return sum(entry.bytes for entry in build.files.values()) / 2**20
 
 
 def table(bundle: Path, found: dict[str, dict[str, Evaluation]]) -> str:
-    """A line per measure, a column per precision."""
+    """Return a table with a line per measure and a column per precision."""
     others = [agreement_of(list(found[precision].values())) for precision in PRECISIONS[1:]]
     rows = [
         ["", *PRECISIONS],
@@ -111,7 +111,7 @@ def table(bundle: Path, found: dict[str, dict[str, Evaluation]]) -> str:
 
 
 def page(bundle: Path, scenes: int, found: dict[str, dict[str, Evaluation]]) -> str:
-    """Markdown, with the commands that write it."""
+    """Return the page in Markdown, with the commands that write it."""
     agreement = agreement_of(list(found[PRECISIONS[-1]].values()))
     return PAGE.format(
         builds="\n".join(f"lira-edge build BUNDLE --precision {precision}" for precision in PRECISIONS),

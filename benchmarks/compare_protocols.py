@@ -1,9 +1,9 @@
-"""What each rule of the authors' evaluation scripts changes, on scenes that lira-nano was not trained on.
+"""Measure what each rule of the authors' evaluation scripts changes, on unseen scenes of lira-nano.
 
     python benchmarks/compare_protocols.py BUNDLE --scenes 40
 
-Evaluates every task by our rules, then with one rule of the authors' at a time in place of ours, then with
-all of them (`lira-edge eval --protocol authors`), and prints the table of docs/eval.md.
+Evaluates every task by our rules, then with each rule of the authors in place of ours, then with all of them
+(`lira-edge eval --protocol authors`), and prints the table of docs/eval.md.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FIGURES = {  # per task: the metrics shown
 
 @dataclass(frozen=True)
 class Rule:
-    """Fields of Protocol that belong together, and what they say in ours and in the authors' protocol."""
+    """Fields of Protocol that make one rule, with its text in our protocol and in the authors'."""
 
     task: str
     fields: tuple[str, ...]
@@ -92,7 +92,7 @@ RULES = (
 
 
 def alone(rule: Rule) -> Protocol:
-    """Ours, with this rule of the authors'."""
+    """Return our protocol with this rule of the authors."""
     authors = protocol_for("authors", rule.task, rule.benchmark)
     return replace(STRICT, **{name: getattr(authors, name) for name in rule.fields})
 
@@ -115,7 +115,7 @@ class Scenes:
 
 
 def changed(before: Evaluation, after: Evaluation) -> str:
-    """How many of the items before have another answer, another score, or are not evaluated at all."""
+    """Return how many items have another answer or score, or are no longer evaluated."""
     same = 0
     for key, record in before.records.items():
         other = after.records.get(key)
@@ -126,7 +126,7 @@ def changed(before: Evaluation, after: Evaluation) -> str:
 
 
 def _told(record: Record) -> list[tuple[list[int], list[object]]]:
-    """The answers' tokens and the pixels of their masks."""
+    """Return the tokens and mask pixels of the answers."""
     return [(answer["token_ids"], [mask["rle"] for mask in answer["masks"]]) for answer in record["answers"]]
 
 
@@ -135,7 +135,7 @@ def figures(evaluation: Evaluation, task: str) -> str:
 
 
 def rows(scenes: Scenes) -> list[Sequence[str]]:
-    """A line for ours, one for each rule alone, one for all of the authors', task by task."""
+    """Return rows by task: one for our rules, one for each rule alone, one for all rules of the authors."""
     ours = {task: scenes.evaluated(task, STRICT) for task in track(FIGURES, "ours")}
     found: list[Sequence[str]] = []
     for rule in track(RULES, "rule by rule"):

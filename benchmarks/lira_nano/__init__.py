@@ -1,1 +1,1 @@
-"""lira-nano: synthetic scenes, training and evaluation of a miniature LIRA."""
+"""lira-nano, a miniature LIRA: its scenes, texts, training and evaluation."""

@@ -1,4 +1,4 @@
-"""`python -m lira_nano scenes | train | evaluate`: each command imports only its own module."""
+"""Run `python -m lira_nano scenes | train | evaluate`; each command imports only its own module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from lira_engine.errors import LiraError
 
-# The function `command` of these modules is the command: its options are its typed parameters (typer).
+# Each module has a function `command`, whose typed parameters are the options (typer).
 COMMANDS = {
     "scenes": ("lira_nano.dataset", "write scenes with masks, expressions, captions and questions"),
     "train": ("lira_nano.train", "train lira-nano from nothing"),
@@ -19,7 +19,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0, 2 for anything that the user can mend, 130 when interrupted."""
+    """Run one command and exit with 0, 2 for an error that the user can mend, or 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print("python -m lira_nano COMMAND [OPTIONS]\n")

@@ -1,4 +1,4 @@
-"""Auxiliary training signals that tie visual tokens to words and places. Nothing of it is exported."""
+"""Auxiliary losses that tie visual tokens to words and places. Nothing of this is exported."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .scenes import Scene, all_names
 
 
 class WordAlignment(nn.Module):
-    """Scores of a visual token against every object name: its product with the name's mean word embedding.
+    """Scores of visual tokens for every object name: dot products with the name's mean word embedding.
 
-    Without it the language model stays at chance on yes/no questions while the vision stages are weak.
+    Without it the language model answers yes/no questions at chance while the vision stages are weak.
     """
 
     average: Tensor
@@ -35,11 +35,11 @@ class WordAlignment(nn.Module):
         self.place = nn.Linear(width, 3)  # centre x, y and diameter of an object, from its query token
 
     def scores(self, tokens: Tensor, model: Lira) -> Tensor:
-        """tokens [..., C] -> [..., names]."""
+        """Return the scores [..., names] of tokens [..., C]."""
         return tokens @ (self.average @ model.llm.tok_embeddings.weight).T * self.scale
 
     def cells(self, features: Tensor, scenes: list[Scene], model: Lira) -> Tensor:
-        """Which names each cell of the whole-image tile shows: features [B,N,C] -> loss."""
+        """Return the loss of the names that each cell of the image's tile shows; features [B,N,C]."""
         side = round(features.shape[1] ** 0.5)
         target = torch.zeros(*features.shape[:2], len(all_names()))
         for i, scene in enumerate(scenes):
@@ -50,13 +50,13 @@ class WordAlignment(nn.Module):
         return 5 * F.binary_cross_entropy_with_logits(self.scores(features, model), target, pos_weight=weight)
 
     def regions(self, features: Tensor, names: Tensor, model: Lira) -> Tensor:
-        """What a crop shows: features [R,N,C], names [R] -> loss."""
+        """Return the loss of the name that each crop shows; features [R,N,C], names [R]."""
         return F.cross_entropy(self.scores(features.mean(1), model), names)
 
     def queries(
         self, tokens: Tensor, scenes: list[Scene], owners: list[Tensor], model: Lira
     ) -> tuple[Tensor, Tensor]:
-        """What and where the query of each object is: tokens [B,Q,C] -> name loss, place loss."""
+        """Return the losses of the name and the place of each object's query; tokens [B,Q,C]."""
         picked = torch.cat(
             [tokens[i, owner[:-1]] for i, owner in enumerate(owners)]
         )  # the last one is background

@@ -1,4 +1,4 @@
-"""Sizes of lira-nano: upstream's architecture, a thousandth of its parameters."""
+"""Sizes of lira-nano: upstream's architecture with a thousandth of its parameters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .texts import (
 from .tokenizer import build_tokenizer
 
 CLASSES = (*all_names(), "background")
-"""Panoptic classes: every object name is a thing, the background the only stuff."""
+"""Panoptic classes: every object name is a thing class, the background is the only stuff class."""
 
 CLIP_DIM = 64
 CONTEXT_LENGTH = 640
@@ -55,14 +55,14 @@ PROMPTS: dict[str, Any] = {
 
 
 def tokenizers() -> tuple[Tokenizer, Tokenizer]:
-    """The base tokenizer that the checkpoint ships, and the same with LIRA's six tokens."""
+    """Return the checkpoint's base tokenizer, and the same with LIRA's six tokens."""
     full = build_tokenizer()
     add_lira_tokens(full)
     return build_tokenizer(), full
 
 
 def config_dict() -> dict[str, Any]:
-    """The checkpoint's ``config.json``."""
+    """Return the checkpoint's ``config.json``."""
     base, full = tokenizers()
     special = ("<|im_end|>", "<|im_start|>", "[SEG]", "<p>", "</p>", "<region>", "<mark>", "<image_id>")
     return {
@@ -128,12 +128,12 @@ def config_dict() -> dict[str, Any]:
 
 
 def nano_config() -> LiraConfig:
-    """The configuration as the checkpoint reader sees it."""
+    """Return the configuration as the checkpoint reader gives it."""
     return LiraConfig.from_dict(config_dict(), "lira-nano", Path("lira-nano/config.json"))
 
 
 def class_embeddings() -> torch.Tensor:
-    """Fixed orthonormal class embeddings [classes, 1, CLIP_DIM] (upstream's come from CLIP's text tower)."""
+    """Return fixed orthonormal class embeddings [classes, 1, CLIP_DIM]; upstream takes CLIP's."""
     generator = torch.Generator().manual_seed(0)
     basis, _ = torch.linalg.qr(torch.randn(CLIP_DIM, CLIP_DIM, generator=generator))
     return basis[: len(CLASSES), None].contiguous()

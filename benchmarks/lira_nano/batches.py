@@ -1,4 +1,4 @@
-"""Training batches: scenes rendered on the fly, as tensors."""
+"""Render scenes into training batches."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class VisionBatch:
 
 
 def vision_batch(seed: int, indices: Sequence[int], config: LiraConfig) -> VisionBatch:
-    """Render scenes ``indices`` of stream ``seed``."""
+    """Render the scenes ``indices`` of stream ``seed``."""
     scenes = [render_scene(seed, index, SCENE_SIZE) for index in indices]
     images = [Image.fromarray(scene.image) for scene in scenes]
     side = config.pixel.image_size // 4
@@ -56,10 +56,10 @@ def vision_batch(seed: int, indices: Sequence[int], config: LiraConfig) -> Visio
 
 
 def region(scene: Scene, item: SceneObject, config: LiraConfig, rng: np.random.Generator) -> np.ndarray:
-    """The highlighted crop of an object as a tile [1,3,S,S], its mask as imperfect as a predicted one."""
+    """Return an object's highlighted crop as a tile [1,3,S,S], by a mask as imperfect as a predicted one."""
     mask = item.mask.astype(np.uint8)
     if rng.random() < 0.7:
-        # The runtime's masks come from the stride-4 grid: blur at that scale, then shift by a pixel of it.
+        # The runtime's masks come from the stride-4 grid: blur and shift by up to one cell of it.
         cell = mask.shape[0] // (config.pixel.image_size // 4)
         soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), cell * (0.3 + 0.5 * rng.random()))
         shift = np.eye(2, 3, dtype=np.float32)

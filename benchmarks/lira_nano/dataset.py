@@ -1,6 +1,4 @@
-"""Writes scenes as a folder in the formats of the field: RefCOCO, GranD-f, VQA, AttrEval and POPE. `lira-edge
-eval` reads them.
-"""
+"""Write scenes in the formats that `lira-edge eval` reads: RefCOCO, GranD-f, VQA, AttrEval and POPE."""
 
 from __future__ import annotations
 
@@ -42,13 +40,13 @@ def command(
 
 
 def write_dataset(folder: Path, seed: int, count: int, size: int = 384) -> None:
-    """Writes scenes 0 to `count` - 1 of stream `seed`, the whole folder or nothing.
+    """Write scenes 0 to `count` - 1 of stream `seed`, the whole folder or nothing.
 
-    images/NNNNNN.png; instances.json (COCO: annotations with RLE masks); refs.json (RefCOCO's list of refs,
-    one per object and kind of expression); gcg.json (GranD-f's training form: caption, and per phrase its
-    character span and RLE masks); vqa.jsonl (one question a line, two lines per `pair_id`, as AttrEval has
-    them); attributes.jsonl (AttrEval's expressions with candidate words); pope.jsonl (is there ...?).
-    Raises LiraError if `folder` holds anything.
+    The files: images/NNNNNN.png; instances.json (COCO: annotations with RLE masks); refs.json (RefCOCO's
+    refs, one per object and kind of expression); gcg.json (GranD-f's training form: caption, and per phrase
+    its character span and RLE masks); vqa.jsonl (a question per line, two lines per `pair_id`, as in
+    AttrEval); attributes.jsonl (AttrEval's expressions with candidate words); pope.jsonl (is there ...?).
+    Raises LiraError if `folder` is not empty.
     """
     index = _Index()
     with atomic_directory(folder) as partial:

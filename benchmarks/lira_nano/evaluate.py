@@ -1,4 +1,4 @@
-"""Measure a bundle of lira-nano through its engines: free-running, regions cropped from predicted masks."""
+"""Measure a bundle of lira-nano on scenes: free-running answers, regions cropped from predicted masks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ATTRIBUTE_KINDS = ("existence", "color", "category")
 
 @dataclass
 class GroundedScore:
-    """Grounded conversation: which objects got a mask of IoU >= 0.5, and which the exact phrase as well."""
+    """Grounded conversation: counts of masks with IoU >= 0.5 to an object, and of those with its phrase."""
 
     objects: int = 0
     phrases: int = 0
@@ -43,7 +43,7 @@ class GroundedScore:
 
 @dataclass
 class Scores:
-    """All that one evaluation counts."""
+    """The counts of one evaluation."""
 
     refseg: dict[str, dict[str, SegmentationScore]] = field(
         default_factory=lambda: {mode: defaultdict(SegmentationScore) for mode in MODES}
@@ -93,7 +93,7 @@ def _grounded(look: Look, scene: Scene, mode: Literal["on", "off"], score: Groun
 
 
 def summary(scores: Scores) -> dict[str, Any]:
-    """Rates in [0, 1] with their counts, ready for JSON."""
+    """Return rates in [0, 1] with their counts, for JSON."""
     refseg: dict[str, Any] = {}
     for mode, kinds in scores.refseg.items():
         everything = SegmentationScore(
@@ -129,7 +129,7 @@ def summary(scores: Scores) -> dict[str, Any]:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The README's table."""
+    """Return the table of the README."""
     rows = ["| measure | with ILVC | without |", "| --- | --- | --- |"]
     for kind in report["refseg"]["on"]:
         on, off = (report["refseg"][mode][kind] for mode in MODES)
@@ -158,18 +158,18 @@ def markdown(report: dict[str, Any]) -> str:
 
 def command(
     bundle: Annotated[Path, typer.Option(help="bundle of lira-nano")],
-    seed: Annotated[int, typer.Option(help="stream of scenes; not the one that training drew from")] = 2,
+    seed: Annotated[int, typer.Option(help="stream of scenes; not the training's")] = 2,
     scenes: Annotated[int, typer.Option(min=1, help="how many scenes")] = 300,
     json: JsonOption = None,
     target: Annotated[str, typer.Option(help="engines to measure")] = "cpu",
     precision: Annotated[str, typer.Option(help="engines to measure")] = "fp32",
 ) -> None:
-    """Quality on unseen scenes: RefSeg, grounded conversation, yes/no pairs; ILVC on and off side by side."""
+    """Measure RefSeg, grounded conversation and yes/no pairs on unseen scenes, with ILVC and without."""
     from lira_runtime import Lira
 
     check_json(json)
     if seed == TRAINING_SEED:
-        raise LiraError(f"seed {seed} is the one lira-nano was trained on; take any other, the README uses 2")
+        raise LiraError(f"lira-nano was trained on seed {seed}; expected another one, the README uses 2")
     scores, started = Scores(), time.perf_counter()
     with Lira.open(bundle, target=target, precision=precision) as lira:
         for index in track(range(scenes), description="scenes"):

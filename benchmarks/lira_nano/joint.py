@@ -1,4 +1,4 @@
-"""The joint objective: language, masks and vision of a batch of images with all their questions."""
+"""The joint loss: language, masks and vision of a batch of images with all their questions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .trainee import Trainee
 
 
 class JointLoss:
-    """Called with scene numbers; returns the total under ``loss`` and its parts."""
+    """A callable of scene numbers that returns the total under ``loss``, and its parts."""
 
     def __init__(self, trainee: Trainee, seed: int) -> None:
         self.trainee = trainee
@@ -34,7 +34,7 @@ class JointLoss:
             visible_queries(out.mask_logits[i], out.query_valid[i], masks, own)
             for i, (masks, own) in enumerate(zip(batch.masks, owners, strict=True))
         ]
-        # Captions follow the order in which the prefix shows the objects: no other order can be read off it.
+        # Captions follow the objects' order in the prefix, the only order that the model can see.
         orders = [torch.argsort(own[:-1], stable=True).tolist() for own in owners]
         samples = [draw_samples(scene, rng, order) for scene, order in zip(batch.scenes, orders, strict=True)]
         packed = [self.packer.pack(of_scene) for of_scene in samples]
@@ -83,7 +83,7 @@ class JointLoss:
         query_tokens: Tensor,
         query_valid: Tensor,
     ) -> Tensor:
-        """Hidden states [B, L, C] of what follows the prefix."""
+        """Return the hidden states [B, L, C] of the rows after the prefix."""
         model = self.trainee.lira
         table, width = model.llm.tok_embeddings, whole.shape[-1]
         count, longest = len(packed), max(len(p.ids) for p in packed)
@@ -157,7 +157,7 @@ class JointLoss:
         target = torch.cat([masks[number] for masks, number in zip(batch.masks, objects, strict=True)])
         predicted = torch.stack([logits[real] for logits in decoded.mask_logits_all])
         bce, dice = mask_loss(predicted, target.expand_as(predicted))
-        # Which query is meant: the nearest one to the [SEG] query should be the object's.
+        # The query nearest to the [SEG] query should be the object's.
         owner = torch.cat([own[number] for own, number in zip(owners, objects, strict=True)])
         image = torch.repeat_interleave(torch.arange(len(packed)), torch.tensor(counts))
         distance = (query[real][:, None] - out.queries.detach()[image]).square().mean(-1)  # [N, Q]
@@ -178,7 +178,7 @@ class JointLoss:
         }
 
     def _attribute_loss(self, states: Tensor, batch: VisionBatch, image: Tensor, number: Tensor) -> Tensor:
-        """Rank colours and categories among the next-token logits at [SEG], as AttrEval reads them."""
+        """Return the loss of colours and categories in the next-token logits at [SEG], as in AttrEval."""
         logits = self.trainee.lira.llm.lm_head(states)
         items = [batch.scenes[i].objects[n] for i, n in zip(image.tolist(), number.tolist(), strict=True)]
         category = torch.tensor(

@@ -8,11 +8,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 NO_OBJECT = 0.4
-"""Class weight of void. With Mask2Former's 0.1, duplicates keep high scores and win its query's cells."""
+"""Class weight of void. With Mask2Former's 0.1, duplicate queries keep high scores and win cells."""
 
 
 def mask_loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Binary cross-entropy and dice per mask: logits, soft target [..., H, W] -> two tensors [...]."""
+    """Return binary cross-entropy and dice per mask, [...] each, of logits and soft target [..., H, W]."""
     bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((-1, -2))
     p = logits.sigmoid()
     overlap = 2 * (p * target).sum((-1, -2)) + 1
@@ -21,7 +21,7 @@ def mask_loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def match(class_logits: Tensor, mask_logits: Tensor, classes: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Hungarian assignment of one image's queries to its segments.
+    """Assign one image's queries to its segments by the Hungarian method.
 
     Args:
         class_logits: [Q, K+1]. mask_logits: [Q, H, W]. classes: [N]. masks: [N, H, W] in [0, 1].
@@ -31,7 +31,7 @@ def match(class_logits: Tensor, mask_logits: Tensor, classes: Tensor, masks: Ten
     """
     logits, target = mask_logits.flatten(1), masks.flatten(1)
     probability = logits.sigmoid()
-    # BCE of every pair as two matrix products.
+    # The BCE of every pair by two matmuls.
     bce = (F.softplus(logits).sum(1, keepdim=True) - logits @ target.T) / logits.shape[1]
     overlap = 2 * (probability @ target.T) + 1
     dice = 1 - overlap / (probability.sum(1, keepdim=True) + target.sum(1) + 1)
@@ -46,7 +46,7 @@ def panoptic_loss(
     classes: list[Tensor],
     masks: list[Tensor],
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """Mask2Former's losses with one assignment, by the last layer, for all layers.
+    """Compute Mask2Former's losses of all layers with the assignment of the last layer.
 
     Returns:
         Losses, and per image the query of each segment [N].
@@ -75,16 +75,16 @@ def panoptic_loss(
 
 
 def soft_iou(logits: Tensor, target: Tensor) -> Tensor:
-    """IoU of thresholded masks [..., H, W] -> [...]."""
+    """Return the IoU [...] of thresholded masks [..., H, W]."""
     found, wanted = logits > 0, target > 0.5
     return (found & wanted).sum((-1, -2)) / (found | wanted).sum((-1, -2)).clamp(min=1)
 
 
 @torch.no_grad()
 def visible_queries(mask_logits: Tensor, query_valid: Tensor, masks: Tensor, owner: Tensor) -> Tensor:
-    """Per segment of one image, the query that the language model can see it by.
+    """Return the query of each segment of one image that the language model can see.
 
-    The valid query of highest IoU if that is at least 0.5, else the matched one.
+    It is the valid query of highest IoU if that is at least 0.5, else the matched one.
 
     Args:
         mask_logits: [Q, H, W]. query_valid: [Q]. masks: [N, H, W]. owner: [N], the matched query.

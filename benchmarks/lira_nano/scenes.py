@@ -31,7 +31,7 @@ BACKGROUNDS = ("gradient", "stripes", "checks", "clouds")
 MIN_DIAMETER, MAX_DIAMETER = 0.28, 0.46  # of the side
 MAX_TILT = 20.0  # degrees
 MIN_VISIBLE = 0.85  # of an object's pixels
-MIN_DX = 0.08  # between centres, of the side: left to right is never a matter of taste
+MIN_DX = 0.08  # between centres, of the side: left to right is unambiguous
 _LAYOUT_SIZE = 128  # pixels of the grid on which visibility is checked, whatever the rendered size
 
 TRAINING_SEED = 1
@@ -42,8 +42,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object. `mask` bool [size, size] holds its visible pixels; box is (x0, y0, x1, y1) in pixels, ends
-    excluded.
+    """One object. `mask`, bool [size, size]: its visible pixels. `box_xyxy`: pixels, ends excluded.
 
     `center` (x, y) and `diameter` are fractions of the side; `color` is None for pictured objects.
     """
@@ -62,7 +61,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """`image` uint8 [size, size, 3] (RGB) and its objects, ordered from left to right by centre."""
+    """An image, uint8 RGB [size, size, 3], and its objects, ordered from left to right by centre."""
 
     seed: int
     index: int
@@ -83,27 +82,27 @@ class _Placed:
 
 
 def object_name(category: str, color: str | None) -> str:
-    """`red star`, `dog`."""
+    """Return the name of an object: `red star`, `dog`."""
     return category if color is None else f"{color} {category}"
 
 
 def all_names() -> tuple[str, ...]:
-    """Every name that an object can have: 10 pictured ones, 4 shapes x 6 colours."""
+    """Return all object names: 10 pictured ones, 4 shapes x 6 colours."""
     return (*sprite_names(), *(object_name(shape, color) for shape in SHAPES for color in COLORS))
 
 
 def choose(rng: np.random.Generator, options: Sequence[T]) -> T:
-    """One of `options`, from one `random()` (NumPy may change the streams of `choice` and `integers`)."""
+    """Return one of `options` by one `random()`: NumPy may change the streams of `choice` and `integers`."""
     return options[min(int(rng.random() * len(options)), len(options) - 1)]
 
 
 def scene_rng(seed: int, index: int, stream: int) -> np.random.Generator:
-    """A generator for choices about a scene (say its questions), independent of the one that drew it."""
+    """Return a generator for choices about a scene, such as its questions, independent of its drawing."""
     return np.random.default_rng((seed, index, stream))
 
 
 def render_scene(seed: int, index: int, size: int = 384) -> Scene:
-    """Draws scene `index` of stream `seed` at `size` x `size` pixels: 2 to 4 objects with different names."""
+    """Draw scene `index` of stream `seed` at `size` x `size` pixels: 2 to 4 objects with different names."""
     rng = np.random.default_rng((seed, index))
     identities = _draw_identities(rng)
     while True:
@@ -126,9 +125,8 @@ def _between(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _draw_identities(rng: np.random.Generator) -> list[tuple[str, str | None]]:
-    """Categories and colours, all names different. Shapes often share a category or a colour: then both
-    matter.
-    """
+    """Return categories and colours with different names. Shapes often share one of the two, so that both
+    matter."""
     count = choose(rng, (2, 3, 4))
     chosen: list[tuple[str, str | None]] = []
     while len(chosen) < count:
@@ -152,7 +150,7 @@ def _draw_identities(rng: np.random.Generator) -> list[tuple[str, str | None]]:
 def _draw_layout(
     rng: np.random.Generator, identities: Sequence[tuple[str, str | None]]
 ) -> list[_Placed] | None:
-    """Places the objects one after the other, or None where the last ones found no room."""
+    """Place the objects one after the other; return None if there is no room for one."""
     largest = {2: MAX_DIAMETER, 3: 0.44, 4: 0.40}[len(identities)]
     placed: list[_Placed] = []
     for category, color in identities:
@@ -175,9 +173,8 @@ def _draw_layout(
 
 
 def _all_visible(placed: Sequence[_Placed]) -> bool:
-    """Whether every object keeps clearly more than MIN_VISIBLE (rasterisation at other sizes moves it by a
-    hair).
-    """
+    """Return whether every object shows more than MIN_VISIBLE, with a margin for rasterisation at other
+    sizes."""
     masks = []
     for item in placed:
         full = np.zeros((_LAYOUT_SIZE, _LAYOUT_SIZE), bool)
@@ -193,9 +190,8 @@ def _all_visible(placed: Sequence[_Placed]) -> bool:
 
 
 def _stamp(item: _Placed, size: int) -> tuple[slice, slice, np.ndarray, np.ndarray]:
-    """Where an object lands (rows, columns), its coverage float32 [h, w] and its premultiplied colour [3, h,
-    w].
-    """
+    """Return an object's rows and columns, its coverage, float32 [h, w], and its premultiplied colour
+    [3, h, w]."""
     reach = 0.64 * item.diameter * size + 2  # half a diameter, a tilted corner, and the antialiased rim
     cx, cy = item.x * size, item.y * size
     left, right = max(0, math.floor(cx - reach)), min(size, math.ceil(cx + reach))
@@ -213,14 +209,14 @@ def _stamp(item: _Placed, size: int) -> tuple[slice, slice, np.ndarray, np.ndarr
     distance = _shape_distance(item.category, u, v)
     alpha = np.clip(0.5 - distance * np.float32(item.diameter * size), 0, 1)
     base = np.array(COLORS[item.color], np.float32) * np.float32(item.gain / 255)
-    light = np.clip(1.04 - 0.22 * v - 0.05 * u, 0.85, 1.2)  # lit from above, not a flat blot
+    light = np.clip(1.04 - 0.22 * v - 0.05 * u, 0.85, 1.2)  # lit from above
     light *= 1 - 0.16 * np.clip(1 + distance * 28, 0, 1)  # a slightly darker rim
     premultiplied = np.minimum(light * base[:, None, None], 1) * alpha
     return rows, columns, alpha, premultiplied
 
 
 def _shape_distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Signed distance (negative inside) to a shape of unit diameter with slightly rounded corners."""
+    """Return the signed distance (negative inside) to a shape of unit diameter with rounded corners."""
     if shape == "circle":
         return np.sqrt(u * u + v * v) - np.float32(0.49)
     if shape == "square":
@@ -252,9 +248,7 @@ def _shape_distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _sample_sprite(name: str, u: np.ndarray, v: np.ndarray, diameter: float) -> tuple[np.ndarray, np.ndarray]:
-    """Bilinear lookup in the sheet, from a coarser level where the picture shrinks (else thin lines break
-    up).
-    """
+    """Look a picture up bilinearly, at a coarser level if it shrinks, as thin lines would break up."""
     level = 2 if diameter < GLYPH / 3 else 1 if diameter < GLYPH / 1.5 else 0
     pixels = sprite(name, level)
     side = CELL >> level
@@ -272,9 +266,8 @@ def _sample_sprite(name: str, u: np.ndarray, v: np.ndarray, diameter: float) -> 
 
 
 def _paint(canvas: np.ndarray, item: _Placed, size: int) -> np.ndarray:
-    """Draws one object with a soft shadow on float32 [3, size, size] and returns its whole mask, bool [size,
-    size].
-    """
+    """Draw one object with a soft shadow on float32 [3, size, size]; return its whole mask, bool
+    [size, size]."""
     rows, columns, alpha, premultiplied = _stamp(item, size)
     target = canvas[:, rows, columns]
     blur = max(1, round(0.02 * size)) * 2 + 1
@@ -296,14 +289,14 @@ def _describe(item: _Placed, mask: np.ndarray) -> SceneObject:
 
 
 def _muted(hue: float, saturation: float, value: float) -> np.ndarray:
-    """RGB float32 [3] in 0..1 of a hue in turns."""
+    """Return RGB, float32 [3] in 0..1, of a hue in turns."""
     sextants = (np.array([0.0, 4.0, 2.0]) + 6 * hue) % 6
     ramp = np.clip(np.abs(sextants - 3) - 1, 0, 1)
     return (value * (1 - saturation * (1 - ramp))).astype(np.float32)
 
 
 def _draw_background(rng: np.random.Generator, size: int) -> tuple[np.ndarray, str]:
-    """A texture between two muted colours: float32 [3, size, size] in 0..1, and the word for it."""
+    """Return a texture between two muted colours, float32 [3, size, size] in 0..1, and its kind."""
     kind = choose(rng, BACKGROUNDS)
     hue, saturation, value = float(rng.random()), _between(rng, 0.06, 0.24), _between(rng, 0.62, 0.92)
     first = _muted(hue, saturation, value)
@@ -337,6 +330,6 @@ def _draw_background(rng: np.random.Generator, size: int) -> tuple[np.ndarray, s
 
 
 def _soft_wave(phase: np.ndarray, pixels: float) -> np.ndarray:
-    """A square wave of period 1 between -1 and 1 with edges about three pixels wide."""
+    """Return a square wave of period 1 between -1 and 1, with edges about three pixels wide."""
     triangle = np.abs((phase - np.floor(phase)) * 2 - 1) - np.float32(0.5)
     return np.clip(triangle * np.float32(max(pixels / 6, 2)), -1, 1)

@@ -1,7 +1,7 @@
-"""Pack every question about an image, with its answer, into one training sequence.
+"""Pack all questions about an image, with their answers, into one training sequence.
 
-Each question sees the system text, the visual prefix and itself; its positions go on where the prefix ends.
-So a packed question is exactly the single-turn prompt of the runtime.
+Each question attends to the system text, the visual prefix and itself; its positions start at the end of the
+prefix. So a packed question equals the single-turn prompt of the runtime.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ IGNORE = -100
 
 @dataclass
 class PackedSequence:
-    """What follows the visual prefix in one image's sequence; all lists have one entry a position."""
+    """One image's sequence after the visual prefix; all lists but `segs` have an entry per row."""
 
     ids: list[int] = field(default_factory=list)  # 0 where a region feature goes
     region: list[int] = field(default_factory=list)  # row among the image's region features, or -1
@@ -44,7 +44,7 @@ class PackedSequence:
 
 
 class Packer:
-    """Samples to token sequences, with the tokens that weigh more than others."""
+    """Turns samples into token sequences with loss weights."""
 
     def __init__(self, tokenizer: Tokenizer, tokens_per_tile: int) -> None:
         self.tokenizer = tokenizer
@@ -83,7 +83,7 @@ class Packer:
                 segs.append((len(packed.ids) + len(ids), part.object_index))
                 new, rows, learn = [self.seg], [-1], [True]
             elif isinstance(part, Region):
-                # The runtime appends the features and " <p>": nothing of it is predicted.
+                # The runtime appends the features and " <p>": the model does not predict them.
                 first = part.object_index * self.tokens_per_tile
                 new = [self.image_id] + [0] * self.tokens_per_tile
                 rows = [-1, *range(first, first + self.tokens_per_tile)]
@@ -114,15 +114,15 @@ class Packer:
 
 
 def draw_samples(scene: Scene, rng: np.random.Generator, order: Sequence[int] | None = None) -> list[Sample]:
-    """A training mix: two referring expressions, three yes/no pairs, at times a grounded or plain caption.
+    """Draw two referring expressions, three yes/no pairs, and sometimes a grounded or plain caption.
 
-    `order` is that of the objects in captions.
+    `order`: of the objects in captions.
     """
     samples = []
     expressions = referring(scene)
     kinds = sorted({item.kind for item in expressions})
     for _ in range(2):
-        # Where things are is the hardest to learn.
+        # Locations are the hardest to learn.
         kind = "location" if "location" in kinds and rng.random() < 0.25 else choose(rng, kinds)
         item = choose(rng, [e for e in expressions if e.kind == kind])
         samples.append(referring_sample(item, ilvc=rng.random() < 0.5))

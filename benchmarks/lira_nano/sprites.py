@@ -1,6 +1,6 @@
-"""The ten pictured objects of the nano scenes: one sheet of glyphs, shipped beside this file.
+"""The ten pictured objects of the scenes: one sheet of glyphs, shipped beside this file.
 
-`sprites.png` is rendered once from a colour emoji font, so that scenes do not depend on an installed font.
+`sprites.png` was rendered from a colour emoji font, so that scenes do not depend on an installed font.
 `python -m lira_nano.sprites FONT` regenerates it (the licence of the glyphs is in sprites.LICENSE).
 """
 
@@ -35,14 +35,13 @@ EMOJI = {
 
 
 def render_sprites(font_path: str | Path, folder: str | Path = FOLDER) -> None:
-    """Writes sprites.png (RGBA, one row of cells) and sprites.json from a colour emoji font with 109 px
-    strikes.
-    """
+    """Write sprites.png (RGBA, one row of cells) and sprites.json from a colour emoji font with 109 px
+    strikes. Raises ValueError for a font without one of the glyphs."""
     font = ImageFont.truetype(str(font_path), STRIKE)
     sheet = Image.new("RGBA", (CELL * len(EMOJI), CELL))
     for cell, character in enumerate(EMOJI.values()):
         drawn = _draw_glyph(character, font)
-        # The box of the solid pixels: faint edges must not shift a glyph off its centre.
+        # The box of the solid pixels, so that faint edges do not shift the glyph.
         box = drawn.getchannel("A").point(lambda alpha: 255 if alpha >= 128 else 0).getbbox()
         if box is None:
             raise ValueError(f"{font_path} has no glyph for {character!r}")
@@ -58,9 +57,8 @@ def render_sprites(font_path: str | Path, folder: str | Path = FOLDER) -> None:
 
 
 def _draw_glyph(character: str, font: ImageFont.FreeTypeFont) -> Image.Image:
-    """RGBA, 2 CELL x 2 CELL. Pillow darkens the rim of a glyph drawn on a clear canvas, so draw on black and
-    on white: the difference is the transparency.
-    """
+    """Return the glyph, RGBA, 2 CELL x 2 CELL. Pillow darkens the edge of a glyph on a transparent canvas, so
+    draw it on black and on white: the difference is the transparency."""
     black, white = (Image.new("RGB", (2 * CELL, 2 * CELL), shade) for shade in ("black", "white"))
     for canvas in (black, white):
         ImageDraw.Draw(canvas).text((CELL // 2, CELL // 2), character, font=font, embedded_color=True)
@@ -72,13 +70,14 @@ def _draw_glyph(character: str, font: ImageFont.FreeTypeFont) -> Image.Image:
 
 @lru_cache(maxsize=1)
 def sprite_names() -> tuple[str, ...]:
-    """Names of the sprites, in sheet order."""
+    """Return the names of the sprites, in sheet order."""
     return tuple(json.loads((FOLDER / "sprites.json").read_text(encoding="utf-8"))["names"])
 
 
 @lru_cache(maxsize=64)
 def sprite(name: str, level: int = 0) -> np.ndarray:
-    """One glyph, premultiplied: float32 [side, side, 4] in 0..1, side = CELL / 2**level, its border clear."""
+    """Return a premultiplied glyph, float32 [side, side, 4] in 0..1, side = CELL / 2**level, with a clear
+    border."""
     if level:
         finer = sprite(name, level - 1)
         half = finer.shape[0] // 2

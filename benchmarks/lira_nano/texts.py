@@ -1,8 +1,7 @@
-"""What is asked and answered about a scene: referring segmentation, grounded conversation (GCG), captions,
-yes/no.
+"""Questions and answers about a scene: referring segmentation, grounded conversation (GCG), captions, yes/no.
 
-Everything here is text about a `Scene`; no pixels, no tokens. Answers are lists of parts, so that training
-knows which `[SEG]` belongs to which object and where the features of a region go.
+All are texts about a `Scene`, without pixels or tokens. Answers are lists of parts, so that training knows
+the object of each `[SEG]` and where the features of a region go.
 """
 
 from __future__ import annotations
@@ -25,13 +24,12 @@ from lira_nano.scenes import (
 )
 from lira_nano.sprites import sprite_names
 
-# The system block and the user block as InternVL2 lays them out (no newline between blocks); LIRA reads the
-# picture in place of <image>, so prompts are tokenized in the two pieces around it.
+# The system block and the user block of InternVL2 (no newline between them). The picture takes the place of
+# <image>, so the two pieces around it are tokenized apart.
 SYSTEM_PROMPT = "<|im_start|>system\nYou are LIRA.<|im_end|>"
 USER_PROMPT = "<|im_start|>user\n<image>\n{question}<|im_end|><|im_start|>assistant\n"
 
-# With and without interleaved local visual coupling (ILVC): the prompts that upstream tells the two answers
-# apart by.
+# With and without interleaved local visual coupling (ILVC): the prompt decides, as in upstream.
 REFSEG_QUESTION = "Please segment {expression}."
 REFSEG_QUESTION_WITHOUT_ILVC = "Please segment {expression} at a glance."
 GCG_QUESTION = (
@@ -71,9 +69,7 @@ AnswerPart = str | Seg | Region
 
 @dataclass(frozen=True)
 class Sample:
-    """One question with its answer. `task` is refseg, gcg, vqa or caption; `ilvc` whether the answer looks
-    again.
-    """
+    """One question with its answer. `task`: refseg, gcg, vqa or caption. `ilvc`: the answer has regions."""
 
     task: str
     kind: str
@@ -106,9 +102,8 @@ class QuestionPair:
 
 @dataclass(frozen=True)
 class AttributeQuestion:
-    """AttrEval's referring segmentation: which of `words` fits the object, whose `expression` names none of
-    them? `answers` are those that do.
-    """
+    """AttrEval's referring segmentation: `answers` are those of `words` that are true of the object, whose
+    `expression` names none of them."""
 
     expression: str
     object_index: int
@@ -118,7 +113,7 @@ class AttributeQuestion:
 
 
 def answer_text(parts: Iterable[AnswerPart]) -> str:
-    """The answer as text, `[SEG]<image_id> <p> a dog </p> [SEG].`, region features left out."""
+    """Return the answer as text, `[SEG]<image_id> <p> a dog </p> [SEG].`, without region features."""
     names = {Seg: "[SEG]", Region: "<image_id>"}
     return "".join(part if isinstance(part, str) else names[type(part)] for part in parts)
 
@@ -128,7 +123,7 @@ def with_article(name: str) -> str:
 
 
 def referring(scene: Scene) -> list[Referring]:
-    """All expressions of every kind that fit exactly one object, in a fixed order."""
+    """Return all expressions that fit exactly one object, in a fixed order."""
     objects = scene.objects
     categories = Counter(item.category for item in objects)
     colors = Counter(item.color for item in objects)
@@ -154,9 +149,8 @@ def referring(scene: Scene) -> list[Referring]:
 
 
 def attribute_questions(scene: Scene) -> list[AttributeQuestion]:
-    """Of every object the colour and the location where its shape alone refers to it, the shape where its
-    colour does; of pictured objects the location.
-    """
+    """Return questions about each object: its colour and location if its category alone refers to it, its
+    category if its colour alone does; of pictured objects the location."""
     categories = Counter(item.category for item in scene.objects)
     colors = Counter(item.color for item in scene.objects)
     found = []
@@ -175,14 +169,14 @@ def attribute_questions(scene: Scene) -> list[AttributeQuestion]:
 
 
 def _sides(item: SceneObject) -> tuple[str, ...]:
-    """The words of LOCATIONS that fit."""
+    """Return the words of LOCATIONS that are true of the object."""
     x, y = item.center
     limits = (("left", x), ("right", 1 - x), ("top", y), ("bottom", 1 - y))
     return tuple(word for word, distance in limits if distance < SIDE_START)
 
 
 def referring_sample(item: Referring, ilvc: bool) -> Sample:
-    """With ILVC the answer looks at the region again and names it; without, it is the mask alone."""
+    """Return the sample of an expression. The answer is the mask, with ILVC also the region and phrase."""
     if not ilvc:
         question = REFSEG_QUESTION_WITHOUT_ILVC.format(expression=item.expression)
         return Sample("refseg", item.kind, False, question, (Seg(item.object_index), "."))
@@ -192,10 +186,10 @@ def referring_sample(item: Referring, ilvc: bool) -> Sample:
 
 
 def gcg_sample(scene: Scene, ilvc: bool, order: Sequence[int] | None = None) -> Sample:
-    """Every object as a phrase with its mask, in `order` (indices of objects), or from left to right.
+    """Return a caption of all objects as phrases with masks, in `order` (indices), or from left to right.
 
-    With ILVC a phrase is `[SEG]<image_id> <p> a dog </p> [SEG]`, without it ` <p> a dog </p> [SEG]`, with no
-    space where the answer starts. Both `[SEG]` of a phrase mean the same object.
+    With ILVC a phrase is `[SEG]<image_id> <p> a dog </p> [SEG]`, without it ` <p> a dog </p> [SEG]`, at the
+    start of the answer without the space. Both `[SEG]` of a phrase mean the same object.
     """
     phrases: list[tuple[AnswerPart, ...]] = []
     for index in range(len(scene.objects)) if order is None else order:
@@ -271,16 +265,16 @@ def _pair(kind: str, template: str, right: str, wrong: str) -> QuestionPair:
 
 
 def _distractor(in_scene: Sequence[str], others: Sequence[str], rng: np.random.Generator) -> str:
-    """Half of the time one that another object of the scene has (hard), else any."""
+    """Return, half of the time, an attribute of another object of the scene (hard), else any one."""
     return choose(rng, in_scene if in_scene and rng.random() < 0.5 else others)
 
 
 def _absent_name(scene: Scene, item: SceneObject, rng: np.random.Generator) -> str:
-    """A name that no object has; half of the time a near miss (a colour and a shape of the scene, wrongly
-    joined).
+    """Return a name that no object has, half of the time a near miss: a wrong pair of a colour and a shape
+    of the scene.
 
-    Shapes and pictured objects are asked about equally often in both halves of a pair, so that the kind of a
-    name says nothing about the answer.
+    Both halves of a pair ask equally often about shapes and pictured objects, so that the kind of a name does
+    not tell the answer.
     """
     present = {other.name for other in scene.objects}
     if item.color is None:
@@ -301,7 +295,7 @@ def _coupled_phrase(text: str, index: int) -> tuple[AnswerPart, ...]:
 
 
 def _join_phrases(phrases: Sequence[tuple[AnswerPart, ...]]) -> list[AnswerPart]:
-    """`A, B and C`."""
+    """Join phrases as `A, B and C`."""
     parts: list[AnswerPart] = []
     for position, phrase in enumerate(phrases):
         if position:
@@ -311,7 +305,7 @@ def _join_phrases(phrases: Sequence[tuple[AnswerPart, ...]]) -> list[AnswerPart]
 
 
 def _merge_text(parts: Iterable[AnswerPart]) -> tuple[AnswerPart, ...]:
-    """Joins neighbouring texts: tokenized apart they would be cut otherwise than the runtime sees them."""
+    """Join neighbouring texts: tokenized apart they would give other tokens than the runtime's."""
     merged: list[AnswerPart] = []
     for part in parts:
         if isinstance(part, str) and merged and isinstance(merged[-1], str):

@@ -1,8 +1,7 @@
 """The tokenizer of lira-nano: a fixed list of words, with single characters and bytes for everything else.
 
-Like InternLM2's it writes a space as `▁` at the front of the word that follows. Unlike it, no space is
-invented at the start of a text, so decoding returns every text exactly (save that a literal `▁` comes back as
-a space).
+As InternLM2's tokenizer it writes a space as `▁` in front of the next word. Unlike it, it adds no space at
+the start of a text, so decoding returns every text exactly (but a literal `▁` becomes a space).
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ _TASK_WORDS = """
     interleaved segmentation masks for corresponding phrases Do it Provide short Is there in answer yes or no
     Yes No an and shape object on left right side top bottom
 """
-# Words that people may well use in questions of their own. Whether the model understands them is another
-# matter.
+# Words for questions that people may ask, whether or not the model understands them.
 _FREE_WORDS = """
     what where which who how many much does do has have not can could show find mark point tell me see look
     describe name list count color colour kind type size big small large little biggest smallest larger
@@ -35,7 +33,7 @@ _FREE_WORDS = """
     every any some that these those its from by as be was will would should only also more than most same
     different here your my i we they he she long mask
 """
-# Without a space in front: where a text, an answer or a line starts.
+# Without a space in front: at the start of a text, an answer or a line.
 _BARE_WORDS = """
     system user assistant You Please Can Provide Is Yes No Do What Where Which Who How Are Does Describe Show
     Find Segment Mark Count List Tell The A There yes no a an the
@@ -43,7 +41,7 @@ _BARE_WORDS = """
 
 
 def vocabulary() -> list[str]:
-    """All pieces in id order: special tokens, bytes, ASCII characters, words after a space, bare words."""
+    """Return all pieces in id order: special tokens, bytes, ASCII characters, spaced words, bare words."""
     things = [*sprite_names(), *SHAPES]
     nouns = [*things, *COLORS]
     plurals = [thing + "s" for thing in things]
@@ -64,9 +62,9 @@ def vocabulary() -> list[str]:
 
 
 def build_tokenizer() -> Tokenizer:
-    """The nano tokenizer without LIRA's six tokens: the exporter appends those, as to any checkpoint's."""
+    """Return the tokenizer without LIRA's six tokens, which the exporter appends as to any checkpoint's."""
     pieces = vocabulary()
-    # Unigram takes the best sum of scores: a word beats its letters, a longer word two shorter ones.
+    # Unigram maximises the sum of scores: a word beats its letters, a longer word two shorter ones.
     scored = [(piece, -1.0 if len(piece) > 1 else -10.0) for piece in pieces]
     tokenizer = Tokenizer(models.Unigram(scored, unk_id=pieces.index(UNKNOWN), byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="never", split=True)

@@ -1,8 +1,8 @@
-"""Train lira-nano on two CPU cores: first what is seen, then everything together.
+"""Train lira-nano on two CPU cores: first the vision stage, then the joint stage.
 
-The vision stage trains both encoders on segments and on words; the joint stage packs every question about an
-image into one sequence (:mod:`.sequences`). Scenes are rendered on the fly from a training seed. A run that
-was stopped goes on where its last snapshot was written.
+The vision stage trains both encoders on segments and words; the joint stage trains the whole model, with all
+questions about an image packed into one sequence (:mod:`.sequences`). Scenes are rendered on the fly. A run
+that was stopped goes on from its last snapshot.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ OBJECTIVES: dict[str, type[VisionLoss] | type[JointLoss]] = {"vision": VisionLos
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps, images per step (over all processes), peak learning rates and their shape."""
+    """A training stage: steps, images per step over all processes, peak learning rates and their schedule."""
 
     name: str
     steps: int
@@ -48,7 +48,7 @@ class Stage:
     vision_lr: float
     first_scene: int
     warm_up: int = 50
-    cool_down: float = 0.4  # the last part of the steps, along a cosine to 2 %
+    cool_down: float = 0.4  # share of the steps, along a cosine to 2 %
 
     def factor(self, step: int) -> float:
         start = self.steps * (1 - self.cool_down)
@@ -66,7 +66,7 @@ STAGES = {
 
 
 def train(stage: Stage, folder: Path, processes: int = 2) -> None:
-    """Run a stage to its end; snapshots and the log go to ``folder``."""
+    """Run a stage to its end. Snapshots and the log go to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -75,7 +75,7 @@ def train(stage: Stage, folder: Path, processes: int = 2) -> None:
 
 
 def _worker(rank: int, stage: Stage, folder: Path, world: int, port: int) -> None:
-    # One thread per process: two OpenMP threads collapse where the cores are shared.
+    # One thread per process: OpenMP threads of two processes on the same cores slow each other down.
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     torch.manual_seed(0)
@@ -108,7 +108,7 @@ def _worker(rank: int, stage: Stage, folder: Path, world: int, port: int) -> Non
 
 
 class _Log:
-    """A line of means every 25 steps."""
+    """Writes a line of means every 25 steps."""
 
     every = 25
 
@@ -186,7 +186,7 @@ def _resume(
 
 
 def export_weights(folder: Path, checkpoint: Path, overwrite: bool = False) -> None:
-    """The averaged weights of the joint stage's last snapshot as the five checkpoint files."""
+    """Write the averaged weights of the joint stage's last snapshot as the five checkpoint files."""
     state = torch.load(folder / "joint.pt", weights_only=True)
     trainee = Trainee()
     with torch.no_grad():

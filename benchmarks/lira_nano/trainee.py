@@ -1,4 +1,4 @@
-"""What is trained: the model, and the heads that only training needs."""
+"""The trained modules: the model, and the heads that only training needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vision objective: both encoders learn segments and the words for them."""
+"""The vision loss: both encoders learn segments and the words for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .trainee import Trainee
 
 
 class VisionLoss:
-    """Called with scene numbers; returns the total under ``loss`` and its parts."""
+    """A callable of scene numbers that returns the total under ``loss``, and its parts."""
 
     def __init__(self, trainee: Trainee, seed: int) -> None:
         self.trainee = trainee

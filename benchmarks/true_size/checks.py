@@ -1,4 +1,4 @@
-"""Steps of run.py that run in a process of their own: WORK NAME OUT ARGUMENT."""
+"""Steps of run.py, each run in a process of its own: checks.py WORK NAME OUT ARGUMENT."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rss_mib() -> int:
 
 
 def reference(work: Path) -> Any:
-    """LIRA-2B's pixel encoder with the weights of the synthetic checkpoint, as the torch reference has it."""
+    """Return the synthetic LIRA-2B checkpoint and its pixel encoder as the torch reference."""
     from lira_export.checkpoint import Checkpoint
     from lira_export.model.lira import PixelEncoder
     from lira_export.storage import Storage
@@ -37,8 +37,8 @@ def reference(work: Path) -> Any:
 
 
 def pixel_graph(work: Path, kind: str) -> dict[str, Any]:
-    """Write the graph: ours, or the reference's own steps (300 masks at the size of the image, and those of
-    every layer at a quarter of it)."""
+    """Write our graph ("lowered"), or the reference's steps ("straightforward"): 300 masks of the image's
+    size, and those of every layer at a quarter of it."""
     import onnx_ir as ir
     import torch
 
@@ -78,8 +78,8 @@ def pixel_graph(work: Path, kind: str) -> dict[str, Any]:
 
 
 def pixel_run(work: Path, kind: str) -> dict[str, Any]:
-    """One warm-up, then one timed run. "KIND-defaults" opens the graph as ONNX Runtime does by itself,
-    "KIND-plain" without its arena, which keeps and doubles what it takes."""
+    """Run a graph once to warm up, then timed. "KIND-defaults" takes ONNX Runtime's default options,
+    "KIND-plain" those without the memory arena."""
     pixels = Bundle.open(work / "bundles" / "lira-2b", "sizes").check_vectors("pixel_encoder").inputs
     graph, _, others = kind.partition("-")
     path = work / "pixel" / graph / "g.onnx"
@@ -95,10 +95,10 @@ def pixel_run(work: Path, kind: str) -> dict[str, Any]:
 
 
 def parity(work: Path) -> dict[str, Any]:
-    """Stages of LIRA-2B but the language model: ONNX Runtime at full resolution against the torch reference.
+    """Compare LIRA-2B's stages but the language model in ONNX Runtime with the torch reference.
 
-    The semantic encoder sees seven tiles; the others the bundle's check vectors, which the reference answered
-    when the bundle was written (relative error: largest difference over largest value).
+    The semantic encoder takes seven tiles, the others the bundle's check vectors, whose outputs the reference
+    computed at the export. Relative error: largest difference over largest value.
     """
     import torch
 
@@ -133,7 +133,7 @@ def parity(work: Path) -> dict[str, Any]:
 
 
 def parity_llm(work: Path) -> dict[str, Any]:
-    """The first four layers of LIRA-2B's language model, teacher-forced, against the torch reference."""
+    """Compare the first four layers of LIRA-2B's language model, teacher-forced, with the torch reference."""
     import torch
 
     from lira_export.checkpoint import Checkpoint
@@ -177,7 +177,7 @@ def parity_llm(work: Path) -> dict[str, Any]:
 
 
 def lowered(work: Path, argument: str) -> dict[str, Any]:
-    """A stage of LIRA-2B as it is lowered for TensorRT, in ONNX Runtime, on the check vectors. `argument`:
+    """Run a stage of LIRA-2B, lowered for TensorRT, in ONNX Runtime on the check vectors. `argument`:
     STAGE:PRECISION:DIALECT."""
     import onnx_ir as ir
 

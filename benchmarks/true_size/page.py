@@ -1,4 +1,4 @@
-"""The page that run.py writes: docs/true-size.md."""
+"""Write the page of true sizes, docs/true-size.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Result = Mapping[str, Any]
 
 
 def page(results: Mapping[str, Result], machine: Mapping[str, Any]) -> str:
-    """Markdown. Steps that were not run are left out."""
+    """Return the page in Markdown. Steps without results are left out."""
     named = ", ".join(f"{key} {value}" for key, value in machine.items())
     lines = [
         "# True sizes",

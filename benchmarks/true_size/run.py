@@ -1,10 +1,10 @@
-"""Everything at true size: synthesize, export, build, parity, pixel encoder, answer; and the table of it.
+"""Measure everything at true size: synthesize, export, build, parity, pixel encoder, answers.
 
     python benchmarks/true_size/run.py WORK                       # all steps, hours of work and 60 GB of disk
     python benchmarks/true_size/run.py WORK --only export-lira-2b # one step
     python benchmarks/true_size/run.py WORK --only table          # docs/true-size.md from the results so far
 
-Each step runs in a process of its own: its peak memory is that process's, and its result stays in
+Each step runs in a process of its own, whose peak memory is measured; its result is kept in
 WORK/results/STEP.json. Weights are random: speed and memory do not depend on them.
 """
 
@@ -41,7 +41,7 @@ Result = dict[str, Any]
 
 
 def measured(command: list[str]) -> Result:
-    """Run a command; wall-clock seconds and peak resident memory of it and its children, in MiB."""
+    """Run a command; return its wall-clock seconds and the peak resident memory with its children, MiB."""
     started = time.perf_counter()
     child = subprocess.Popen(command)
     _, status, usage = os.wait4(child.pid, 0)
@@ -55,7 +55,7 @@ def cli(*arguments: str | Path) -> list[str]:
 
 
 def folder_size(folder: Path) -> float:
-    """GiB."""
+    """Return the GiB of the files in a folder, without engines."""
     files = (path for path in folder.rglob("*") if path.is_file() and "engines" not in path.parts)
     return round(sum(path.stat().st_size for path in files) / 2**30, 2)
 
@@ -72,8 +72,7 @@ def export(work: Path, size: str) -> Result:
 
 
 def build(work: Path, size: str, precision: str, target: str = "cpu") -> Result:
-    """For TensorRT a stage's memory is that of the process that compiled it; for the CPU one process does
-    all."""
+    """Build engines. For TensorRT a process compiles each stage; for the CPU one process builds all."""
     bundle = work / "bundles" / size
     if size == "lira-nano" and not bundle.exists():
         measured(cli("export", ROOT / "checkpoints" / size, "-o", bundle))
@@ -88,7 +87,7 @@ def build(work: Path, size: str, precision: str, target: str = "cpu") -> Result:
 
 
 def bench(work: Path, task: str, runs: int) -> Result:
-    """LIRA-2B's int4 engines answer about a photograph; with the paper's ablation."""
+    """Benchmark LIRA-2B's int4 engines on a photograph, with the paper's ablation."""
     out = work / "bench" / task
     asked = ("--precision", "int4", "--task", task, "--images", PHOTO, "--runs", str(runs), "--ablation")
     measured(cli("bench", work / "bundles" / "lira-2b", *asked, "-o", out, "--overwrite"))
@@ -98,7 +97,7 @@ def bench(work: Path, task: str, runs: int) -> Result:
 
 
 def plan(work: Path) -> Result:
-    """The prediction for this machine beside what `bench` measured."""
+    """Compare the prediction for this machine with the measurement of `bench`."""
     out = work / "plan.json"
     asked = ("--device", "this-machine", "--precision", "int4", "--against", work / "bench/gcg/bench.json")
     measured(cli("plan", "lira-2b", *asked, "--json", out))
@@ -106,7 +105,7 @@ def plan(work: Path) -> Result:
 
 
 def peers(work: Path, names: list[str]) -> Result:
-    """Our int4 engines beside five other runtimes; those that are not installed are skipped by name."""
+    """Compare our int4 engines with other runtimes; those that are not installed are skipped by name."""
     found = compare(
         work / "bundles" / "lira-2b",
         "cpu",
@@ -122,16 +121,16 @@ def peers(work: Path, names: list[str]) -> Result:
 
 
 def child(work: Path, name: str, argument: str = "") -> Result:
-    """A function of checks.py in a process of its own."""
+    """Run a function of checks.py in a process of its own."""
     out = work / f"{name}.json"
     found = measured([sys.executable, str(HERE / "checks.py"), str(work), name, str(out), argument])
     return json.loads(out.read_text()) | found
 
 
 def pixel_encoder(work: Path, rounds: int = 3) -> Result:
-    """Both graphs in turn, each time in a new process; the best time and the least memory of each. The
-    straightforward one also as ONNX Runtime runs it by itself, and without an arena: ratios are to
-    the best of these."""
+    """Run both graphs in turn, each time in a new process; return the best time and least memory of each.
+    The straightforward graph also runs with ONNX Runtime's default options and without the arena: ratios
+    are to the best of these."""
     runs: dict[str, list[Result]] = {"lowered": []}
     runs |= {f"straightforward{settings}": [] for settings in ("", "-defaults", "-plain")}
     for kind in ("lowered", "straightforward"):
@@ -153,7 +152,7 @@ def pixel_encoder(work: Path, rounds: int = 3) -> Result:
 
 
 def lowered(work: Path) -> Result:
-    """What is compiled for TensorRT, computed by ONNX Runtime: both dialects."""
+    """Run the graphs that are lowered for TensorRT in ONNX Runtime, in both dialects."""
     found: Result = {}
     for dialect in ("cache_update", "decomposed"):
         for stage in STAGES:

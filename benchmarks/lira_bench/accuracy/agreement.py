@@ -1,7 +1,7 @@
-"""Two engines on the same answer: which tokens the other would have chosen, and what masks it makes.
+"""Compare two engines on the same answer: the tokens and masks that the second one gives.
 
-Teacher-forced: the other engine reads the tokens that the first one chose, so that one early difference does
-not make all later steps incomparable.
+Teacher-forced: the second engine reads the tokens of the first, so that one early difference does not make
+all later steps incomparable.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lira_runtime.sampling import Sampler, make_sampler
 
 @dataclass
 class Agreement:
-    """Of one engine with another, over any number of answers."""
+    """The agreement of one engine with another, summed over answers."""
 
     tokens: int = 0
     agreed: int = 0
@@ -33,9 +33,9 @@ class Agreement:
         masks: Sequence[np.ndarray],
         expected: Sequence[np.ndarray],
     ) -> None:
-        """One answer: the first engine's tokens and masks (`expected`), and what the other made of them.
+        """Add an answer: `tokens` and `expected` masks of the first engine, `chosen`, `masks` of the other.
 
-        A token that the other did not get to, and a mask that it did not make, count as disagreement.
+        Missing tokens and masks of the other count as disagreement.
         """
         self.tokens += len(tokens)
         self.agreed += sum(a == b for a, b in zip(chosen, tokens, strict=False))
@@ -44,12 +44,12 @@ class Agreement:
 
     @property
     def share(self) -> float:
-        """Of the tokens; 1.0 for none."""
+        """Return the share of equal tokens; 1.0 without tokens."""
         return self.agreed / self.tokens if self.tokens else 1.0
 
     @property
     def mean_iou(self) -> float:
-        """Of the masks; 1.0 for none."""
+        """Return the mean IoU of the masks; 1.0 without masks."""
         return float(np.mean(self.ious)) if self.ious else 1.0
 
 
@@ -61,7 +61,7 @@ def replay(
     *,
     use_ilvc: bool = True,
 ) -> tuple[Answer, list[int]]:
-    """An answer with given tokens, and what `sampler` would have chosen at each step."""
+    """Return an answer with the given tokens, and the token that `sampler` would have chosen at each step."""
     sampler = sampler or make_sampler()
     chosen: list[int] = []
 
@@ -69,7 +69,7 @@ def replay(
         chosen.append(sampler(logits))
         return tokens[len(chosen) - 1]
 
-    # The last token ends it. A beam search may have the same one in the middle, where it ends nothing.
+    # The last token ends the answer. A beam search may emit it in the middle, too, where it must not end it.
     ends = frozenset() if tokens[-1] in tokens[:-1] else prompt.stop_ids & {tokens[-1]}
     given = replace(prompt, stop_ids=ends, max_new_tokens=len(tokens))
     answer = last_answer(scene.stream_prompt(given, choose, use_ilvc=use_ilvc))

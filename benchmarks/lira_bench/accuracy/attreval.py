@@ -1,10 +1,9 @@
-"""AttrEval: does the model know the attributes of what it is asked about, and of what it segments.
+"""AttrEval: does the model know the attributes of the objects that it is asked about and that it segments?
 
-Source: the paper's supplementary text, section 4. Two kinds of lines, in one file or in two. Question pairs:
-image, question, answer (yes or no), kind, pair_id; without pair_ids, two lines that follow each other are a
-pair, as in upstream's refcoco_attri.jsonl. Referring segmentation: image, expression, kind, words (the
-candidates) and answer (the true word, or a list where several are true); the expression does not name the
-attribute.
+Source: the paper's supplementary text, section 4. There are two kinds of lines, in one file or in two.
+Question pairs: image, question, answer (yes or no), kind, pair_id; without pair_ids, two consecutive lines
+are a pair, as in upstream's refcoco_attri.jsonl. Referring segmentation: image, expression, kind, words (the
+candidates) and answer (the true word, or a list of true words); the expression does not name the attribute.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ Asked = tuple[str, dict[str, Any]]
 
 
 def read(source: Source) -> Dataset:
-    """One item per pair and one per referring expression; a limit holds for each of the two."""
+    """Return an item per pair and per referring expression; the limit holds for each of the two."""
     files = Annotations(source.data)
     if source.data.is_file():
         paths = [source.data]
@@ -79,13 +78,13 @@ def _pairs(lines: Sequence[Line], instruction: str | None) -> Iterator[Entry]:
     together: dict[Any, list[Asked]] = {}
     numbered = any(isinstance(line, dict) and "pair_id" in line for _, line in lines)
     for index, (key, line) in enumerate(lines):
-        if isinstance(line, LeftOut):  # it keeps its place: of neighbours, only its own one is alone now
+        if isinstance(line, LeftOut):  # it keeps its place, so that only its own pair is incomplete
             yield line
         elif numbered and type(line.get("pair_id")) not in (str, int):
             yield LeftOut(key, "key 'pair_id' is missing, which other lines have")
         else:
             together.setdefault(line["pair_id"] if numbered else index // 2, []).append((key, line))
-    # Without pair_ids, a file's question_ids may number something else than its questions.
+    # Without pair_ids, question_ids may not be unique to a question.
     yield from unrepeated(
         "question_id",
         (
@@ -144,8 +143,11 @@ def _kind(line: dict[str, Any]) -> str:
 def judge(
     item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray], protocol: Protocol = STRICT
 ) -> dict[str, Any]:
-    """A pair: its kind alone, as the answers say the rest. An expression: the five best words at the first
-    `[SEG]`, and the rank of the best true one (None without a mask)."""
+    """Return the scores of an item.
+
+    Of a pair only its kind: `total` reads the answers. Of an expression the five best words at the first
+    `[SEG]`, and the rank of the best true word (None without a mask).
+    """
     if not item.words:
         return {"kind": item.truth["kind"]}
     ranked = answers[0].attributes(item.words, top=len(item.words)) if answers[0].masks else []
@@ -160,9 +162,12 @@ def judge(
 
 
 def total(scored: Sequence[tuple[Item, Record]], protocol: Protocol = STRICT) -> Metrics:
-    """KIND.paired: both questions of a pair right; KIND.single: of all its questions. (A yes or no is an
-    answer's first word; where texts are compared exactly, the whole answer.) KIND.topN: a true word among the
-    N best at the `[SEG]`; KIND.chance: what guessing would reach at top 1. `all` is every kind."""
+    """Return the metrics of each kind and of `all` kinds.
+
+    KIND.paired: share of pairs with both answers right. KIND.single: share of right answers. An answer is
+    read by its first word; where texts are compared exactly, by the whole text. KIND.topN: share with a true
+    word among the N best at the `[SEG]`. KIND.chance: expected top 1 of a guess.
+    """
     pairs: dict[str, PairedAccuracy] = {}
     ranks: dict[str, list[dict[str, Any]]] = {}
     for item, record in scored:
@@ -188,7 +193,7 @@ def total(scored: Sequence[tuple[Item, Record]], protocol: Protocol = STRICT) ->
 
 
 def _yes_or_no(text: str, protocol: Protocol) -> str:
-    """What is read as a yes or a no; nothing where it has to be that alone and is not."""
+    """Return the text to read a yes or no from; empty if the rules ask for that word alone and it is not."""
     alone = text.strip().lower() in ("yes", "no")
     return text if alone or protocol.answers == "lenient" else ""
 

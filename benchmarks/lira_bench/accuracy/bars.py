@@ -1,4 +1,4 @@
-"""AttrEval as the paper's figure 5 shows it: the object with its mask beside the words that describe it."""
+"""Draw AttrEval as the paper's figure 5: the object with its mask beside the bars of its attribute words."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from lira_runtime import draw, rle
 from lira_runtime.images import open_image
 
 ROWS = 3
-SIDE = 240  # pixels of a picture's longer side: the file is to stay small
-_ORDER = ("color", "colour", "location")  # of the charts, other kinds behind them
+SIDE = 240  # pixels of a picture's longer side, so that the file stays small
+_ORDER = ("color", "colour", "location")  # of the charts; other kinds follow
 _RIGHT, _OTHER = tuple(v / 255 for v in draw.PALETTE[2]), (0.72, 0.74, 0.78)
 _OUTLINE = tuple(v / 255 for v in draw.PALETTE[0])
 _TITLE_COLUMNS, _TITLE_ROWS = 34, 4  # what fits over a chart
@@ -31,11 +31,11 @@ _CAPTION = "Probability of a word among the candidates at the [SEG]. Green: true
 
 @as_written()
 def write(path: Path, scored: Sequence[tuple[Item, Record]], images: Path) -> list[str]:
-    """A PNG with up to three expressions: picture and mask, top five colours, top five locations; true words
-    are green. Every image comes once before any comes twice, expressions with more kinds of attributes first.
+    """Write a PNG with up to three expressions: picture and mask, top five colours, top five locations.
 
-    Returns what there is to tell: nothing where there was none to draw. Raises LiraError where an image is
-    not the one that was asked about.
+    True words are green. Expressions with more kinds of attributes come first, and each image once before any
+    comes twice. Returns lines for the user, none if there was nothing to draw. Raises LiraError if an image
+    was replaced since it was asked about.
     """
     rows = _rows(scored)
     if not rows:
@@ -68,7 +68,7 @@ def _texts(rows: Sequence[Sequence[tuple[Item, Record]]]) -> Iterator[str]:
 
 
 def _rows(scored: Sequence[tuple[Item, Record]]) -> list[list[tuple[Item, Record]]]:
-    """Per expression its kinds of attributes, in the order of the charts."""
+    """Return a row per expression: its kinds of attributes, in the order of the charts."""
     together: dict[tuple[str, str | None], list[tuple[Item, Record]]] = {}
     for item, record in scored:
         if item.words and record["scores"]["ranked"]:
@@ -86,7 +86,7 @@ def _place(kind: str) -> int:
 
 
 def _draw_picture(axes: Any, images: Path, record: Record) -> None:
-    """The picture, dark outside of the mask. Inside it stays as it is: its colour is what is asked about."""
+    """Draw the picture, darkened outside the mask; inside, its colours are what is asked about."""
     path = image_path(images, record["image"])
     if identity(path) != record["image_sha256"]:
         raise LiraError(f"{path} was replaced since it was asked about: {START_ANEW}")

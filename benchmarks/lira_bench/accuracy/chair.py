@@ -1,4 +1,4 @@
-"""CHAIR: which objects a caption mentions that are not there.
+"""CHAIR: objects that a caption mentions although they are not in the image.
 
 Source: Rohrbach et al., "Object Hallucination in Image Captioning", EMNLP 2018; the paper's section 3
 measures LIRA with it, with ILVC and without.
@@ -50,12 +50,12 @@ SYNONYMS = "synonyms.txt"
 
 
 def read(source: Source) -> Dataset:
-    """An image of COCO's instances per item, or of those that chair.jsonl names (`image_id`, or upstream's
-    `question_id`).
+    """Return an item per image of COCO's instances, or per image that chair.jsonl names (`image_id`, or
+    upstream's `question_id`).
 
-    There is in an image what its annotations have and, with COCO's captions beside them, what those mention.
-    Objects go by the categories' names and, with synonyms.txt, by further words. Images whose ids occur
-    twice, or those of their annotations, are left out.
+    An image's objects are those of its annotations and, if captions.json is there, those that its captions
+    mention. Words for an object: the category's name and, if synonyms.txt is there, the further words. Images
+    with repeated ids, or with annotations that have them, are left out.
     """
     files = Annotations(source.data)
     given = source.data if source.data.is_file() else None
@@ -86,7 +86,7 @@ def read(source: Source) -> Dataset:
 def _wanted(
     files: Annotations, path: Path, images: list[Any], chosen: Path | None
 ) -> Iterator[tuple[str, dict[str, Any] | LeftOut]]:
-    """(key, {image_id, and the image's name where it is known}) per image to ask about."""
+    """Yield (key, {image_id, and `image` if the file names it}) per image to ask about."""
     if chosen is None:
         for index, image in enumerate(images):
             yield (
@@ -123,7 +123,7 @@ def _entry(key: str, wanted: Mapping[str, Any], images: ById, there: _Objects, w
 
 @dataclass
 class _Objects:
-    """Names of the objects in every image; or why they are not known."""
+    """Names of the objects in each image, or the reason why they are unknown."""
 
     of_image: dict[object, set[str]] = field(default_factory=lambda: defaultdict(set))
     unknown: dict[object, str] = field(default_factory=dict)
@@ -176,14 +176,17 @@ def _lists(files: Annotations, path: Path, *keys: str) -> dict[str, Any]:
 def judge(
     item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray], protocol: Protocol = STRICT
 ) -> dict[str, Any]:
-    """The categories that the caption mentions, each as often as it does, and those that are there."""
+    """Return the categories that the caption mentions, with repetitions, and those in the image."""
     words: ObjectWords = item.truth["words"]
     return {"mentioned": words.mentioned(answers[0].text), "objects": item.truth["objects"]}
 
 
 def total(scored: Sequence[tuple[Item, Record]], protocol: Protocol = STRICT) -> Metrics:
-    """chair_i: of all mentions of objects, the share of such that are not there. chair_s: of all captions,
-    the share with such a mention. recall: of all objects that are there, the share that is mentioned."""
+    """Return the metrics.
+
+    chair_i: share of the mentions whose object is not in the image. chair_s: share of the captions with such
+    a mention. recall: share of the objects in the images that are mentioned.
+    """
     mentions = wrong = captions = objects = found = 0
     for _, record in scored:
         said, true = record["scores"]["mentioned"], set(record["scores"]["objects"])

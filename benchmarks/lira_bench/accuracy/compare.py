@@ -1,4 +1,4 @@
-"""Two engines on the same data, side by side."""
+"""Compare the evaluations of two engines on the same data."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from lira_engine.errors import LiraError
 
 
 def other_engines(text: str, this: EngineChoice) -> tuple[str, EngineChoice]:
-    """What `--compare` means, with a name for it: engines of the same bundle by their folder's name, such as
-    "cpu-int4", or "portable"; or another bundle's folder, and its engines for the same target and precision.
+    """Return the engines that `--compare` names, and a name for them.
+
+    `text` is the folder of other engines of the same bundle, such as "cpu-int4", or "portable", or the folder
+    of another bundle, whose engines for the same target and precision are meant. Raises LiraError for others.
     """
     engines = this.bundle / "engines"
     built = sorted(path.name for path in engines.iterdir() if path.is_dir()) if engines.is_dir() else []
@@ -39,8 +41,8 @@ def other_engines(text: str, this: EngineChoice) -> tuple[str, EngineChoice]:
 
 
 def comparison(this: Evaluation, other: Evaluation) -> dict[str, Any]:
-    """Metrics of both with their difference (other minus this), and how far `other`, reading the answers of
-    `this`, agrees with it: the share of tokens it would have chosen, too, and the mean IoU of the masks."""
+    """Return the metrics of both, their difference (other minus this), and the agreement of `other` when it
+    reads the answers of `this`: the share of equal tokens and the mean IoU of the masks."""
     metrics = {}
     for name in {**this.metrics, **other.metrics}:
         was, now = this.metrics.get(name), other.metrics.get(name)
@@ -58,7 +60,7 @@ def comparison(this: Evaluation, other: Evaluation) -> dict[str, Any]:
 
 
 def agreement_of(others: Sequence[Evaluation]) -> Agreement:
-    """How far engines agreed with those that they were compared with, over all their evaluations together."""
+    """Return the agreement of engines with the compared ones, summed over their evaluations."""
     agreement = Agreement()
     for evaluation in others:
         for _, record in evaluation.scored:

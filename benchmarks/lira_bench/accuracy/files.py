@@ -1,4 +1,4 @@
-"""Annotation files: found by their usual names, read with errors that name the place, hashed."""
+"""Find annotation files by their published names, read them with errors that name the place, hash them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_NAME = 1024  # characters of an image's name
 
 
 class Annotations:
-    """The annotation files of one evaluation. `hashes` remembers what was read."""
+    """The annotation files of one evaluation. `hashes`: SHA-256 by name of each file that was read."""
 
     def __init__(self, data: Path) -> None:
         if not data.exists():
@@ -32,14 +32,14 @@ class Annotations:
         self.hashes: dict[str, str] = {}
 
     def find(self, *patterns: str) -> Path:
-        """The file that the user named, or the one that fits the first pattern which any file fits."""
+        """Return the file that the user named, or the match of the first pattern that has one."""
         found = self._given or self.find_optional(*patterns)
         if found is None:
             raise LiraError(f"{self.folder} holds no annotation file {' or '.join(patterns)}")
         return found
 
     def find_optional(self, *patterns: str) -> Path | None:
-        """As `find` in the folder alone; None where there is none. Raises LiraError where several fit."""
+        """Return the match of the first pattern that has one, or None. Raises LiraError for two matches."""
         for pattern in patterns:
             fitting = sorted(path for path in self.folder.glob(pattern) if path.is_file())
             if len(fitting) > 1:
@@ -50,7 +50,7 @@ class Annotations:
         return None
 
     def json(self, path: Path, kind: type | tuple[type, ...]) -> Any:
-        """A whole JSON file, whose outermost value is a `kind` (list or dict, or either)."""
+        """Return the content of a JSON file whose outermost value is a `kind` (list, dict, or either)."""
         try:
             content = json.loads(self.text(path))
         except (ValueError, RecursionError) as error:
@@ -62,14 +62,14 @@ class Annotations:
         return content
 
     def lines(self, path: Path) -> Iterator[Line]:
-        """A JSON-lines file, blank lines skipped. Lines end at LF or CRLF: JSON allows U+2028 and its like
-        inside a string, where str.splitlines would end a line."""
+        """Yield the lines of a JSON-lines file without blank ones. Only LF and CRLF end a line: JSON allows
+        U+2028 inside a string, at which str.splitlines would split."""
         for number, line in enumerate(self.text(path).split("\n"), 1):
             key = f"{path.name}:{number}"
             if not line.strip(" \t\r"):
                 continue
             try:
-                # Files that were joined by `cat` have their marks in the middle.
+                # In files joined by `cat` a byte order mark may begin any line.
                 entry = json.loads(line.removeprefix(_BYTE_ORDER_MARK))
             except (ValueError, RecursionError) as error:
                 yield key, LeftOut(key, f"not JSON: {error}")
@@ -77,7 +77,7 @@ class Annotations:
             yield key, entry if isinstance(entry, dict) else LeftOut(key, "not a JSON object")
 
     def text(self, path: Path) -> str:
-        """A file as it stands, without its byte order mark: UTF-8, or UTF-16 or UTF-32 as JSON knows them."""
+        """Return the text of a UTF-8, UTF-16 or UTF-32 file without its byte order mark."""
         try:
             content = path.read_bytes()
             text = content.decode(json.detect_encoding(content))
@@ -90,8 +90,8 @@ class Annotations:
 
 
 class ById:
-    """Entries of a list by an id of theirs. An id that occurs twice stands for none: which one is meant
-    would be a guess (joined COCO files)."""
+    """Entries of a list by their id. An id that occurs twice (in joined COCO files) finds none: the entry
+    that it means is unknown."""
 
     def __init__(self, file: str, noun: str, entries: Iterable[Any], key: str = "id") -> None:
         self._file, self._noun = file, noun
@@ -100,7 +100,7 @@ class ById:
         self._repeated = repeated(entry[key] for entry in listed)
 
     def __getitem__(self, wanted: int | str) -> Mapping[str, Any]:
-        """Raises LiraError for an id that is not there, or is there twice."""
+        """Return the entry. Raises LiraError for an id that is missing or occurs twice."""
         if wanted in self._repeated:
             raise LiraError(f"{self._file} has {self._noun} {short(wanted)} twice, expected it once")
         if wanted not in self._entries:
@@ -109,14 +109,16 @@ class ById:
 
 
 def repeated(ids: Iterable[object]) -> set[object]:
-    """Of the ids (whole numbers or texts; others are none) those that occur more than once."""
+    """Return the ids (integers or texts) that occur more than once."""
     counted = Counter(value for value in ids if _is_id(value))
     return {value for value, count in counted.items() if count > 1}
 
 
 def unrepeated(noun: str, found: Iterable[tuple[str, Iterable[object], Sequence[Entry]]]) -> Iterator[Entry]:
-    """Entries in their order. `found` has a key, ids and what was read there; where two that can be evaluated
-    share an id, which one was meant is not known, and both are left out."""
+    """Yield the entries of `found` (key, ids, entries) in their order, without items that share an id.
+
+    Two items with the same id are both left out: which one the id means is unknown.
+    """
     listed = [(key, {value for value in ids if _is_id(value)}, entries) for key, ids, entries in found]
     good = [ids for _, ids, entries in listed if any(isinstance(entry, Item) for entry in entries)]
     again = repeated(value for ids in good for value in ids)
@@ -144,7 +146,7 @@ def _is_id(value: object) -> bool:
 
 
 def need(entry: Any, key: str, kind: type | tuple[type, ...]) -> Any:
-    """`entry[key]`, which has to be of `kind`. Raises LiraError that names the key."""
+    """Return `entry[key]`. Raises LiraError that names the key if it is missing or not of `kind`."""
     if not isinstance(entry, Mapping):
         raise LiraError(f"found {short(entry)}, expected an object")
     if key not in entry:
@@ -158,7 +160,7 @@ def need(entry: Any, key: str, kind: type | tuple[type, ...]) -> Any:
 
 
 def need_text(entry: Any, key: str) -> str:
-    """The text under `key`, not empty. Raises LiraError that names the key."""
+    """Return the text under `key`. Raises LiraError that names the key if it is missing, empty or no text."""
     text: str = need(entry, key, str)
     if not is_text(text):
         raise LiraError(
@@ -168,7 +170,7 @@ def need_text(entry: Any, key: str) -> str:
 
 
 def need_size(entry: Any) -> tuple[int, int]:
-    """An image's (height, width) in pixels. Raises LiraError where it has none that an image can have."""
+    """Return an image's (height, width) in pixels. Raises LiraError if they are missing or out of range."""
     height, width = need(entry, "height", int), need(entry, "width", int)
     if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
         raise LiraError(
@@ -179,7 +181,7 @@ def need_size(entry: Any) -> tuple[int, int]:
 
 
 def is_text(value: object) -> bool:
-    """Whether it is a text with something in it. JSON can hold halves of characters, which no file can."""
+    """Return whether it is a text that is not blank and has no lone surrogates, which JSON can hold."""
     if not isinstance(value, str) or not value.strip():
         return False
     try:
@@ -190,7 +192,7 @@ def is_text(value: object) -> bool:
 
 
 def short(value: object) -> str:
-    """A value of a file as an error shows it: on one line, and of bounded length."""
+    """Return a value for an error message: on one line, with at most 40 characters."""
     if type(value) is int and abs(value) >= 10**20:
         return f"a number of {len(str(abs(value)))} digits"
     try:
@@ -201,7 +203,7 @@ def short(value: object) -> str:
 
 
 def images_folder(data: Path, given: Path | None) -> Path:
-    """`--images`, or the folder `images` beside the annotations, or the annotations' own."""
+    """Return `given`, or the folder `images` beside the annotations, or the annotations' folder."""
     if given is not None:
         if not given.is_dir():
             raise LiraError(f"--images {given}: there is no such folder")
@@ -211,7 +213,7 @@ def images_folder(data: Path, given: Path | None) -> Path:
 
 
 def image_path(folder: Path, name: str) -> Path:
-    """The image `name` below `folder`. Raises LiraError for a name that leads out of it, or that is none."""
+    """Return the path of the image `name`. Raises LiraError for a name that leads out of `folder`."""
     pure = PurePath(name)
     if pure.is_absolute() or ".." in pure.parts or "\0" in name or len(name) > _MAX_NAME:
         raise LiraError(f"the image is named {short(name)}, expected a path below the images folder")
@@ -219,7 +221,7 @@ def image_path(folder: Path, name: str) -> Path:
 
 
 def identity(path: Path) -> str | None:
-    """SHA-256 of an image's file, which its name and time are not; None where there is none to read."""
+    """Return the SHA-256 of an image file; None if it cannot be read."""
     try:
         return sha256_of(path)
     except (OSError, ValueError):

@@ -26,8 +26,11 @@ IOU = 0.5
 def judge(
     item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray], protocol: Protocol = STRICT
 ) -> dict[str, Any]:
-    """The masks of the answer's phrases beside the true ones, paired one to one, best first; or those that
-    `<image_id>` took, the first of them with the first phrase."""
+    """Return the pairs of found and true masks, one to one, best first.
+
+    The found masks are those of the answer's phrases, or, by the protocol, those taken at `<image_id>`, of
+    which the n-th goes with the n-th phrase.
+    """
     answer = answers[0]
     phrases = [phrase for phrase in answer.phrases if phrase.mask is not None]
     found = [phrase.mask.binary for phrase in phrases if phrase.mask is not None]
@@ -50,12 +53,13 @@ def judge(
 
 
 def total(scored: Sequence[tuple[Item, Record]], protocol: Protocol = STRICT) -> Metrics:
-    """ap50: COCO's AP of masks at IoU 0.5. miou: mean over images of their matched masks' mean IoU.
+    """Return the metrics.
 
-    recall: the share of true masks with a mask at IoU >= 0.5, one to one. GLaMM also asks that BERT find the
-    two phrases alike (cosine >= 0.5), and stops at an image's best remaining pair where it does not: its
-    figure is never above this one. There is no BERT here; `phrase_recall` stands beside it: the share with
-    such a mask whose phrase is the same but for case, articles and punctuation.
+    ap50: COCO's AP of masks at IoU 0.5. miou: mean over images of the mean IoU of their pairs. recall: share
+    of true masks in a pair with IoU >= 0.5. GLaMM also requires that BERT finds the two phrases similar
+    (cosine >= 0.5) and stops at the first pair of an image that is not, so its recall is never higher. There
+    is no BERT here; phrase_recall is the share of true masks in a pair whose phrases are equal but for case,
+    articles and punctuation.
     """
     objects = sum(record["scores"]["truth"] for _, record in scored)
     matches = sum(len(record["scores"]["matched"]) for _, record in scored)

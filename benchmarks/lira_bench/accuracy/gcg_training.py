@@ -1,4 +1,4 @@
-"""Grounded captions in GLaMM's other training forms, beside GranD-f's: RefCOCOg's and Flickr's.
+"""Read grounded captions in GLaMM's training forms of RefCOCOg and Flickr.
 
 Source: mbzuai-oryx/groundingLMM, dataset/gcg_datasets, and the LIRA repository, omg_llava/dataset.
 """
@@ -13,29 +13,29 @@ from lira_bench.accuracy.files import need, need_size, need_text, repeated, shor
 from lira_bench.accuracy.items import Entry, Item, LeftOut, Question
 from lira_engine.errors import LiraError
 
-_FAR = 1e9  # pixels: beyond it a number is damage, and its sums may not fit into a float
+_FAR = 1e9  # pixels; larger numbers are damage, and their sums may overflow
 
 
 def item(
     key: str, name: str, phrases: Sequence[str], masks: Sequence[Any], size: tuple[int, int] | None
 ) -> Item:
-    """A grounded caption to ask for: the image's phrases and, in their order, their masks."""
+    """Return the item of a grounded caption: its phrases and, in their order, their masks."""
     truth = {"phrases": [phrase.strip('"').strip() for phrase in phrases]}
     return Item(key, name, (Question("gcg"),), truth, tuple(masks), size)
 
 
 def stated_size(entry: Any) -> tuple[int, int] | None:
-    """(height, width) where the entry gives them."""
+    """Return (height, width) if the entry has them, else None."""
     return need_size(entry) if "height" in entry else None
 
 
 def is_refcocog(entry: Any) -> bool:
-    """Whether it is RefCOCOg_GCG's form: {id: {img_file_name, caption, refs: [{sentence, segmentation}]}}."""
+    """Return whether an entry has the form {id: {img_file_name, caption, refs: [...]}} of RefCOCOg_GCG."""
     return isinstance(entry, Mapping) and len(entry) == 1 and isinstance(next(iter(entry.values())), Mapping)
 
 
 def of_refcocog(key: str, entry: Mapping[str, Any]) -> Entry:
-    """The refs that the caption names, as upstream takes them: the others are no phrases of it."""
+    """Return the item of an entry, with the refs whose sentence occurs in the caption, as upstream does."""
     (inner,) = entry.values()
     try:
         name, caption = need_text(inner, "img_file_name"), need_text(inner, "caption").lower()
@@ -47,7 +47,8 @@ def of_refcocog(key: str, entry: Mapping[str, Any]) -> Entry:
 
 
 def of_flickr(name: str, content: Mapping[str, Any]) -> Iterator[Entry]:
-    """A COCO file: per image a caption, per annotation a span of it (`tokens_positive`) and `sam_mask`."""
+    """Yield the items of a COCO file with a caption per image, and per annotation a span of the caption
+    (`tokens_positive`) and a `sam_mask`."""
     images, annotations = content["images"], [a for a in content["annotations"] if isinstance(a, dict)]
     again = repeated(image.get("id") for image in images if isinstance(image, dict))
     twice = repeated(annotation.get("id") for annotation in annotations)
@@ -81,7 +82,7 @@ def _of_flickr(key: str, image: Any, annotations: Sequence[Mapping[str, Any]], t
 
 
 def _is_empty(annotation: Mapping[str, Any], size: tuple[int, int]) -> bool:
-    """Boxes that upstream's reader passes over: thinner than a pixel, without area, or beside the image."""
+    """Return whether upstream's reader skips the box: thinner than a pixel, empty, or outside the image."""
     box, area = need(annotation, "bbox", list), need(annotation, "area", (int, float))
     if len(box) != 4 or not all(type(v) in (int, float) and -_FAR <= v <= _FAR for v in (*box, area)):
         raise LiraError(f"key 'bbox' is {short(box)} and 'area' {short(area)}, expected pixels")

@@ -1,4 +1,4 @@
-"""Grounded captions in every form that they are published in.
+"""Read grounded captions in each form in which they are published.
 
 Training files: a list of {file_name, caption, groundings: {phrase: {token_positives, rle_masks}}} (GranD-f
 and OpenPSG), or the forms of gcg_training. Validation and test: two COCO files,
@@ -23,8 +23,8 @@ CAPTIONS, MASKS = "_gcg_coco_caption_gt.json", "_gcg_coco_mask_gt.json"
 
 
 def read(source: Source) -> Dataset:
-    """One item per image. `split` chooses between val and test where a folder holds both. Entries whose ids
-    occur twice are left out."""
+    """Return an item per image. `split` chooses val or test if a folder has both. Entries with repeated ids
+    are left out."""
     files = Annotations(source.data)
     if source.split is None:
         path = files.find("gcg.json", f"*{CAPTIONS}", "*GCG*.json")
@@ -41,7 +41,7 @@ def read(source: Source) -> Dataset:
 
 
 def _of_split(folder: Path, source: Source) -> str:
-    """The name of the captions of `--split`."""
+    """Return the name of the captions file of `--split`."""
     names = sorted(path.name for path in folder.iterdir() if path.name.endswith(CAPTIONS))
     wanted = f"{source.split}{CAPTIONS}"
     if source.data.is_file() and source.data.name not in (wanted, f"{source.split}{MASKS}"):
@@ -74,7 +74,7 @@ def _of_entry(key: str, entry: Any) -> tuple[str, list[object], list[Entry]]:
 def _of_groundings(key: str, entry: Any) -> Entry:
     try:
         name = need_text(entry, "file_name")
-        # A phrase that stands for nothing in the image has null.
+        # null: the phrase is about nothing in the image.
         found = {phrase: g for phrase, g in need(entry, "groundings", dict).items() if g is not None}
         masks = [_masks_of(phrase, grounding) for phrase, grounding in found.items()]
         return gcg_training.item(key, name, list(found), masks, gcg_training.stated_size(entry))
@@ -121,7 +121,7 @@ def _of_coco(files: Annotations, captions_path: Path, masks_path: Path) -> Itera
 
 
 def _by_image(annotations: list[Any]) -> dict[str | None, list[dict[str, Any]]]:
-    """Ids are texts here, numbers there: "1" and 1 are the same image."""
+    """Return annotations by image id, as text: files mix texts and numbers."""
     found: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
     for annotation in annotations:
         if isinstance(annotation, dict):

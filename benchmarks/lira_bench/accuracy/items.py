@@ -1,4 +1,4 @@
-"""What an evaluation is made of: items to ask about, entries that were left out, and what a task brings."""
+"""The parts of an evaluation: items to ask about, entries that were left out, and tasks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Record = dict[str, Any]
 """A line of samples.jsonl: an item's key, image, answers and scores; or its key and why it was left out."""
 
 Metrics = dict[str, float | int | None]
-"""A task's totals by name. Rates are floats, None where there was nothing to rate; counts are integers."""
+"""A task's totals by name. Rates are floats, or None if there was nothing to rate; counts are integers."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """`text` is what the bundle's `task` is asked about; None where the task has its own question."""
+    """A question of the bundle's `task` about `text`; None if the task has its own question."""
 
     task: str
     text: str | None = None
@@ -30,11 +30,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to score: an expression, a grounded caption, a question or a pair of them.
+    """One thing to score: an expression, a grounded caption, a question or a pair of questions.
 
-    `masks` holds one segmentation per true mask, as it stands in the file (see segmentation.decode); `size`
-    is the image's (height, width) as the annotations give it, where they do. `words` are to be ranked at the
-    first mask. `truth` is the task's own.
+    Attributes:
+        masks: one segmentation per true mask, as in the file (see segmentation.decode).
+        size: the image's (height, width), if the annotations give it.
+        words: to be ranked at the first mask. truth: what the task's `judge` needs.
     """
 
     key: str  # its place in the annotation file: "refs.json[3].sentences[0]", "vqa.jsonl:12"
@@ -59,7 +60,7 @@ Entry = Item | LeftOut
 
 @dataclass(frozen=True)
 class Source:
-    """Where a task's data is and how much of it is wanted."""
+    """Where a task's data is, and which part of it to evaluate."""
 
     data: Path  # folder, or the annotation file itself
     split: str | None = None
@@ -81,7 +82,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of it. `records` by key, without those that were left out."""
+    """The outcome. `records`: by key, without left out items."""
 
     run: dict[str, Any]
     metrics: Metrics
@@ -92,17 +93,17 @@ class Evaluation:
 
     @property
     def scored(self) -> list[tuple[Item, Record]]:
-        """The evaluated items in the data's order."""
+        """Return the evaluated items in the data's order."""
         return [(item, self.records[item.key]) for item in self.dataset.items if item.key in self.records]
 
 
 @dataclass(frozen=True)
 class Task:
-    """How a kind of data is read, scored item by item, and summed up.
+    """How a kind of data is read, judged item by item, and summed up.
 
-    `judge(item, answers, masks, protocol)` gets one answer per question and the true masks [H, W] bool, and
-    returns what goes into the item's record as "scores". `total(scored, protocol)` gets the scored items in
-    the files' order.
+    `judge(item, answers, masks, protocol)` gets one answer per question and the true masks, bool [H, W], and
+    returns the "scores" of the item's record. `total(scored, protocol)` gets the scored items in the data's
+    order and returns the metrics.
     """
 
     name: str
@@ -114,10 +115,10 @@ class Task:
 
 
 def rounded(value: float, digits: int = 6) -> float:
-    """Of counts, six digits. Of what an engine computed, four: more differ with the number of threads."""
+    """Round to `digits`: six for counts, four for what engines compute, which varies with the threads."""
     return round(float(value), digits)
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """None for no values."""
+    """Return the rounded mean, None without values."""
     return rounded(sum(values) / len(values)) if values else None

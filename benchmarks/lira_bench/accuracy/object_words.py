@@ -1,8 +1,8 @@
-"""Which objects a text mentions: words of a data set's categories, found in running English text.
+"""Find the objects that an English text mentions, by the words of a data set's categories.
 
 Source: Rohrbach et al., "Object Hallucination in Image Captioning", EMNLP 2018, section 3, and its code's
-rules for words of two parts ("hot dog", "baby bird"). That code brings words to their singular with NLTK;
-here a word counts in its plural, too, by the rules of spelling.
+rules for words of two parts ("hot dog", "baby bird"). That code makes words singular with NLTK; here the
+plurals are words, too, by the rules of spelling.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _IRREGULAR = {
     "foot": "feet",
     "sheep": "sheep",
 }
-# Words before others that make them mean what follows: a baby bird is no person. By COCO's supercategories.
+# Qualifiers, which are part of the next word: a baby bird is no person. By COCO's supercategories.
 _QUALIFIERS = {"animal": ("baby", "adult"), "vehicle": ("passenger",)}
 _NO_OBJECTS = ("home plate", "train track", "baby animal", "adult animal", "baby cub", "adult cub")
 
 
 class ObjectWords:
-    """What every word of every category means."""
+    """The words of all categories, and the category that each means."""
 
     def __init__(self, categories: Mapping[str, str], synonyms: Mapping[str, Sequence[str]]) -> None:
-        """categories: names with their supercategories ("" for none); synonyms: further words by name.
+        """Take categories with their supercategories ("" for none), and further words by category.
 
         Raises LiraError for a word of two categories.
         """
@@ -58,7 +58,7 @@ class ObjectWords:
         self._longest = max(map(len, table))
 
     def mentioned(self, text: str) -> list[str]:
-        """The categories that a text mentions, each as often as it does, in order."""
+        """Return the categories that a text mentions, in order, with repetitions."""
         found = list(self._mentions(_words(text)))
         if any(words == ("toilet",) for words, _ in found):  # "the seat of the toilet" is no chair
             found = [(words, name) for words, name in found if words not in (("seat",), ("seats",))]
@@ -77,9 +77,8 @@ class ObjectWords:
 
 
 def read_synonyms(name: str, text: str, categories: Iterable[str]) -> dict[str, list[str]]:
-    """A line per category, words between commas, the category's name first: the published list's form.
-
-    Raises LiraError for a line that begins with no category.
+    """Return the further words by category, from the published list's form: a line per category, its name
+    first, commas between the words. Raises LiraError for a line that begins with no category.
     """
     known = set(categories)
     synonyms: dict[str, list[str]] = {}
@@ -94,7 +93,7 @@ def read_synonyms(name: str, text: str, categories: Iterable[str]) -> dict[str, 
 
 
 def _words(text: str) -> list[str]:
-    """Words in lower case; signs between them stay, so that no word of two parts reaches over a full stop."""
+    """Return the words in lower case, with the punctuation, so that no two-part word spans a full stop."""
     return re.findall(r"[^\W_]+|[.,;:!?()]", text.lower())
 
 

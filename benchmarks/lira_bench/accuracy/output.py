@@ -1,8 +1,8 @@
-"""The folder that an evaluation writes, and from which an interrupted one goes on.
+"""The folder that an evaluation writes, and from which an interrupted evaluation goes on.
 
-`report.json` is there from the start, with what is run and `"complete": false`; `samples.jsonl` grows by a
-line per item. Neither holds times or paths: every way to run the same evaluation with the same number of
-threads gives the same bytes. (With another number engines add up in another order: a last digit may differ.)
+`report.json` exists from the start, with the description of the run and `"complete": false`; `samples.jsonl`
+grows by a line per item. Neither holds times or paths, so the same evaluation with the same number of threads
+gives the same bytes. (With another number, engines sum in another order: a last digit may differ.)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lira_engine.system.atomic import atomic_write
 
 try:
     import fcntl
-except ImportError:  # Windows: two evaluations into one folder are not told apart there
+except ImportError:  # Windows: two evaluations may write one folder there
     fcntl = None  # type: ignore[assignment]
 
 REPORT, SAMPLES = "report.json", "samples.jsonl"
@@ -29,13 +29,13 @@ START_ANEW = "choose another -o, or start anew with --overwrite"
 
 
 class Output:
-    """Open for one evaluation. A context manager; `records` holds what earlier runs did, by key.
+    """The folder, open for one evaluation. A context manager; `records`: those of earlier runs, by key.
 
-    Items that were left out are not among them: they are tried again, as their image may be there now.
+    Left out items have no record there: they are tried again, as their image may exist now.
     """
 
     def __init__(self, folder: Path, run: dict[str, Any], overwrite: bool = False) -> None:
-        """Raises LiraError where the folder holds something else, or an evaluation of something else."""
+        """Open the folder. Raises LiraError if it holds other files, or another evaluation."""
         self.folder = folder
         self._run = run
         self._report, self._samples = folder / REPORT, folder / SAMPLES
@@ -65,14 +65,14 @@ class Output:
         self._file.close()
 
     def append(self, record: Record) -> None:
-        """Keep a record, at once: what was answered survives whatever happens next."""
+        """Write a record to the disk at once, so that it survives a crash."""
         self._file.write(_json(record))
         self._file.flush()
         if "left_out" not in record:
             self.records[record["item"]] = record
 
     def forget(self, images: Collection[str]) -> None:
-        """Drop the records of these images: what is asked about next are other pictures of that name."""
+        """Drop the records of these images, whose files were replaced."""
         kept = [record for record in self.records.values() if record["image"] not in images]
         self._file.truncate(0)
         self._file.writelines(map(_json, kept))
@@ -80,7 +80,7 @@ class Output:
         self.records = {record["item"]: record for record in kept}
 
     def finish(self, records: Iterable[Record], report: dict[str, Any]) -> None:
-        """Put the samples into their final order, then the report beside them."""
+        """Write the samples in their final order, then the complete report."""
         with atomic_write(self._samples) as file:
             file.writelines(map(_json, records))
         self._write_report({"complete": True, "run": self._run, **report})
@@ -108,7 +108,7 @@ class Output:
                 raise LiraError(f"{folder} holds an evaluation with {_named(key, was, now)}: {START_ANEW}")
 
     def _read_samples(self) -> dict[str, Record]:
-        """The records of earlier runs, the latest of an item. Cuts off a last line that a kill tore."""
+        """Return the records of earlier runs, the latest of each item. Cuts off an incomplete last line."""
         self._file.seek(0)
         content = self._file.read()
         whole = content.rfind(b"\n") + 1
@@ -125,7 +125,7 @@ class Output:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Of any version: what --overwrite may replace."""
+    """Return a report of any version. Raises LiraError if the file is none."""
     report: Any = None
     with suppress(OSError, ValueError, RecursionError):
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -146,11 +146,11 @@ def _check_version(path: Path, report: dict[str, Any]) -> None:
 
 def _json(content: Any, indent: int | None = None) -> bytes:
     text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
-    return text.encode("utf-8", "backslashreplace")  # a name that is not UTF-8 becomes JSON's own \udc80
+    return text.encode("utf-8", "backslashreplace")  # a name that is not UTF-8 becomes \udc80
 
 
 def _named(key: str, was: Any, now: Any) -> str:
-    """What differs, in a few words."""
+    """Return what differs, in a few words."""
     if isinstance(was, dict) and isinstance(now, dict):
         inner = next(name for name in {**was, **now} if was.get(name) != now.get(name))
         return _named(f"{key}.{inner}", was.get(inner), now.get(inner))
@@ -159,7 +159,7 @@ def _named(key: str, was: Any, now: Any) -> str:
 
 
 def _lock(file: IO[bytes]) -> bool:
-    """Whether this process may write the file. File systems without locks count as free."""
+    """Lock the file; return whether this process may write it. File systems without locks allow it."""
     if fcntl is None:
         return True
     try:

@@ -1,4 +1,4 @@
-"""POPE: is an object there or not; accuracy and F1."""
+"""POPE: is an object in the image? Accuracy and F1."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def read(source: Source) -> Dataset:
-    """JSON lines, whatever the file's ending: image, text (the question) and label (yes or no). Questions
-    that share a `question_id` (the three files of POPE in one) are left out."""
+    """Return an item per JSON line: image, text (the question) and label (yes or no). Questions that share a
+    `question_id` (in a file joined from POPE's three) are left out."""
     files = Annotations(source.data)
     path = files.find("pope.jsonl", "*pope*.json*")
     entries = read_lines(files.lines(path), lambda key, line: _entry(key, line, source.instruction))
@@ -39,22 +39,22 @@ def _entry(key: str, line: dict[str, Any], instruction: str | None) -> Entry:
     truth: dict[str, Any] = {"yes": label == "yes"}
     if isinstance(line.get("category"), str):
         truth["category"] = line["category"]
-    there = instruction is not None and text.endswith(instruction)  # as in the file that LLaVA made of POPE's
+    there = instruction is not None and text.endswith(instruction)  # as in LLaVA's version of POPE's file
     return Item(key, image, (ask(text, None if there else instruction),), truth)
 
 
 def judge(
     item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray], protocol: Protocol = STRICT
 ) -> dict[str, Any]:
-    """`yes` by POPE's own rule, which takes all that is not a no for a yes; `clear` by the first word."""
+    """Return `yes` by POPE's rule, by which all but a no is a yes, and `clear` by the first word."""
     text = answers[0].text
     yes = pope_says_yes(text, blanks_only=protocol.answers != "lenient")
     return {"yes": yes, "truth": item.truth["yes"], "clear": says_yes(text) is not None}
 
 
 def total(scored: Sequence[tuple[Item, Record]], protocol: Protocol = STRICT) -> Metrics:
-    """Accuracy over all questions; precision, recall and F1 of yes; how many answers begin with neither.
-    Where the lines have categories, also CATEGORY.accuracy and CATEGORY.f1, which is how POPE reports."""
+    """Return accuracy, the precision, recall and F1 of yes, and the number of unclear answers; if the lines
+    have categories, also CATEGORY.accuracy and CATEGORY.f1, as POPE reports them."""
     score = BinaryScore()
     categories: dict[str, BinaryScore] = {}
     for item, record in scored:
@@ -71,7 +71,7 @@ def total(scored: Sequence[tuple[Item, Record]], protocol: Protocol = STRICT) ->
 
 
 def _rates(score: BinaryScore, names: Sequence[str]) -> Metrics:
-    """None for what is not a number: there was nothing to rate."""
+    """Return rounded rates; None for a nan, which means that there was nothing to rate."""
     rates = {name: getattr(score, name) for name in names}
     return {name: None if rate != rate else rounded(rate) for name, rate in rates.items()}
 

@@ -1,4 +1,4 @@
-"""By which rules questions are asked and answers judged: ours, or those of the authors' scripts."""
+"""The rules for asking questions and judging answers: ours, or those of the authors' scripts."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ NAMES = ("strict", "authors")
 
 @dataclass(frozen=True)
 class Protocol:
-    """The rules of one task. The defaults are ours ("strict"); None leaves it to the bundle.
+    """The rules of one task. The defaults are ours ("strict"); None means the bundle's value.
 
     Attributes:
         ilvc: what `<image_id>` does.
-        bos: a BOS token in front of the prompt.
-        min_tiles, max_tiles: how many tiles the image is cut into, the thumbnail not counted.
-        questions: asked instead of the task's own, one after another, until a region was encoded.
+        bos: put a BOS token in front of the prompt.
+        min_tiles, max_tiles: number of tiles of an image, the thumbnail not counted.
+        questions: asked instead of the task's own, in turn, until a region was encoded.
         instruction: appended to questions that expect a short answer.
-        max_new_tokens: of an answer.
-        min_new_tokens: so many tokens at least in front of an end token other than the turn's end.
+        max_new_tokens: most tokens of an answer.
+        min_new_tokens: fewest tokens before an end token; the turn's end may always come.
         beams: of a beam search; 1 is greedy.
-        ends_at_turn_only: other end tokens than the turn's end do not end an answer.
-        masks_of_regions: the masks that count are those that `<image_id>` took; else those of the phrases.
-        without_mask: whether an answer without a mask counts as one with an empty mask; else its pixels are
-            in neither sum of cIoU and its IoU is 0, also where nothing was to be found.
-        overlaps: whether pixels on which several polygons of a true mask lie belong to it; else to nothing.
-        answers: how texts are compared: "lenient" (our reading), "exact" (case and outer blanks aside; of ten
-            annotators TextVQA's rules; in POPE a no between two blanks), or "gqa", which shortens them first.
-        ranks_words: whether words are ranked at the `[SEG]`; else expressions with words are left out.
-        of_many: of more entries than the first number, only so many as the second are evaluated.
+        ends_at_turn_only: only the turn's end ends an answer, no other end token.
+        masks_of_regions: judge the masks taken at `<image_id>`; else those of the phrases.
+        without_mask: take an answer without a mask for one with an empty mask; else its pixels are in neither
+            sum of cIoU and its IoU is 0, also if there is no target.
+        overlaps: pixels in several polygons of a true mask belong to it; else they do not.
+        answers: how texts are compared: "lenient" (our reading), "exact" (equal but for case and outer
+            blanks; with ten annotators TextVQA's rules; in POPE a no between two blanks), or "gqa", which
+            shortens them first.
+        ranks_words: rank words at the `[SEG]`; else leave out expressions with words.
+        of_many: (N, M): of more than N entries, evaluate the first M.
     """
 
     name: str
@@ -57,12 +58,12 @@ class Protocol:
 
     @property
     def tiles(self) -> dict[str, int]:
-        """Options of `Lira.look`."""
+        """Return the options for `Lira.look`."""
         given = {"max_tiles": self.max_tiles, "min_tiles": self.min_tiles}
         return {name: count for name, count in given.items() if count is not None}
 
     def changed(self, ilvc: str | None, instruction: str | None, max_tiles: int | None) -> Protocol:
-        """With what a user wants otherwise; None changes nothing. Raises LiraError as `look` does."""
+        """Return the rules with the user's changes; None changes nothing. Raises LiraError as `look` does."""
         rules = self
         if ilvc is not None:
             rules = replace(rules, ilvc=check_ilvc(ilvc))
@@ -75,7 +76,7 @@ class Protocol:
         return rules
 
     def chosen(self, dataset: Dataset) -> Dataset:
-        """The data without what these rules do not evaluate."""
+        """Return the data without the entries that these rules do not evaluate."""
         entries = dataset.entries
         if self.of_many is not None and len(entries) > self.of_many[0]:
             entries = entries[: self.of_many[1]]
@@ -89,7 +90,7 @@ class Protocol:
         return replace(dataset, entries=entries)
 
     def as_dict(self) -> dict[str, Any]:
-        """For a report: all rules by name. `ilvc` and `instruction` stand in the report by themselves."""
+        """Return all rules by name for a report, which has `ilvc` and `instruction` elsewhere."""
         rules: dict[str, Any] = {}
         for key, value in asdict(self).items():
             if key not in ("ilvc", "instruction"):
@@ -191,9 +192,9 @@ _AUTHORS = {
 
 
 def protocol_for(name: str, task: str, benchmark: str | None = None) -> Protocol:
-    """The rules of a task. `benchmark` chooses among those of task vqa under "authors" (default: vqav2).
+    """Return the rules of a task. `benchmark` chooses those of task vqa under "authors" (default: vqav2).
 
-    Raises LiraError for names that there are not, and for a benchmark where there is nothing to choose.
+    Raises LiraError for unknown names, and for a benchmark of another task or protocol.
     """
     if name not in NAMES:
         raise LiraError(f"--protocol is {name!r}, expected {' or '.join(NAMES)}")

@@ -1,8 +1,8 @@
-"""Groups of items spread over a Ray cluster, the local machine included.
+"""Spread groups of items over a Ray cluster.
 
-A worker opens the bundle and the images by the paths of the command line: on more than one machine these
-have to be on a shared file system. Without `--threads` there is one worker per machine, with all its cores,
-as in a single process; with it, as many workers as the cores allow.
+A worker opens the bundle and the images by the paths of the command line: several machines need a shared file
+system. Without `--threads` there is one worker per machine, with all its cores; with it, as many workers as
+the cores allow.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ _CPU_TARGETS = ("cpu", "portable")
 
 
 def check_installed() -> None:
-    """Raise LiraError where Ray is not."""
+    """Raise LiraError if Ray is not installed."""
     if missing_packages("ray"):
         raise LiraError(f"--workers ray needs ray: run {install_line('ray')}")
 
 
 def records(job: Job, groups: Sequence[Group]) -> Iterator[Record]:
-    """The records of all groups, as they come. Joins the cluster that RAY_ADDRESS or `ray start` names, or
-    starts one on this machine. Raises LiraError as a worker does, and where one is lost."""
+    """Yield the records of all groups as they come.
+
+    Joins the cluster that RAY_ADDRESS or `ray start` names, or starts one on this machine. Raises LiraError
+    as a worker does, and if a worker is lost.
+    """
     check_installed()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody asked for it to phone home
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # sends nothing unasked
     ray: Any = import_module("ray")
     pool_of: Any = import_module("ray.util").ActorPool
     started_here = not ray.is_initialized()
@@ -56,7 +59,7 @@ def records(job: Job, groups: Sequence[Group]) -> Iterator[Record]:
 
 
 class _RemoteWorker:
-    """Opens its engines with the first group, where an error finds its way to the user in one line."""
+    """A worker that opens its engines with the first group: an error there reaches the user in one line."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -69,7 +72,7 @@ class _RemoteWorker:
 
 
 def _workers(ray: Any, threads: int | None, groups: int) -> tuple[int, int]:
-    """How many workers, and how many cores each."""
+    """Return the number of workers, and of cores for each."""
     cores = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     cores = [count for count in cores if count >= (threads or 1)]
     if not cores:

@@ -1,4 +1,4 @@
-"""Referring segmentation: RefCOCO's refs and instances -> cIoU and gIoU.
+"""Referring segmentation: cIoU and gIoU on RefCOCO's refs and instances.
 
 gRefCOCO's expressions that name several objects, or none, are scored as GRES defines it (Liu et al., CVPR
 2023; henghuiding/ReLA, gres_model/evaluation/refer_evaluation.py).
@@ -34,7 +34,7 @@ from lira_engine.errors import LiraError
 if TYPE_CHECKING:
     from lira_runtime import Answer
 
-NO_TARGET = -1  # gRefCOCO's ann_id where the expression names nothing in the image
+NO_TARGET = -1  # gRefCOCO's ann_id of an expression without a target
 PICKLES = (".p", ".pkl", ".pickle")
 _CONVERT = (
     "python -c \"import json, pickle, sys; json.dump(pickle.load(open(sys.argv[1], 'rb')), "
@@ -43,14 +43,14 @@ _CONVERT = (
 
 
 def read(source: Source) -> Dataset:
-    """`refs.json` (or `refs(unc).json`, `grefs(unc).json`, ...) and `instances.json` of one folder, one item
-    per sentence.
+    """Return an item per sentence of `refs.json` (or `refs(unc).json`, `grefs(unc).json`, ...), with the
+    masks of `instances.json` in the same folder.
 
-    A ref: ann_id, image_id, split and sentences [{sent}]. ann_id is a number or, in gRefCOCO, a list of them:
-    all of them together are the true mask, and [-1] stands for none. Masks are the annotations' polygons or
-    run lengths; images are named by instances.json, as the refs' own file_name carries the annotation's
-    number. A ref whose ids occur twice, or whose annotation is of another image, is left out. Raises
-    LiraError for a pickle, which is what RefCOCO is published as: it is never opened.
+    A ref: ann_id, image_id, split and sentences [{sent}]. ann_id is a number or, in gRefCOCO, a list of
+    numbers, whose union is the true mask; [-1] means no target. Masks are polygons or run lengths. Images are
+    named by instances.json, as a ref's own file_name has the annotation's number in it. A ref whose ids occur
+    twice, or whose annotation is of another image, is left out. Raises LiraError for a pickle, the form in
+    which RefCOCO is published: it is never opened.
     """
     files = Annotations(source.data)
     path = _refs_file(files, source.data)
@@ -136,7 +136,7 @@ def _entries(key: str, ref: Any, images: ById, annotations: ById, split: str | N
 
 
 def _annotation_ids(ref: Any) -> list[int]:
-    """The annotations that an expression means; none where it names nothing in the image."""
+    """Return the annotations of an expression, none if it has no target."""
     found = need(ref, "ann_id", (int, list))
     listed = found if isinstance(found, list) else [found]
     if not listed:
@@ -149,8 +149,8 @@ def _annotation_ids(ref: Any) -> list[int]:
 def judge(
     item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray], protocol: Protocol = STRICT
 ) -> dict[str, Any]:
-    """The answer's first mask beside the true one (the union of `masks`, empty for no target); an answer
-    without a mask counts as an empty one. Two empty masks have IoU 1."""
+    """Return the intersection, union and IoU of the answer's first mask, or an empty one, with the union of
+    the true `masks`. Two empty masks have IoU 1."""
     assert item.size is not None, "read() gives every item the image's size"
     truth = np.zeros(item.size, dtype=bool)  # [H, W]
     for mask in masks:
@@ -168,7 +168,8 @@ def judge(
 
 
 def _without_overlaps(item: Item) -> np.ndarray:
-    """As upstream adds up the polygons of an annotation and joins annotations bit by bit: what is then 1."""
+    """Return the true mask as upstream computes it: the pixels that are 1 after it has summed the polygons of
+    each annotation and joined the annotations by a bitwise or."""
     assert item.size is not None
     joined = np.zeros(item.size, dtype=np.int64)  # [H, W]
     for mask in item.masks:
@@ -177,11 +178,12 @@ def _without_overlaps(item: Item) -> np.ndarray:
 
 
 def total(scored: Sequence[tuple[Item, Record]], protocol: Protocol = STRICT) -> Metrics:
-    """ciou: all intersections over all unions. giou: the mean of the IoUs, where an expression without a
-    target counts 1 for an empty mask and 0 for any other (without a mask: see Protocol.without_mask).
+    """Return the metrics.
 
-    Where there are such expressions, also n_acc: the share of them that got an empty mask or none, and t_acc:
-    the share of all others that got a mask.
+    ciou: sum of intersections over sum of unions. giou: mean IoU; an expression without a target counts 1 for
+    an empty mask, else 0 (an answer without a mask: see Protocol.without_mask). If there are expressions
+    without a target: n_acc, the share of them that got an empty mask or none, and t_acc, the share of the
+    others that got a mask.
     """
     if not scored:
         return {"ciou": None, "giou": None, "expressions": 0, "without_mask": 0}

@@ -1,4 +1,4 @@
-"""One evaluation from its data to its report, in this process or over Ray, going on where it was stopped."""
+"""Run one evaluation from its data to its report, in this process or over Ray; continue a stopped one."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def evaluate(
     progress: Progress = lambda done, total: None,
     compared_with: Evaluation | None = None,
 ) -> Evaluation:
-    """Ask what is not yet in `out`, and write its samples.jsonl and report.json.
+    """Ask about the items that `out` has no record of, and write samples.jsonl and report.json there.
 
-    `compared_with`: the evaluation whose answers these engines read, too (teacher-forced), if their
-    tokenizers are the same. Raises LiraError for what Output refuses, for answers in `out` about other
-    pictures than those of `job`, for engines that fail, and where no item at all could be evaluated.
+    `compared_with`: an evaluation whose answers these engines also read (teacher-forced), if both have the
+    same tokenizer. Raises LiraError as Output does, for answers in `out` about other pictures than those of
+    `job`, if engines fail, and if no item could be evaluated.
     """
     if not dataset.items:
         raise LiraError(_nothing(source, dataset, _left_out(dataset, {})))
@@ -78,7 +78,7 @@ def evaluate(
 
 
 def _nothing(source: Source, dataset: Dataset, left_out: Sequence[dict[str, str]]) -> str:
-    """What an evaluation without a single answer has to say."""
+    """Return the message for an evaluation without answers."""
     if not dataset.entries:
         return f"{', '.join(dataset.files)}: there are no entries, so there is nothing to evaluate"
     limit = "" if source.limit is None else f" (--limit {source.limit})"
@@ -87,7 +87,7 @@ def _nothing(source: Source, dataset: Dataset, left_out: Sequence[dict[str, str]
 
 
 def _replaced(records: dict[str, Record], images: Path) -> list[str]:
-    """Names of the images that are not, or no longer, the ones that the records are about."""
+    """Return the names of images whose file is another one than that of the records."""
     asked: dict[str, set[str]] = {}
     for record in records.values():
         asked.setdefault(record["image"], set()).add(record["image_sha256"])
@@ -100,7 +100,7 @@ def _names(images: Sequence[str]) -> str:
 
 
 def _pictures(records: dict[str, Record]) -> dict[str, Any]:
-    """Which pictures the figures are about: two reports with the same hash are about the same ones."""
+    """Return the number of pictures and their hash: reports with the same hash are about the same ones."""
     known = {record["image"]: record["image_sha256"] for record in records.values()}
     return {
         "count": len(known),
@@ -109,7 +109,7 @@ def _pictures(records: dict[str, Record]) -> dict[str, Any]:
 
 
 def _samples(evaluation: Evaluation) -> list[Record]:
-    """All records in the order of the data."""
+    """Return all records in the order of the data."""
     reasons = {entry["item"]: entry["reason"] for entry in evaluation.left_out}
     return [
         evaluation.records[entry.key]
@@ -120,7 +120,7 @@ def _samples(evaluation: Evaluation) -> list[Record]:
 
 
 def describe(job: Job, source: Source, dataset: Dataset) -> dict[str, Any]:
-    """All that the result depends on, and nothing else: no paths, no threads, no workers."""
+    """Return what the result depends on: no paths, threads or workers."""
     engines = job.engines
     bundle = Bundle.open(engines.bundle)
     return {
@@ -144,7 +144,8 @@ def describe(job: Job, source: Source, dataset: Dataset) -> dict[str, Any]:
 
 
 def _engines_hash(bundle: Bundle, engines: EngineChoice) -> str | None:
-    """SHA-256 over the hashes of the built files; None for the portable graphs, which the bundle's covers."""
+    """Return a SHA-256 over the hashes of the built files; None for the portable graphs, which the bundle's
+    hash covers."""
     if engines.target == "portable":
         return None
     mend = f"run `{target_named(engines.target).build_command(bundle.path, engines.precision)}`"
@@ -161,7 +162,7 @@ def _ask(
     references: dict[str, Record] | None,
     progress: Progress,
 ) -> dict[str, str]:
-    """Answer what has no record yet. Returns why items were left out, by key."""
+    """Ask about the items without a record. Returns the reasons for left out items, by key."""
     missing = [item for item in dataset.items if item.key not in output.records]
     done, lost = len(dataset.items) - len(missing), {}
     progress(done, len(dataset.items))
@@ -195,6 +196,6 @@ def _summed_up(
 
 
 def _left_out(dataset: Dataset, lost: dict[str, str]) -> list[dict[str, str]]:
-    """What the readers left out, and what the workers did (`lost`: reasons by key), in the data's order."""
+    """Return what the readers and the workers (`lost`: reasons by key) left out, in the data's order."""
     reasons = {entry.key: entry.reason for entry in dataset.entries if isinstance(entry, LeftOut)} | lost
     return [{"item": e.key, "reason": reasons[e.key]} for e in dataset.entries if e.key in reasons]

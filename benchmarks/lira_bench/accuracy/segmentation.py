@@ -1,4 +1,4 @@
-"""COCO segmentations of every kind -> masks, without trusting the file."""
+"""Decode and check COCO segmentations of every kind."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from lira_runtime import rle
 
 
 def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """A segmentation of an image of this size -> [height, width] bool.
+    """Return the mask of a segmentation, bool [height, width].
 
-    Polygons ([[x0, y0, x1, y1, ...], ...]), run lengths as a list (COCO's "uncompressed") or as a string, or
-    a list of the latter two, which is their union. Raises LiraError for a mask of another size, and for
-    anything else.
+    It may be polygons ([[x0, y0, x1, y1, ...], ...]), run lengths as a list (COCO's "uncompressed") or as a
+    string, or a list of run lengths, which means their union. Raises LiraError for a mask of another size,
+    and for anything else.
     """
     return np.asarray(layers(segmentation, height, width) > 0)
 
 
 def layers(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """How many parts of a segmentation lie on each pixel, [height, width] int64. Raises as `decode` does."""
+    """Return how many parts of a segmentation cover each pixel, int64 [height, width]. Raises as `decode`."""
     if isinstance(segmentation, Mapping):
         return _from_runs(segmentation, height, width).astype(np.int64)
     if not isinstance(segmentation, Sequence) or isinstance(segmentation, str) or not segmentation:
@@ -41,7 +41,7 @@ def layers(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 
 def outside(segmentation: Any, size: tuple[int, int]) -> bool:
-    """Whether polygons that decode() took reach more than a pixel out of an image of this (width, height)."""
+    """Return whether a polygon reaches more than a pixel out of an image of `size` (width, height)."""
     polygons = [part for part in segmentation if not isinstance(part, str | Mapping)]
     return any(value > size[index % 2] + 1 for polygon in polygons for index, value in enumerate(polygon))
 
@@ -74,7 +74,7 @@ def _check_polygon(polygon: Any, height: int, width: int) -> None:
     for index, value in enumerate(polygon):
         side = height if index % 2 else width
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not -side <= value <= 2 * side:  # it is traced point by point; nan is nowhere
+        if not number or not -side <= value <= 2 * side:  # far corners cost time to trace; nan fails, too
             raise LiraError(
                 f"a polygon has the corner {short(value)}, far outside of {width} x {height} pixels"
             )

@@ -32,7 +32,7 @@ def print_result(out: Console, result: Result) -> None:
 
 
 def print_metrics(out: Console, evaluation: Evaluation) -> None:
-    """The metrics, and what was left out."""
+    """Print the metrics, and what was left out."""
     run = evaluation.run
     table = Table(box=None, pad_edge=False)
     table.add_column(_title(run))
@@ -44,7 +44,7 @@ def print_metrics(out: Console, evaluation: Evaluation) -> None:
 
 
 def print_comparison(out: Console, this: Evaluation, other_name: str, found: dict[str, Any]) -> None:
-    """Both side by side."""
+    """Print the metrics of both, and how far they agree."""
     table = Table(box=None, pad_edge=False)
     table.add_column(_title(this.run))
     first = f"{this.run['target']}-{this.run['precision']}"
@@ -66,7 +66,7 @@ def print_comparison(out: Console, this: Evaluation, other_name: str, found: dic
 
 
 def print_left_out(out: Console, evaluation: Evaluation) -> None:
-    """How many entries were left out, and why the first of them were."""
+    """Print how many entries were left out, and the first reasons."""
     entries = evaluation.left_out
     if not entries:
         return
@@ -78,7 +78,7 @@ def print_left_out(out: Console, evaluation: Evaluation) -> None:
 
 
 def _on_one_line(text: str) -> str:
-    """Names and values come from files: what a terminal would obey, or not show, is written as its code."""
+    """Return the text with unprintable characters escaped: names and values come from files."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -12,7 +12,7 @@ TASKS: dict[str, Task] = {
 
 
 def task_named(name: str) -> Task:
-    """Raises LiraError for a name that there is not."""
+    """Return the task. Raises LiraError for an unknown name."""
     if name not in TASKS:
         raise LiraError(f"there is no task {name!r}; there are: {', '.join(TASKS)}")
     return TASKS[name]

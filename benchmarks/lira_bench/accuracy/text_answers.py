@@ -1,4 +1,4 @@
-"""Free text beside the true answers: VQA's soft accuracy and POPE's yes or no."""
+"""Compare free text with true answers: VQA's soft accuracy and POPE's yes or no."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _ANNOTATORS = 10  # per question, in the data sets that leave one out
 
 
 def normalised(answer: str) -> str:
-    """An answer as VQA's evaluation compares it: lower case, no punctuation, no articles, numbers as digits.
+    """Normalise an answer as VQA's evaluation: lower case, no punctuation or articles, numbers as digits.
 
-    A sign goes where the text has it next to a blank (or has a comma between digits), else it becomes a
+    A sign is removed if the text has it next to a blank (or has a comma between digits), else it becomes a
     blank; a full stop stays in front of a digit. Source: the rules of VQA's evaluation code (visualqa.org).
-    Instead of its table of contractions, apostrophes go: "dont" is "don't" here, too.
+    In place of its table of contractions, apostrophes are removed, so "dont" equals "don't".
     """
     text = " ".join(answer.split())
     thousands = re.search(r"\d,\d", text) is not None
@@ -43,11 +43,11 @@ def normalised(answer: str) -> str:
 
 
 def vqa_accuracy(answer: str, truth: Sequence[str]) -> float:
-    """VQA's accuracy of one answer.
+    """Return VQA's accuracy of one answer.
 
     One or two true answers are alternatives: 1.0 for any of them. Three or more are annotators: min(n / 3, 1)
-    for an answer that n of them gave. With ten of them (VQAv2, OK-VQA, VizWiz, TextVQA) that is averaged over
-    the ten ways to leave one out, as the evaluation code of these data sets does.
+    for an answer that n of them gave. With ten (VQAv2, OK-VQA, VizWiz, TextVQA) this is averaged over the ten
+    ways to leave one out, as the evaluation code of these data sets does.
     """
     given = normalised(answer)
     agreeing = sum(normalised(other) == given for other in truth)
@@ -59,15 +59,15 @@ def vqa_accuracy(answer: str, truth: Sequence[str]) -> float:
 
 
 def _leaving_one_out(agreeing: int, of: int = _ANNOTATORS) -> float:
-    """The mean, over leaving each of the annotators out, of min(n / 3, 1) for the n others that agree."""
+    """Return the mean of min(n / 3, 1) over leaving each annotator out, with n of the others agreeing."""
     without_one = agreeing * min((agreeing - 1) / 3, 1.0)
     without_another = (of - agreeing) * min(agreeing / 3, 1.0)
     return (without_one + without_another) / of
 
 
 def authors_accuracy(answer: str, truth: Sequence[str], *, of_gqa: bool = False) -> float:
-    """As the authors' evaluate_vqa.py rates: of ten true answers by TextVQA's rules, else 1.0 for one that is
-    the same but for case and outer blanks. `of_gqa`: what GQA's answers are shortened to is compared."""
+    """Return the accuracy by the authors' evaluate_vqa.py: with ten true answers by TextVQA's rules, else 1.0
+    for an answer that is equal but for case and outer blanks. `of_gqa`: shorten the answer first."""
     if len(truth) == _ANNOTATORS:
         given = textvqa_normalised(answer)
         return _leaving_one_out(sum(textvqa_normalised(other) == given for other in truth))
@@ -76,10 +76,12 @@ def authors_accuracy(answer: str, truth: Sequence[str], *, of_gqa: bool = False)
 
 
 def textvqa_normalised(answer: str) -> str:
-    """An answer as TextVQA's evaluation compares it. Unlike `normalised`, commas and question marks go first,
-    a possessive s is a word, and apostrophes go from contractions alone. Source: the rules of the evaluator
-    m4c_evaluator.py (MMF), which upstream has as internvl/eval/vqa/textvqa_eval.py; of contractions, those
-    with one apostrophe."""
+    """Normalise an answer as TextVQA's evaluation does.
+
+    Unlike `normalised`, it removes commas and question marks first, makes a possessive s a word, and removes
+    apostrophes of contractions only (those with one apostrophe). Source: the rules of m4c_evaluator.py (MMF),
+    which upstream has as internvl/eval/vqa/textvqa_eval.py.
+    """
     text = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = text.replace("\n", " ").replace("\t", " ")
     stripped = text
@@ -92,7 +94,7 @@ def textvqa_normalised(answer: str) -> str:
 
 
 def gqa_shortened(answer: str) -> str:
-    """The noun that a sentence is about: the first clause, behind "is", "are" and an article, up to " of"."""
+    """Return what follows "is", "are" and an article in the first clause, up to " of"."""
     text = re.split("[.,!]", answer.strip())[0].lower()
     for word in ("is ", "are ", "a ", "an ", "the "):
         if word in text:
@@ -101,7 +103,7 @@ def gqa_shortened(answer: str) -> str:
 
 
 def pope_says_yes(answer: str, *, blanks_only: bool = False) -> bool:
-    """POPE's reading: no if the first sentence has the word no, No or not; everything else is yes.
-    `blanks_only`: words end at a blank, as in POPE's script, and not at a line break, too."""
+    """Return False if the first sentence has the word no, No or not, else True, as POPE does.
+    `blanks_only`: words end at blanks only, as in POPE's script, and not at line breaks."""
     words = answer.split(".")[0].replace(",", "").split(" " if blanks_only else None)
     return not {"No", "no", "not"} & set(words)

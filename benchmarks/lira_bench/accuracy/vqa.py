@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 
 def read(source: Source) -> Dataset:
-    """A line: image, question, and `answer` or `answers` (a text, or a list of them); or VQA's own pair of
-    files (see vqa_v2). Questions that share a `question_id` are left out."""
+    """Return an item per line: image, question, and `answer` or `answers` (a text or a list of texts); or per
+    question of VQA's own pair of files (see vqa_v2). Questions that share a `question_id` are left out."""
     files = Annotations(source.data)
     path = files.find("vqa.jsonl", "*vqa*.jsonl", f"*{vqa_v2.QUESTIONS}")
     of_vqa = path.name.endswith((vqa_v2.QUESTIONS, vqa_v2.ANNOTATIONS))
@@ -42,8 +42,8 @@ def read(source: Source) -> Dataset:
 
 
 def ask(question: str, instruction: str | None) -> Question:
-    """A question for the bundle's task `vqa`, with what `--instruction` appends to it, behind a blank or on a
-    line of its own where it begins with a line break."""
+    """Return a question for the bundle's task `vqa`, with the instruction behind a blank, or without a blank
+    if it begins with a line break."""
     if not instruction:
         return Question("vqa", question)
     return Question("vqa", question + ("" if instruction.startswith("\n") else " ") + instruction)
@@ -64,7 +64,7 @@ def _entry(key: str, line: dict[str, Any], instruction: str | None) -> Entry:
 def judge(
     item: Item, answers: Sequence[Answer], masks: Sequence[np.ndarray], protocol: Protocol = STRICT
 ) -> dict[str, Any]:
-    """See text_answers: vqa_accuracy, or the authors' comparison."""
+    """Return the accuracy of the answer, by text_answers.vqa_accuracy or authors_accuracy."""
     text, truth = answers[0].text, item.truth["answers"]
     if protocol.answers == "lenient":
         return {"accuracy": rounded(vqa_accuracy(text, truth))}
@@ -72,7 +72,7 @@ def judge(
 
 
 def total(scored: Sequence[tuple[Item, Record]], protocol: Protocol = STRICT) -> Metrics:
-    """accuracy: the mean over questions."""
+    """Return the mean accuracy of the questions."""
     values = [record["scores"]["accuracy"] for _, record in scored]
     return {"accuracy": mean(values), "questions": len(values)}
 

@@ -1,4 +1,4 @@
-"""VQA's own pair of files: v2_OpenEnded_mscoco_SPLIT_questions.json and v2_mscoco_SPLIT_annotations.json.
+"""Read VQA's pair of files: v2_OpenEnded_mscoco_SPLIT_questions.json, v2_mscoco_SPLIT_annotations.json.
 
 VQA v1 and v2 and OK-VQA are published so. A question's image is named by its number and the file's
 `data_subtype`. Test splits come without annotations: only the server of VQA's authors can score them.
@@ -24,9 +24,9 @@ _NAMES = {
 
 
 def lines(files: Annotations, path: Path) -> Iterator[tuple[str, dict[str, Any] | LeftOut]]:
-    """The questions of a pair, as lines of task vqa's form: question_id, image, question, answers.
+    """Yield the questions as lines of task vqa: question_id, image, question, answers.
 
-    `path` is one of the two files. Raises LiraError where the other is not there.
+    `path` is one of the two files. Raises LiraError if the other is missing.
     """
     questions_path = path if path.name.endswith(QUESTIONS) else _questions_of(path)
     annotations_path = questions_path.with_name(_annotations_of(questions_path.name))

@@ -1,4 +1,4 @@
-"""Looks at an image once and asks everything about it: groups of items -> records."""
+"""Turn groups of items into records: encode an image once, and ask everything about it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class EngineChoice:
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know, wherever it runs."""
+    """The work of a worker, in this process or another."""
 
     engines: EngineChoice
     task: str
@@ -50,7 +50,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Group:
-    """The items about one image; `references` holds the records of the engines to compare with, by key."""
+    """The items about one image. `references`: records of the engines to compare with, by key."""
 
     image: str
     items: tuple[Item, ...]
@@ -58,7 +58,7 @@ class Group:
 
 
 def grouped(items: Sequence[Item], references: dict[str, Record] | None = None) -> list[Group]:
-    """Items by image, images in the order in which they first appear."""
+    """Return the items by image, images in the order of their first item."""
     by_image: dict[str, list[Item]] = {}
     for item in items:
         by_image.setdefault(item.image, []).append(item)
@@ -71,7 +71,7 @@ def grouped(items: Sequence[Item], references: dict[str, Record] | None = None) 
 
 
 class Worker:
-    """Engines of one job, open. A context manager."""
+    """The open engines of one job. A context manager."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -86,16 +86,16 @@ class Worker:
         self._lira.close()
 
     def records(self, group: Group) -> Iterator[Record]:
-        """One record per item. What is wrong with an image, a mask or a question is the item's: it is left
-        out. What goes wrong in the engines is not, and is raised."""
+        """Yield one record per item. An item with a bad image, mask or question is left out; an error of the
+        engines is raised."""
         try:
             path = image_path(self._job.images, group.image)
-            sha256 = identity(path)  # before the pixels: of a picture replaced in between it is the old one's
+            sha256 = identity(path)  # before reading pixels: a picture replaced in between is noticed
             picture = open_image(path, upright=False)
         except OutOfMemory:
             raise
         except LiraError as error:
-            reason = str(error).replace(f"{self._job.images}{os.sep}", "")  # the same wherever the data is
+            reason = str(error).replace(f"{self._job.images}{os.sep}", "")  # no paths of this machine
             yield from (left_out(item.key, reason) for item in group.items)
             return
         for key, reference in (group.references or {}).items():
@@ -133,10 +133,10 @@ class Worker:
 
 
 def true_masks(item: Item, picture: Image, path: Path) -> list[np.ndarray]:
-    """An item's masks in stored pixels, [H, W] bool, `picture` being the image as it is stored.
+    """Return the item's masks, bool [H, W], in the pixels of `picture`, the image as stored.
 
-    Annotations of data sets are made on stored pixels, and the authors' scripts do not turn either. Raises
-    LiraError for annotations of another size, of the turned picture, or that are damaged.
+    Data sets are annotated on stored pixels, and the authors' scripts do not apply EXIF orientation either.
+    Raises LiraError for damaged annotations, and for those of another size or of the turned picture.
     """
     try:
         masks = _masks(item, picture.size)
@@ -165,7 +165,7 @@ def _masks(item: Item, size: tuple[int, int]) -> list[np.ndarray]:
 
 
 def _fits_turned(item: Item, path: Path) -> bool:
-    """Whether annotations that do not fit the stored image fit the one that its orientation makes of it."""
+    """Return whether the annotations fit the image after its EXIF orientation is applied."""
     try:
         turned = open_image(path).size
         _masks(item, turned)
@@ -177,13 +177,13 @@ def _fits_turned(item: Item, path: Path) -> bool:
 
 
 def left_out(key: str, reason: str) -> Record:
-    """The record of an item that could not be asked about."""
+    """Return the record of an item that could not be asked about."""
     return {"item": key, "left_out": reason}
 
 
 class _Look:
-    """One image, asked by the rules of a protocol; encoded when something is asked, and no question is asked
-    twice."""
+    """One image, asked by the rules of a protocol. It is encoded at the first question, and the answer of a
+    repeated question is reused."""
 
     def __init__(self, lira: Lira, picture: Image, protocol: Protocol) -> None:
         self._lira = lira
@@ -193,7 +193,7 @@ class _Look:
         self._answers: dict[Question, Answer] = {}
 
     def check(self, item: Item) -> None:
-        """Raises LiraError for a question that the bundle does not take, or words that it does not have."""
+        """Raise LiraError for a question that the bundle does not take, or words that it cannot rank."""
         for question in item.questions:
             for one in self._in_turn(question):
                 self._prompt(one)
@@ -206,14 +206,14 @@ class _Look:
         return self._scene
 
     def check_lengths(self, item: Item) -> None:
-        """Raises LiraError for a question that does not fit beside the image."""
+        """Raise LiraError for a question that does not fit into the context beside the image."""
         for question in item.questions:
             for one in self._in_turn(question):
                 self.encode().stream_prompt(self._prompt(one), self._choose())
 
     def ask(self, question: Question) -> tuple[Question, Answer]:
-        """The answer, and the question that brought it: the last one of those that the protocol asks until a
-        region was encoded, else the very `question`."""
+        """Return the answer and its question: `question`, or the last one that the protocol asks until a
+        region is encoded."""
         for one in self._in_turn(question):
             if one not in self._answers:
                 self._answers[one] = self._answer(self._prompt(one))
@@ -222,7 +222,7 @@ class _Look:
         return one, self._answers[one]
 
     def agreement(self, reference: Record) -> dict[str, Any]:
-        """How far these engines agree with the record of others about the same item, reading its answers."""
+        """Return the agreement of these engines, reading the answers of the record `reference` of others."""
         agreement = Agreement()
         for wanted in reference["answers"]:
             prompt = self._prompt(Question(wanted["task"], wanted["question"]))
@@ -244,7 +244,7 @@ class _Look:
 
     def _prompt(self, question: Question) -> Prompt:
         rules, tokens = self._protocol, self._lira.manifest.tokens
-        if rules.questions:  # in place of the task's own
+        if rules.questions:  # they replace the task's
             prompt = self._lira.prompt(question.text, ilvc=rules.ilvc)
         else:
             prompt = self._lira.prompt(None, question.task, question.text, rules.ilvc)
@@ -266,7 +266,7 @@ class _Look:
         return encodes_regions(self._protocol.ilvc)
 
     def _choose(self) -> Sampler:
-        """Greedy, for one answer: it counts tokens."""
+        """Return a greedy sampler for one answer; it counts the tokens."""
         tokens = self._lira.manifest.tokens
         banned = banned_tokens(self._protocol.ilvc, tokens)
         early, later = make_sampler(banned=(*banned, *tokens.eos[1:])), make_sampler(banned=banned)
@@ -281,7 +281,7 @@ class _Look:
 
 
 def _plain(question: Question, answer: Answer) -> dict[str, Any]:
-    """The answer for JSON, without its timings: two runs of the same engines have the same lines."""
+    """Return the answer for JSON, without timings, so that two runs give the same lines."""
     plain = runtime_report.as_dict(answer)
     del plain["timings"]
     for mask in plain["masks"]:

@@ -1,4 +1,4 @@
-"""What the benchmark runs beside us: peers on the same machine, in the same run, in turns.
+"""The peers that the benchmark runs beside our engines: same machine, same run, in turns.
 
 >>> from lira_bench.peers import compare, table
 >>> print(table(compare(bundle, "cpu", "int4", ["genai"], work, threads=None, progress=print)))

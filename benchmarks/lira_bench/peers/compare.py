@@ -1,4 +1,4 @@
-"""Our engines beside the peers: same machine, same sizes, same run, in turns."""
+"""Compare our engines with the peers: same machine, same sizes, same run, in turns."""
 
 from __future__ import annotations
 
@@ -38,15 +38,16 @@ def compare(
     image: Path | None = None,
     pythons: Mapping[str, str] | None = None,
 ) -> list[PeerResult]:
-    """Measure the named peers, one after another, each in turns with our own engines.
+    """Measure the named peers one after another, each in turns with our own engines.
 
     Args:
         target, precision: of our engines. names: peers, see `lira_bench.peers.registry.PEERS`.
-        work: keeps converted models and the workers' error streams.
-        threads: of both sides; None: one per core. prompt_tokens, steps: of a turn, in language model tokens.
-        checkpoint: what the torch reference reads; without it this peer is skipped.
+        work: folder for converted models and the workers' error streams.
+        threads: of both sides; None: one per core.
+        prompt_tokens, steps: prefill rows and decode steps of a turn.
+        checkpoint: read by the torch reference, which is skipped without it.
         image: what whole answers are about; None: a generated picture.
-        pythons: peer -> interpreter that has lira-edge and the peer's packages, where it is not this one.
+        pythons: peer -> another interpreter that has lira-edge and the peer's packages.
 
     Returns:
         One result per peer, in the order of `names`. A peer that is not installed is "skipped", one that
@@ -83,7 +84,7 @@ def compare(
 
 
 class _Run:
-    """What all peers of a run share."""
+    """State that all peers of a run share."""
 
     def __init__(
         self,
@@ -106,7 +107,7 @@ class _Run:
         return Worker(name, python, self.work / "logs" / f"{name}.log")
 
     def guarded(self, peer: Peer, measure: Callable[[Peer, str], PeerResult]) -> PeerResult:
-        """Skipped where its packages are missing, failed where its worker says so."""
+        """Measure a peer: "skipped" without its packages, "failed" after an error of its worker."""
         try:
             with self.start(peer.name) as worker:
                 about = worker.ask("about")
@@ -121,7 +122,7 @@ class _Run:
             return PeerResult(peer.name, "failed", peer.title, str(error))
 
     def turns(self, peer: Peer, version: str, prompt_tokens: int, steps: int) -> PeerResult:
-        """The language model alone."""
+        """Measure the language model alone."""
         folder = converted(self.bundle, peer, version, self.work, self.threads, self.start, self.progress)
         with self.start(OWN) as ours, self.start(peer.name) as theirs:
             self.progress(f"{peer.name}: opening both")
@@ -135,7 +136,7 @@ class _Run:
             return self._measured(peer, f"{version}, {ran}", ours, theirs, len(found[0]), figures)
 
     def answers(self, peer: Peer, version: str, checkpoint: Path | None, image: Path | None) -> PeerResult:
-        """Whole answers about an image."""
+        """Measure whole answers about an image."""
         if checkpoint is None:
             reason = "a bundle has no torch modules: name its checkpoint with --checkpoint FOLDER"
             return PeerResult(peer.name, "skipped", peer.title, reason)
@@ -175,5 +176,5 @@ class _Run:
 
 
 def python_variable(name: str) -> str:
-    """The environment variable that names a peer's interpreter: LIRA_PEER_PYTHON_LLAMA_CPP."""
+    """Return the environment variable with a peer's interpreter, such as LIRA_PEER_PYTHON_LLAMA_CPP."""
     return "LIRA_PEER_PYTHON_" + name.upper().replace("-", "_")

@@ -1,4 +1,4 @@
-"""Converted models, made once per language model and converter."""
+"""Convert the language model for a peer, once per model and converter."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lira_bench.peers.registry import OWN, Peer
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.system.atomic import atomic_directory
 
-CONVERTER_VERSION = 1  # of this package's own conversions: raise it where their results change
+CONVERTER_VERSION = 1  # of this package's own conversions: raise it when their results change
 
 
 def key(bundle: Bundle, converter: str = "") -> str:
-    """Changes with the language model's files, our converters and `converter` (another's version)."""
+    """Return a key of the language model's files, our converters and `converter`, the version of another."""
     names = (*bundle.stage_sources("llm"), "embeddings.npy", "tokenizer.json")
     parts = [bundle.manifest.files[name].sha256 for name in names]
     spec = repr(bundle.manifest.model)
@@ -33,10 +33,10 @@ def converted(
     start: Callable[[str], Worker],
     progress: Callable[[str], None],
 ) -> Path:
-    """The folder of the peer's model, converted now if it is not there yet.
+    """Return the folder of the peer's model, converting it if it does not exist.
 
-    Each step is a process of its own: what converting takes of memory is gone before anything is measured.
-    Raises WorkerError, the peer's, with the reason.
+    Each step is a process of its own, so that its memory is free before anything is measured. Raises the
+    peer's WorkerError with the reason.
     """
     folder = work / f"{peer.name}-{key(bundle, version)}"
     if folder.is_dir():

@@ -20,7 +20,7 @@ OPTIONS = ("block_size=32", "accuracy_level=4", "prune_lm_head=true")
 
 
 def convert(source: Path, out: Path, threads: int) -> None:
-    """What its documentation says: the model builder, int4 for the CPU, a prompt's last logits alone."""
+    """Convert as its documentation says: model builder, int4 for the CPU, logits of the last row only."""
     run_module(
         "onnxruntime_genai.models.builder",
         *("-i", source, "-o", out, "-p", "int4", "-e", "cpu", "-c", out / "cache"),
@@ -29,7 +29,7 @@ def convert(source: Path, out: Path, threads: int) -> None:
 
 
 class Model(Stepwise):
-    """A generator per sequence. The end-of-answer tokens are banned, so that it goes on."""
+    """A generator per sequence. Its end tokens are banned, so that it goes on."""
 
     quantization = QUANTIZATION
 
@@ -46,7 +46,7 @@ class Model(Stepwise):
         self._generator: Any = None
 
     def begin(self) -> None:
-        self._generator = None  # its cache first, then room for the next one
+        self._generator = None  # frees its cache before the next one is made
         self._generator = self._library.Generator(self._model, self._parameters)
 
     def prefill(self, ids: Sequence[int]) -> int:
@@ -54,7 +54,7 @@ class Model(Stepwise):
         return self.step(-1)
 
     def step(self, token: int) -> int:
-        """The generator keeps the last token itself."""
+        """Return the next token; the generator keeps the last one itself."""
         self._generator.generate_next_token()
         return int(self._generator.get_next_tokens()[0])
 

@@ -1,4 +1,4 @@
-"""Turns A B A B: ours, the peer, ours, the peer, each in a process of its own, and what they say of both."""
+"""Run our engines and a peer in turns A B A B, each in its own process, and compute the figures of both."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from lira_bench.peers.process import Worker
 
 Answers = list[dict[str, Any]]
-SETTLE = 0.2  # seconds between turns: threads that spin after their work have gone to sleep
+SETTLE = 0.2  # seconds between turns, in which spinning threads go to sleep
 
 
 def interleave(
     ours: Worker, peer: Worker, rounds: int, command: dict[str, Any], progress: Callable[[str], None]
 ) -> tuple[Answers, Answers]:
-    """`command` asked of both in turn, `rounds` times, one at a time; the answers of both."""
+    """Send `command` to both in turn, `rounds` times; return the answers of both."""
     found: tuple[Answers, Answers] = ([], [])
     for number in range(rounds):
         for answers, worker in zip(found, (ours, peer), strict=True):
@@ -27,13 +27,13 @@ def interleave(
 
 
 def spread(ours: Sequence[float], peer: Sequence[float]) -> tuple[float, float, float]:
-    """Median, smallest and largest ratio of the peer's time over ours, round by round."""
+    """Return the median, smallest and largest ratio of the peer's time over ours, round by round."""
     ratios = [b / a for a, b in zip(ours, peer, strict=True)]
     return statistics.median(ratios), min(ratios), max(ratios)
 
 
 def language_model_figures(ours: Answers, peer: Answers, prompt_tokens: int, steps: int) -> dict[str, Any]:
-    """Fields of a PeerResult, from turns."""
+    """Return fields of a PeerResult from turns."""
     decode = [[turn["decode_s"] for turn in turns] for turns in (ours, peer)]
     prefill = [[turn["prefill_s"] for turn in turns] for turns in (ours, peer)]
     ms = [1000 * statistics.median(seconds) / steps for seconds in decode]
@@ -49,7 +49,7 @@ def language_model_figures(ours: Answers, peer: Answers, prompt_tokens: int, ste
 
 
 def answer_figures(ours: Answers, peer: Answers) -> dict[str, Any]:
-    """Fields of a PeerResult, from whole answers."""
+    """Return fields of a PeerResult from whole answers."""
     both = (ours, peer)
     total = [[answer["seconds"] for answer in answers] for answers in both]
     decode = [[answer["decode_ms"] for answer in answers] for answers in both]

@@ -32,7 +32,7 @@ OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_he
 
 
 def convert(source: Path, out: Path, threads: int) -> None:
-    """The Hugging Face folder as 16 or 32-bit GGUF, then quantized by llama.cpp itself."""
+    """Write the Hugging Face folder as a GGUF file of fp16 or fp32, and let llama.cpp quantize it."""
     import llama_cpp
 
     plain = out / "model.gguf"
@@ -47,11 +47,11 @@ def convert(source: Path, out: Path, threads: int) -> None:
 
 
 def write_gguf(source: Path, path: Path) -> None:
-    """GGUF of architecture llama or qwen2, a tensor at a time; vectors in fp32 as llama.cpp wants them.
+    """Write a GGUF file of architecture llama or qwen2, a tensor at a time, vectors in fp32 for llama.cpp.
 
-    llama.cpp rotates neighbouring pairs for llama and the two halves of a head for qwen2; Hugging Face has
-    halves in both. So a llama's query and key rows are interleaved, which attention does not notice.
-    No vocabulary goes in: the peer is given ids.
+    llama.cpp's rotary embedding takes neighbouring pairs for llama and the two halves of a head for qwen2;
+    Hugging Face takes halves for both. So a llama's query and key rows are interleaved, which leaves the
+    attention scores equal. The file has no vocabulary: the peer is given ids.
     """
     import gguf
 
@@ -89,12 +89,12 @@ def write_gguf(source: Path, path: Path) -> None:
 
 
 def interleaved(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Rows [heads * 2 * n, ...], a head's first half then its second, as first, second, first, ..."""
+    """Return rows [heads * 2 * n, ...] with the two halves of each head interleaved."""
     return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
 def _numbers(tensor: Tensor) -> np.ndarray:
-    """fp32 or fp16; bfloat16 as fp16, and vectors as fp32."""
+    """Return the array: bfloat16 as fp16, vectors as fp32, others as they are."""
     array = tensor.read()
     if tensor.dtype == "BF16":
         array = (array.astype(np.uint32) << 16).view(np.float32)
@@ -115,7 +115,7 @@ def _renamed(tensors: dict[str, Tensor], layers: int) -> Iterator[tuple[str, Ten
 
 
 class Model(Stepwise):
-    """Memory-mapped weights, batches of 512, logits of the last position only."""
+    """Memory-mapped weights, batches of 512 rows, logits of the last row only."""
 
     quantization = QUANTIZATION
 

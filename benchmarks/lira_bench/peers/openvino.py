@@ -22,9 +22,9 @@ RECORD = "lira-edge.json"
 
 
 def convert(source: Path, out: Path, threads: int) -> None:
-    """What its documentation says: optimum-intel's export with 4-bit weight compression (NNCF), which keeps
-    the LM head and the embeddings in 8 bits. The group is the largest of those usual ones that fits the
-    matrices. The pipeline is given ids; it does not start without a tokenizer, so it gets one of bytes."""
+    """Convert as its documentation says: optimum-intel's export with 4-bit weight compression (NNCF), which
+    keeps the LM head and the embeddings in 8 bits. The group size is the first of GROUP_SIZES that divides
+    the matrices. The pipeline is given ids but needs a tokenizer to start, so it gets one of bytes."""
     import openvino
     from openvino_tokenizers import convert_tokenizer
     from optimum.intel import OVModelForCausalLM, OVWeightQuantizationConfig
@@ -60,7 +60,7 @@ def _bytes_tokenizer() -> Any:
 
 
 class Model:
-    """The pipeline generates a whole answer at once; a streamer notes when each token comes out."""
+    """A pipeline that generates a whole answer at once; a streamer records the time of each token."""
 
     def __init__(self, folder: Path, threads: int, capacity: int) -> None:
         import openvino
@@ -83,7 +83,7 @@ class Model:
         self._tensor, self._clock = openvino.Tensor, Clock
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         self.quantization = QUANTIZATION.format(group_size=record["group_size"])
-        # Its other backend, paged attention, would remember the prompt of the turn before.
+        # The other backend, paged attention, reuses the prompt of the turn before.
         options = {"INFERENCE_NUM_THREADS": threads, "ATTENTION_BACKEND": "SDPA"}
         self._pipeline = openvino_genai.LLMPipeline(str(folder), "CPU", **options)
         self._settings = openvino_genai.GenerationConfig()

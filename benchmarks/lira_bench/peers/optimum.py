@@ -12,14 +12,14 @@ QUANTIZATION = "fp32, its plain export; KV cache fp32, copied at each step"
 
 
 def convert(source: Path, out: Path, threads: int) -> None:
-    """``from_pretrained(export=True)``, as its documentation begins."""
+    """Convert by ``from_pretrained(export=True)``, the first example of its documentation."""
     from optimum.onnxruntime import ORTModelForCausalLM
 
     ORTModelForCausalLM.from_pretrained(source, export=True).save_pretrained(out)
 
 
 class Model(Stepwise):
-    """Forward passes of the model itself, without the ``generate`` around them."""
+    """Forward passes of the model, without ``generate``."""
 
     quantization = QUANTIZATION
 

@@ -1,4 +1,4 @@
-"""Our own engines, run in the same kind of process as a peer."""
+"""Our own engines, run in a process as the peers are."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ from lira_engine.open import open_llm
 
 
 def open_own_llm(bundle: Bundle, target: str, precision: str, threads: int) -> LlmRunner:
-    """The language model's engine alone, or the portable graph ("portable").
+    """Open the engine of the language model alone, or its portable graph ("portable").
 
-    Raises:
-        LiraError: no usable engines for the target, as :func:`lira_engine.open.open_engines` says it.
+    Raises LiraError as :func:`lira_engine.open.open_engines` if there are no usable engines.
     """
     return open_llm(bundle, target, precision, threads, verify="sizes")
 
 
 class OwnModel(Stepwise):
-    """Token ids in, embeddings looked up in the bundle's table at each pass, as the runtime does it."""
+    """The language model on token ids, with embeddings looked up at each pass as in the runtime."""
 
     def __init__(self, bundle: Path, target: str, precision: str, threads: int) -> None:
         opened = Bundle.open(bundle, "sizes")
@@ -51,7 +50,7 @@ class OwnModel(Stepwise):
 
 
 class OwnAnswers:
-    """The runtime with all engines; each answer looks at the image anew."""
+    """The runtime with all engines. Each answer encodes the image again."""
 
     def __init__(self, bundle: Path, target: str, precision: str, threads: int, image: Path) -> None:
         from lira_runtime import Lira

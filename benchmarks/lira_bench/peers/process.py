@@ -1,4 +1,4 @@
-"""The parent's side of a worker."""
+"""Start a worker process and send it commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from lira_engine.errors import LiraError, how_it_ended
 
-LONG_ENOUGH = 0.05  # seconds between two commands, to say what was used in between
+LONG_ENOUGH = 0.05  # seconds between two commands, to measure processor use in between
 
 
 class WorkerError(LiraError):
@@ -28,12 +28,12 @@ class Worker:
 
     Attributes:
         peak_rss_mib: known once the worker was asked to close.
-        idle_cores: most processor time that it used between two commands, over the time that passed: threads
-            that spin while others are measured.
+        idle_cores: largest processor time over elapsed time between two commands: threads that spin while
+            others are measured.
     """
 
     def __init__(self, name: str, python: str, log: Path) -> None:
-        """`python` has lira-edge and the peer's packages; `log` takes the error stream."""
+        """Start the worker with interpreter `python`; its error stream goes to `log`."""
         self.name = name
         self._log = log
         self._errors = log.open("ab")
@@ -54,7 +54,7 @@ class Worker:
         self._idle_since: tuple[float, float] | None = None  # wall clock, processor time
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Its answer. Raises WorkerError with the reason that it gave, or how it ended."""
+        """Return the answer to a command. Raises WorkerError with its error, or with how it ended."""
         assert self._process.stdin and self._process.stdout
         asked = time.perf_counter()
         try:
@@ -79,7 +79,7 @@ class Worker:
         return answer
 
     def close(self) -> None:
-        """Ask it to free what it holds and to end; learn its peak memory."""
+        """Let it free its model and end, and read its peak memory."""
         self.peak_rss_mib = self.ask("close")["peak_rss_mib"]
 
     def __enter__(self) -> Worker:
@@ -94,8 +94,8 @@ class Worker:
         assert self._process.stdin and self._process.stdout
         if kind is not None and self._process.poll() is None:
             self._process.kill()
-        with suppress(BrokenPipeError):  # a command that it did not live to read
-            self._process.stdin.close()  # nothing more to do: it ends by itself
+        with suppress(BrokenPipeError):  # it ended before it read a command
+            self._process.stdin.close()  # which ends it
         self._process.wait()
         self._process.stdout.close()
         self._errors.close()

@@ -10,7 +10,7 @@ from lira_engine.errors import LiraError
 
 
 def run_module(name: str, *arguments: str | Path) -> None:
-    """Its output goes to our error stream. Raises LiraError where it fails."""
+    """Run `python -m NAME` with its output on our error stream. Raises LiraError if it fails."""
     command = [sys.executable, "-m", name, *map(str, arguments)]
     code = subprocess.run(
         command, stdout=sys.stderr.fileno(), stdin=subprocess.DEVNULL, check=False

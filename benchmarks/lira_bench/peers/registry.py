@@ -1,4 +1,4 @@
-"""The five peers by name: what each is, which extra brings it, whether it is installed."""
+"""The five peers by name: title, extra, and whether they are installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OWN = "lira-edge"
 
 @dataclass(frozen=True)
 class Peer:
-    """`package` is the one whose version names the peer; `module` implements it, below lira_bench.peers."""
+    """A peer. `package`: the one whose version is reported. `module`: its module in lira_bench.peers."""
 
     name: str
     title: str
@@ -25,11 +25,11 @@ class Peer:
 
     @property
     def answers(self) -> bool:
-        """Whether whole answers about an image are compared, or the language model alone."""
+        """Return whether whole answers about an image are compared, or the language model alone."""
         return self.name == "torch"
 
     def load(self) -> Any:
-        """Its module. What the module needs of others is imported when its functions are called."""
+        """Import its module, which imports the peer's packages only when its functions are called."""
         return import_module(f"lira_bench.peers.{self.module}")
 
 
@@ -46,7 +46,7 @@ PEERS = {
 
 
 def peers_named(names: Sequence[str]) -> list[Peer]:
-    """In the order given. Raises LiraError for an unknown name, with the choices."""
+    """Return the peers in the order given. Raises LiraError for an unknown name, with the choices."""
     unknown = [name for name in names if name not in PEERS]
     if unknown:
         raise LiraError(f"no peer is called {unknown[0]!r}: expected some of {', '.join(PEERS)}")
@@ -54,15 +54,15 @@ def peers_named(names: Sequence[str]) -> list[Peer]:
 
 
 def missing(peer: Peer) -> list[str]:
-    """The packages of the peer that this interpreter lacks."""
+    """Return the packages of the peer that this interpreter lacks."""
     return missing_packages(peer.extra)
 
 
 def install(peer: Peer) -> str:
-    """The line that brings it."""
+    """Return the line that installs the peer."""
     return install_line(peer.extra)
 
 
 def version(peer: Peer) -> str:
-    """Of the installed package; "?" where the interpreter does not know."""
+    """Return the version of the installed package, or "?"."""
     return installed(peer.package) or "?"

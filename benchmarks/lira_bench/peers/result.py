@@ -1,4 +1,4 @@
-"""What came of a peer, and the table of it."""
+"""The result of a peer, and the table of results."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ SPINS = 0.05  # of a core: more than a sleeping process needs
 
 @dataclass(frozen=True)
 class PeerResult:
-    """One peer beside us. Ratios are the peer's time over ours, turn by turn: above 1, ours is faster.
+    """One peer beside our engines. Ratios are the peer's time over ours, by turn: above 1, ours is faster.
 
     Attributes:
-        name: as in the registry. ran: what it was, with version and quantization.
-        reason: why it was skipped or failed, with what mends it.
+        name: as in the registry. ran: version and quantization.
+        reason: why it was skipped or failed, and what to do about it.
         threads, prompt_tokens, steps, rounds: the same for both sides.
         ours_ms_per_token, peer_ms_per_token: medians over rounds, LM head and choice of the token included.
         ours_prefill_tokens_per_s, peer_prefill_tokens_per_s: medians over rounds.
         ours_answer_s, peer_answer_s: whole answers, where they were compared; with their ratios.
         ours_stages, peer_stages: seconds by stage of a whole answer, median over rounds.
         ours_peak_rss_mib, peer_peak_rss_mib: of the measuring process, conversion not included.
-        ours_idle_cores, peer_idle_cores: largest processor use between its own
-            turns: the other one's turn and the pauses around it.
+        ours_idle_cores, peer_idle_cores: largest processor use between a side's own turns, that is, during
+            the other side's turn and the pauses around it.
     """
 
     name: str
@@ -63,7 +63,7 @@ class PeerResult:
 
 
 def table(results: Sequence[PeerResult]) -> str:
-    """Markdown: what was measured, then who was not and why, then the stages of whole answers."""
+    """Return Markdown: the measured peers, the stages of whole answers, then the other peers and why."""
     lines: list[str] = []
     measured = [result for result in results if result.status == "measured"]
     if measured:
@@ -85,8 +85,7 @@ def table(results: Sequence[PeerResult]) -> str:
 
 
 def _how(r: PeerResult) -> Iterator[str]:
-    """What ran, and in which turns; who kept a core busy outside its own ones (a turn much longer than the
-    pauses is what makes that figure one of the other one's turn)."""
+    """Yield what ran, in which turns, and which side kept cores busy outside its own turns."""
     yield (
         f"- {r.name}: {r.ran}; {r.threads} threads, {r.rounds} rounds, {r.prompt_tokens} tokens read, "
         f"{r.steps} steps a turn"

@@ -1,4 +1,4 @@
-"""The answer that both sides give: its tokens are forced, so that random weights do what trained ones do."""
+"""The answer of both sides, with given tokens, so that random weights do the work of trained ones."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TASK = "gcg"
 
 @dataclass(frozen=True)
 class Answered:
-    """One answer, from the image's file to its masks in the size of the image.
+    """One answer, from the image file to masks of the image's size.
 
     Attributes:
-        seconds: all of it. stages: seconds by stage, summed over the answer.
-        decode_ms: mean of the passes that read one token.
-        mask_pixels: of each mask, how many belong to the object.
+        seconds: of the whole answer. stages: seconds by stage, summed over the answer.
+        decode_ms: mean of the decode steps.
+        mask_pixels: number of true pixels of each mask.
     """
 
     seconds: float
@@ -34,7 +34,7 @@ class Answered:
 
 
 def forced_answer(manifest: Manifest, tokenizer: TextCoder) -> tuple[Prompt, list[int]]:
-    """A grounded description: the prompt, and the tokens of `lira_bench.speed.schedule`."""
+    """Return the prompt of a grounded description and its tokens, from `lira_bench.speed.schedule`."""
     from lira_runtime.prompts import build_prompt
 
     prompt = build_prompt(manifest.prompts, manifest.tokens, tokenizer, task=TASK)

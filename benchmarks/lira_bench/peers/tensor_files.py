@@ -1,8 +1,8 @@
-"""Sharded safetensors files, written one tensor at a time and read by mapping them.
+"""Write sharded safetensors files one tensor at a time, and read them memory-mapped.
 
 The format: eight bytes with the length of a JSON header, the header ({name: dtype, shape, data_offsets}),
 then the tensors' bytes, little endian, without gaps (https://github.com/huggingface/safetensors). The
-package's own writer wants a whole file's tensors in memory.
+package's own writer needs all tensors of a file in memory.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-# As bits where numpy has no such number.
+# BF16 as bits: numpy has no such type.
 NUMPY: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """``read`` gives the array when its turn comes; its item size is that of ``dtype``."""
+    """A tensor whose array ``read`` loads; its item size is that of ``dtype``."""
 
     name: str
     dtype: str
@@ -35,7 +35,7 @@ class Tensor:
 
 
 def write_shards(folder: Path, tensors: Iterable[Tensor], shard_bytes: int) -> None:
-    """model-00001-of-0000N.safetensors and model.safetensors.index.json, tensors in the order given.
+    """Write model-00001-of-0000N.safetensors and model.safetensors.index.json, tensors in the order given.
 
     A shard holds at most ``shard_bytes``, or a single larger tensor.
     """
@@ -58,7 +58,7 @@ def write_shards(folder: Path, tensors: Iterable[Tensor], shard_bytes: int) -> N
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a folder that `write_shards` filled, mapped when they are read."""
+    """Return the tensors of a folder that `write_shards` wrote; reading one maps its file."""
     tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("model-*.safetensors")):
         with open(path, "rb") as file:

@@ -1,10 +1,10 @@
 """Peer: the torch reference, run the way upstream runs LIRA (omg_llava/tools/gcg_lira.py).
 
-Eager, fp32 on the CPU (upstream: bf16 on a GPU), no step of it rearranged: all tiles in one batch; 300 masks
-at the size of the image for 256 cells; class and IoU logits after every decoder layer; logits of all prompt
-positions; a key/value cache that is concatenated; at each `[SEG]` keys and values of all positions projected
-anew in nine layers. In its favour: the adapters are merged, attention is torch's fused one, and what upstream
-draws for looking at (a picture of all queries' masks) is left out.
+Eager, fp32 on the CPU (upstream: bf16 on a GPU), with upstream's order of steps: all tiles in one batch; 300
+masks of the image's size for 256 cells; class and IoU logits after every decoder layer; logits of all prompt
+rows; a KV cache that is concatenated; at each `[SEG]` a projection of the keys and values of all positions in
+nine layers. In its favour: the adapters are merged, attention is torch's fused one, and upstream's debug
+picture of all queries' masks is left out.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ QUANTIZATION = "fp32, eager, adapters merged; KV cache fp32, concatenated at eac
 
 
 def upstream_pixel_encoder(encoder: PixelEncoder, pixels: torch.Tensor) -> PixelFeatures:
-    """What :class:`PixelEncoder` says of an image [1,3,P,P], with upstream's head after every layer: class
-    and IoU logits of all queries, though the last ones alone are used."""
+    """Return the features of an image [1,3,P,P], as :class:`PixelEncoder` does, with upstream's head after
+    every layer: class and IoU logits of all queries, of which only the last are used."""
     config, decoder = encoder.config, encoder.mask_decoder
     trunk = encoder.backbone(pixels)
     mask_features, memories = encoder.pixel_decoder(trunk)
@@ -61,7 +61,7 @@ def upstream_pixel_encoder(encoder: PixelEncoder, pixels: torch.Tensor) -> Pixel
 
 
 def mask_at_image_size(logits: torch.Tensor, width: int, height: int) -> np.ndarray:
-    """Mask logits [1,P/4,P/4] of the padded square -> bool [H,W]."""
+    """Return the mask, bool [H,W], of logits [1,P/4,P/4] of the padded square."""
     side = max(width, height)
     full = F.interpolate(logits[None], size=(side, side), mode="bilinear", align_corners=False)[0, 0]
     top, left = (side - height) // 2, (side - width) // 2
@@ -74,7 +74,7 @@ class Model:
     quantization = QUANTIZATION
 
     def __init__(self, bundle: Path, checkpoint: Path, threads: int, image: Path) -> None:
-        """The bundle brings prompts, tokens and preprocessing, the checkpoint the weights."""
+        """Take prompts, tokens and preprocessing from the bundle, weights from the checkpoint."""
         torch.set_num_threads(threads)
         opened = Bundle.open(bundle, "sizes")
         self._manifest = opened.manifest
@@ -86,7 +86,7 @@ class Model:
 
     @torch.no_grad()
     def answer(self) -> Answered:
-        """The whole answer, its tokens forced; what greedy decoding would choose is computed all the same."""
+        """Give the whole answer with its given tokens; the greedy argmax is computed all the same."""
         manifest, lira = self._manifest, self._lira
         prompt, schedule = forced_answer(manifest, self._tokenizer)
         self._stages = defaultdict(float)
@@ -123,7 +123,7 @@ class Model:
         return Answered(seconds, prefill_tokens, len(schedule), decode_ms, stages, areas)
 
     def _look(self) -> tuple[Image, PixelFeatures, torch.Tensor]:
-        """The image, the pixel encoder's features and the visual prefix [P, C]."""
+        """Return the image, the pixel encoder's features and the visual prefix [P, C]."""
         lira, spec = self._lira, self._manifest.preprocessing
         with self._timed("preprocess"):
             picture = images.open_image(self._image)
@@ -139,7 +139,7 @@ class Model:
         return picture, encoded, prefix
 
     def _region(self, picture: Image) -> list[torch.Tensor]:
-        """The latest mask's region, encoded as one tile, and " <p>": embeddings [n, C] each."""
+        """Return embeddings [n, C] of the latest mask's region, encoded as one tile, and of " <p>"."""
         spec = self._manifest.preprocessing
         crop, _ = preprocess.highlight_crop(picture, self.masks[-1], spec.region)
         tile = torch.from_numpy(preprocess.region_tile(crop, spec.tile))

@@ -1,8 +1,8 @@
-"""The bundle's language model as a Hugging Face folder: what the peers convert from.
+"""Write the bundle's language model as a Hugging Face folder, from which the peers convert.
 
 LIRA's language model, adapter merged and projections unpacked, is a Llama (InternLM2) or a Qwen2: rotate-half
-rotary embedding, grouped KV heads, RMSNorm, SwiGLU, an LM head of its own. The matrices are read from the
-portable graph's file one at a time, turned to [out, in] and written in the dtype that they have there.
+rotary embedding, grouped KV heads, RMSNorm, SwiGLU, untied LM head. The matrices are read from the portable
+graph's file one at a time, transposed to [out, in] and written in their dtype.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ARCHITECTURES = {"internlm2": ("LlamaForCausalLM", "llama"), "qwen2": ("Qwen2For
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of the portable graph. ``read`` maps a file, or parses a few bytes; NUMPY has its dtype."""
+    """A tensor of the portable graph. ``read`` maps its file or parses its bytes, as a dtype of NUMPY."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -48,13 +48,11 @@ class Stored:
 
 
 def write_folder(bundle: Bundle, out: Path, shard_bytes: int = 2 << 30) -> None:
-    """config.json, generation_config.json, model-*.safetensors and the tokenizer into an existing folder.
+    """Write config.json, generation_config.json, model-*.safetensors and the tokenizer into a folder.
 
-    The position range is the bundle's context: no peer prepares for more than our own cache holds.
-
-    Raises:
-        LiraError: a language model that is neither Llama nor Qwen2, one whose rotary tables depend on the
-            sequence (a context beyond the trained one), or a graph without the weights.
+    The position range is the bundle's context, so that no peer prepares for more than our cache holds. Raises
+    LiraError for a language model that is neither Llama nor Qwen2, for one whose rotary tables depend on the
+    sequence length (a context beyond the trained one), and for a graph without the weights.
     """
     model, tokens = bundle.manifest.model, bundle.manifest.tokens
     if model.family not in ARCHITECTURES:
@@ -114,7 +112,7 @@ def _tensors(bundle: Bundle, stored: dict[str, Stored]) -> Iterator[Tensor]:
 
 
 def _parameters(bundle: Bundle, stored: dict[str, Stored], ours: str, theirs: str) -> Iterator[Tensor]:
-    """A layer's weight, and its bias where it has one."""
+    """Yield a layer's weight, and its bias if it has one."""
     if ours not in stored:
         raise LiraError(f"{bundle.stage_file('llm')} has no weights {ours}: export the bundle again")
     for name, target in ((ours, f"{theirs}.weight"), (f"{ours}_bias", f"{theirs}.bias")):
@@ -128,7 +126,7 @@ def _transposed(stored: Stored) -> Callable[[], np.ndarray]:
 
 
 def _initializers(bundle: Bundle) -> dict[str, Stored]:
-    """The float initializers of the language model's graph, none of them read yet."""
+    """Return the float initializers of the language model's graph, without reading them."""
     path = bundle.stage_file("llm")
     graph = onnx.load(path, load_external_data=False).graph
     return {

@@ -1,9 +1,9 @@
-"""A peer, or our own engines, in a process of its own: thread pools, memory and native libraries do not meet.
+"""A peer, or our engines, in a process of its own, with its own thread pools, memory and native libraries.
 
     python -m lira_bench.peers.worker NAME
 
-Commands come as JSON lines on the standard input, an answer each goes out as a JSON line; what libraries
-print goes to the standard error.
+Commands are JSON lines on the standard input, each answer is a JSON line on the standard output; what
+libraries print goes to the standard error.
 
 ==============================================  ============================================================
 {"do": "about"}                                 {"missing": [packages], "version": ...}
@@ -15,8 +15,8 @@ print goes to the standard error.
 {"do": "close"}                                 {"peak_rss_mib"}, and the process ends
 ==============================================  ============================================================
 
-Every answer has "cpu": processor seconds of the process so far, before and after the command. What went wrong
-is {"error": one line}, with its traceback on the standard error.
+Every answer has "cpu": processor seconds of the process, before and after the command. An error is
+{"error": one line}, with its traceback on the standard error.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from lira_engine.system.machine import peak_rss_mib
 
 
 def prompt_ids(vocab_size: int, count: int) -> list[int]:
-    """Ids spread over the vocabulary, the same ones for everybody."""
+    """Return ids spread over the vocabulary, the same for all sides."""
     return [int(i) for i in np.random.default_rng(0).integers(0, vocab_size, count)]
 
 
 class Commands:
-    """One method per command; keyword arguments are the command's keys."""
+    """A method per command, with the command's keys as arguments."""
 
     def __init__(self, name: str) -> None:
         self.peer = None if name == OWN else PEERS[name]
@@ -58,7 +58,7 @@ class Commands:
         return {"missing": missing(self.peer), "version": version(self.peer)}
 
     def convert(self, source: str, out: str, threads: int) -> dict[str, Any]:
-        """`source` is a bundle for ourselves, who write the Hugging Face folder; that folder for peers."""
+        """Convert `source`: for a peer the Hugging Face folder, for us the bundle into that folder."""
         if self.peer is None:
             write_folder(Bundle.open(source, "sizes"), Path(out))
         else:
@@ -75,8 +75,8 @@ class Commands:
         checkpoint: str = "",
         image: str = "",
     ) -> dict[str, Any]:
-        """Open the model. `target`, `precision`: ours; `folder`: a peer's converted model; `image`: where
-        whole answers are asked for, of the torch reference with its `checkpoint`."""
+        """Open the model. `target`, `precision`: of our engines; `folder`: a peer's converted model; `image`:
+        for whole answers; `checkpoint`: of the torch reference."""
         spec = Bundle.open(bundle, "sizes").manifest.model
         self.vocab_size = spec.vocab_size
         if self.peer is None:
@@ -103,7 +103,7 @@ class Commands:
 
 
 def serve(name: str, commands: IO[str], answers: IO[str]) -> None:
-    """Until "close" or the end of the commands."""
+    """Answer commands until "close" or their end."""
     doer = Commands(name)
     for line in commands:
         command = json.loads(line)
@@ -111,7 +111,7 @@ def serve(name: str, commands: IO[str], answers: IO[str]) -> None:
         before = time.process_time()
         try:
             answer = getattr(doer, verb)(**command)
-        except Exception as error:  # whatever a peer raises is its result
+        except Exception as error:  # any error of a peer is its result
             traceback.print_exc()
             answer = {"error": reason(error)}
         answer["cpu"] = [before, time.process_time()]
@@ -122,19 +122,19 @@ def serve(name: str, commands: IO[str], answers: IO[str]) -> None:
 
 
 def reason(error: Exception) -> str:
-    """One line, with the kind of error where we did not word it ourselves."""
+    """Return the error on one line, with its type if it is not a LiraError."""
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, LiraError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def main() -> None:
-    # Libraries print where they like: our answers get a descriptor of their own.
+    # Libraries print on stdout: our answers get a descriptor of their own.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     serve(sys.argv[1], sys.stdin, answers)
     answers.close()
     sys.stdout.flush()
-    # Some libraries' threads outlive their objects and would crash in the interpreter's own farewell.
+    # Threads of some libraries outlive their objects and would crash while the interpreter shuts down.
     os._exit(0)
 
 

@@ -1,1 +1,1 @@
-"""Does a LIRA model fit a device, and how fast may it be there: from its graphs and the device's figures."""
+"""Predict whether a model fits a device and how fast it is there, from graphs and figures."""

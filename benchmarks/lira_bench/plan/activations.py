@@ -1,4 +1,4 @@
-"""How much memory a graph's intermediate values take, and how much its products move: from shapes alone."""
+"""Count the memory of a graph's intermediate values, and the bytes that its nodes move, from shapes alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FLOAT_BYTES = 4
 
 
 def constants(graph: ir.Graph) -> set[ir.Value]:
-    """Initializers and what is computed from nothing else: made once, before the first run."""
+    """Return the initializers and the values computed from them alone, once, before the first run."""
     found: set[ir.Value] = set(graph.initializers.values())
     for node in graph:
         if all(value is None or value in found for value in node.inputs):
@@ -25,11 +25,10 @@ def constants(graph: ir.Graph) -> set[ir.Value]:
 
 
 def peak(graph: ir.Graph) -> list[Terms]:
-    """Bytes of intermediate values that live at the same time: the largest of these sums.
+    """Return the largest sums of the bytes of intermediate values that live at the same time.
 
-    A value lives from the node that makes it to its last reader, outputs to the end, inputs are the caller's.
-    Views share memory and what is done element by element may be written in place. Of what kernels keep
-    inside, `_inside` is counted.
+    A value lives from its node to its last reader, an output to the end; inputs are the caller's. Views share
+    memory, and elementwise nodes may write in place. Of the kernels' own buffers, `_inside` is counted.
     """
     fixed = constants(graph)
     memory = _Memory(graph, fixed)
@@ -53,9 +52,10 @@ def peak(graph: ir.Graph) -> list[Terms]:
 
 
 def moved(graph: ir.Graph) -> tuple[Terms, Terms]:
-    """Bytes of intermediate values that nodes read and write: those with products, and all others.
+    """Return the bytes of intermediate values that nodes read and write: of matmuls, and of all other nodes.
 
-    Views move nothing. Of a cache only new rows count: what attention reads depends on the context.
+    "Matmuls" here are all nodes whose `operations` are counted. Views move nothing. Of a cache only the new
+    rows count: what attention reads depends on the context.
     """
     fixed = constants(graph)
     products: list[Terms] = []
@@ -72,9 +72,9 @@ def moved(graph: ir.Graph) -> tuple[Terms, Terms]:
 
 
 def _inside(node: ir.Node) -> Terms:
-    """Bytes that a kernel keeps: the scores of attention with a mask (without one, kernels keep none), and
-    one level's samples, before and after they are weighted. Not the columns of a convolution, not packed
-    copies, and nothing for the language model's attention."""
+    """Return the bytes of a kernel's own buffers: the scores of attention with a mask (without one, kernels
+    keep none), and one level's samples before and after weighting. Not counted: the columns of a convolution,
+    packed copies, and the language model's attention."""
     if (node.domain, node.op_type) == ("lira", "DeformableSampling"):
         value, weights = shape_of(node.inputs[0]), shape_of(node.inputs[2])
         return polynomial.of([*weights[:3], weights[4], value[3]], 2 * FLOAT_BYTES)
@@ -90,7 +90,7 @@ def _bytes(value: ir.Value) -> Terms:
 
 
 class _Memory:
-    """Which values share memory, and how many readers it still has."""
+    """Which values share memory, and how many readers each memory still has."""
 
     def __init__(self, graph: ir.Graph, fixed: set[ir.Value]) -> None:
         self._roots: dict[ir.Value, ir.Value] = {}
@@ -99,7 +99,7 @@ class _Memory:
             if node.op_type in VIEWS and node.inputs[0] is not None and node.inputs[0] not in fixed:
                 self._roots[node.outputs[0]] = self.root(node.inputs[0])
             if (node.domain, node.op_type) == ("lira", "CachedAttention"):
-                # Caches are the caller's, updated in place.
+                # Caches belong to the caller and are updated in place.
                 for before, after in zip(node.inputs[3:5], node.outputs[1:], strict=True):
                     assert before is not None
                     self._roots[after] = before
@@ -120,14 +120,14 @@ class _Memory:
         return self._readers[root] <= 0 and root not in self._kept
 
     def share(self, value: ir.Value, root: ir.Value) -> None:
-        """`value` takes the place of `root`, with its own readers."""
+        """Let `value`, with its readers, reuse the memory of `root`."""
         self._readers[root] += self._readers.pop(value, 0)
         if value in self._kept:
             self._kept.add(root)
         self._roots[value] = root
 
     def replaceable(self, node: ir.Node, live: dict[ir.Value, Terms]) -> ir.Value | None:
-        """The memory that a node's output may take over."""
+        """Return the memory that the node's output may reuse, or None."""
         if node.domain != "" or node.op_type not in IN_PLACE or len(node.outputs) != 1:
             return None
         wanted = _bytes(node.outputs[0])

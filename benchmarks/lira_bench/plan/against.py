@@ -1,4 +1,4 @@
-"""The prediction beside what `lira-edge bench` measured."""
+"""Compare the prediction with the record of `lira-edge bench`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Compared:
-    """One quantity. `error` is predicted over measured, less one."""
+    """One quantity. `error` is predicted / measured - 1."""
 
     name: str
     unit: str
@@ -35,7 +35,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`fitting`: the shares of peak and bandwidth with which the measured times would be predicted."""
+    """The quantities. `fitting`: the shares of peak and bandwidth that would predict the measured times."""
 
     rows: tuple[Compared, ...]
     fitting: Mapping[str, float]
@@ -46,10 +46,10 @@ class Comparison:
 
 
 class Measured:
-    """A bench's record, read by key; what it lacks is remembered."""
+    """A benchmark's record, read by key. `missing`: the keys that it lacks."""
 
     def __init__(self, path: Path) -> None:
-        """Raises LiraError where it is no such record."""
+        """Read the record. Raises LiraError if the file is none."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -75,7 +75,7 @@ class Measured:
         return None if found is None else int(found)
 
     def positive(self, key: str) -> float | None:
-        """A number above zero, such as a time or a rate."""
+        """Return a number above zero, such as a time or a rate, or None."""
         found = self._find(
             key, lambda value: isinstance(value, (int, float)) and type(value) is not bool and value > 0
         )
@@ -94,9 +94,9 @@ class Measured:
 def compare(
     costs: ModelCosts, device: Device, precision: str, measured: Measured, block: int | None = None
 ) -> Comparison:
-    """Predictions for the very numbers of tiles, tokens, masks and regions that were measured.
+    """Predict for the measured numbers of tiles, tokens, masks and regions, and compare.
 
-    What the record lacks is left out and named in `measured.missing`. Raises LiraError where another model or
+    What the record lacks is left out and named in `measured.missing`. Raises LiraError if another model or
     precision was measured.
     """
     for key, expected in (("bundle", costs.name), ("precision", precision)):
@@ -132,7 +132,7 @@ def compare(
 
 
 def _fitting(share: Efficiency, known: Mapping[str, tuple[StageTime, int, float]]) -> dict[str, float]:
-    """The peak's share from the sum of what waits for operations, the bandwidth's from a decoding step."""
+    """Fit the share of the peak to the stages bound by compute, that of the bandwidth to the decode step."""
     waiting = [(stage, runs, seconds) for stage, runs, seconds in known.values() if stage.bound == "compute"]
     steps = [entry for name, entry in known.items() if name == "decode" and entry[0].bound == "bandwidth"]
     fitting = {}
@@ -145,10 +145,12 @@ def _fitting(share: Efficiency, known: Mapping[str, tuple[StageTime, int, float]
 
 
 def _workload(costs: ModelCosts, measured: Measured) -> Workload:
-    """What was asked, as far as the record says."""
-    usual = workload(costs, measured.count("stages.semantic_encoder.count"))
-    prompt = measured.count("stages.prefill.tokens") or usual.prompt_rows
+    """Return the measured workload, as far as the record has it."""
+    default = workload(costs, measured.count("stages.semantic_encoder.count"))
+    prompt = measured.count("stages.prefill.tokens") or default.prompt_rows
     tokens, masks, regions = (measured.count(key) for key in ("new_tokens", "masks", "regions"))
     if not tokens or masks is None or regions is None:
-        return Workload(usual.tiles, prompt, ())
-    return Workload(usual.tiles, prompt, (Answer(measured.text("task") or "answer", tokens, masks, regions),))
+        return Workload(default.tiles, prompt, ())
+    return Workload(
+        default.tiles, prompt, (Answer(measured.text("task") or "answer", tokens, masks, regions),)
+    )

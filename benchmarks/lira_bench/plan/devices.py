@@ -1,8 +1,7 @@
-"""Devices and their figures: dense ones of the GPU alone, each with the document that says so.
+"""Devices and their figures: dense operations of the GPU alone, each with its source.
 
-Vendors quote Jetson boards with structured sparsity and with the DLA's share; LIRA's weights are not sparse
-and nothing of it runs on the DLA, so both are taken out here. Where a document has no such figure, it is
-derived, and the row says how.
+Vendors quote Jetson boards with structured sparsity and with the DLA. LIRA's weights are not sparse and never
+run on the DLA, so both are taken out here. A figure that no document has is derived, and the row says how.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ class Device:
     """A device.
 
     Attributes:
-        memory_gib: all of it; on Jetson boards the CPU and the system share it.
+        memory_gib: all memory; on Jetson boards the CPU and the system share it.
         bandwidth: of its memory, GB/s.
-        fp32, fp16: peak of dense products, 10^12 operations a second; fp16 accumulated in fp32. Zero: none.
+        fp32, fp16: peak of dense matmuls, 10^12 operations a second; fp16 accumulates in fp32. Zero: none.
         int8: the same for 8-bit integers.
-        int4: products with 4-bit weights, where the device was measured; elsewhere as fp16.
+        int4: peak of matmuls with 4-bit weights, if it was measured; None means that of fp16.
         power: watts.
-        source: where the figures are from. derived: which are not in it, and how they follow.
+        source: of the figures. derived: those that are not in it, and how they follow.
     """
 
     name: str
@@ -211,14 +210,14 @@ def names() -> list[str]:
 
 
 def kind_of(name: str) -> Kind:
-    """Raises LiraError with the choices for an unknown name. Measures nothing."""
+    """Return the kind of a device. Raises LiraError with the choices for an unknown name."""
     if name != THIS_MACHINE and name not in DEVICES:
         raise LiraError(f"device {name!r} is not known; expected one of {', '.join(names())}")
     return "cpu" if name == THIS_MACHINE else DEVICES[name].kind
 
 
 def find(name: str) -> Device:
-    """Raises LiraError with the choices for an unknown name. Measures, where this machine is asked for."""
+    """Return a device; this machine is measured. Raises LiraError with the choices for an unknown name."""
     if name == THIS_MACHINE:
         from lira_bench.plan.this_machine import measured
 
@@ -228,7 +227,7 @@ def find(name: str) -> Device:
 
 
 def table() -> str:
-    """The devices in Markdown."""
+    """Return the devices as a Markdown table."""
     lines = [
         "| name | device | GiB | GB/s | fp32 | fp16 | int8 | W | source | derived |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",

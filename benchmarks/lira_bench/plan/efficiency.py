@@ -1,7 +1,7 @@
-"""What share of a device's figures work reaches, per kind of device, and what is assumed besides.
+"""The share of a device's figures that work reaches, per kind of device, and other assumptions.
 
-Only the CPU's are measured: fitted to LIRA-2B in int4 and int8 engines on two cores (docs/plan.md has the
-table). Those of GPUs are assumptions, not measurements: nothing of this project has run on one.
+Only those of the CPU are measured: fitted to LIRA-2B in int4 and int8 engines on two cores (docs/plan.md has
+the table). Those of GPUs are assumptions, not measurements.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ class Efficiency:
     """Shares and constants of a kind of device.
 
     Attributes:
-        compute: share of the peak that products reach. bandwidth: share of the memory's bandwidth.
-        fused: whether what stands between products (sums, norms, activations) costs no memory traffic.
-        launch: seconds per node with products, on top of the work.
+        compute: share of the peak that matmuls reach. bandwidth: share of the memory's bandwidth.
+        fused: whether the nodes between matmuls (sums, norms, activations) cost no memory traffic.
+        launch: seconds per node with counted operations, on top of the work.
         preprocess: seconds to decode, cut and resize an image.
-        overhead_gib: memory that the process and its libraries take beside weights, cache and activations.
-        reserve_gib: memory that is not the process's: operating system, firmware, display.
+        overhead_gib: memory of process and libraries beside weights, cache and activations.
+        reserve_gib: memory of the operating system, firmware and display.
     """
 
     compute: float

@@ -1,7 +1,7 @@
-"""What a bundle's graphs cost: parameters, operations, bytes; as functions of the dimensions that vary.
+"""Count what a bundle's graphs cost: parameters, operations and bytes, as functions of their dimensions.
 
-`python -m lira_bench.plan.graph_costs BUNDLE -o FILE` writes the file of a size that ships with the package.
-No weight is read: shapes are enough.
+`python -m lira_bench.plan.graph_costs BUNDLE -o FILE` writes the costs file of a size that ships with the
+package. Shapes are enough: no weight is read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SHIPPED = Path(__file__).parent / "costs"
 
 @dataclass(frozen=True)
 class Matrix:
-    """`count` constant matrices [inputs, outputs] that are multiplied with."""
+    """`count` constant weight matrices [inputs, outputs] of matmuls."""
 
     inputs: int
     outputs: int
@@ -44,13 +44,13 @@ class StageCosts:
     """One stage.
 
     Attributes:
-        matrices: the weights of linear layers, which quantized engines round.
-        other_parameters: the floating-point constants besides: kernels, biases, scales, tables.
+        matrices: weights of linear layers, which quantized engines round.
+        other_parameters: number of other floating-point constants: kernels, biases, scales, tables.
         operations: by kind (see `operators.Kind`), two for a multiply-add.
-        peak: bytes of intermediate values in fp32, the largest of these.
-        products: nodes with such operations.
-        moved: bytes of intermediate values in fp32 that they read and write.
-        unfused: bytes that all other nodes read and write, where each runs by itself.
+        peak: candidates for the peak bytes of intermediate values in fp32; the largest counts.
+        products: number of nodes with counted operations.
+        moved: bytes of intermediate values in fp32 that these nodes read and write.
+        unfused: bytes that all other nodes read and write, if each runs by itself.
     """
 
     matrices: tuple[Matrix, ...]
@@ -66,11 +66,11 @@ class StageCosts:
         return self.other_parameters + sum(m.inputs * m.outputs * m.count for m in self.matrices)
 
     def flops(self, dims: polynomial.Dims) -> dict[str, float]:
-        """Operations by kind."""
+        """Return the operations by kind."""
         return {kind: polynomial.value(terms, dims) for kind, terms in self.operations.items()}
 
     def peak_bytes(self, dims: polynomial.Dims) -> float:
-        """Of intermediate values, in fp32."""
+        """Return the peak bytes of intermediate values in fp32."""
         return max((polynomial.value(terms, dims) for terms in self.peak), default=0.0)
 
 
@@ -79,9 +79,9 @@ class ModelCosts:
     """A model.
 
     Attributes:
-        tiles: of an image that is cut into as many as there may be, the thumbnail included.
+        tiles: most tiles of an image, the thumbnail included.
         region_rows: rows that a region appends: the token, its features, and the text after it.
-        image_features: elements that the pixel encoder leaves for the pixel decoder.
+        image_features: elements that the pixel encoder hands to the pixel decoder.
     """
 
     name: str
@@ -92,12 +92,12 @@ class ModelCosts:
     stages: dict[str, StageCosts]
 
     def kv_elements(self) -> int:
-        """Of one row of the cache."""
+        """Return the elements of one row of the KV cache."""
         return 2 * self.model.num_layers * self.model.num_kv_heads * self.model.head_dim
 
 
 def count_graph(model: ir.Model) -> StageCosts:
-    """Raises LiraError where a shape or an operator's cost is not known."""
+    """Count a graph. Raises LiraError if a shape or the cost of an operator is not known."""
     graph = model.graph
     matrices: dict[str, tuple[int, int]] = {}
     counted: dict[str, Terms] = {}
@@ -130,7 +130,7 @@ def count_graph(model: ir.Model) -> StageCosts:
 
 
 def parameters(graph: ir.Graph) -> int:
-    """Elements of floating-point initializers."""
+    """Return the number of elements of the floating-point initializers."""
     return sum(
         value.const_value.size
         for value in graph.initializers.values()
@@ -139,7 +139,7 @@ def parameters(graph: ir.Graph) -> int:
 
 
 def count_bundle(path: Path) -> ModelCosts:
-    """The costs of a bundle. Reads its graphs, not their weights, and hashes nothing.
+    """Count a bundle. Reads its graphs without weights, and hashes nothing.
 
     Raises LiraError for a folder that is no bundle.
     """
@@ -164,20 +164,20 @@ def _image_features(manifest: Manifest) -> int:
 
 
 def dumps(costs: ModelCosts) -> str:
-    """The text of a costs file."""
+    """Return the text of a costs file."""
     data = {"format": FORMAT, "format_version": FORMAT_VERSION, **schema.write(costs)}
     return json.dumps(data, indent=1) + "\n"
 
 
 def sizes() -> list[str]:
-    """The names of the sizes whose costs ship with the package."""
+    """Return the names of the sizes whose costs ship with the package."""
     return sorted(file.stem for file in SHIPPED.glob("*.json"))
 
 
 def load(size: str) -> ModelCosts:
-    """The costs of a size that ships with the package, or of a bundle's folder.
+    """Return the costs of a size that ships with the package, or of a bundle's folder.
 
-    Raises LiraError where `size` is neither.
+    Raises LiraError if `size` is neither.
     """
     path = Path(size)
     if size in sizes():

@@ -1,4 +1,4 @@
-"""What a model takes of a device's memory while it answers, and whether that is there."""
+"""The memory that a model takes while it answers, and whether a device has it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ OVERHEAD = "process and libraries"
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes.
+    """Memory by part, bytes.
 
     Attributes:
         weights: of every stage; all engines are open at once.
-        kv_row: of one row of the cache. rows_needed: prompt, longest answer and the regions' rows.
-        rows_held: rows that memory is taken for: the whole context on a GPU; on a CPU, where untouched pages
-            take none, the needed ones.
-        features: what the pixel encoder leaves for the pixel decoder while an image is asked about.
-        activations: of the stage that has most, named in `largest_stage`.
+        kv_row: of one row of the cache. rows_needed: rows of prompt, longest answer and regions.
+        rows_held: rows with allocated memory: the whole context on a GPU; on a CPU, where untouched pages
+            take no memory, the needed rows.
+        features: output of the pixel encoder, kept for the pixel decoder.
+        activations: of the stage with the most, named in `largest_stage`.
         overhead: of the process and its libraries. usable: the device's memory without the reserve.
     """
 
@@ -50,7 +50,7 @@ class Memory:
 
     @property
     def spare(self) -> int:
-        """What is left, negative where it does not fit."""
+        """Return the bytes left over, negative if the model does not fit."""
         return self.usable - self.total
 
     @property
@@ -59,7 +59,7 @@ class Memory:
 
     @property
     def largest(self) -> str:
-        """The largest part that depends on the model and its precision."""
+        """Return the largest part that depends on the model and its precision."""
         parts = self.parts()
         return max((name for name in parts if name != OVERHEAD), key=lambda name: parts[name])
 
@@ -80,7 +80,7 @@ def plan_memory(
     workload: Workload,
     efficiency: Efficiency,
 ) -> Memory:
-    """Tiles are encoded one by one; the largest pass of the language model is the prefill."""
+    """Plan the memory. Tiles are encoded one by one; the language model's largest pass is the prefill."""
     prompt = workload.prompt_rows
     needed = prompt + max((answer.rows(costs.region_rows) for answer in workload.answers), default=0)
     dims = {

@@ -1,7 +1,7 @@
-"""What one node computes: multiply-adds count as two operations; everything else is left out.
+"""Count the operations of a node: two for each multiply-add of a matmul, convolution or attention.
 
-Left out is what a roofline's peak does not speak of: element by element (activations, sums, masks),
-normalisation, softmax, resizing, layout. Sampling is an estimate (see `_sampling`).
+All else is left out, as a roofline's peak is not about it: elementwise nodes, normalisation, softmax,
+resizing, layout. Sampling is an estimate (see `_sampling`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from lira_engine.lowering.passes.use_dynamic_quantize_matmul import SMALLEST
 from lira_engine.lowering.weights import weight_of
 
 Kind = Literal["linear", "dense", "conv", "attention", "sampling"]
-"""linear: by a constant matrix that an int8 engine rounds (both sides of 128 or more); dense: other products
-of matrices; attention: queries with keys, weights with values."""
+"""linear: a matmul with a constant matrix that an int8 engine rounds (both sides of 128 or more); dense:
+other matmuls; attention: queries with keys, weights with values."""
 
 CONTEXT = "context"
-"""Rows that a row of the language model sees, itself included: the mean over the rows of a pass."""
+"""Rows that a row of the language model attends to, itself included: the mean over the rows of a pass."""
 
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 """Another shape for the same memory."""
@@ -33,9 +33,9 @@ IN_PLACE = frozenset({
     "Min", "Mul", "Neg", "Not", "RMSNormalization", "Relu", "Sigmoid", "Softmax", "Sqrt", "Sub", "Tanh",
     "Where",
 })
-"""What may be written over an input of the same size that nobody reads afterwards."""
+"""Operators that may write over an input of the same size that has no other reader."""
 
-_WITHOUT_PRODUCTS = VIEWS | IN_PLACE | {
+_NOT_COUNTED = VIEWS | IN_PLACE | {
     "Abs", "And", "ArgMax", "CastLike", "Ceil", "Concat", "Constant", "ConstantOfShape", "Cos", "CumSum",
     "Equal", "Expand", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Less",
     "LessOrEqual", "Log", "Mod", "Or", "Pad", "Pow", "Range", "Reciprocal", "ReduceL2", "ReduceMax",
@@ -46,7 +46,7 @@ _WITHOUT_PRODUCTS = VIEWS | IN_PLACE | {
 
 
 def shape_of(value: ir.Value | None) -> list[int | str]:
-    """Sizes, by number or by name. Raises LiraError where the graph does not say them."""
+    """Return the sizes of a value, numbers or names. Raises LiraError if the graph lacks them."""
     if value is None or value.shape is None:
         name = "a value" if value is None else value.name
         raise LiraError(f"the graph does not say the shape of {name}: export the bundle again")
@@ -62,22 +62,22 @@ def shape_of(value: ir.Value | None) -> list[int | str]:
 
 
 def operations(node: ir.Node) -> tuple[Kind, Terms] | None:
-    """The kind and number of a node's operations, None where it has no products.
+    """Return the kind and number of a node's operations, None if none of them count.
 
-    Raises LiraError for an operator that is not known: leaving it out in silence would be a wrong count.
+    Raises LiraError for an unknown operator, which would make the count wrong.
     """
-    count = _PRODUCTS.get((node.domain, node.op_type))
+    count = _COUNTED.get((node.domain, node.op_type))
     if count is not None:
         return count(node)
-    if node.domain == "" and node.op_type in _WITHOUT_PRODUCTS:
+    if node.domain == "" and node.op_type in _NOT_COUNTED:
         return None
     name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-    known = ", ".join(sorted(".".join(filter(None, key)) for key in _PRODUCTS))
-    raise LiraError(f"what {name} costs is not known; expected {known} or an operator without products")
+    known = ", ".join(sorted(".".join(filter(None, key)) for key in _COUNTED))
+    raise LiraError(f"what {name} costs is not known; expected {known} or an operator without matmuls")
 
 
 def is_linear(node: ir.Node) -> bool:
-    """A product with a constant matrix."""
+    """Return whether the node is a matmul with a constant matrix."""
     if (node.domain, node.op_type) != ("", "MatMul"):
         return False
     weight = weight_of(node.inputs[1])
@@ -100,12 +100,12 @@ def _gemm(node: ir.Node) -> tuple[Kind, Terms]:
 
 
 def _conv(node: ir.Node) -> tuple[Kind, Terms]:
-    """The weight is [out, in / groups, kernel...]."""
+    """Count by the weight [out, in / groups, kernel...]: each output element sums over it."""
     return "conv", polynomial.of([*shape_of(node.outputs[0]), *shape_of(node.inputs[1])[1:]], 2)
 
 
 def _conv_transpose(node: ir.Node) -> tuple[Kind, Terms]:
-    """The weight is [in, out / groups, kernel...]: every input element is spread."""
+    """Count by the weight [in, out / groups, kernel...]: each input element is spread over it."""
     return "conv", polynomial.of([*shape_of(node.inputs[0]), *shape_of(node.inputs[1])[1:]], 2)
 
 
@@ -122,23 +122,23 @@ def _attention(node: ir.Node) -> tuple[Kind, Terms]:
 
 
 def _cached_attention(node: ir.Node) -> tuple[Kind, Terms]:
-    """Of a row only with the rows that it sees: engines skip the slots that are empty or hidden."""
+    """Count the rows that each row attends to: engines skip empty and hidden slots."""
     return "attention", polynomial.of([*shape_of(node.inputs[0]), CONTEXT], 4)
 
 
 def _grid_sample(node: ir.Node) -> tuple[Kind, Terms]:
-    """Four neighbours per sample."""
+    """Count four neighbours per sample."""
     return "sampling", polynomial.of(shape_of(node.outputs[0]), 8)
 
 
 def _sampling(node: ir.Node) -> tuple[Kind, Terms]:
-    """Per sample and channel: four neighbours and the weight of the sample. Finding the neighbours, which the
-    channels of a head share, is not counted."""
+    """Count, per sample and channel, four neighbours and the weight of the sample. Finding the neighbours,
+    which the channels of a head share, is left out."""
     value, weights = shape_of(node.inputs[0]), shape_of(node.inputs[2])
     return "sampling", polynomial.of([*weights, value[3]], 10)
 
 
-_PRODUCTS: dict[tuple[str, str], Callable[[ir.Node], tuple[Kind, Terms]]] = {
+_COUNTED: dict[tuple[str, str], Callable[[ir.Node], tuple[Kind, Terms]]] = {
     ("", "MatMul"): _matmul,
     ("", "Gemm"): _gemm,
     ("", "Conv"): _conv,

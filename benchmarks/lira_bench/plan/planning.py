@@ -1,4 +1,4 @@
-"""A plan: a model, a device and a precision, with the memory that they take and the times that they give."""
+"""Make plans: the memory and times of a model on a device in a precision."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Plan:
     prediction: Prediction
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: seconds, bytes, tokens per second."""
+        """Return the plan for JSON, in seconds, bytes and tokens per second."""
         prediction, memory = self.prediction, self.memory
         return {
             "format": "lira-plan",
@@ -70,7 +70,7 @@ class Plan:
 def make_plan(
     costs: ModelCosts, device: Device, precision: str, workload: Workload, block: int | None = None
 ) -> Plan:
-    """Raises LiraError for a precision or block size that the device does not have."""
+    """Make a plan. Raises LiraError for a precision or block size that the device does not have."""
     roofline = Roofline(costs, device, precision, block)
     memory = plan_memory(costs, device, roofline.precisions, workload, roofline.efficiency)
     return Plan(
@@ -87,8 +87,8 @@ def make_plan(
 def plans_for_all(
     costs: ModelCosts, precision: str, workload: Workload, block: int | None = None
 ) -> tuple[list[Plan], list[str]]:
-    """Plans for every device that has engines of this precision, and why others are left out: this machine
-    too, where it cannot be measured. Raises LiraError for a precision that no device has."""
+    """Return plans for all devices with engines of this precision, and why others are left out, such as this
+    machine if it cannot be measured. Raises LiraError for a precision that no device has."""
     plans, left_out = [], []
     for name in devices.names():
         try:

@@ -8,14 +8,14 @@ from math import prod
 from lira_engine.errors import LiraError
 
 Terms = dict[str, int]
-"""Coefficients by the product of dimensions that they go with, names sorted, "1" for none."""
+"""Coefficients by product of dimensions: sorted names with `*` between them, or "1"."""
 
 Dims = Mapping[str, float]
-"""What the named dimensions are. A mean number of rows need not be an integer."""
+"""Values of the named dimensions. A mean number of rows need not be an integer."""
 
 
 def of(shape: Iterable[int | str], factor: int = 1) -> Terms:
-    """The number of elements in a shape, times a factor."""
+    """Return the number of elements in a shape, times a factor."""
     sizes = list(shape)
     names = sorted(size for size in sizes if isinstance(size, str))
     return {"*".join(names) or "1": factor * prod(size for size in sizes if isinstance(size, int))}
@@ -29,12 +29,8 @@ def plus(*many: Terms) -> Terms:
     return {key: coefficient for key, coefficient in total.items() if coefficient}
 
 
-def times(terms: Terms, factor: int) -> Terms:
-    return {key: factor * coefficient for key, coefficient in terms.items() if factor}
-
-
 def value(terms: Terms, dims: Dims) -> float:
-    """Raises LiraError for a dimension that `dims` lacks."""
+    """Return the value of a count. Raises LiraError for a dimension that `dims` lacks."""
     total = 0.0
     for key, coefficient in terms.items():
         product = float(coefficient)
@@ -47,7 +43,7 @@ def value(terms: Terms, dims: Dims) -> float:
 
 
 def largest(many: Iterable[Terms]) -> list[Terms]:
-    """Those that may be the largest, whatever the dimensions are: none is at most another, term by term."""
+    """Return the counts that may be the largest: those that no other one bounds term by term."""
     kept: list[Terms] = []
     for terms in many:
         if any(_at_most(terms, other) for other in kept):

@@ -1,4 +1,4 @@
-"""How a stage is kept and computed in an engine of a precision: bytes of its weights, peak of its work."""
+"""How an engine of a precision stores and computes a stage: bytes of the weights, peak of the work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lira_engine.targets import TARGETS
 
 GPU_PRECISIONS = ("fp32", "fp16", "int8", "int4")
 BLOCKS = (32, 128)
-# What the measured build of LIRA-2B took (`lira-edge build` tries int8 and keeps it where it is faster).
+# As in the measured build of LIRA-2B (`lira-edge build` tries int8 and keeps it if it is faster).
 _INT8_ON_CPU = ("semantic_encoder", "sefe")
 
 
@@ -21,10 +21,10 @@ class StagePrecision:
     """One stage in an engine.
 
     Attributes:
-        matrices: how the weights of linear layers are kept: fp32, fp16, int8, int4, or 2xint4 (eight bits as
-            twice four, as CPU engines keep them).
+        matrices: type of the weights of linear layers: fp32, fp16, int8, int4, or 2xint4 (eight bits as twice
+            four, in CPU engines).
         rest: bytes of every other parameter and of an intermediate value.
-        block: inputs that share a scale, 0 where an output has one.
+        block: inputs that share a scale; 0 for a scale per output.
     """
 
     matrices: str
@@ -46,14 +46,14 @@ class StagePrecision:
             if min(inputs, outputs) < SMALLEST:
                 return elements * self.rest
             return elements + outputs * self.rest
-        blocks = outputs * -(-inputs // self.block)  # the last one is filled up
+        blocks = outputs * -(-inputs // self.block)  # the last one is padded
         if self.matrices == "int8":
             return blocks * (self.block + self.rest)
         four = blocks * (self.block // 2 + self.rest)
         return 2 * four if self.matrices == "2xint4" else four
 
     def seconds_at_peak(self, flops: dict[str, float], device: Device) -> float:
-        """Time for operations by kind where every one runs at the device's peak."""
+        """Return the seconds of operations by kind, all at the device's peak."""
         rest = device.fp32 if self.rest == 4 else device.fp16
         linear = {
             "fp32": device.fp32,
@@ -68,7 +68,7 @@ class StagePrecision:
 
 
 def choices(kind: Kind) -> tuple[str, ...]:
-    """The precisions that engines for a kind of device have."""
+    """Return the precisions of engines for a kind of device."""
     return TARGETS["cpu"].precisions if kind == "cpu" else GPU_PRECISIONS
 
 
@@ -80,11 +80,11 @@ def check_precision(precision: str, kind: Kind, name: str) -> None:
 
 
 def stage_precision(stage: str, precision: str, device: Device, block: int | None = None) -> StagePrecision:
-    """What a stage is, in a build of `precision`; `block` None takes 32 on CPUs and 128 on GPUs.
+    """Return how a build of `precision` stores a stage; `block` None means 32 on CPUs and 128 on GPUs.
 
-    On CPUs as `lira-edge build` makes engines: in int8 and int4 builds the semantic encoder and SEFE are
-    int8, the pixel stages fp32. On GPUs every stage but the language model is fp16 then, and so is what the
-    language model computes in int4. Raises LiraError with the choices for another precision or block.
+    In int8 and int4 builds for CPUs the semantic encoder and SEFE are int8, the pixel stages fp32. In those
+    for GPUs all stages but the language model are fp16, and the language model computes in fp16. Raises
+    LiraError with the choices for another precision or block.
     """
     check_precision(precision, device.kind, device.name)
     cpu = device.kind == "cpu"

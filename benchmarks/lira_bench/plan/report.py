@@ -1,4 +1,4 @@
-"""Plans as tables: for the terminal and, over all devices, in Markdown."""
+"""Print plans as tables, and write the table over all devices in Markdown."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def print_plan(out: Console, plan: Plan) -> None:
 
 
 def verdict(plan: Plan) -> str:
-    """Does it fit, by how much, and what is the largest part."""
+    """Return whether the model fits, by how much, and the largest part."""
     memory = plan.memory
     largest = f"the largest part is the {memory.largest}, {_gib(memory.parts()[memory.largest])}"
     if memory.spare < 0:
@@ -43,7 +43,7 @@ def verdict(plan: Plan) -> str:
 
 
 def assumptions(plan: Plan) -> Iterator[str]:
-    """What the figures rest on, a line each."""
+    """Yield the assumptions behind the figures, a line each."""
     share, device, workload = plan.efficiency, plan.device, plan.prediction.workload
     peaks = " / ".join(
         f"{name} {_figure(peak)}"
@@ -54,11 +54,11 @@ def assumptions(plan: Plan) -> Iterator[str]:
         peaks += f" / int4 {_figure(device.int4)}"
     yield f"device: {_figure(device.bandwidth)} GB/s; peak {peaks} x 10^12 a second (dense); {device.power} W"
     yield f"source: {device.source}; derived: {device.derived}"
-    fused = "fused away" if share.fused else "memory traffic of its own"
+    fused = "are fused" if share.fused else "cost memory traffic"
     shares = f"{share.compute:.0%} of the peak, {share.bandwidth:.0%} of the bandwidth"
     yield (
         f"efficiency ({share.basis}): {shares}; "
-        f"what stands between products is {fused}; {share.launch * 1e6:g} us per product; "
+        f"nodes between matmuls {fused}; {share.launch * 1e6:g} us per matmul; "
         f"{share.preprocess:g} s to prepare the image"
     )
     memory = plan.memory
@@ -91,7 +91,7 @@ def print_all(out: Console, plans: Sequence[Plan], left_out: Sequence[str]) -> N
 
 
 def markdown(plans: Sequence[Plan], left_out: Sequence[str]) -> str:
-    """The table over all devices."""
+    """Return the table over all devices."""
     head, rows = _all_rows(plans)
     lines = [f"**{_all_title(plans)}**", "", "| " + " | ".join(head) + " |"]
     lines.append("| --- | --- | --- |" + " ---: |" * (len(head) - 3))
@@ -160,7 +160,7 @@ def _time_table(plan: Plan) -> Table:
     add("sefe", stages["sefe"])
     add(f"prefill, {prediction.workload.prompt_rows} rows", stages["prefill"])
     table.add_row("TTFT", "", "", _figure(prediction.ttft), "", style="bold")
-    add("decode, a step", stages["decode"])
+    add("decode step", stages["decode"])
     add("mask", stages["pixel_decoder"])
     add("region: tile", stages["region_encode"])
     add("region: rows", stages["region_prefill"])
@@ -245,7 +245,7 @@ def _kept(precision: StagePrecision) -> str:
 
 
 def _beside(rate: float) -> str:
-    """A rate with its ratio to the authors'."""
+    """Return a rate with its ratio to the authors' rate."""
     ratio = rate / AUTHORS_TOKENS_PER_SECOND
     return f"{_figure(rate)} ({ratio:.0f}x)" if ratio >= 10 else f"{_figure(rate)} ({ratio:.2g}x)"
 
@@ -255,7 +255,7 @@ def _some(count: int, noun: str) -> str:
 
 
 def _figure(value: float) -> str:
-    """Three significant digits."""
+    """Return three significant digits."""
     if value >= 100:
         return f"{value:,.0f}"
     text = f"{value:.3g}"

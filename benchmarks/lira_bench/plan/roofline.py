@@ -1,8 +1,8 @@
-"""How long stages and answers take: the larger of operations over peak and bytes over bandwidth.
+"""Predict times of stages and answers: the larger of operations over peak and bytes over bandwidth.
 
-A stage has two parts. Products (matrices, convolutions, attention) take the larger of the two times. What
-stands between them is bandwidth alone; it counts on a CPU, where every operator runs by itself, and not on a
-GPU, where it is taken as fused.
+A stage has two parts. Matmuls, convolutions and attention take the larger of the two times. The nodes between
+them take the time of their bytes on a CPU, where every node runs by itself, and none on a GPU, where they are
+assumed to be fused.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from lira_bench.plan.workload import Answer, Workload
 
 @dataclass(frozen=True)
 class StageTime:
-    """Seconds of one run of a stage: of its operations, of its bytes, of what is not fused, of launches.
-
-    `flops` and `bytes` are what the first two times are of.
-    """
+    """Seconds of one run of a stage: `compute` of its `flops`, `traffic` of its `bytes`, of nodes that are
+    not fused, and of launches."""
 
     flops: float
     bytes: float
@@ -38,13 +36,13 @@ class StageTime:
 
     @property
     def bound(self) -> str:
-        """What the products wait for."""
+        """Return what bounds the matmuls: compute or bandwidth."""
         return "compute" if self.compute > self.traffic else "bandwidth"
 
 
 @dataclass(frozen=True)
 class AnswerTime:
-    """An answer about a new image, from the picture to the last mask. `decode` is the mean step."""
+    """Seconds of an answer about a new image, to the last mask. `decode` is the mean decode step."""
 
     answer: Answer
     decode: StageTime
@@ -61,7 +59,7 @@ class AnswerTime:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds. `stages` are single runs: a tile, a prefill, a decoding step, a mask, a region."""
+    """Seconds. `stages` are single runs: a tile, a prefill, a decode step, a mask, a region."""
 
     workload: Workload
     preprocess: float
@@ -70,23 +68,23 @@ class Prediction:
 
     @property
     def semantic_encoder(self) -> float:
-        """All tiles of the image: the runtime encodes one after the other."""
+        """Return the seconds of all tiles: the runtime encodes one after the other."""
         return self.workload.tiles * self.stages["semantic_encoder"].seconds
 
     @property
     def ttft(self) -> float:
-        """From the picture to the first token."""
+        """Return the seconds from the image to the first token."""
         once = sum(self.stages[name].seconds for name in ("pixel_encoder", "sefe", "prefill"))
         return self.preprocess + self.semantic_encoder + once
 
     @property
     def region(self) -> float:
-        """One tile and its rows."""
+        """Return the seconds of a region: one tile and its rows."""
         return self.stages["region_encode"].seconds + self.stages["region_prefill"].seconds
 
 
 class Roofline:
-    """Times of a model's stages on a device."""
+    """Predicts times of a model on a device."""
 
     def __init__(
         self,
@@ -96,7 +94,7 @@ class Roofline:
         block: int | None = None,
         efficiency: Efficiency | None = None,
     ) -> None:
-        """Raises LiraError for a precision that the device does not have."""
+        """Prepare the prediction. Raises LiraError for a precision that the device does not have."""
         self.costs = costs
         self.device = device
         self.efficiency = efficiency or EFFICIENCY[device.kind]
@@ -105,7 +103,7 @@ class Roofline:
         }
 
     def stage(self, name: str, dims: polynomial.Dims, cache_rows: float = 0.0) -> StageTime:
-        """One run. `cache_rows`: rows of the KV cache that are read."""
+        """Return the time of one run. `cache_rows`: rows of the KV cache that it reads."""
         costs, kept = self.costs.stages[name], self.precisions[name]
         share, width = self.efficiency, kept.rest
         rate = self.device.bandwidth * 1e9 * share.bandwidth
@@ -124,7 +122,7 @@ class Roofline:
         )
 
     def llm(self, rows: int, before: float) -> StageTime:
-        """A pass of `rows` rows behind `before` rows that the cache holds; logits of the last one."""
+        """Return the time of a pass of `rows` rows after `before` cached rows; logits of the last row."""
         dims = {"S": float(rows), "K": 1.0, "context": before + (rows + 1) / 2}
         return self.stage("llm", dims, cache_rows=before + rows)
 
@@ -147,8 +145,9 @@ class Roofline:
         return Prediction(workload, self.efficiency.preprocess, stages, answers)
 
     def _answer(self, answer: Answer, prediction: Prediction) -> AnswerTime:
-        """Steps and regions at the mean length of the sequence. Prefill yields the first token; a region's
-        pass reads the token that asked for it."""
+        """Return the time of an answer, with steps and regions at the mean length of the sequence.
+
+        Prefill yields the first token; a region's pass reads the `<image_id>` before it."""
         rows = answer.rows(self.costs.region_rows)
         middle = prediction.workload.prompt_rows + rows / 2
         decode = self.llm(1, middle)

@@ -1,4 +1,4 @@
-"""This machine as a device: what ONNX Runtime's products and a read of the memory reach here, measured."""
+"""Measure this machine as a device: ONNX Runtime's matmuls and the memory's read bandwidth."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _REPEATS = 8
 
 @cache
 def measured() -> Device:
-    """Memory, its bandwidth and the peaks of fp32, int8 and int4 products; takes about four seconds.
+    """Measure memory bandwidth and the peaks of fp32, int8 and int4 matmuls, in about four seconds.
 
-    Other work on the machine lowers what is found. Raises LiraError where ONNX Runtime is missing.
+    Other work on the machine lowers the figures. Raises LiraError if ONNX Runtime is missing.
     """
     fp32, int8, int4 = (_peak(make) for make in (_fp32, _int8, _int4))
     here = machine.this_machine()
@@ -41,7 +41,7 @@ def measured() -> Device:
         int4=int4,
         power="unknown",
         source=f"measured now, on {here.cores} cores: lira_bench.bandwidth, and the best of "
-        f"{_REPEATS} products of {_ROWS} x {_SIZE} by {_SIZE} x {_SIZE} in ONNX Runtime per precision",
+        f"{_REPEATS} matmuls of {_ROWS} x {_SIZE} by {_SIZE} x {_SIZE} in ONNX Runtime per precision",
         derived="none",
     )
 
@@ -52,14 +52,14 @@ def _fp32(rng: np.random.Generator) -> tuple[onnx.NodeProto, dict[str, np.ndarra
 
 
 def _int8(rng: np.random.Generator) -> tuple[onnx.NodeProto, dict[str, np.ndarray]]:
-    """As the encoders of quantized engines multiply."""
+    """Return the matmul of the encoders in quantized engines."""
     weight = rng.integers(-127, 128, (_SIZE, _SIZE)).astype(np.int8)
     node = helper.make_node("DynamicQuantizeMatMul", ["x", "weight", "scales"], ["y"], domain="com.microsoft")
     return node, {"weight": weight, "scales": np.ones(_SIZE, np.float32)}
 
 
 def _int4(rng: np.random.Generator) -> tuple[onnx.NodeProto, dict[str, np.ndarray]]:
-    """As the language model of quantized engines multiplies."""
+    """Return the matmul of the language model in quantized engines."""
     blocks = _SIZE // _BLOCK
     weight = rng.integers(0, 256, (_SIZE, blocks, _BLOCK // 2)).astype(np.uint8)
     node = helper.make_node(
@@ -77,8 +77,8 @@ def _int4(rng: np.random.Generator) -> tuple[onnx.NodeProto, dict[str, np.ndarra
 
 
 def _peak(make: object) -> float:
-    """10^12 operations a second."""
-    from lira_engine.ort.library import onnxruntime  # which says how it is installed, where it is missing
+    """Return the best rate of a matmul, 10^12 operations a second."""
+    from lira_engine.ort.library import onnxruntime  # an error names the line that installs it
 
     rng = np.random.default_rng(0)
     node, constants = make(rng)  # type: ignore[operator]
@@ -93,7 +93,7 @@ def _peak(make: object) -> float:
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # an error is raised, too
+    options.log_severity_level = 4  # errors are raised anyway
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

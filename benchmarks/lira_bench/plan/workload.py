@@ -1,4 +1,4 @@
-"""What is asked of a model: an image, a prompt, an answer; with the numbers that a plan assumes."""
+"""The workload of a plan: an image, a prompt and answers, with the assumed numbers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from lira_bench.plan.graph_costs import ModelCosts
 from lira_engine.errors import LiraError
 
 TEXT_ROWS = 48
-"""System text, question and template of a referring segmentation, in LIRA-2B's tokens."""
+"""LIRA-2B's tokens of system text, question and template of a referring segmentation."""
 QUERY_ROWS = 16
-"""Object queries that pass the validity rule: one row each. Depends on the image; 300 at most in LIRA-2B."""
+"""Valid object queries, one row each. The number depends on the image; LIRA-2B has 300 at most."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Tokens that are generated, masks that are decoded, regions that are encoded again."""
+    """Numbers of generated tokens, decoded masks and encoded regions."""
 
     name: str
     new_tokens: int
@@ -24,11 +24,11 @@ class Answer:
 
     @property
     def steps(self) -> int:
-        """Passes that read one token: the first token is the prefill's, regions take passes of their own."""
+        """Return the number of decode steps: prefill gives the first token, a region takes its own pass."""
         return self.new_tokens - 1 - self.regions
 
     def rows(self, region_rows: int) -> int:
-        """Rows that the answer adds to the cache."""
+        """Return the rows that the answer adds to the cache."""
         return self.steps + self.regions * region_rows
 
 
@@ -39,7 +39,7 @@ GCG = Answer("gcg", new_tokens=42, masks=6, regions=3)
 
 @dataclass(frozen=True)
 class Workload:
-    """One image and what is answered about it."""
+    """One image and the answers about it."""
 
     tiles: int
     prompt_rows: int
@@ -47,9 +47,9 @@ class Workload:
 
 
 def workload(costs: ModelCosts, tiles: int | None = None) -> Workload:
-    """An image of `tiles` tiles, by default the most that it can be cut into.
+    """Return the workload of an image of `tiles` tiles; default: the most.
 
-    Raises LiraError for a number of tiles that the model does not take, and where the prompt does not fit.
+    Raises LiraError for a number of tiles that the model does not take, and if the prompt does not fit.
     """
     count = costs.tiles if tiles is None else tiles
     if not 1 <= count <= costs.tiles:
