@@ -70,7 +70,7 @@ def question(
 ) -> Question:
     """Raises LiraError for a task that the bundle lacks, an expression that it does not take, and one that it
     needs."""
-    prompt = lira.prompt(None, task, expression, ilvc)
+    prompt = lira.prompt(task=task, expression=expression, ilvc=ilvc)
     if not forced:
         return Question(task, prompt, ilvc, None, max_tiles)
     tokens = forced_tokens(task, lira.manifest.tokens, lira.tokenizer, encodes_regions(ilvc))
