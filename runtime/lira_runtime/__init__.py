@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from lira_runtime.events import MaskEvent as MaskEvent
     from lira_runtime.events import RegionEvent as RegionEvent
     from lira_runtime.events import TokenEvent as TokenEvent
+    from lira_runtime.lira import Lira as Lira
     from lira_runtime.masks import Mask as Mask
-    from lira_runtime.scene import Lira as Lira
+    from lira_runtime.prompts import Question as Question
     from lira_runtime.scene import Scene as Scene
     from lira_runtime.timings import Timings as Timings
 
@@ -28,7 +29,8 @@ _HOMES = {
     "RegionEvent": "events",
     "TokenEvent": "events",
     "Mask": "masks",
-    "Lira": "scene",
+    "Lira": "lira",
+    "Question": "prompts",
     "Scene": "scene",
     "Timings": "timings",
 }

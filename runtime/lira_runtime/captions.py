@@ -45,17 +45,16 @@ def width(text: str, size: float) -> float:
 def draw_text(
     draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, color: Color, size: float, anchor: str
 ) -> None:
-    """Draw one line of any text; `anchor` is one of Pillow's: l or r, and s (baseline), m or a."""
+    """Draw one line of any text. `anchor` as in Pillow: "ls" (left, baseline) or "lm" (left, middle)."""
     runs = fonts.runs(text)
     if len(runs) == 1:
         draw.text(at, runs[0].text, color, fonts.font(size, runs[0].file), anchor=anchor)
         return
     x, y = at
-    if anchor[0] == "r":
-        x -= width(text, size)
-    own = fonts.font(size)
-    ascent, descent = own.getmetrics() if isinstance(own, ImageFont.FreeTypeFont) else (size, 0)
-    y += {"s": 0, "m": (ascent - descent) / 2, "a": ascent}[anchor[1]]
+    if anchor == "lm":
+        own = fonts.font(size)
+        ascent, descent = own.getmetrics() if isinstance(own, ImageFont.FreeTypeFont) else (size, 0)
+        y += (ascent - descent) / 2
     for run in runs:  # side by side on one baseline
         look = fonts.font(size, run.file)
         draw.text((x, y), run.text, color, look, anchor="ls")

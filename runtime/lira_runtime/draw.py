@@ -31,7 +31,6 @@ PALETTE: tuple[Color, ...] = (
 PANEL: Color = (20, 23, 28)
 INK: Color = (232, 234, 237)
 FAINT: Color = (150, 156, 166)
-TRACK: Color = (38, 43, 51)
 
 _TINT = 0.3  # of the colour over the object, whose own colours must stay visible
 _DIM = 0.35  # of black over what no mask covers
@@ -88,40 +87,6 @@ def overlay(
     card.paste(picture, ((width - picture.width) // 2, margin), _rounded(picture.size, 12 * unit))
     card.paste(panel, (margin, picture.height + 2 * margin))
     return card
-
-
-def attribute_bars(
-    pairs: Sequence[tuple[str, float]], *, title: str = "", highlight: Color = PALETTE[0], width: int = 900
-) -> Image.Image:
-    """Horizontal bars of (word, probability), in the given order, the first one in colour. Returns RGB.
-
-    Probabilities are in 0..1 and the bars' full length is 1, so that charts can be compared.
-    """
-    scale = _FINE * width / 900
-    margin, row, bar, size = 28 * scale, 54 * scale, 26 * scale, 25 * scale
-    head = 52 * scale if title else 0.0
-    total = width * _FINE
-    shown = [captions.ellipsize(word, size, 0.3 * total) for word, _ in pairs]
-    names = max((captions.width(word, size) for word in shown), default=0.0)
-    left, right = margin + names + 20 * scale, total - margin - captions.width("100.0 %", size) - 16 * scale
-    chart = Image.new("RGB", (total, round(2 * margin + head + row * len(pairs))), PANEL)
-    draw = ImageDraw.Draw(chart)
-    if title:
-        heading = captions.ellipsize(title, size, total - 2 * margin)
-        captions.draw_text(draw, (margin, margin), heading, INK, size, "la")
-    for index, (word, (_, probability)) in enumerate(zip(shown, pairs, strict=True)):
-        middle = margin + head + (index + 0.5) * row
-        ink = INK if index == 0 else FAINT
-        captions.draw_text(draw, (left - 20 * scale, middle), word, ink, size, "rm")
-        box = (left, middle - bar / 2, right, middle + bar / 2)
-        draw.rounded_rectangle(box, radius=6 * scale, fill=TRACK)
-        length = max((right - left) * min(max(probability, 0.0), 1.0), 3 * scale)
-        fill = highlight if index == 0 else tuple((a + b) // 2 for a, b in zip(highlight, TRACK, strict=True))
-        reached = (box[0], box[1], left + length, box[3])
-        draw.rounded_rectangle(reached, radius=min(6 * scale, length / 2), fill=fill)
-        share = f"{100 * probability:.1f} %"
-        captions.draw_text(draw, (total - margin, middle), share, ink, size, "rm")
-    return chart.resize((width, round(chart.height / _FINE)), Image.Resampling.LANCZOS)
 
 
 # --- masks on the image -----------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from lira_engine.bundle.manifest import PromptSpec, TaskSpec, TokenSpec
 from lira_engine.errors import LiraError
+from lira_runtime import arguments
+from lira_runtime.sampling import Sampler, make_sampler
 from lira_runtime.tokenizer import TextCoder
 
 Ilvc = Literal["auto", "on", "off", "plain"]
@@ -19,10 +21,59 @@ FREE_FORM_MAX_NEW_TOKENS = 512  # upstream's demo
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """`before` and `after` surround the visual prefix.
+class Question:
+    """What to ask about an image, and how to choose the answer's tokens. Raises LiraError for bad values.
 
-    `question` is what they ask, in words; `label` names a mask that the answer itself does not name.
+    Attributes:
+        question: a free-form question, or the text that `task` needs.
+        task: a task of the bundle: refseg, gcg, vqa, caption.
+        expression: the text that `task` needs, where there is no `question`.
+        ilvc: what `<image_id>` does (see `Ilvc`).
+        max_new_tokens: of the answer; None takes the task's, or 512.
+        temperature: 0 is greedy.
+        top_p: samples from the likeliest tokens that hold this share of the probability.
+        top_k: samples from so many tokens; 0 from all.
+        seed: makes sampling repeatable.
+    """
+
+    question: str | None = None
+    task: str | None = None
+    expression: str | None = None
+    ilvc: Ilvc = "auto"
+    max_new_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+
+    @classmethod
+    def of(cls, question: Question | str | None, **options: Any) -> Question:
+        """Return `question` as it is or from its text, with other fields as in `options`."""
+        if isinstance(question, Question):
+            return replace(question, **options)
+        return cls(question, **options)
+
+    def __post_init__(self) -> None:
+        arguments.optional_whole("max_new_tokens", self.max_new_tokens, "1 or more", 1)
+        arguments.optional_text("the question", self.question)
+        arguments.optional_text("the task", self.task)
+        arguments.optional_text("the expression", self.expression)
+        check_ilvc(self.ilvc)
+        if self.task is None and self.expression is None and not (self.question or "").strip():
+            raise LiraError('the question is empty; expected some text (--ask "..."), or a task (--task)')
+        make_sampler(self.temperature, self.top_p, self.top_k, self.seed)
+
+    def sampler(self, tokens: TokenSpec) -> Sampler:
+        """Return a sampler for one answer, with the tokens that `ilvc` bans."""
+        banned = banned_tokens(self.ilvc, tokens)
+        return make_sampler(self.temperature, self.top_p, self.top_k, self.seed, banned)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """`before` and `after` are the token ids on both sides of the visual prefix.
+
+    `question` is their question as text; `label` names a mask that the answer itself does not name.
     """
 
     before: tuple[int, ...]
@@ -34,7 +85,7 @@ class Prompt:
 
 
 def check_ilvc(ilvc: str) -> Ilvc:
-    """Raises LiraError for what is no `Ilvc`."""
+    """Return `ilvc`. Raises LiraError if it is no `Ilvc`."""
     for known in get_args(Ilvc):
         if ilvc == known:
             return known
@@ -47,60 +98,48 @@ def encodes_regions(ilvc: Ilvc) -> bool:
 
 
 def banned_tokens(ilvc: Ilvc, tokens: TokenSpec) -> tuple[int, ...]:
-    """The token ids that are never chosen."""
+    """Return the token ids that are never chosen."""
     return (tokens.image_id,) if ilvc == "off" else ()
 
 
-def build_prompt(
-    prompts: PromptSpec,
-    tokens: TokenSpec,
-    tokenizer: TextCoder,
-    *,
-    question: str | None = None,
-    task: str | None = None,
-    expression: str | None = None,
-    ilvc: Ilvc = "auto",
-) -> Prompt:
-    """A free-form `question`, or a `task` of the bundle with what its template needs.
+def build_prompt(prompts: PromptSpec, tokens: TokenSpec, tokenizer: TextCoder, asked: Question) -> Prompt:
+    """Return the prompt of a free-form question, or of a task with the text that its template needs.
 
-    A question is used as it stands, blanks around it and special tokens in it included: "<image>" is where
-    the picture goes (once; without it the picture comes first), "[SEG]" or "</s>" become these tokens. A
-    free-form question's answer ends at the bundle's end tokens only. ilvc="off" takes a task's prompt without
-    ILVC where the bundle has one (the paper's two prompts, supplementary text, section 6).
+    The question stays as it is, with its blanks and special tokens: "<image>" is the image's place (at most
+    once; without it the image comes first), "[SEG]" or "</s>" become these tokens. Only the bundle's end
+    tokens end the answer to a free-form question. With ilvc="off" a task takes its prompt without ILVC if the
+    bundle has one (the paper's two prompts, supplementary text, section 6).
 
-    Raises LiraError for an empty question, one with two "<image>", an unknown task, and one with too little
-    or too much.
+    Raises LiraError for a question with two "<image>", an unknown task, and a task with a text too few or too
+    many.
     """
-    check_ilvc(ilvc)
-    if task is None:
+    question, expression = asked.question, asked.expression
+    if asked.task is None:
         if expression is not None:
             raise LiraError(f"an expression needs a task; expected task to be one of {_listed(prompts)}")
-        text = question or ""
-        if not text.strip():
-            raise LiraError("the question is empty; expected some text, or a task")
-        return _assemble(
-            prompts, tokens, tokenizer, text, frozenset(tokens.eos), FREE_FORM_MAX_NEW_TOKENS, ""
-        )
+        most = asked.max_new_tokens or FREE_FORM_MAX_NEW_TOKENS
+        return _assemble(prompts, tokens, tokenizer, question or "", frozenset(tokens.eos), most, "")
 
-    if task not in prompts.tasks:
-        raise LiraError(f"there is no task {task!r} in this bundle; expected one of {_listed(prompts)}")
-    spec = prompts.tasks[task]
+    if asked.task not in prompts.tasks:
+        raise LiraError(f"there is no task {asked.task!r} in this bundle; expected one of {_listed(prompts)}")
+    spec = prompts.tasks[asked.task]
     template = spec.question
-    if ilvc == "off" and spec.question_without_ilvc is not None:
+    if asked.ilvc == "off" and spec.question_without_ilvc is not None:
         template = spec.question_without_ilvc
     label = ""
     if "{expression}" in template:
         if question is not None and expression is not None:
-            raise LiraError(f"task {task} takes one text; found a question and an expression")
+            raise LiraError(f"task {asked.task} takes one text; found a question and an expression")
         text = expression if expression is not None else question or ""
         if not text.strip():
-            raise LiraError(f"task {task} needs an expression; found none, or an empty one")
+            raise LiraError(f"task {asked.task} needs an expression; found none, or an empty one")
         label = "" if template == "{expression}" else text.strip()  # a question names no object
         template = template.replace("{expression}", text.lower() if spec.lowercase else text)
     elif question is not None or expression is not None:
-        raise LiraError(f"task {task} has its own question; found another text beside it: leave it out")
+        raise LiraError(f"task {asked.task} has its own question; found another text beside it: leave it out")
     stop_ids = frozenset(tokens.eos) | {_stop_id(name, spec, tokens, tokenizer) for name in spec.stop}
-    return _assemble(prompts, tokens, tokenizer, template, stop_ids, spec.max_new_tokens, label)
+    most = asked.max_new_tokens or spec.max_new_tokens
+    return _assemble(prompts, tokens, tokenizer, template, stop_ids, most, label)
 
 
 def _assemble(
@@ -112,17 +151,17 @@ def _assemble(
     max_new_tokens: int,
     label: str,
 ) -> Prompt:
-    # The two sides of <image> are encoded apart, as upstream does it: no token may span the place.
+    # As upstream, encode the two sides of <image> separately: no token may span its place.
     start, end = prompts.user.split(IMAGE_PLACE, 1)
     places = question.count(IMAGE_PLACE)
     if places > 1:
         raise LiraError(
             f"the question has <image> {places} times; expected it once, where the picture goes, or never"
         )
-    if places:  # upstream puts "<image>\n" in front of a question that has no <image> of its own
+    if places:  # upstream puts "<image>\n" before a question that has no <image> of its own
         lead, tail = end.removeprefix("\n").split("{question}", 1)
-        in_front, behind = question.split(IMAGE_PLACE)
-        start, end = start + lead + in_front, behind + tail
+        left, right = question.split(IMAGE_PLACE)
+        start, end = start + lead + left, right + tail
     else:
         end = end.replace("{question}", question)
     before, after = tokenizer.encode(prompts.system + start), tokenizer.encode(end)
@@ -137,7 +176,7 @@ def _stop_id(name: str, spec: TaskSpec, tokens: TokenSpec, tokenizer: TextCoder)
     token_id = tokenizer.id_of(name)
     if token_id is None:
         raise LiraError(
-            f"the bundle's tokenizer has no token {name!r}, at which {spec.question!r} is to stop"
+            f"the bundle's tokenizer has no token {name!r}, which ends the answer to {spec.question!r}"
         )
     return token_id
 

@@ -27,8 +27,8 @@ from lira_engine.errors import LiraError
 from lira_engine.system.machine import available_mib
 from lira_engine.verify import CheckedAnswer
 from lira_runtime.answer import last_answer
+from lira_runtime.lira import Lira
 from lira_runtime.sampling import make_sampler
-from lira_runtime.scene import Lira
 from lira_runtime.tokenizer import Tokenizer
 
 QUESTION = "Is there a square in the image?"

@@ -246,7 +246,7 @@ def reversed_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
 def another_template(monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = Lira.prompt
     monkeypatch.setattr(
-        Lira, "prompt", lambda self, *question: dataclasses.replace(prompt(self, *question), after=(7, 8))
+        Lira, "prompt", lambda self, question: dataclasses.replace(prompt(self, question), after=(7, 8))
     )
 
 
@@ -294,7 +294,7 @@ def asked_chunks(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray
     with Lira.open(path, threads=1) as lira:
         tokens = lira.manifest.tokens
         answer = iter((tokens.seg, tokens.image_id, tokens.seg, tokens.p_end, tokens.eos[0]))
-        monkeypatch.setattr("lira_runtime.scene.make_sampler", lambda *_: lambda logits: next(answer))
+        monkeypatch.setattr("lira_runtime.prompts.make_sampler", lambda *_: lambda logits: next(answer))
         llm = RecordingLlm(lira.engines.llm)
         lira.engines = dataclasses.replace(lira.engines, llm=llm)
         lira.look(verify_answer.picture(lira.manifest.preprocessing.tile.size)).ask(verify_answer.QUESTION)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from lira_engine.main import main
-from lira_runtime import Lira, rle
+from lira_runtime import Lira, Question, rle
+from lira_runtime.run import run
 
 
 @pytest.fixture
@@ -28,19 +31,24 @@ def picture(tmp_path: Path) -> Path:
 def command(
     fakes: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command with a scripted LLM: exit code, stdout, stderr."""
+    """Run the command with a scripted LLM; return exit code, stdout and stderr."""
 
     def invoke(*arguments: object, script: str = "") -> tuple[int, str, str]:
-        engines = fakes.fake_engines([fakes.ID[piece] for piece in script.split()])
-        table = fakes.embed(range(len(fakes.VOCABULARY)))
-        separators = -np.ones((2, fakes.WIDTH), dtype=np.float32)
-        lira = Lira(fakes.fake_manifest(), engines, fakes.FakeTokenizer(), table, separators)
-        monkeypatch.setattr(Lira, "open", lambda *_, **__: lira)
+        answer_with(script, fakes, monkeypatch)
         with pytest.raises(SystemExit) as exit_:
             main(["run", "bundle", *map(str, arguments)])
         return int(exit_.value.code or 0), *capsys.readouterr()
 
     return invoke
+
+
+def answer_with(script: str, fakes: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `Lira.open` open stand-in engines whose LLM answers with these tokens."""
+    engines = fakes.fake_engines([fakes.ID[piece] for piece in script.split()])
+    table = fakes.embed(range(len(fakes.VOCABULARY)))
+    separators = -np.ones((2, fakes.WIDTH), dtype=np.float32)
+    lira = Lira(fakes.fake_manifest(), engines, fakes.FakeTokenizer(), table, separators)
+    monkeypatch.setattr(Lira, "open", lambda *_, **__: lira)
 
 
 GROUNDED = "▁it ▁is [SEG] <image_id> ▁a ▁ball </p> ▁ [SEG] . <|im_end|>"
@@ -65,6 +73,18 @@ def test_text_masks_and_timings(command: Any, picture: Path, tmp_path: Path) -> 
     assert written["regions"][0]["box_xyxy"] == written["masks"][0]["box_xyxy"]
     assert [entry["word"] for entry in written["attributes"]] == ["red", "blue"]
     assert written["timings"]["new_tokens"] == 11
+
+
+def test_run_from_python_prints_on_the_given_console_and_returns_the_answer(
+    fakes: SimpleNamespace, picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer_with(GROUNDED, fakes, monkeypatch)
+    console = Console(file=io.StringIO(), width=200)
+    answer = run(Path("bundle"), picture, Question(task="gcg"), words=["red", "blue"], console=console)
+    assert (answer.text, [phrase.text for phrase in answer.phrases]) == ("it is a ball.", ["a ball"])
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert printed.startswith("it is a ball.\n\u25a0 a ball  (score 0.") and "\nred " in printed
+    assert capsys.readouterr() == ("", "")
 
 
 def test_free_form_question_without_masks(command: Any, picture: Path) -> None:

@@ -8,7 +8,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from lira_runtime import captions, draw, fonts
-from lira_runtime.draw import PALETTE, PANEL, Span, attribute_bars, overlay
+from lira_runtime.draw import PALETTE, PANEL, Span, overlay
 
 GREY = Image.new("RGB", (96, 64), (128, 128, 128))
 TEXT = "a red apple beside a green pear"
@@ -155,26 +155,3 @@ def test_printable_and_ellipsis() -> None:
     cut = captions.ellipsize("a rather long label", 20, 100)
     assert cut.endswith("..")
     assert captions.width(cut, 20) <= 100
-
-
-# --- attributes --------------------------------------------------------------------------------------
-
-
-def test_bars_are_as_long_as_their_probabilities() -> None:
-    tint = PALETTE[1]
-    chart = attribute_bars([("red", 0.8), ("blue", 0.2)], highlight=tint, width=900)
-    dimmed = (np.array(tint) + draw.TRACK) // 2
-    pixels = np.asarray(chart, dtype=int)[[55, 109]]  # rows through the middles of the two bars
-    first, second = (
-        (np.abs(row - ink).max(axis=-1) < 4).sum() for row, ink in zip(pixels, (tint, dimmed), strict=True)
-    )
-    assert first / second == pytest.approx(4, rel=0.03)
-    track = (np.abs(pixels - draw.TRACK).max(axis=-1) < 4).sum(axis=-1)
-    assert first + track[0] == pytest.approx(second + track[1], abs=4)
-    assert first / (first + track[0]) == pytest.approx(0.8, abs=0.01)
-
-
-def test_bars_of_odd_input() -> None:
-    assert attribute_bars([]).height > 0
-    rows = [("a very long attribute word that goes on and on", 1.0), ("zéro", 0.0), ("more", 1.2), ("", -0.1)]
-    assert attribute_bars(rows, title="Location at [SEG] " * 9, width=400).width == 400

@@ -126,5 +126,4 @@ def test_any_text_can_be_drawn(text: str) -> None:
     spans = [Span(0, min(5, len(text)), MASK), Span(len(text), len(text), MASK, text)]
     picture = draw.overlay(PICTURE, text, spans, question=text, size=128)
     assert picture.height < 20_000
-    draw.attribute_bars([(text, 0.5), ("red", 0.25)], title=text)
     fonts.missing(text)

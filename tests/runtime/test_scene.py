@@ -13,7 +13,7 @@ import pytest
 
 from lira_engine.bundle.manifest import TileSpec
 from lira_engine.errors import LiraError
-from lira_runtime import Lira, Scene, preprocess
+from lira_runtime import Lira, Question, Scene, preprocess
 from lira_runtime.answer import FinishedEvent
 from lira_runtime.events import MaskEvent, RegionEvent, TokenEvent
 from lira_runtime.sampling import make_sampler
@@ -53,7 +53,7 @@ def test_starting_the_pixel_encoder_counts_as_its_time(look: Any, monkeypatch: p
         return start(feeds)
 
     monkeypatch.setattr(engines.pixel_encoder, "start", slowly)
-    assert scene._lira.look(scene.image).look_timings.encode_pixel >= 0.02
+    assert scene._model.look(scene.image).look_timings.encode_pixel >= 0.02
 
 
 def test_encoders_and_the_image_prefill_run_once(look: Any, fakes: SimpleNamespace) -> None:
@@ -221,6 +221,22 @@ def test_bad_questions_are_refused_at_once(look: Any, options: dict[str, Any], m
     assert engines.llm.passes == []
 
 
+def test_a_question_object_asks_the_same_as_its_keywords(look: Any) -> None:
+    options = {"task": "refseg", "expression": "Red Ball", "ilvc": "off", "max_new_tokens": 2}
+    question = Question(**options)
+    scene, engines = look("▁it ▁is ▁red " * 4)
+    answers = [
+        scene.ask(question),
+        scene.ask(**options),
+        scene.ask(replace(question, ilvc="auto"), ilvc="off"),
+        list(scene.stream(question))[-1].answer,
+    ]
+    asked = [chunk for chunk in engines.llm.passes[1:] if len(chunk) > 1]
+    assert len(asked) == 4 and all(np.array_equal(chunk, asked[0]) for chunk in asked)
+    assert [len(answer.token_ids) for answer in answers] == [2] * 4
+    assert scene._model.prompt(question) == scene._model.prompt(**options)
+
+
 def test_a_question_may_be_the_text_of_a_task(look: Any) -> None:
     scene, _ = look("▁it")
     assert scene.ask("Is it?", task="vqa").text == "it"
@@ -261,7 +277,7 @@ def test_time_of_the_streams_consumer_is_not_counted(look: Any, monkeypatch: pyt
 
 def test_replay_by_token_ids(look: Any, fakes: SimpleNamespace) -> None:
     scene, _ = look("▁it ▁is ▁red")
-    prompt = scene._lira.prompt("it")
+    prompt = scene._model.prompt("it")
     forced = {1: fakes.SEG, 2: fakes.IMAGE_ID}
     answer = list(scene.stream_prompt(prompt, make_sampler(), forced=forced))[-1].answer
     assert answer.token_ids == (fakes.ID["▁it"], fakes.SEG, fakes.IMAGE_ID, fakes.EOS)
@@ -326,8 +342,8 @@ def test_tags_in_a_question_become_their_tokens(look: Any, fakes: SimpleNamespac
 
 def test_every_end_token_of_the_bundle_ends_an_answer(look: Any, fakes: SimpleNamespace) -> None:
     scene, _ = look("▁it <s> ▁is <|im_end|>")
-    tokens = replace(scene._lira.manifest.tokens, eos=(fakes.EOS, fakes.ID["<s>"]))
-    scene._lira.manifest = replace(scene._lira.manifest, tokens=tokens)
+    tokens = replace(scene._model.manifest.tokens, eos=(fakes.EOS, fakes.ID["<s>"]))
+    scene._model.manifest = replace(scene._model.manifest, tokens=tokens)
     answer = scene.ask("it")
     assert (answer.text, answer.finish_reason) == ("it", "stop")
 

@@ -247,7 +247,7 @@ class _Look:
         if rules.questions:  # they replace the task's
             prompt = self._lira.prompt(question.text, ilvc=rules.ilvc)
         else:
-            prompt = self._lira.prompt(None, question.task, question.text, rules.ilvc)
+            prompt = self._lira.prompt(task=question.task, expression=question.text, ilvc=rules.ilvc)
         if rules.bos and prompt.before[0] != tokens.bos:
             prompt = replace(prompt, before=(tokens.bos, *prompt.before))
         if rules.ends_at_turn_only:

@@ -35,7 +35,7 @@ class Answered:
 
 def forced_answer(manifest: Manifest, tokenizer: TextCoder) -> tuple[Prompt, list[int]]:
     """Return the prompt of a grounded description and its tokens, from `lira_bench.speed.schedule`."""
-    from lira_runtime.prompts import build_prompt
+    from lira_runtime.prompts import Question, build_prompt
 
-    prompt = build_prompt(manifest.prompts, manifest.tokens, tokenizer, task=TASK)
+    prompt = build_prompt(manifest.prompts, manifest.tokens, tokenizer, Question(task=TASK))
     return prompt, forced_tokens(TASK, manifest.tokens, tokenizer)

@@ -71,7 +71,7 @@ def question(
 
     Raises LiraError if the bundle lacks the task, or if `expression` is missing or not allowed there.
     """
-    prompt = lira.prompt(None, task, expression, ilvc)
+    prompt = lira.prompt(task=task, expression=expression, ilvc=ilvc)
     if not forced:
         return Question(task, prompt, ilvc, None, max_tiles)
     tokens = forced_tokens(task, lira.manifest.tokens, lira.tokenizer, encodes_regions(ilvc))

@@ -40,7 +40,7 @@ def test_compare_with_other_engines(
         for sample in evaluate.samples(grounded):
             (answer,) = sample["answers"]
             scene = lira.look(evaluate.data / "images" / sample["image"])
-            again, chosen = replay(scene, lira.prompt(None, "gcg"), answer["token_ids"])
+            again, chosen = replay(scene, lira.prompt(task="gcg"), answer["token_ids"])
             assert list(again.token_ids) == answer["token_ids"]
             tokens += len(chosen)
             agreed += sum(a == b for a, b in zip(chosen, answer["token_ids"], strict=True))

@@ -318,7 +318,7 @@ def test_pope_by_the_authors(evaluate: Evaluate, asked: Asked, manifest: Manifes
     end, *closing = manifest.tokens.eos
     with Lira.open(evaluate.bundle, threads=1) as lira:
         scene = lira.look(evaluate.data / "images" / first["image"], max_tiles=8, min_tiles=4)
-        prompt = lira.prompt(None, "vqa", first["answers"][0]["question"])
+        prompt = lira.prompt(task="vqa", expression=first["answers"][0]["question"])
         rows = np.concatenate([lira.embed(prompt.before), scene._prefix, lira.embed(prompt.after)])
         llm = lira.engines.llm
         found = beam_search(llm, llm.new_cache(), rows, lira.embed, 5, 100, closing, (end,), 1)

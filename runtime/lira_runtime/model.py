@@ -1,0 +1,50 @@
+"""What all scenes of an opened bundle share: engines, tokenizer, embedding table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lira_engine.bundle.manifest import Manifest
+from lira_engine.engines.runner import Engines
+from lira_runtime.prompts import Prompt, Question, build_prompt
+from lira_runtime.tokenizer import TextCoder
+
+
+class Model:
+    """A bundle's engines, tokenizer and embedding table."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        engines: Engines,
+        tokenizer: TextCoder,
+        embeddings: np.ndarray,  # [V, C] float32, memory-mapped where it is a bundle's
+        separators: np.ndarray,  # [2, C] float32
+    ) -> None:
+        self.manifest = manifest
+        self.engines = engines
+        self.tokenizer = tokenizer
+        self._embeddings = embeddings
+        self._separators = separators
+
+    def encode_tiles(self, tiles: np.ndarray) -> np.ndarray:
+        """tiles [T, 3, S, S] float32 -> features [T, N, C] float32.
+
+        One tile at a time: one keeps all cores busy, and seven at once need seven times the memory.
+        """
+        start = self.engines.semantic_encoder.start
+        passes = [start({"pixel_values": tile[None]}) for tile in tiles]
+        return np.concatenate([one.numpy("features") for one in passes])
+
+    def embed(self, token_ids: Sequence[int]) -> np.ndarray:
+        """token ids [n] -> embeddings [n, C] float32. Reads only these rows of the table."""
+        return np.asarray(self._embeddings[np.asarray(token_ids, dtype=np.int64)], dtype=np.float32)
+
+    def prompt(self, question: Question | str | None = None, **options: Any) -> Prompt:
+        """Return the token ids of a question. Arguments and errors are those of `Scene.stream`."""
+        manifest = self.manifest
+        asked = Question.of(question, **options)
+        return build_prompt(manifest.prompts, manifest.tokens, self.tokenizer, asked)
