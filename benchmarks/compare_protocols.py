@@ -108,7 +108,7 @@ class Scenes:
 
     def evaluated(self, task: str, rules: Protocol) -> Evaluation:
         source = Source(self._data, instruction=rules.instruction)
-        dataset = rules.chosen(task_named(task).read(source))
+        dataset = task_named(task).read(source).chosen_by(rules)
         self._count += 1
         job = Job(self._engines, task, self._data / "images", rules, threads=1)
         return evaluate(job, source, dataset, self._out / f"{self._count}")

@@ -15,8 +15,8 @@ from torch import Tensor
 from lira_engine.system.atomic import atomic_directory
 
 from .families import LLM_PREFIX, family_of
+from .lira_tokens import LIRA_TOKENS
 from .model.lira import Lira
-from .tokenizer import LIRA_TOKENS
 from .upstream_names import vision_source
 
 

@@ -22,9 +22,10 @@ from lira_export.checkpoint import Checkpoint
 from lira_export.config import LiraConfig
 from lira_export.export import export_checkpoint
 from lira_export.families.internlm2 import INTERNLM2
+from lira_export.lira_tokens import LIRA_TOKENS
 from lira_export.llm_tensors import LlmTensors
 from lira_export.prompts import prompts_of
-from lira_export.tokenizer import LIRA_TOKENS, special_tokens
+from lira_export.tokenizer import special_tokens
 
 
 def test_the_command_line_writes_a_bundle(

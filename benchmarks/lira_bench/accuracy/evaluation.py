@@ -90,7 +90,7 @@ def evaluate_request(request: Request, bar: Bar = no_bar) -> Result:
     images = images_folder(source.data, request.images).resolve()
     name = f"{request.target}-{precision}"
     folder = request.output or Path(f"eval-{engines.bundle.name}-{request.task}-{name}")
-    dataset = rules.chosen(task.read(source))
+    dataset = task.read(source).chosen_by(rules)
 
     def evaluated(choice: EngineChoice, shown: str, out: Path, first: Evaluation | None) -> Evaluation:
         job = Job(choice, request.task, images, rules, request.threads)

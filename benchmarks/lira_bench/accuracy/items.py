@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,20 @@ class Dataset:
     @property
     def items(self) -> list[Item]:
         return [entry for entry in self.entries if isinstance(entry, Item)]
+
+    def chosen_by(self, rules: Protocol) -> Dataset:
+        """Return the data without the entries that a protocol does not evaluate."""
+        entries = self.entries
+        if rules.of_many is not None and len(entries) > rules.of_many[0]:
+            entries = entries[: rules.of_many[1]]
+        if not rules.ranks_words:
+            entries = tuple(
+                LeftOut(entry.key, f"protocol {rules.name} ranks no words")
+                if isinstance(entry, Item) and entry.words
+                else entry
+                for entry in entries
+            )
+        return replace(self, entries=entries)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from lira_bench.accuracy.items import Dataset, Item, LeftOut
 from lira_engine.errors import LiraError
 from lira_runtime.preprocess import check_tiles
 from lira_runtime.prompts import Ilvc, check_ilvc
@@ -74,20 +73,6 @@ class Protocol:
             least = None if rules.min_tiles is None else min(rules.min_tiles, max_tiles)
             rules = replace(rules, min_tiles=least, max_tiles=max_tiles)
         return rules
-
-    def chosen(self, dataset: Dataset) -> Dataset:
-        """Return the data without the entries that these rules do not evaluate."""
-        entries = dataset.entries
-        if self.of_many is not None and len(entries) > self.of_many[0]:
-            entries = entries[: self.of_many[1]]
-        if not self.ranks_words:
-            entries = tuple(
-                LeftOut(entry.key, f"protocol {self.name} ranks no words")
-                if isinstance(entry, Item) and entry.words
-                else entry
-                for entry in entries
-            )
-        return replace(dataset, entries=entries)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all rules by name for a report, which has `ilvc` and `instruction` elsewhere."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lira_bench.speed.schedule import forced_tokens
+from lira_bench.forced import forced_tokens
 from lira_engine.bundle.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Answered:
 
 
 def forced_answer(manifest: Manifest, tokenizer: TextCoder) -> tuple[Prompt, list[int]]:
-    """Return the prompt of a grounded description and its tokens, from `lira_bench.speed.schedule`."""
+    """Return the prompt of a grounded description and its tokens, from `lira_bench.forced`."""
     from lira_runtime.prompts import Question, build_prompt
 
     prompt = build_prompt(manifest.prompts, manifest.tokens, tokenizer, Question(task=TASK))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lira_bench.plan.devices import Device
+from lira_bench.plan.device import Device
 from lira_bench.plan.efficiency import Efficiency
 from lira_bench.plan.graph_costs import ModelCosts
 from lira_bench.plan.roofline import Roofline, StageTime

@@ -6,42 +6,8 @@ run on the DLA, so both are taken out here. A figure that no document has is der
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
+from lira_bench.plan.device import THIS_MACHINE, Device, Kind
 from lira_engine.errors import LiraError
-
-THIS_MACHINE = "this-machine"
-Kind = Literal["jetson", "rtx", "cpu"]
-
-
-@dataclass(frozen=True)
-class Device:
-    """A device.
-
-    Attributes:
-        memory_gib: all memory; on Jetson boards the CPU and the system share it.
-        bandwidth: of its memory, GB/s.
-        fp32, fp16: peak of dense matmuls, 10^12 operations a second; fp16 accumulates in fp32. Zero: none.
-        int8: the same for 8-bit integers.
-        int4: peak of matmuls with 4-bit weights, if it was measured; None means that of fp16.
-        power: watts.
-        source: of the figures. derived: those that are not in it, and how they follow.
-    """
-
-    name: str
-    title: str
-    kind: Kind
-    memory_gib: float
-    bandwidth: float
-    fp32: float
-    fp16: float
-    int8: float
-    power: str
-    source: str
-    derived: str
-    int4: float | None = None
-
 
 _SUPER_POST = (
     "NVIDIA, 'NVIDIA Jetson Orin Nano Developer Kit Gets a \"Super\" Boost', table of both modes, "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lira_bench.plan.devices import Kind
+from lira_bench.plan.device import Kind
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lira_bench.plan.devices import Device
+from lira_bench.plan.device import Device
 from lira_bench.plan.efficiency import Efficiency
 from lira_bench.plan.graph_costs import ModelCosts
 from lira_bench.plan.precision import StagePrecision

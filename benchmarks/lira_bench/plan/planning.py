@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lira_bench.plan import devices
-from lira_bench.plan.devices import Device
+from lira_bench.plan.device import Device
 from lira_bench.plan.efficiency import Efficiency
 from lira_bench.plan.graph_costs import ModelCosts
 from lira_bench.plan.memory import Memory, plan_memory

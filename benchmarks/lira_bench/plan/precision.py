@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lira_bench.plan.devices import Device, Kind
+from lira_bench.plan.device import Device, Kind
 from lira_bench.plan.graph_costs import StageCosts
 from lira_engine.errors import LiraError
 from lira_engine.lowering.passes.use_dynamic_quantize_matmul import SMALLEST

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lira_bench.plan import polynomial
-from lira_bench.plan.devices import Device
+from lira_bench.plan.device import Device
 from lira_bench.plan.efficiency import EFFICIENCY, Efficiency
 from lira_bench.plan.graph_costs import ModelCosts
 from lira_bench.plan.precision import StagePrecision, stage_precision

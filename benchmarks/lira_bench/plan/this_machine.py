@@ -11,7 +11,7 @@ import onnx
 from onnx import helper
 
 from lira_bench.bandwidth import read_bandwidth
-from lira_bench.plan.devices import THIS_MACHINE, Device
+from lira_bench.plan.device import THIS_MACHINE, Device
 from lira_engine.errors import LiraError
 from lira_engine.system import machine
 

@@ -10,6 +10,7 @@ from typing import Any
 from PIL.Image import Image
 
 from lira_bench.bandwidth import read_bandwidth
+from lira_bench.forced import TASKS
 from lira_bench.peers.compare import compare
 from lira_bench.peers.registry import PEERS, peers_named
 from lira_bench.peers.result import table
@@ -19,7 +20,6 @@ from lira_bench.speed.ablation import VARIANTS, ablation
 from lira_bench.speed.measure import Question, Run, measure, question
 from lira_bench.speed.record import Recorder, recorded
 from lira_bench.speed.request import Request
-from lira_bench.speed.schedule import TASKS
 from lira_bench.speed.summary import Traffic, decode_context, record
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.engines.runner import Engines

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL.Image import Image
 
+from lira_bench.forced import forced_tokens
 from lira_bench.speed.record import Mark, Recorder, Span
-from lira_bench.speed.schedule import forced_tokens
 from lira_runtime import Answer, Lira
 from lira_runtime.answer import FinishedEvent
 from lira_runtime.events import MaskEvent, RegionEvent, TokenEvent

@@ -14,7 +14,7 @@ from lira_engine.system.atomic import atomic_directory
 from lira_engine.system.disk import check_disk
 
 from ..config import LiraConfig
-from ..tokenizer import LIRA_TOKENS
+from ..lira_tokens import LIRA_TOKENS
 from .presets import PROTOTYPES, Preset, preset
 from .streams import write_pth, write_safetensors
 from .weights import random_pieces, upstream_shapes

@@ -177,11 +177,11 @@ def test_pope_questions_that_have_their_instruction_get_no_second_one(tmp_path: 
 
 def test_what_is_evaluated() -> None:
     asked = tuple(Item(str(n), "a.png", (Question("vqa", "?"),), {}) for n in range(20_001))
-    assert len(rules("vqa").chosen(Dataset(asked)).entries) == 4_000
-    assert len(rules("vqa").chosen(Dataset(asked[:20_000])).entries) == 20_000
-    assert len(STRICT.chosen(Dataset(asked)).entries) == 20_001
+    assert len(Dataset(asked).chosen_by(rules("vqa")).entries) == 4_000
+    assert len(Dataset(asked[:20_000]).chosen_by(rules("vqa")).entries) == 20_000
+    assert len(Dataset(asked).chosen_by(STRICT).entries) == 20_001
     ranked = Dataset((replace(asked[0], words=("red", "blue")), LeftOut("y", "damaged")))
-    assert rules("attreval").chosen(ranked).entries == (
+    assert ranked.chosen_by(rules("attreval")).entries == (
         LeftOut("0", "protocol authors ranks no words"),
         LeftOut("y", "damaged"),
     )

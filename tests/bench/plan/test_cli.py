@@ -11,7 +11,7 @@ import pytest
 
 from lira_bench.plan import devices
 from lira_bench.plan.cli import plan
-from lira_bench.plan.devices import Device
+from lira_bench.plan.device import Device
 from lira_engine.errors import LiraError
 from lira_engine.main import main
 

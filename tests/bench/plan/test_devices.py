@@ -6,7 +6,8 @@ import pytest
 
 from lira_bench import bandwidth
 from lira_bench.plan import devices, this_machine
-from lira_bench.plan.devices import DEVICES, Device
+from lira_bench.plan.device import Device
+from lira_bench.plan.devices import DEVICES
 from lira_bench.plan.efficiency import EFFICIENCY
 from lira_engine.errors import LiraError
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from lira_bench.plan.devices import DEVICES, Device
+from lira_bench.plan.device import Device
+from lira_bench.plan.devices import DEVICES
 from lira_bench.plan.efficiency import Efficiency
 from lira_bench.plan.graph_costs import Matrix, ModelCosts, StageCosts, load
 from lira_bench.plan.memory import GIB, plan_memory

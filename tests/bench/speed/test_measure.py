@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from lira_bench.forced import ANSWER, BETWEEN, LEAD, PHRASES, forced_tokens
 from lira_bench.sample_image import sample_image
 from lira_bench.speed.ablation import VARIANTS, ablation, pixel_encoder_alone, without_fusion
 from lira_bench.speed.measure import Run, measure, question
 from lira_bench.speed.record import Mark, RecordedStage, Recorder, Span, recorded
-from lira_bench.speed.schedule import ANSWER, BETWEEN, LEAD, PHRASES, forced_tokens
 from lira_bench.speed.traffic import cache_bytes, llm_file, weight_bytes
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import TensorSpec

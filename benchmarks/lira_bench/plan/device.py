@@ -1,0 +1,37 @@
+"""What a prediction knows of a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+THIS_MACHINE = "this-machine"
+Kind = Literal["jetson", "rtx", "cpu"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device.
+
+    Attributes:
+        memory_gib: all memory; on Jetson boards the CPU and the system share it.
+        bandwidth: of its memory, GB/s.
+        fp32, fp16: peak of dense matmuls, 10^12 operations a second; fp16 accumulates in fp32. Zero: none.
+        int8: the same for 8-bit integers.
+        int4: peak of matmuls with 4-bit weights, if it was measured; None means that of fp16.
+        power: watts.
+        source: of the figures. derived: those that are not in it, and how they follow.
+    """
+
+    name: str
+    title: str
+    kind: Kind
+    memory_gib: float
+    bandwidth: float
+    fp32: float
+    fp16: float
+    int8: float
+    power: str
+    source: str
+    derived: str
+    int4: float | None = None
