@@ -1,4 +1,4 @@
-"""Qwen2's tokenizer from vocab.json and merges.txt, for repositories without a tokenizer.json."""
+"""Read a byte-level BPE tokenizer from vocab.json and merges.txt, as Qwen2's repositories have them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lira_engine.errors import LiraError
 
 from .json_files import read_json
 
-# How Qwen2 cuts text before merging: contractions, words with a sign in front, single digits, signs, lines.
+# Where Qwen2 splits text before merging: contractions, words with a sign in front, digits, signs, lines.
 _CUTS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
@@ -18,14 +18,15 @@ _CUTS = (
 
 
 def has_bpe_files(base: Path) -> bool:
+    """Return whether the folder has both files."""
     return (base / "vocab.json").is_file() and (base / "merges.txt").is_file()
 
 
 def read_bpe_files(base: Path) -> Tokenizer:
-    """Byte-level BPE with the tokens that tokenizer_config.json or added_tokens.json adds.
+    """Return the tokenizer, with the tokens that tokenizer_config.json or added_tokens.json adds.
 
     Raises:
-        LiraError: a file is damaged, or an added token's id is not the next one.
+        LiraError: a file is damaged, or the id of an added token is not the next one.
     """
     vocabulary = read_json(base / "vocab.json", "a vocabulary")
     merges = _merges(base / "merges.txt")

@@ -1,4 +1,4 @@
-"""Writes the files of a bundle into a folder; every graph is run on its check vectors before it counts."""
+"""Write the files of a bundle into a folder, and run every graph on its check vectors."""
 
 from __future__ import annotations
 
@@ -30,8 +30,11 @@ from .runnable import runnable
 
 @dataclass(frozen=True)
 class Step:
-    """Where an export is. ``phase``: "reference", "graph", "write", "check", "done" or "hash"; ``written`` of
-    about ``expected`` bytes are on the disk."""
+    """Progress of an export.
+
+    ``phase``: "reference", "graph", "write", "check", "done" or "hash". ``written`` of about ``expected``
+    bytes are on the disk.
+    """
 
     stage: str
     phase: str
@@ -42,14 +45,14 @@ class Step:
 Progress = Callable[[Step], None]
 Report = Callable[[str], None]
 
-_MAX_SHOWN = 200
+_MAX_SHOWN = 200  # characters of onnx's message
 
 
 @dataclass
 class BundleWriter:
-    """Fills ``folder``; what it wrote is in ``stages`` and, after :meth:`finish`, in ``lira.json``.
+    """Writes a bundle's files into ``folder`` and collects what ``lira.json`` will say.
 
-    ``threads``: of ONNX Runtime, which runs the graphs; one per core where it is None.
+    ``threads``: of ONNX Runtime, which runs the graphs. None: one per core.
     """
 
     folder: Path
@@ -60,13 +63,13 @@ class BundleWriter:
     stages: dict[str, StageSpec] = field(default_factory=dict)
 
     def stage(self, name: str, make: Callable[[Report], tuple[ir.Model, CheckVectors]]) -> CheckVectors:
-        """Write the graph, weights and check vectors that ``make`` returns, check them, return the vectors.
+        """Write the graph and the check vectors that ``make`` returns, check both, return the vectors.
 
-        ``make`` keeps nothing of what it made: by the time of the check the weights are on the disk alone. It
-        is given a function to report its phases with.
+        ``make`` takes a function that reports its phases. It must not keep the graph: during the check the
+        weights are on the disk only.
 
         Raises:
-            LiraError: the graph is not valid ONNX, or its outputs are not the reference's.
+            LiraError: the graph is not valid ONNX, or its outputs differ from the reference's.
         """
         graph, vectors = make(lambda phase: self._report(name, phase))
         release_memory()
@@ -92,7 +95,7 @@ class BundleWriter:
         return vectors
 
     def array(self, name: str, tensor: Tensor) -> np.ndarray:
-        """Write an array and return it memory-mapped."""
+        """Write NAME.npy and return it memory-mapped."""
         path = self.folder / f"{name}.npy"
         np.save(path, tensor.numpy(), allow_pickle=False)
         self.written_bytes += path.stat().st_size
@@ -103,7 +106,7 @@ class BundleWriter:
         tokenizer.save(str(self.folder / "tokenizer.json"))
 
     def finish(self, **facts: Any) -> Manifest:
-        """Hash every file and write ``lira.json``; ``facts`` are the Manifest's other fields."""
+        """Hash every file and write ``lira.json``. ``facts`` are the other fields of Manifest."""
         self._report("bundle", "hash")
         files = {
             path.relative_to(self.folder).as_posix(): FileEntry(sha256_of(path), path.stat().st_size)
@@ -111,7 +114,7 @@ class BundleWriter:
             if path.is_file()
         }
         manifest = Manifest(stages=self.stages, files=files, **facts)
-        Manifest.from_json(manifest.to_json())  # refuse now what would be refused when the bundle is opened
+        Manifest.from_json(manifest.to_json())  # raises what opening the bundle would raise
         (self.folder / MANIFEST_NAME).write_text(manifest.dumps(), encoding="utf-8")
         return manifest
 
@@ -160,8 +163,10 @@ class BundleWriter:
 
 
 def release_memory() -> None:
-    """Give back what is no longer used: torch's exporter leaves modules in cycles, and glibc keeps what was
-    freed for as long as anything above it is in use."""
+    """Return unused memory to the system.
+
+    torch's exporter leaves modules in reference cycles, and glibc keeps freed memory below memory in use.
+    """
     gc.collect()
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

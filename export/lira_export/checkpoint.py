@@ -1,4 +1,4 @@
-"""Read a LIRA checkpoint: five files in upstream's layout become the reference model's tensors.
+"""Read a LIRA checkpoint: map upstream's five files to the reference model's tensors.
 
 =========  ==============================================================================
 lira       token embeddings, LM head, LoRA pairs, projector, text-to-vision projection
@@ -8,7 +8,7 @@ clip       CLIP ConvNeXt trunk
 classes    class embeddings [classes, prototypes, dim]
 =========  ==============================================================================
 
-Nothing is unpickled but tensors. Tensors are read one at a time, when they are asked for.
+Only tensors are unpickled. They are read one at a time, when they are asked for.
 """
 
 from __future__ import annotations
@@ -35,31 +35,14 @@ from .pth_files import open_pth
 from .sources import CheckpointFiles, locate
 from .storage import Storage
 from .tensor_files import FLOATS, TensorFile, open_base, open_safetensors, stored_dtype
+from .upstream_names import UNUSED, is_derived, vision_source
 
 Part = TypeVar("Part", bound=nn.Module)
-
-# What the files hold beyond what LIRA reads at inference: the CLIP text tower and heads, a second copy of the
-# frozen trunk. The language model's part of it is its family's.
-_UNUSED = {
-    "head": ("backbone.", "panoptic_head.class_embed", "panoptic_head.cls_embed"),
-    "clip": (
-        "visual.head.",
-        "visual.trunk.head.",
-        "visual.trunk.norm_pre.",
-        "transformer.",
-        "token_embedding.",
-        "ln_final.",
-        "positional_embedding",
-        "text_projection",
-        "logit_scale",
-        "attn_mask",
-    ),
-}
 
 
 @dataclass
 class _Plan:
-    """How to make the model's tensors, and what that found wanting."""
+    """How to make the model's tensors, and which of the files' tensors do not fit."""
 
     misfits: Misfits
     makers: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
@@ -67,12 +50,12 @@ class _Plan:
 
 
 class Checkpoint:
-    """A checked checkpoint: every tensor is present with its shape, none is left over.
+    """A checked checkpoint: every tensor is there with its shape, none is left over.
 
     Attributes:
         config: sizes and constants. files: where its parts lie.
         lora_rank, lora_alpha, lora_scale: of the merged adapters.
-        notes: what was changed on the way in, one line each (rows that were added, fp64 that became fp32).
+        notes: one line for each change while reading (rows that were added, fp64 read as fp32).
     """
 
     def __init__(self, files: CheckpointFiles, config: LiraConfig) -> None:
@@ -98,13 +81,13 @@ class Checkpoint:
 
     @classmethod
     def open(cls, checkpoint: CheckpointFiles | str | Path, config: LiraConfig | None = None) -> Checkpoint:
-        """Open and check a checkpoint, its parts or the folder that holds them; ``config`` overrides what it
-        says of itself.
+        """Open and check a checkpoint: its parts, or the folder that holds them.
+
+        ``config`` replaces the checkpoint's own configuration.
 
         Raises:
-            LiraError: a file is missing, unreadable or not tensors only, or tensors are missing, unexpected
-                or misshapen (one error that lists the first ones by upstream name, with expected and found
-                shape, and counts the rest).
+            LiraError: a file is missing, unreadable or holds more than tensors, or tensors are missing,
+                unexpected or misshapen: one error lists the first, with both shapes, and counts the rest.
         """
         files = checkpoint if isinstance(checkpoint, CheckpointFiles) else locate(checkpoint)
         return cls(files, config or LiraConfig.from_files(files.config, files.base, files.name))
@@ -113,29 +96,30 @@ class Checkpoint:
         return iter(self._makers)
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor of the reference model by its parameter name, fp32, LoRA merged, contiguous, a copy."""
+        """Return a contiguous copy of a parameter in fp32, LoRA merged, by the reference model's name."""
         return self._makers[name]().contiguous()
 
     def load_model(self) -> Lira:
-        """The reference model in eval mode, fp32."""
+        """Return the reference model in eval mode, fp32."""
         return self.load_part(lambda: Lira(self.config, prototypes=self._class_embed.shape[1]), "")
 
     def load_part(self, make: Callable[[], Part], prefix: str, storage: Storage = Storage.EXACT) -> Part:
-        """A part of the reference model in eval mode, fp32, with the values that ``storage`` keeps.
+        """Return a part of the reference model in eval mode, fp32, with the values that ``storage`` keeps.
 
-        ``prefix`` begins its parameters' names."""
+        ``prefix``: of its parameters' names in the whole model.
+        """
         with torch.device("meta"):
             part = make()
         names = [name for name, _ in part.named_parameters()]
         state = {name: storage.fit(prefix + name, self.tensor(prefix + name)) for name in names}
         part.load_state_dict(state, strict=True, assign=True)
         for module in part.modules():
-            if isinstance(module, MaskDecoder):  # not persistent: state_dict() is what was trained
+            if isinstance(module, MaskDecoder):  # not in state_dict(), which holds what was trained
                 module.class_embed = self._class_embed
         return part.eval().requires_grad_(False)
 
     def describe(self) -> tuple[str, list[tuple[str, ...]]]:
-        """Title and rows for a table: the files, then the model's sizes."""
+        """Return title and rows of a table: the files, then the model's sizes."""
         rows: list[tuple[str, ...]] = [("file", "tensors", "parameters", "MiB", "dtype")]
         for role, source in self._sources.items():
             paths = self.paths(role)
@@ -165,7 +149,7 @@ class Checkpoint:
         return f"checkpoint {c.name}", rows
 
     def paths(self, part: str) -> list[Path]:
-        """The files that hold a part's tensors."""
+        """Return the files that hold a part's tensors."""
         return sorted(set(self._sources[part].files.values()))
 
     @property
@@ -179,7 +163,7 @@ class Checkpoint:
         return self._class_embed
 
     def _with_own_vocabulary(self, config: LiraConfig) -> LiraConfig:
-        """The configuration with the rows that LIRA's file has, where the base model pads its vocabulary.
+        """Return the configuration with the rows of LIRA's table, if the base model's is padded.
 
         Raises:
             LiraError: the file holds another family's language model.
@@ -247,7 +231,7 @@ class Checkpoint:
                 self.notes.append(f"{self._file_name(role)}: {count} tensors are float64, read as float32")
 
     def _plan(self) -> dict[str, Callable[[], Tensor]]:
-        """Match every parameter of the model with upstream tensors, then refuse what is left or missing."""
+        """Match every parameter with upstream's tensors. Raises LiraError if any is missing or left over."""
         plan = _Plan(Misfits(self.files), used={role: set() for role in self._sources})
         for name, shape in self._shapes.items():
             if not name.startswith("llm."):
@@ -260,17 +244,13 @@ class Checkpoint:
                 f"{LLM_PREFIX}{name}." for name in tables[1:] if self.config.llm.tie_word_embeddings
             ),
             "base": tuple(f"language_model.{name}." for name in tables),  # LIRA's override them
-            **_UNUSED,
+            **UNUSED,
         }
         for role, source in self._sources.items():
             if role == "classes":
                 continue
             for name in source.shapes:
-                if (
-                    name not in plan.used[role]
-                    and not name.startswith(unused[role])
-                    and not _is_derived(name)
-                ):
+                if name not in plan.used[role] and not name.startswith(unused[role]) and not is_derived(name):
                     plan.misfits.unexpected.append(
                         f"unexpected {name} {source.shapes[name]} in {self._file_name(role)}"
                     )
@@ -319,7 +299,7 @@ class Checkpoint:
     def _merged(
         self, plan: _Plan, role: str, base: str, stem: str, shape: tuple[int, ...], grow: bool = False
     ) -> Callable[[], Tensor]:
-        """base + scale * B @ A."""
+        """Return what reads base + scale * B @ A."""
         read_base = self._expect(plan, role, base, shape, grow="mean" if grow else None)
         a, b = (f"{LLM_PREFIX}{stem}.lora_{x}.default.weight" for x in "AB")
         read_a = self._expect(plan, "lira", a, (self.lora_rank, shape[1]))
@@ -331,7 +311,7 @@ class Checkpoint:
         return merge
 
     def _part(self, merged: Callable[[], Tensor], part: str, packing: Packing | None) -> Callable[[], Tensor]:
-        """One part of a linear layer that may hold several."""
+        """Return what reads one part of a linear layer, which may hold several."""
         llm = self.config.llm
         if packing is None:
             return merged
@@ -348,7 +328,7 @@ class Checkpoint:
             plan.misfits.missing_in_base += [name] if role == BASE else []
             return lambda: source.read(name)
         if grow and len(found) == 2 and found[1] == shape[1] and shape[0] - 6 <= found[0] < shape[0]:
-            # Upstream's scripts add vocabulary rows that a checkpoint lacks, with these values.
+            # Upstream's scripts add the rows of the vocabulary that a checkpoint lacks, with these values.
             plan.misfits.check(source, name, found, self._file_name(role))
             self.notes.append(f"{name}: {found[0]} rows, {shape[0] - found[0]} added ({grow})")
             return lambda: _grown(source.read(name), shape[0], grow)
@@ -360,7 +340,7 @@ class Checkpoint:
 
 
 def describe(path: Path) -> tuple[str, list[tuple[str, ...]]] | None:
-    """Title and rows about a checkpoint folder, or None where ``path`` has none of its files.
+    """Return title and rows about a checkpoint folder, or None if ``path`` has none of its files.
 
     Raises:
         LiraError: see :meth:`Checkpoint.open`.
@@ -368,32 +348,6 @@ def describe(path: Path) -> tuple[str, list[tuple[str, ...]]] | None:
     if not has_parts(path):
         return None
     return Checkpoint.open(path).describe()
-
-
-def _is_derived(name: str) -> bool:
-    """Buffers that older transformers wrote beside the weights, and that follow from the configuration."""
-    return name.endswith((".inv_freq", ".position_ids"))
-
-
-def vision_source(name: str) -> tuple[str, str]:
-    """(role, upstream tensor name in that file) of a parameter outside the language model."""
-    prefixes = (
-        ("semantic_encoder.vit.", "base", "vision_model."),
-        ("semantic_encoder.mlp1.", "base", "mlp1."),
-        ("pixel_encoder.pixel_decoder.", "head", "panoptic_head.pixel_decoder."),
-        ("pixel_encoder.mask_decoder.", "head", "panoptic_head."),
-        ("pixel_encoder.backbone.", "clip", "visual.trunk."),
-        ("projector.", "lira", "projector.model."),
-        ("text2vision.", "lira", "projector_text2vision."),
-    )
-    for ours, role, theirs in prefixes:
-        if name.startswith(ours):
-            rest = name.removeprefix(ours)
-            if role == "clip" and rest.startswith("layer"):
-                stage, _, rest = rest.removeprefix("layer").partition(".")
-                rest = f"stages.{int(stage) - 1}.{rest}"
-            return role, theirs + rest
-    raise AssertionError(f"no upstream name for {name}")
 
 
 def _grown(tensor: Tensor, rows: int, how: str) -> Tensor:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from lira_engine.system.atomic import atomic_directory
 
-from .checkpoint import vision_source
 from .families import LLM_PREFIX, family_of
 from .model.lira import Lira
 from .tokenizer import LIRA_TOKENS
+from .upstream_names import vision_source
 
 
 def write_checkpoint(

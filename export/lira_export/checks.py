@@ -1,7 +1,8 @@
-"""Check vectors: inputs of each stage, and what the fp32 torch reference answers to them.
+"""Make check vectors: inputs of each stage, and the outputs of the fp32 torch reference.
 
-Every engine is measured by them. Two of the stages decide (which query owns a cell, which positions a query
-of a few inputs the one is taken that has least.
+Every engine is compared with them. The two pixel stages decide which query owns a cell and which positions a
+query attends to. Rounding may flip a close decision, and then outputs change by more than rounding. So their
+noise is measured, and of a few inputs the one with the least noise is taken.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ from .storage import Storage
 
 CANDIDATES = 3
 CALM = 2e-5
-"""Noise at which no decision has flipped, only sums were rounded."""
+"""Noise of rounding alone: no decision has flipped."""
 NEARLY_CALM = 1e-3
-"""What is asked of pictures over LARGE pixels: some of their 50 million decisions about where to attend are
-always close, none alone matters, and a reference pass takes half a minute."""
+"""Noise that is accepted for pictures larger than LARGE: some of their 50 million decisions about where to
+attend are always close, no single one matters, and a pass of the reference takes half a minute."""
 LARGE = 512
 ROUNDING = 1e-6
-"""What fp32 sums in another order move a tensor by, of its largest value, after some hundred layers."""
+"""How far, relative to its largest value, a tensor moves after some hundred layers if fp32 sums are taken in
+another order."""
 
 MASKS_AT_ONCE = 32
 LM_HEAD = "llm.lm_head.weight"
@@ -44,7 +46,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def semantic_encoder(encoder: SemanticEncoder, config: LiraConfig) -> CheckVectors:
-    """Two tiles."""
+    """Encode two tiles."""
     size, tiles = config.vision.image_size, config.tiles
     pixels = torch.cat([picture(size, seed, tiles.mean, tiles.std) for seed in range(2)])
     with torch.no_grad():
@@ -52,7 +54,7 @@ def semantic_encoder(encoder: SemanticEncoder, config: LiraConfig) -> CheckVecto
 
 
 def pixel_encoder(encoder: PixelEncoder, config: LiraConfig) -> CheckVectors:
-    """One picture."""
+    """Encode one picture."""
     c, names = config.pixel, pixel_encoder_outputs(config.pixel)
     encoder.masks_at_once = MASKS_AT_ONCE
 
@@ -72,7 +74,7 @@ def pixel_encoder(encoder: PixelEncoder, config: LiraConfig) -> CheckVectors:
 
 
 def sefe(projector: Projector, features: np.ndarray, pixel: Arrays) -> CheckVectors:
-    """The tiles and the picture of the two encoders' vectors, as if they were one image's."""
+    """Fuse the outputs for the tiles [T,N,C] and the picture of the two encoders, as if of one image."""
     inputs = {
         "features": torch.from_numpy(features).flatten(0, 1)[None],
         "pixel_features": torch.from_numpy(pixel["pixel_features"]),
@@ -115,7 +117,7 @@ def llm(
 def pixel_decoder(
     text2vision: TextToVision, decoder: MaskDecoder, hidden: np.ndarray, pixel: Arrays, config: LiraConfig
 ) -> CheckVectors:
-    """One of the hidden states [K,C], in the picture of the pixel encoder's vectors."""
+    """Decode one of the hidden states [K,C] in the picture of the pixel encoder's vectors."""
     names = pixel_encoder_outputs(config.pixel)[3:]
     image = {name: torch.from_numpy(pixel[name]) for name in names}
     features, memories = image[names[0]], [image[name] for name in names if name.startswith("memory")]
@@ -135,7 +137,7 @@ def pixel_decoder(
 
 
 def picture(size: int, seed: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """A square picture with edges, gradients and grain, normalised: [1,3,size,size]."""
+    """Return a normalised square picture with edges, gradients and grain: [1,3,size,size]."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:size, 0:size] / size
     first, second = rng.random((2, 3, 1, 1))

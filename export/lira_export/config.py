@@ -1,9 +1,9 @@
 """Sizes and constants of a LIRA checkpoint.
 
 Upstream keeps them in three places: InternVL2's ``config.json`` (tile encoder and language model), a Python
-training configuration (pixel encoder, projector, LoRA) and its scripts (preprocessing, prompts, token ids).
-A checkpoint folder may hold all of it in one ``config.json`` beside the five files; without one, the values
-of upstream's published configuration apply to what InternVL2's file does not say.
+training configuration (pixel encoder, projector, LoRA), and scripts (preprocessing, prompts, token ids). A
+checkpoint's folder may hold all of them in a ``config.json`` of its own. Without it, upstream's published
+values stand for what InternVL2's file does not say.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .json_files import Section, read_json
 from .lora import LoraConfig
 from .tokenizer import LIRA_TOKENS
 
-# Beyond these a number in a configuration is a mistake, and making the model's shapes of it takes minutes.
+# A larger number in a configuration is a mistake, and the model would take minutes to lay out.
 _MOST_LAYERS, _MOST_HEADS, _MOST_WIDTH, _MOST_PIXELS, _MOST_TILES = 1000, 1024, 1 << 16, 1 << 14, 64
 _MOST_TOKENS, _MOST_POSITIONS = 1 << 24, 1 << 24
 
@@ -46,8 +46,10 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class LlmConfig:
-    """The language model (InternVL2 ``config.json``, ``llm_config``). ``vocab_size``: rows of the table of
-    embeddings, the six LIRA tokens included."""
+    """The language model (InternVL2 ``config.json``, ``llm_config``).
+
+    ``vocab_size``: rows of the table of embeddings, with the six LIRA tokens.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -58,7 +60,7 @@ class LlmConfig:
     rope_theta: float
     rms_norm_eps: float
     max_position_embeddings: int = 32768
-    rope_scaling_factor: float | None = None  # of dynamic NTK; None: no positions beyond the trained ones
+    rope_scaling_factor: float | None = None  # of dynamic NTK; None: only the trained positions
     family: str = DEFAULT.name
     tie_word_embeddings: bool = False
 
@@ -86,7 +88,7 @@ class PixelConfig:
     image_size: int = 1024
     dims: tuple[int, ...] = (192, 384, 768, 1536)
     depths: tuple[int, ...] = (3, 3, 27, 3)
-    cell_shuffle: int = 2  # res5 is pixel-shuffled by this; 1 where upstream's ratio is None
+    cell_shuffle: int = 2  # pixel shuffle of res5; 1 if upstream's ratio is None
     feat_channels: int = 256
     num_classes: int = 133
     num_queries: int = 300
@@ -105,7 +107,7 @@ class PixelConfig:
 
     @property
     def grid(self) -> int:
-        """Cells per side of the grid on which object queries compete."""
+        """Cells per side of the grid for which object queries compete."""
         return self.image_size // 32 // self.cell_shuffle
 
     @property
@@ -122,14 +124,14 @@ class ProjectorConfig:
     text2vision_depth: int = 2
 
 
-# Upstream's scripts: InternVL2's tiling with ImageNet statistics, a square with four-digit CLIP statistics.
+# Of upstream's scripts: InternVL2's tiles with ImageNet's statistics, a square with CLIP's in four digits.
 TILES = TileSpec(448, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), min_num=1, max_num=6, use_thumbnail=True)
 PIXELS = PixelSpec(1024, (0.4814, 0.4578, 0.4082), (0.2686, 0.2613, 0.2757), pad_color=(122, 116, 104))
 
 
 @dataclass(frozen=True)
 class LiraConfig:
-    """Everything that the reference model, the exporter and the bundle need to know of a checkpoint."""
+    """All sizes and constants of a checkpoint that the reference model and the exporter use."""
 
     name: str
     vision: VisionConfig
@@ -142,13 +144,13 @@ class LiraConfig:
     special_token_ids: Mapping[str, int] = field(default_factory=dict)
     bos_token_id: int | None = None  # None: the family's
     synthetic: bool = False  # random weights, see lira_export.synthetic
-    space_p_token_ids: tuple[int, ...] | None = None  # None: ask the tokenizer
+    space_p_token_ids: tuple[int, ...] | None = None  # ids of " <p>"; None: the tokenizer's
     prompts: Mapping[str, Any] | None = None  # None: the family's chat prompts
     context_length: int | None = None  # None: the exporter's default
 
     @classmethod
     def from_files(cls, own: Path | None, base: Path, name: str) -> LiraConfig:
-        """The configuration of a checkpoint: its ``own`` config.json, or that of the folder of its ``base``.
+        """Read a checkpoint's ``own`` config.json, or the one in the folder of its ``base``.
 
         Raises:
             LiraError: see :meth:`from_internvl`; or a file is missing or no JSON.
@@ -160,7 +162,7 @@ class LiraConfig:
 
     @classmethod
     def from_internvl(cls, data: Mapping[str, Any], name: str, source: Path) -> LiraConfig:
-        """InternVL2's config.json plus upstream's published constants for the rest.
+        """Read InternVL2's config.json; take upstream's published constants for the rest.
 
         Raises:
             LiraError: a key is missing, or its value is not of its kind or beyond any sense.
@@ -178,7 +180,7 @@ class LiraConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], name: str, source: Path) -> LiraConfig:
-        """One config.json that says everything, in InternVL2's names where they exist.
+        """Read one config.json that says everything, in InternVL2's names where they exist.
 
         Raises:
             LiraError: see :meth:`from_internvl`.
@@ -280,7 +282,7 @@ def _llm(llm: Section, added: int) -> LlmConfig:
 
 
 def _rope(llm: Section) -> tuple[float, float | None]:
-    """Base of the rotary embedding, and the factor of dynamic NTK or None.
+    """Return the base of the rotary embedding, and the factor of dynamic NTK or None.
 
     Transformers before 5 writes rope_theta and rope_scaling {type or rope_type, factor}, since then
     rope_parameters {rope_theta, rope_type, factor}.
@@ -357,7 +359,7 @@ def _tiles(top: Section, tile: Section, vision: VisionConfig) -> TileSpec:
 
 
 def _pixels(pixel: Section, sizes: PixelConfig) -> PixelSpec:
-    """Keys as in the bundle, or with `image_` before them, as transformers' image processors have them."""
+    """Read the bundle's keys, or those of transformers' image processors, which begin with ``image_``."""
     pixel.fixed("image_size", sizes.image_size)
     pixel.fixed("size", sizes.image_size)
 

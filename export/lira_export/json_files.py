@@ -1,4 +1,4 @@
-"""JSON that somebody else wrote: read with one line for what is wrong, its values asked for by kind."""
+"""Read JSON files of others: values are asked for by kind, and errors are one line."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ _SHOWN = 40
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """The object in a JSON file, with or without a byte order mark. ``what`` it should be, for messages.
+    """Return the object in a JSON file, with or without a byte order mark.
+
+    ``what``: the file's content, as messages call it.
 
     Raises:
-        LiraError: the file is missing, something else, or not JSON, or holds a number that is not finite.
+        LiraError: the file is missing, unreadable or not JSON, or does not hold an object.
     """
     try:
         content = path.read_bytes()
@@ -41,9 +43,12 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 class Section:
-    """An object of a JSON file whose values are asked for by kind. Errors name the file and the key's path.
+    """An object in a JSON file. Errors name the file and the path of the key.
 
-    Keys that nobody asks for are ignored, as other tools write many.
+    Keys that nobody asks for are ignored: other tools write many.
+
+    Each method raises LiraError if the key is missing and has no default, or its value is of another kind or
+    out of range.
     """
 
     def __init__(self, data: Mapping[str, Any], where: str) -> None:
@@ -67,7 +72,7 @@ class Section:
         return value
 
     def number(self, key: str, default: Any = _NO_DEFAULT, least: float | None = None) -> float:
-        """A finite number; above 0, or at least ``least``."""
+        """Return a finite number that is above 0, or at least ``least``."""
         value = self._get(key, "a number", default, (int, float))
         if value is default:
             return value
@@ -102,13 +107,13 @@ class Section:
         return tuple(float(value) for value in values)
 
     def fixed(self, key: str, expected: Any) -> None:
-        """Raises LiraError where the key is there and has another value than the one that is supported."""
+        """Raise LiraError if the key has another value than ``expected``, the only one that is supported."""
         found = self._data.get(key)
         if found is not None and found != expected:
             raise self.error(key, found, json.dumps(expected))
 
     def value(self, key: str) -> Any:
-        """Whatever stands there, or None."""
+        """Return the value, of whatever kind, or None."""
         return self._data.get(key)
 
     def error(self, key: str, found: object, expected: str) -> LiraError:
@@ -131,5 +136,5 @@ class Section:
 
 
 def _short(number: int) -> str:
-    """Python refuses to write out integers of more than 4,300 digits."""
+    """Return the integer's text, or its length: Python refuses to print more than 4,300 digits."""
     return str(number) if abs(number) < 10**_SHOWN else f"an integer of {number.bit_length()} bits"

@@ -1,4 +1,4 @@
-"""Run the language model's graph layer by layer, as it lies on the disk: one layer's weights in memory."""
+"""Run the language model's graph from the disk layer by layer, with one layer's weights in memory."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ def run_in_pieces(
     layers_at_once: int = 1,
     threads: int | None = None,
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Yield (layers done, outputs of the last of them): ``layers.{i}.residual`` [1,S,C] of each piece, at
-    last logits and hidden_states.
+    """Yield (layers done, outputs of the last of them).
+
+    Outputs are ``layers.{i}.residual`` [1,S,C]; after the last layer logits and hidden_states.
 
     Args:
         path: the graph of :func:`lira_export.graphs.llm.build_llm`, its weights in a file beside it.
-        feeds: inputs_embeds, position, logit_positions; caches start empty.
+        feeds: inputs_embeds, position, logit_positions. KV caches start empty.
     """
     model = ir.load(path)
     piece_path = path.with_name(f".{path.stem}.piece.onnx")
@@ -53,7 +54,7 @@ def run_in_pieces(
 
 
 def _save_piece(model: ir.Model, path: Path, begin: str, ends: list[str]) -> None:
-    """The nodes between two values, with weights still in the file of the whole graph."""
+    """Save the nodes between two values; their weights stay in the file of the whole graph."""
     names = dict.fromkeys([begin, *(str(value.name) for value in model.graph.inputs)])
     graph = ir.convenience.extract(model.graph, list(names), ends)
     for value in list(graph.inputs):

@@ -1,4 +1,4 @@
-"""What a checkpoint's configuration says of its adapters (peft's LoRA), before they are merged."""
+"""Read what a checkpoint's configuration says about its LoRA adapters (peft)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _MOST_RANK = 1 << 16
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """What the configuration says of the adapters (peft's names); the file has the rank that counts.
+    """The adapters according to the configuration. Their file decides about the rank.
 
     Attributes:
-        rank: None where it is not said. alpha: None for twice the rank, as in both published sizes.
+        rank: None if not stated. alpha: None for twice the rank, as in both published sizes.
         rslora: the scale is alpha over the square root of the rank (rank-stabilised LoRA).
     """
 
@@ -25,7 +25,7 @@ class LoraConfig:
     alpha: float | None = None
     rslora: bool = False
 
-    # What merging does not depend on, and what it would if it were on.
+    # Keys that do not change what is merged, and keys that would if they were set.
     _IGNORED = (
         "lora_dropout", "target_modules", "exclude_modules", "task_type", "peft_type", "peft_version",
         "inference_mode", "base_model_name_or_path", "revision", "auto_mapping", "megatron_config",
@@ -39,7 +39,7 @@ class LoraConfig:
 
     @classmethod
     def read(cls, lora: Section) -> LoraConfig:
-        """Raises LiraError for a key that changes the weights in a way that is not merged, or is unknown."""
+        """Read the section. Raises LiraError for an unknown key, or one whose effect cannot be merged."""
         found = cls(
             rank=lora.integer("r", None, most=_MOST_RANK),
             alpha=lora.number("lora_alpha", None),
@@ -71,8 +71,9 @@ class LoraConfig:
         return found
 
     def scale(self, rank: int) -> float:
-        """By what the product of the adapter's two matrices counts."""
+        """Return the factor of B @ A."""
         return self.scaled_alpha(rank) / (math.sqrt(rank) if self.rslora else rank)
 
     def scaled_alpha(self, rank: int) -> float:
+        """Return alpha."""
         return 2.0 * rank if self.alpha is None else self.alpha

@@ -1,4 +1,4 @@
-"""What the system has to grant before torch is loaded, which ends the process where it gets less."""
+"""Check memory and threads before torch is loaded: torch ends the process if the system refuses them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from lira_engine.errors import memory_errors_told
 from lira_engine.system.machine import usable_cores
 
 LEAST = 1 << 30
-"""Bytes of address space: torch, its exporter and ONNX Runtime take 1.4 GiB of it for lira-nano."""
+"""Bytes of address space: torch, its exporter and ONNX Runtime take 1.4 GiB for lira-nano."""
 
 
 def check_memory(threads: int | None = None) -> None:
-    """Raise OutOfMemory where the system refuses the memory or the threads that torch and ONNX Runtime take
-    at least. ``threads``: of each of the two; one per core where it is None."""
+    """Raise OutOfMemory if the system refuses the least memory or threads that torch and ONNX Runtime take.
+
+    ``threads``: of each of the two. None: one per core.
+    """
     threads = usable_cores() if threads is None else threads
     over = threading.Event()
     started: list[threading.Thread] = []

@@ -1,4 +1,4 @@
-"""What does not fit in a checkpoint, collected first, so that one line says what is wrong as a whole."""
+"""Collect the tensors of a checkpoint that do not fit, so that one error says what is wrong as a whole."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .tensor_files import FLOATS, TensorFile, unlisted_shards
 
 Shape = tuple[int, ...]
 _KINDS = ("missing", "misshapen", "unexpected")
-_FEW = 4  # tensors that do not fit are all listed
+_FEW = 4  # so many misfits, or fewer, are all listed
 
 
 @dataclass
 class Misfits:
-    """Tensors by upstream name that are not what the model takes, in the order in which they were found."""
+    """Tensors, by upstream's names, that the model does not take, in the order in which they were found."""
 
     files: CheckpointFiles
     missing: list[str] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Misfits:
     missing_in_base: list[str] = field(default_factory=list)
 
     def check(self, source: TensorFile, name: str, shape: Shape, where: str) -> None:
-        """Note a tensor that is there where it is empty, no float, or of another shape."""
+        """Note an existing tensor that is empty, no float, or of another shape."""
         found = source.shapes[name]
         if 0 in found:
             self.empty.append(name)
@@ -38,7 +38,7 @@ class Misfits:
             self.misshapen.append(f"misshapen {name}: expected {shape}, found {found} in {where}")
 
     def refuse(self) -> None:
-        """Raises LiraError where anything was noted."""
+        """Raise LiraError if anything was noted."""
         refuse_empty(self.files, self.empty)
         if self.unreadable:
             more = f" (and {len(self.unreadable) - 1} more)" if len(self.unreadable) > 1 else ""
@@ -69,7 +69,7 @@ class Misfits:
 
 
 def refuse_empty(files: CheckpointFiles, names: list[str]) -> None:
-    """Raises LiraError where there are any."""
+    """Raise LiraError if there are any."""
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         raise LiraError(
@@ -79,6 +79,7 @@ def refuse_empty(files: CheckpointFiles, names: list[str]) -> None:
 
 
 def not_a_float(source: TensorFile, name: str) -> str:
+    """Return the message about a tensor that is no float."""
     return (
         f"{name} in {source.files[name].name} is {source.dtypes[name]}, expected one of {', '.join(FLOATS)}: "
         "take the checkpoint that was not quantised or converted"
@@ -86,5 +87,5 @@ def not_a_float(source: TensorFile, name: str) -> str:
 
 
 def published_sizes(files: CheckpointFiles) -> str:
-    """Where sizes are from that nobody stated."""
+    """Return a note that sizes are the published ones, if no configuration says any."""
     return " Sizes are the published ones: --config says others" if files.config is None else ""

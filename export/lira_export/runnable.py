@@ -1,4 +1,4 @@
-"""Portable graphs as the installed ONNX Runtime reads them."""
+"""Run portable graphs in an ONNX Runtime that is too old for their opset."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from lira_engine.system.extras import PORTABLE_FROM
 
 @contextmanager
 def runnable(path: Path, stage: str) -> Iterator[Path]:
-    """The file of a portable graph of ``stage`` that ONNX Runtime is given while the block runs: ``path``
-    itself, or where that is too new for it, as on Python 3.10, the graph in the operators that
-    `lira-edge build --target cpu` uses."""
+    """Yield a file that the installed ONNX Runtime runs in place of the portable graph of ``stage``.
+
+    It is ``path`` itself; or, if the installed version is too old (on Python 3.10), the graph lowered as by
+    `lira-edge build --target cpu`, which is removed when the block ends.
+    """
     if version() >= PORTABLE_FROM:
         yield path
         return

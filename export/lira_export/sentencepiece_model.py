@@ -1,9 +1,8 @@
-"""InternVL2's tokenizer.model (SentencePiece BPE) as a tokenizers.Tokenizer.
+"""Read a tokenizer.model (SentencePiece BPE), as InternVL2's repositories have it.
 
-InternVL2 comes without a tokenizer.json: its repository holds a SentencePiece model, and in
-tokenizer_config.json the tokens that were added to it or that took the place of unused ones. It is converted
-as transformers does for Llama-like models: a pair may merge where the result is a piece, and the piece with
-the best score goes first.
+They lack a tokenizer.json: they hold a SentencePiece model, and in tokenizer_config.json the tokens that were
+added to it or that replace unused ones. The conversion is transformers' for Llama-like models: a pair may
+merge if the result is a piece, and the piece with the best score goes first.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from lira_engine.errors import LiraError
 
-from .file_kinds import foreign_kind
+from .file_kinds import refuse_foreign
 from .json_files import read_json
 
 _SPACE = "▁"
@@ -36,15 +35,13 @@ class Piece:
 
 
 def read_sentencepiece(base: Path) -> Tokenizer:
-    """The tokenizer of a folder with tokenizer.model and tokenizer_config.json.
+    """Return the tokenizer of a folder with tokenizer.model and tokenizer_config.json.
 
     Raises:
         LiraError: a file is missing or damaged, the model is not BPE, or an added token has no place.
     """
     path = base / "tokenizer.model"
-    kind = foreign_kind(path)
-    if kind is not None:
-        raise LiraError(f"{path} is {kind}")
+    refuse_foreign(path)
     try:
         pieces, trainer, normalizer = _parse(path.read_bytes())
         if trainer.get(3) != _BPE or not pieces:
@@ -104,7 +101,7 @@ def _merges(pieces: list[Piece], vocabulary: dict[str, int]) -> list[tuple[str, 
 
 
 def _parse(data: bytes) -> tuple[list[Piece], dict[int, Any], dict[int, Any]]:
-    """Vocabulary, trainer and normalizer of a serialised ModelProto (fields by number)."""
+    """Return vocabulary, trainer and normalizer (fields by number) of a serialised ModelProto."""
     pieces: list[Piece] = []
     trainer: dict[int, Any] = {}
     normalizer: dict[int, Any] = {}
@@ -121,7 +118,7 @@ def _parse(data: bytes) -> tuple[list[Piece], dict[int, Any], dict[int, Any]]:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """Fields of one protocol buffer message: integers, or bytes of what is longer."""
+    """Yield (number, value) of a protocol buffer message's fields: integers, or bytes of longer values."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)

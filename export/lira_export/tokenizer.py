@@ -1,4 +1,4 @@
-"""The tokenizer that a bundle carries: the base model's, with LIRA's tokens appended."""
+"""The tokenizer of a bundle: the base model's, with LIRA's tokens appended."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from .sentencepiece_model import read_sentencepiece
 if TYPE_CHECKING:
     from .config import LiraConfig
 
-# In the order in which upstream appends them: with InternVL2's tokenizer they are ids 92553 to 92558.
+# In upstream's order. With InternVL2's tokenizer they get the ids 92553 to 92558.
 LIRA_TOKENS = ("[SEG]", "<p>", "</p>", "<region>", "<mark>", "<image_id>")
 
 
 def read_tokenizer(base: Path) -> Tokenizer:
-    """The tokenizer of the base model's folder, without LIRA's tokens: tokenizer.json, tokenizer.model, or
-    vocab.json and merges.txt.
+    """Return the base model's tokenizer, without LIRA's tokens.
+
+    It is read from tokenizer.json, or tokenizer.model, or vocab.json and merges.txt.
 
     Raises:
         LiraError: there is none, or it cannot be read.
@@ -41,7 +42,7 @@ def read_tokenizer(base: Path) -> Tokenizer:
             "model's there"
         )
     try:
-        # What training wants of a tokenizer, and answers do not: texts cut or filled up, random merges.
+        # Remove what only training uses: truncation, padding, random merges.
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         content |= {"truncation": None, "padding": None}
         if content["model"].get("dropout") is not None:
@@ -56,10 +57,10 @@ def read_tokenizer(base: Path) -> Tokenizer:
 
 
 def add_lira_tokens(tokenizer: Tokenizer) -> dict[str, int]:
-    """Appends LIRA's tokens to `tokenizer`, in place, and returns their ids.
+    """Append LIRA's tokens to ``tokenizer``, in place, and return their ids.
 
-    Each is special and swallows no space on either side, as upstream's `add_tokens(..., special_tokens=True)`
-    makes them. Tokens that are already there keep their ids.
+    Each is special and strips no spaces, as with upstream's ``add_tokens(..., special_tokens=True)``. Tokens
+    that are there already keep their ids.
     """
     tokenizer.add_special_tokens(
         [
@@ -72,14 +73,14 @@ def add_lira_tokens(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def special_tokens(tokenizer: Tokenizer, config: LiraConfig) -> TokenSpec:
-    """Append LIRA's tokens to ``tokenizer``, in place, and collect the ids that the loop needs.
+    """Append LIRA's tokens to ``tokenizer``, in place, and return the ids that the loop needs.
 
     Raises:
         LiraError: an id is not the one that the checkpoint was trained with, or a token is missing.
     """
     family = family_of(config.llm.family)
     ids: dict[str, int | None] = dict(add_lira_tokens(tokenizer))
-    # One row of the embeddings per token, and LIRA's are the last.
+    # The embeddings have one row per token; LIRA's are the last.
     first = config.llm.vocab_size - len(LIRA_TOKENS)
     expected = {token: first + i for i, token in enumerate(LIRA_TOKENS)}
     end, *more = family.eos

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from lira_export.checkpoint import Checkpoint
 from lira_export.config import LiraConfig
 from lira_export.model.convnext import shuffle_cells
 from lira_export.model.lira import Lira
+from lira_export.model.mask_decoder import MaskDecoder
 from lira_export.model.projector import cell_queries
 
 ENCODER = 2e-4  # encoders, projector, language model
@@ -198,7 +201,42 @@ def test_golden_seg_masks(golden: Path, model: Lira, batch: str) -> None:
         assert torch.equal((found[-1] > 0)[decided], (expected[-1] > 0)[decided])
 
 
-def test_golden_visual_prompts(golden: Path, model: Lira) -> None:
+def point_queries(
+    decoder: MaskDecoder, points: torch.Tensor, width: int, height: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features and positions [N,1,D] of upstream's prompt queries for (x, y) pixels [N,2] (LIRA.chat)."""
+    half, eps = 3, 1e-3
+    scale = torch.tensor([width, height], dtype=torch.float32)
+    boxes = torch.cat([points / scale, torch.full_like(points, 2 * half) / scale], dim=-1)
+    # Upstream's inverse sigmoid clamps to [eps, 1]; the sigmoid brings the clamped ratio back.
+    boxes = boxes.clamp(0, 1)
+    low, high = boxes.clamp(min=eps), (1 - boxes).clamp(min=eps)
+    pos = decoder.pos_linear(box_encoding(low / (low + high), decoder.config.prompt_num_feats))
+    feat = decoder.pb_embedding.weight[0] + decoder.mask_tokens.weight[0]
+    return feat.expand(points.shape[0], 1, -1), pos[:, None]
+
+
+def box_encoding(boxes: torch.Tensor, num_feats: int) -> torch.Tensor:
+    """Sine code of (cx, cy, w, h) [N,4] -> [N,4*num_feats], ordered y, x, w, h (as in mmdet)."""
+    dim = torch.arange(num_feats, dtype=torch.float32)
+    dim = 10000 ** (2 * torch.div(dim, 2, rounding_mode="floor") / num_feats)
+    angles = boxes[:, [1, 0, 2, 3], None] * 2 * torch.pi / dim
+    return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(1)
+
+
+def blocked_outside(regions: torch.Tensor, heads: int) -> Callable[..., torch.Tensor]:
+    """In place of MaskDecoder.blocked: attend within regions [B,Q,H,W], whatever mask was predicted."""
+
+    def blocked(mask_logits: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        mask = F.interpolate(regions, tuple(size), mode="nearest").flatten(2) == 0
+        mask = mask & ~mask.all(-1, keepdim=True)
+        return mask.repeat_interleave(heads, dim=0)
+
+    return blocked
+
+
+def test_golden_visual_prompts(golden: Path, model: Lira, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No stage offers them; they show that the checkpoint's tensors for them are read."""
     data, decoded = (
         arrays(golden, "components/visual_prompts.npz"),
         arrays(golden, "components/pixel_decoder.npz"),
@@ -208,11 +246,12 @@ def test_golden_visual_prompts(golden: Path, model: Lira) -> None:
         for i, image in enumerate(data["batch_idx"].tolist()):
             batch, local = _image_batch(decoded, image)
             memories = [decoded[f"memory{k}_{batch}"][local : local + 1] for k in range(3)]
-            feat, pos = decoder.point_queries(points[i : i + 1], size, size)
-            regions = data["regions"][i : i + 1, None].float() if kind == "region" else None
-            out = decoder(
-                feat, pos, decoded[f"mask_features_{batch}"][local : local + 1], memories, regions=regions
-            )
+            feat, pos = point_queries(decoder, points[i : i + 1], size, size)
+            with monkeypatch.context() as patched:
+                if kind == "region":
+                    regions = data["regions"][i : i + 1, None].float()
+                    patched.setattr(decoder, "blocked", blocked_outside(regions, decoder.heads))
+                out = decoder(feat, pos, decoded[f"mask_features_{batch}"][local : local + 1], memories)
             query = torch.cat([out.query_feat, pos], dim=-1)
             close(query[:, 0], data[f"{kind}_query"][i : i + 1], ENCODER)
             close(model.projector.project_queries(query)[:, 0], data[f"{kind}_embeds"][i : i + 1], ENCODER)

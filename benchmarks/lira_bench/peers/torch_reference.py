@@ -51,7 +51,7 @@ def upstream_pixel_encoder(encoder: PixelEncoder, pixels: torch.Tensor) -> Pixel
     logits, classes = head()
     for i, layer in enumerate(decoder.transformer_decoder.layers):
         level = i % len(memories)
-        blocked = decoder.blocked(logits, memories[level].shape[-2:], None)
+        blocked = decoder.blocked(logits, memories[level].shape[-2:])
         feat = layer(feat, pos, *keys[level], blocked, None)
         logits, classes = head()
     queries = torch.cat([feat, pos], dim=-1)

@@ -1,4 +1,4 @@
-"""Multi-head attention with one linear layer per projection, so that every weight is a named initializer."""
+"""Multi-head attention with a linear layer for each projection: every weight becomes a named initializer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class SplitAttention(nn.Module):
-    """nn.MultiheadAttention (batch first) without its packed projection; shares the weights' memory."""
+    """nn.MultiheadAttention (batch first) without the packed projection. It shares the weights' memory."""
 
     def __init__(self, packed: nn.MultiheadAttention) -> None:
         super().__init__()
@@ -17,7 +17,7 @@ class SplitAttention(nn.Module):
         self.out = linear(packed.out_proj.weight, packed.out_proj.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """[B,Q,D] x [B,K,D] -> [B,Q,D]; boolean ``allowed`` [B,Q,K] is True where attention is wanted."""
+        """Attend from query [B,Q,D] to key and value [B,K,D], where boolean ``allowed`` [B,Q,K] is True."""
         q, k, v = (
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project, x in ((self.q, query), (self.k, key), (self.v, value))
@@ -27,7 +27,7 @@ class SplitAttention(nn.Module):
 
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """A linear layer over existing tensors."""
+    """Return a linear layer that uses these tensors."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
     layer.bias = nn.Parameter(bias.detach(), requires_grad=False)

@@ -1,7 +1,7 @@
-"""ONNX functions of the portable graphs: what engines may replace as a whole.
+"""ONNX functions of the portable graphs, which engines may replace as a whole.
 
-A call is one node of domain "lira"; the body is the portable meaning of it, in standard operators. Sizes are
-part of the body, so a model has one function per size, told apart by its overload.
+A call is one node of domain "lira". The body says what it means in standard operators. Sizes are part of the
+body: a model has one function for each size, with an overload of its own.
 
 =========================  =====================================  ==========================================
 CachedAttention            one layer's attention, cache updated    GroupQueryAttention in ONNX Runtime
@@ -34,15 +34,15 @@ def cached_attention(
 
     Outputs: attention [1,S,H*D] and the caches with rows position .. position + S - 1 written.
 
-    A call carries ``num_heads`` and ``num_kv_heads`` as attributes for those that replace it; the body has
-    them built in. The mask is explicit because TensorRT's parser takes Attention with no other; it depends on
-    ``positions`` alone, so that layers share one once calls are inlined and equal nodes joined.
+    A call carries ``num_heads`` and ``num_kv_heads`` as attributes, for the passes that replace it; the body
+    has them built in. The mask is explicit because TensorRT's parser needs that. It depends on ``positions``
+    only: after inlining, layers share one mask.
     """
     body = FunctionBody(*CACHED_ATTENTION_INPUTS)
     query, key, value, key_cache, value_cache, position, positions, cos_cache, sin_cache = body.inputs
     slots = body.op("Range", body.constant(0), body.constant(capacity), body.constant(1))
     rows = body.op("Unsqueeze", positions, body.constant([1, 3]))  # [1, 1, S, 1]
-    visible = body.op("LessOrEqual", slots, rows)  # [1, 1, S, N]: filled, and not after the row that asks
+    visible = body.op("LessOrEqual", slots, rows)  # [1, 1, S, N]: slots up to the row's own
 
     def split_heads(x: ir.Value, heads: int) -> ir.Value:
         rows_first = body.op("Reshape", x, body.constant([1, -1, heads, head_dim]))
@@ -78,8 +78,8 @@ def deformable_sampling(
     [1,Q,H,levels,points]. Samples outside a map are zero, pixel centres are at half (mmcv
     ``multi_scale_deformable_attn_pytorch``).
 
-    Output: [1,Q,H*d]. Attribute ``level_shapes`` [h0, w0, h1, w1, ...] is for those that replace a call; its
-    default says it where the call does not.
+    Output: [1,Q,H*d]. Attribute ``level_shapes`` [h0, w0, h1, w1, ...] is for the passes that replace a call;
+    the function has its default.
     """
     body = FunctionBody("value", "locations", "weights")
     value, locations, weights = body.inputs

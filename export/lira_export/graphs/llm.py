@@ -1,7 +1,7 @@
-"""The language model's portable graph, written node by node from the checkpoint's tensors.
+"""Write the language model's portable graph node by node from the checkpoint's tensors.
 
-No model is built in memory and nothing is traced: initializers read their tensors when the graph is saved,
-one at a time.
+Nothing is traced and no model is in memory: initializers read their tensors one at a time, when the graph is
+saved.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def build_llm(
     context_length: int,
     dtype_of: Callable[[str], ir.DataType] = lambda name: ir.DataType.FLOAT,
 ) -> ir.Model:
-    """Embeddings of S positions and a cache -> logits [1,K,V] and hidden_states [1,K,C] of K of them.
+    """Return the graph: embeddings of S positions and a KV cache -> logits and hidden states of K of them.
 
-    Inputs: inputs_embeds [1,S,C]; position [1] int64, the number of cache rows that are filled;
-    logit_positions [K] int64, indices from 0 to S - 1 (engines need not know negative ones); per layer i
-    ``key_cache.i`` and ``value_cache.i`` [1,KV,N,D] with N = ``context_length``. Needs position + S <= N.
+    Inputs: inputs_embeds [1,S,C]; position [1] int64, the number of filled slots; logit_positions [K] int64,
+    indices from 0 to S - 1; per layer i ``key_cache.i`` and ``value_cache.i`` [1,KV,N,D] with
+    N = ``context_length``. Needs position + S <= N.
 
-    Outputs: logits, hidden_states (after the final norm), ``key_cache_out.i``, ``value_cache_out.i``. What
-    comes after the last layer's attention runs at the K asked positions only.
+    Outputs: logits [1,K,V], hidden_states [1,K,C] after the final norm, ``key_cache_out.i``,
+    ``value_cache_out.i``. After the last layer's attention only the K asked positions are computed.
 
-    ``dtype_of``: in which dtype a linear layer's weight is kept, by its name. All arithmetic is fp32.
+    ``dtype_of``: name of a linear layer's weight -> its dtype. The graph computes in fp32.
 
     Raises:
         LiraError: see :meth:`LlmConfig.check_context_length`.
@@ -48,7 +48,7 @@ def build_llm(
 
 
 def rotary_tables(config: LlmConfig, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin [length, D/2] float32; angles in float32 as upstream computes them."""
+    """Return cos and sin [length, D/2] float32. Angles are float32, as upstream computes them."""
     inverse = np.float32(1) / np.float32(config.rope_theta) ** _rotary_exponents(config)
     angles = np.arange(length, dtype=np.float32)[:, None] * inverse
     return np.cos(angles), np.sin(angles)
@@ -59,7 +59,7 @@ def _rotary_exponents(config: LlmConfig) -> np.ndarray:
 
 
 class _Writer:
-    """Writes the graph front to back. Every value gets its shape: S rows, K asked rows, the rest is fixed."""
+    """Writes the graph front to back, with the shape of every value: S rows, K asked rows, the rest fixed."""
 
     def __init__(
         self,
@@ -109,8 +109,8 @@ class _Writer:
         return [self.tape.initializer(ir.tensor(table, name=name)) for name, table in tables]
 
     def scaled_tables(self) -> list[ir.Value]:
-        """Tables for a cache beyond the trained length (dynamic NTK): the base grows with the rows that are
-        filled after this pass. Rows that were cached before keep their rotation, as upstream's do."""
+        """Return tables for a cache beyond the trained length (dynamic NTK): the base grows with the filled
+        rows. Rows that are in the cache keep their rotation, as upstream's do."""
         c, double = self.config, ir.DataType.DOUBLE
         assert c.rope_scaling_factor is not None
         dim, factor = c.head_dim, c.rope_scaling_factor
@@ -169,7 +169,7 @@ class _Writer:
             domain=DOMAIN,
             name=p + "CachedAttention",
         )
-        if i == c.num_layers - 1:  # from here on no position sees another
+        if i == c.num_layers - 1:  # from here on no position depends on another
             attention, x = (self.asked(tensor) for tensor in (attention, x))
         x = self.op("Add", [x, self.linear(p + "o", attention, c.hidden_size)], p + "attention_residual")
         normed = self.norm(p + "ffn_norm", x)
@@ -211,12 +211,12 @@ class _Writer:
         dtype: ir.DataType = ir.DataType.FLOAT,
         **attributes: Any,
     ) -> ir.Value:
-        """A node named after its output, which has the shape of the first input unless said otherwise."""
+        """Add a node named after its output, which has the first input's shape unless ``shape`` is given."""
         value = _value(output, inputs[0].shape if shape is None else shape, dtype)
         return self.tape.op(op_type, inputs, attributes, output=value, name=f"{output}/{op_type}")
 
     def weight(self, name: str, shape: list[int]) -> ir.Value:
-        """An initializer [in, out] for a linear layer's [out, in]: transposed here, never at run time."""
+        """Return an initializer [in, out] for a linear layer's weight [out, in]."""
 
         def read() -> ir.TensorProtocol:
             array = self.tensors[name]
@@ -232,7 +232,7 @@ class _Writer:
 
 
 def widened(tape: ir.tape.Tape, weight: ir.Value) -> ir.Value:
-    """``weight`` in fp32, for the arithmetic."""
+    """Return ``weight`` cast to fp32."""
     value = _value(f"{weight.name}.fp32", weight.shape)
     return tape.op("Cast", [weight], {"to": ir.DataType.FLOAT}, output=value, name=f"{value.name}/Cast")
 

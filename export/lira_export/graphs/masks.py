@@ -1,4 +1,4 @@
-"""What the masks of all object queries are needed for, without making the masks."""
+"""Use the masks of all object queries without computing them at full size."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..config import PixelConfig
 
 
 def bilinear_taps(positions: Tensor, scale: float, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Where bilinear resizing (align_corners False, no antialias) reads, along one axis.
+    """Return what bilinear resizing (align_corners False, no antialias) reads along one axis.
 
     Args:
         positions: output pixels. scale: input size / output size. size: input size.
 
     Returns:
-        Lower and upper input pixel, and the upper one's weight.
+        Lower and upper input pixel, weight of the upper one.
     """
     source = ((positions + 0.5) * scale - 0.5).clamp(min=0)
     low = source.floor().long()
@@ -28,10 +28,10 @@ def bilinear_taps(positions: Tensor, scale: float, size: int) -> tuple[Tensor, T
 class CellProbabilities(nn.Module):
     """Score-weighted mask probability of every query on the cell grid.
 
-    Upstream resizes the mask logits to the image, applies sigmoid and score there, and resizes to the grid.
-    A cell reads 2 x 2 pixels of the image, and a logit there is a bilinear mix of logits at stride 4. Mixing
-    is linear, and so is the product with a mask embedding: so the mask features are mixed at the pixels that
-    are read, 4 per cell, and multiplied there. Equals :func:`lira_export.model.projector.cell_queries`.
+    Upstream resizes the mask logits to the image, applies sigmoid and score, and resizes to the grid. A cell
+    reads 2 x 2 pixels of the image, and a logit there is a bilinear mix of logits at stride 4. Mixing is
+    linear, and so is the matmul with a mask embedding: the mask features are mixed at the 4 pixels of each
+    cell, and multiplied there. Equals :func:`lira_export.model.projector.cell_queries`.
     """
 
     low: Tensor
@@ -64,18 +64,18 @@ class CellProbabilities(nn.Module):
 
 
 def resized_mask_features(mask_features: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Mask features at the size of each memory [B,D,h,w].
+    """Return the mask features at the size of each memory [B,D,h,w].
 
-    Between decoder layers a mask serves as attention mask only, at a memory's size. Resizing is linear and so
-    is the product with a mask embedding: the features are resized once per image, for all layers and queries.
+    Between decoder layers a mask is only an attention mask, at a memory's size. Resizing is linear, and so is
+    the matmul with a mask embedding: the features are resized once for all layers and queries.
     """
     return [F.interpolate(mask_features, size, mode="bilinear", align_corners=False) for size in sizes]
 
 
 def allowed_positions(mask_embedding: Tensor, attention_features: Tensor) -> Tensor:
-    """Where each query may attend: its mask is not negative; everywhere, where its whole mask is negative.
+    """mask_embedding [B,Q,D], attention_features [B,D,h,w] -> where each query may attend, bool [B,Q,h*w].
 
-    mask_embedding [B,Q,D], attention_features [B,D,h,w] -> bool [B,Q,h*w].
+    A query attends where its mask is not negative, or everywhere if its whole mask is negative.
     """
     logits = mask_embedding @ attention_features.flatten(2)
     return (logits >= 0) | (logits.amax(-1, keepdim=True) < 0)

@@ -1,4 +1,4 @@
-"""Lowered pixel encoder: the reference's result with the work left out that need not be done."""
+"""The pixel encoder for the graph: the reference's result with less work."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Sizes = Sequence[tuple[int, int]]
 
 
 def memory_sizes(config: PixelConfig) -> list[tuple[int, int]]:
-    """(H, W) of the memories, lowest resolution first: strides 32, 16, 8 for three levels."""
+    """Return (H, W) of the memories, lowest resolution first: strides 32, 16, 8 for three levels."""
     return [(config.image_size >> (5 - i),) * 2 for i in range(config.num_levels)]
 
 
 class DeformableNode(nn.Module):
-    """Deformable attention whose sampling becomes one node, ``lira.DeformableSampling``."""
+    """Deformable attention that samples by one node, ``lira.DeformableSampling``."""
 
     def __init__(self, attention: DeformableAttention, sizes: Sizes) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class DeformableNode(nn.Module):
 
 
 class LoweredPixelDecoder(nn.Module):
-    """res2..res5 -> mask features [1,D,P/4,P/4] and memories; positions are constants."""
+    """res2..res5 -> mask features [1,D,P/4,P/4] and memories. Positions are constants."""
 
     positions: Tensor
     reference: Tensor
@@ -91,7 +91,7 @@ class LoweredPixelDecoder(nn.Module):
 
 
 class LoweredDecoderLayer(nn.Module):
-    """The reference's decoder layer, with ``allowed`` instead of blocked positions."""
+    """The reference's decoder layer. It takes allowed positions, not blocked ones."""
 
     def __init__(self, layer: DecoderLayer) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class LoweredDecoderLayer(nn.Module):
 
 
 class LearnedQueries(nn.Module):
-    """The pass of the learned queries through all decoder layers."""
+    """Passes the learned queries through all decoder layers."""
 
     query_feat: Tensor
     query_pos: Tensor
@@ -127,7 +127,7 @@ class LearnedQueries(nn.Module):
     def forward(
         self, attention_features: Sequence[Tensor], memories: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """[1,D,h,w] each -> query features, the same after post_norm, mask embeddings; [1,Q,D] each."""
+        """Lists of [1,D,h,w] -> query features, these after post_norm, mask embeddings; each [1,Q,D]."""
         keys = []
         for i, memory in enumerate(memories):
             value = (memory.flatten(2) + getattr(self, f"level_{i}")).transpose(1, 2)
@@ -143,7 +143,7 @@ class LearnedQueries(nn.Module):
 
 
 class ClassScore(nn.Module):
-    """Highest probability of a real class per query; the only place that needs every mask at stride 4."""
+    """Highest probability of a real class per query. Only this needs every mask at stride 4."""
 
     class_embed: Tensor
 
@@ -160,8 +160,8 @@ class ClassScore(nn.Module):
         """[1,Q,D], [1,Q,D], [1,D,P/4,P/4] -> [1,Q]. Void takes part in the softmax only."""
         features = mask_features.flatten(2)  # [1, D, P/4 * P/4]
         inside = (mask_embedding @ features > 0).to(features.dtype)
-        # Upstream adds 1e-8 to the count, which matters to an empty mask only; graph optimizers drop such an
-        # addition, as if it were zero.
+        # Upstream adds 1e-8 to the count, which matters for an empty mask only. Graph optimizers drop an
+        # addition as small as that.
         pooled = inside @ features.transpose(1, 2) / inside.sum(-1, keepdim=True).clamp(min=1)
         embedded = F.normalize(self.cls_proj(self.mask_pooling_proj(pooled) + normed), dim=-1)
         logits = (embedded @ self.class_embed).unflatten(-1, (self.classes, -1)).amax(-1)
@@ -169,8 +169,8 @@ class ClassScore(nn.Module):
 
 
 class PixelEncoderStage(nn.Module):
-    """pixel_values [1,3,P,P] -> pixel_features, queries, query_valid, mask_features, and per level the
-    attention_features, then the memories.
+    """pixel_values [1,3,P,P] -> pixel_features, queries, query_valid, mask_features, then the levels of
+    attention_features, then the levels of memories.
     """
 
     indices: Tensor

@@ -1,4 +1,4 @@
-"""Lowered SEFE projector: cells and object queries attend to the semantic features in one call."""
+"""SEFE's projector for the graph: cells and object queries attend to the semantic features together."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .attention import SplitAttention
 class SefeStage(nn.Module):
     """features [1,M,C], pixel_features [1,cells,F+2D], queries [1,Q,2D] -> tokens [1,cells,C] and [1,Q,C].
 
-    Both attend through the same module, and rows of an attention do not see each other: joined, the semantic
-    features are normed and projected to keys and values once.
+    Cells and queries use the same attention module, in which one row does not depend on another. Joined, they
+    need keys and values of the semantic features only once.
     """
 
     def __init__(self, projector: Projector) -> None:

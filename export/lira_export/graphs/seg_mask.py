@@ -1,12 +1,12 @@
-"""Lowered mask decoder for one [SEG]: nothing is projected that a single query does not need.
+"""The mask decoder for the graph, for one [SEG]: it projects only what a single query needs.
 
-Upstream decodes a [SEG] with the same layers as the learned queries, and projects all 21,504 memory positions
-to keys and values once per layer. For one query the projections fold into the query:
+Upstream decodes a [SEG] with the layers of the learned queries: each projects all 21,504 memory positions to
+keys and values. For one query the projections fold into the query:
 
-- score of a position = (Wk_h^T q_h) . (memory + level + position code). The terms with Wk's bias and with the
-  level are the same for every position, so softmax cancels them; the position code splits into y and x.
+- score of a position = (Wk_h^T q_h) . (memory + level + position code). Softmax cancels the terms with Wk's
+  bias and with the level, which are the same for all positions; the position code splits into y and x.
 - value = Wv_h (attention-weighted sum of memory + level) + bv_h, because the weights of a head sum to one.
-- self-attention among one query is out_proj(v_proj(x)).
+- self-attention of one query is out_proj(v_proj(x)).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .masks import allowed_positions
 from .pixel_encoder import memory_sizes
 
 BLOCKED = -30000.0
-"""Added to the score of a blocked position: its weight underflows to zero, also where scores are fp16."""
+"""Added to the score of a blocked position: its weight underflows to zero, in fp16 too."""
 
 
 class Level(NamedTuple):
-    """What a decoder layer attends to."""
+    """What a decoder layer attends to; its constants."""
 
     memory: Tensor  # [D, h*w]
     embedding: Tensor  # [D], the level's
@@ -38,7 +38,7 @@ class Level(NamedTuple):
 
 
 class SingleQueryAttention(nn.Module):
-    """Cross-attention of one query x [1,D] with a memory that stays unprojected."""
+    """Cross-attention of one query x [1,D] with a memory that is not projected."""
 
     key_weight: Tensor
     value_weight: Tensor
@@ -60,20 +60,20 @@ class SingleQueryAttention(nn.Module):
         self.register_buffer("value_bias", v_bias.unflatten(0, (heads, 1, -1)))  # [H, 1, d]
 
     def forward(self, x: Tensor, pos: Tensor, level: Level, blocked: Tensor) -> Tensor:
-        """blocked [1,h*w] of 0 or BLOCKED -> [1,D]."""
+        """Attend; ``blocked`` [1,h*w] is 0 or BLOCKED. Returns [1,D]."""
         q = self.query(x + pos).view(self.heads, 1, -1)
         folded = (q @ self.key_weight).squeeze(1)  # [H, D]
         of_y, of_x = folded.chunk(2, dim=1)
         code = (of_y @ level.code_y)[:, :, None] + (of_x @ level.code_x)[:, None]  # [H, h, w]
         weights = (folded @ level.memory + code.flatten(1) + blocked).softmax(-1)  # [H, HW]
-        # Memory times weights, so that the small matrix is the one to be transposed.
+        # Memory times weights: then the small matrix is transposed.
         mixed = (level.memory @ weights.T).T + level.embedding  # [H, D]
         values = mixed[:, None] @ self.value_weight + self.value_bias  # [H, 1, d]
         return self.out(values.view(1, -1))
 
 
 class SingleQueryLayer(nn.Module):
-    """Post-norm: masked cross-attention, what self-attention does to a lone query, feed-forward."""
+    """Post-norm: masked cross-attention, self-attention of a single query, feed-forward."""
 
     def __init__(self, layer: DecoderLayer) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class PixelDecoderStage(nn.Module):
         self.mask_embed = decoder.mask_embed
         half = decoder.config.feat_channels // 2
         for i, (h, w) in enumerate(memory_sizes(decoder.config)):
-            code = sine_encoding(h, w, half)  # the first half depends on y alone, the second on x
+            code = sine_encoding(h, w, half)  # the first half depends on y only, the second on x
             constants = (decoder.level_embed.weight[i], code[:half, :, 0], code[half:, 0])
             for name, value in zip(self.constants, constants, strict=True):
                 self.register_buffer(f"{name}_{i}", value.detach().contiguous())
@@ -116,7 +116,7 @@ class PixelDecoderStage(nn.Module):
         attention_features: Sequence[Tensor],
         memories: Sequence[Tensor],
     ) -> Tensor:
-        """attention_features and memories are [1,D,h,w], lowest resolution first."""
+        """Decode; attention_features and memories are [1,D,h,w], lowest resolution first."""
         return self.decode(self.text2vision(hidden_states), mask_features, attention_features, memories)
 
     def decode(
@@ -126,7 +126,7 @@ class PixelDecoderStage(nn.Module):
         attention_features: Sequence[Tensor],
         memories: Sequence[Tensor],
     ) -> Tensor:
-        """The same for a projected query [1,2D]."""
+        """Decode a query [1,2D] that is projected already."""
         x, pos = query.chunk(2, dim=-1)
         levels = [
             Level(memory.reshape(x.shape[1], -1), *(getattr(self, f"{name}_{i}") for name in self.constants))

@@ -1,4 +1,4 @@
-"""Keep a traced graph's matrices in the dtype of its stage's storage."""
+"""Keep the matrices of a traced graph in the dtype of its stage."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ def _converted(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.TensorProtoc
 
 
 def store_weights(model: ir.Model, storage: Storage) -> None:
-    """Put every weight of a MatMul, Gemm or Conv that ``storage`` holds exactly into its dtype, in place; a
-    Cast brings it back to fp32. The others, among them what was computed from several weights, stay fp32."""
+    """Put the weights of MatMul, Gemm and Conv into the dtype of ``storage``, in place; a Cast widens each.
+
+    Weights that the dtype does not hold exactly, such as those computed from several others, stay fp32.
+    """
     graph, dtype = model.graph, ONNX_DTYPES[storage.dtype]
     for name, weight in list(graph.initializers.items()):
         uses = list(weight.uses())

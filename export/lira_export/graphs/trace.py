@@ -1,4 +1,4 @@
-"""A torch module to a portable ONNX graph that a person can read: named weights and nodes."""
+"""Export a torch module to a portable ONNX graph with readable names of weights and nodes."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def trace(
     """Export ``module`` as graph ``name``.
 
     Args:
-        inputs: example tensors by the names of forward's arguments, in order; a sequence of tensors is given
-            as a dictionary of the names of its members.
+        inputs: argument of forward -> example tensor, in order. A dictionary (name -> tensor) stands for an
+            argument that is a sequence.
         outputs: names of what forward returns.
         dynamic: input -> axis -> name of the dimension, for axes that vary from call to call.
 
     Returns:
-        The graph, opset 24, weights in memory as the module's own tensors. ``lira.*`` nodes have no body yet.
+        The graph in opset 24. Its weights share the module's memory. ``lira.*`` nodes have no body yet.
     """
     arguments = tuple(list(v.values()) if isinstance(v, Mapping) else v for v in inputs.values())
     names = [n for key, v in inputs.items() for n in (v if isinstance(v, Mapping) else (key,))]
@@ -71,7 +71,7 @@ def trace(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch reports each step of an export, and operators of packages that are not installed."""
+    """Silence torch, which reports each step of an export and operators of packages that are missing."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -84,7 +84,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _fold_weight_transposes(model: ir.Model) -> None:
-    """Linear layers come as Transpose(weight), MatMul: store the weight transposed, under its own name."""
+    """Store weights transposed, under their own names: torch writes a linear layer as Transpose, MatMul."""
     graph = model.graph
     for name, weight in list(graph.initializers.items()):
         nodes = [node for node, _ in weight.uses()]
@@ -103,7 +103,7 @@ def _fold_weight_transposes(model: ir.Model) -> None:
 
 
 def _simplify(model: ir.Model) -> None:
-    """onnxscript's optimizer without its rewriting rules: they take constants up to 1e-8 for zero."""
+    """Run onnxscript's optimizer without its rewrite rules, which take constants up to 1e-8 for zero."""
     passes.InlinePass()(model)
     optimizer.fold_constants(model)
     _fold_reshapes(model)
@@ -121,7 +121,7 @@ def _simplify(model: ir.Model) -> None:
 
 
 def _fold_reshapes(model: ir.Model) -> None:
-    """A Reshape with at most one axis that varies needs no shape arithmetic: -1 says what is left."""
+    """Give a Reshape with at most one varying axis a constant shape: -1 stands for that axis."""
     for node in model.graph:
         shape = node.outputs[0].shape
         if node.op_type != "Reshape" or shape is None or node.inputs[1] is None:
@@ -136,7 +136,7 @@ def _fold_reshapes(model: ir.Model) -> None:
 
 
 def _name_nodes(model: ir.Model) -> None:
-    """Name every node by the module that it comes from: ``queries.layers.0.cross_attn/MatMul_2``."""
+    """Name every node after its module: ``queries.layers.0.cross_attn/MatMul_2``."""
     seen: Counter[str] = Counter()
     modules: dict[ir.Node, str] = {}
     for node in model.graph:
@@ -153,7 +153,7 @@ def _name_nodes(model: ir.Model) -> None:
 
 
 def _strip(model: ir.Model) -> None:
-    """Remove what torch records of modules, source files and their folders."""
+    """Remove torch's records of modules, source files and their folders."""
     graph = model.graph
     owners: list[Any] = [model, graph, *graph.inputs, *graph.initializers.values()]
     for node in graph:

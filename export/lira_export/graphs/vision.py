@@ -1,4 +1,4 @@
-"""The four stages beside the language model: lowered torch modules, exported to portable graphs."""
+"""Trace the four stages beside the language model into portable graphs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .trace import trace
 
 
 def level_names(config: PixelConfig, kind: str) -> list[str]:
-    """``kind_32``, ``kind_16``, ``kind_8``: tensors of the memories' levels, named by their strides."""
+    """Return ``kind_32``, ``kind_16``, ``kind_8``: tensors of the levels, named by their strides."""
     return [f"{kind}_{config.image_size // height}" for height, _ in memory_sizes(config)]
 
 
 def pixel_encoder_outputs(config: PixelConfig) -> list[str]:
-    """Names of what the pixel encoder says of an image; from the fourth on the pixel decoder's inputs."""
+    """Return the names of the pixel encoder's outputs. From the fourth on they go into the pixel decoder."""
     levels = [*level_names(config, "attention_features"), *level_names(config, "memory")]
     return ["pixel_features", "queries", "query_valid", "mask_features", *levels]
 
@@ -36,7 +36,7 @@ def semantic_encoder(encoder: SemanticEncoder, config: LiraConfig) -> ir.Model:
 
 
 def pixel_encoder(encoder: PixelEncoder, config: LiraConfig) -> ir.Model:
-    """pixel_values [1,3,P,P] -> what the language model and the pixel decoder need of the image."""
+    """pixel_values [1,3,P,P] -> :func:`pixel_encoder_outputs`."""
     c = config.pixel
     image = {"pixel_values": torch.zeros(1, 3, c.image_size, c.image_size)}
     model = trace("pixel_encoder", PixelEncoderStage(encoder), image, pixel_encoder_outputs(c))
@@ -63,9 +63,8 @@ def pixel_decoder(text2vision: TextToVision, decoder: MaskDecoder, config: LiraC
     """hidden_states [1,C] and the image's features and memories -> mask_logits [1,P/4,P/4]."""
     c = config.pixel
 
-    def levels(
-        kind: str,
-    ) -> dict[str, torch.Tensor]:  # the exporter joins inputs that are one tensor
+    def levels(kind: str) -> dict[str, torch.Tensor]:
+        # Each needs a tensor of its own: the exporter joins inputs that are the same tensor.
         shapes = ((1, c.feat_channels, *size) for size in memory_sizes(c))
         return {name: torch.zeros(shape) for name, shape in zip(level_names(c, kind), shapes, strict=True)}
 

@@ -1,4 +1,4 @@
-"""ConvNeXt trunk of open_clip's convnext_large_d_320 (timm), four raw stage outputs."""
+"""ConvNeXt trunk of open_clip's convnext_large_d_320. Source: timm's convnext.py."""
 
 from __future__ import annotations
 

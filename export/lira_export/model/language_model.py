@@ -1,6 +1,6 @@
-"""The language model with a plain growing KV cache, eager attention, LoRA merged.
+"""The language model of all families: a KV cache that grows, eager attention, LoRA merged.
 
-InternLM2 as InternVL's modeling_internlm2.py has it, and Qwen2, which differs by biases of q, k and v.
+Source: InternVL's modeling_internlm2.py. Qwen2 adds biases to q, k and v.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Cache = list[tuple[Tensor, Tensor]]  # per layer: keys and values [B, KV, L, D]
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm in fp32."""
+    """Root-mean-square norm, computed in fp32."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -31,8 +31,8 @@ class RMSNorm(nn.Module):
 class Rotary:
     """Rotate-half position embedding with upstream's dynamic NTK scaling.
 
-    Beyond the trained length the base grows with the longest sequence seen so far and stays grown; keys that
-    were cached before keep their old rotation.
+    Beyond the trained length the base grows with the longest sequence so far, and never shrinks. Keys in the
+    KV cache keep the rotation that they were stored with.
     """
 
     def __init__(self, config: LlmConfig) -> None:
@@ -40,11 +40,11 @@ class Rotary:
         self.longest = config.max_position_embeddings
 
     def tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin [..., S, D] for positions [..., S]."""
+        """Return cos and sin [..., S, D] for positions [..., S]."""
         c, dim = self.config, self.config.head_dim
         self.longest = max(self.longest, int(positions.max()) + 1)
         base, s = c.rope_theta, c.rope_scaling_factor
-        if s is not None:  # a factor of 1 up to the trained length
+        if s is not None:  # the factor is 1 up to the trained length
             base *= (s * self.longest / c.max_position_embeddings - (s - 1)) ** (dim / (dim - 2))
         inverse = 1.0 / base ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
         angles = positions[..., None].float() * inverse
@@ -53,7 +53,7 @@ class Rotary:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply rotate-half tables [..., S, D] to x [B, heads, S, D]."""
+    """Rotate x [B, heads, S, D] by cos and sin [..., S, D]."""
     a, b = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-b, a], dim=-1) * sin
 
@@ -91,7 +91,7 @@ class Layer(nn.Module):
 
 
 class LlmOutput(NamedTuple):
-    """logits [B,S,V], hidden_states [B,S,C] after the final norm, the grown cache, every layer's input."""
+    """logits [B,S,V], hidden_states [B,S,C] after the final norm, KV cache, input of every layer."""
 
     logits: Tensor
     hidden_states: Tensor
@@ -118,7 +118,10 @@ class LanguageModel(nn.Module):
         mask: Tensor | None = None,
         positions: Tensor | None = None,
     ) -> LlmOutput:
-        """Causal over cache and inputs, unless boolean ``mask`` (True: attend) and ``positions`` differ."""
+        """Run causally on what ``cache`` holds and the inputs.
+
+        Boolean ``mask`` (True: attend) and ``positions`` [S] or [B,S] replace the causal ones.
+        """
         past = cache[0][0].shape[2] if cache else 0
         length = inputs_embeds.shape[1]
         if positions is None:

@@ -1,4 +1,4 @@
-"""The whole of LIRA as one torch module, cut into the stages that are compiled separately."""
+"""The torch reference of LIRA. Its submodules are the stages, which are exported one by one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .vit import SemanticEncoder
 
 
 class PixelFeatures(NamedTuple):
-    """What the pixel encoder says of a batch of images."""
+    """Outputs of the pixel encoder for a batch of images."""
 
     pixel_features: Tensor  # [B, cells, F + 2D]
     queries: Tensor  # [B, Q, 2D], query feature then query position
@@ -30,13 +30,15 @@ class PixelFeatures(NamedTuple):
 
 
 class PixelEncoder(nn.Module):
-    """ConvNeXt, pixel decoder, pass of the learned queries: pixel_values [B,3,P,P] -> PixelFeatures."""
+    """ConvNeXt, pixel decoder, learned queries: pixel_values [B,3,P,P] -> PixelFeatures.
+
+    ``masks_at_once``: so many queries' masks are in memory at the size of the image, and masks of the last
+    layer only; None for all queries and layers, as upstream.
+    """
 
     def __init__(self, config: LiraConfig, prototypes: int = 1) -> None:
         super().__init__()
         self.config = config.pixel
-        # Of how many queries masks are in memory at the size of the image, and then those of the last layer
-        # alone; None: of all, and of every layer, as upstream.
         self.masks_at_once: int | None = None
         self.backbone = ConvNeXt(config.pixel)
         self.pixel_decoder = PixelDecoder(config.pixel)
@@ -68,7 +70,7 @@ class PixelEncoder(nn.Module):
 
 
 class Lira(nn.Module):
-    """All stages. Parameters have names of their own; :mod:`lira_export.checkpoint` maps upstream's."""
+    """All stages. :mod:`lira_export.checkpoint` maps upstream's names to these parameters."""
 
     def __init__(self, config: LiraConfig, prototypes: int = 1) -> None:
         super().__init__()
@@ -83,11 +85,11 @@ class Lira(nn.Module):
     def decode_masks(
         self, hidden_states: Tensor, mask_features: Tensor, memories: list[Tensor]
     ) -> list[Tensor]:
-        """[SEG] hidden states of one image [N,C] -> mask logits, see :meth:`decode_queries`."""
+        """Decode hidden states of [SEG] [N,C] of one image; see :meth:`decode_queries`."""
         return self.decode_queries(self.text2vision(hidden_states), mask_features, memories)
 
     def decode_queries(self, queries: Tensor, mask_features: Tensor, memories: list[Tensor]) -> list[Tensor]:
-        """[SEG] queries of one image [N,2D] -> mask logits [N,P/4,P/4] before layer 0 and after each."""
+        """Decode queries [N,2D] of one image: mask logits [N,P/4,P/4] before layer 0 and after each."""
         feat, pos = queries[None].chunk(2, dim=-1)
         decoder = self.pixel_encoder.mask_decoder
         decoded = decoder(feat, pos, mask_features, memories, isolated=True)

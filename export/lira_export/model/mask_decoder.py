@@ -1,6 +1,6 @@
-"""Mask2Former head: learned queries once per image, one query per [SEG].
+"""Mask2Former head: decodes the learned queries once per image, and one query per [SEG].
 
-Upstream: mask2former_vid_semanticsam.py.
+Source: upstream's mask2former_vid_semanticsam.py.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ class Attention(nn.Module):
         key_pos: Tensor,
         mask: Tensor | None,
     ) -> Tensor:
-        """Boolean ``mask`` [B*heads, Q, K] is True where attention is blocked."""
+        """Attend from query [B,Q,D] to key and value [B,K,D]: [B,Q,D].
+
+        Boolean ``mask`` [B*heads, Q, K] is True where attention is blocked.
+        """
         out, _ = self.attn(query + query_pos, key + key_pos, value, attn_mask=mask, need_weights=False)
         return query + out
 
@@ -64,7 +67,7 @@ class DecoderLayer(nn.Module):
 
 
 class Transformer(Layers):
-    """The decoder layers, and the norm that every prediction from a query starts with."""
+    """The decoder layers, and the norm of a query before anything is predicted from it."""
 
     def __init__(self, config: PixelConfig) -> None:
         super().__init__(DecoderLayer(config) for _ in range(config.decoder_layers))
@@ -72,11 +75,11 @@ class Transformer(Layers):
 
 
 class MaskPrediction(NamedTuple):
-    """What the decoder knows after its last layer."""
+    """Queries and masks after the last decoder layer."""
 
     query_feat: Tensor  # [B, Q, D], without post_norm
     mask_logits: Tensor  # [B, Q, P/4, P/4]
-    mask_logits_all: list[Tensor]  # before layer 0 and after each layer; the last one alone, if asked so
+    mask_logits_all: list[Tensor]  # before layer 0 and after each layer; with last_only the last one
 
 
 class MaskDecoder(nn.Module):
@@ -97,7 +100,7 @@ class MaskDecoder(nn.Module):
         self.cls_proj = _mlp3(dim, config.clip_embed_dim)
         self.iou_embed = _mlp3(dim, 1)
         self.mask_pooling_proj = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
-        # Region and point prompts (upstream LIRA.chat).
+        # Of upstream's region and point prompts (LIRA.chat), which no stage offers.
         self.mask_tokens = nn.Embedding(1, dim)
         self.pb_embedding = nn.Embedding(2, dim)
         self.pos_linear = nn.Linear(4 * config.prompt_num_feats, dim)
@@ -106,11 +109,11 @@ class MaskDecoder(nn.Module):
         )
 
     def learned_queries(self, batch: int) -> tuple[Tensor, Tensor]:
-        """query_feat and query_pos, each [B,Q,D]."""
+        """Return features and positions of the learned queries, each [B,Q,D]."""
         return self.query_feat.weight.expand(batch, -1, -1), self.query_embed.weight.expand(batch, -1, -1)
 
     def keys(self, memories: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Per level: memory + level embedding [B,HW,D], and its positions [HW,D]."""
+        """Return per level: memory + level embedding [B,HW,D], and its positions [HW,D]."""
         out = []
         for memory, level in zip(memories, self.level_embed.weight, strict=True):
             code = sine_encoding(memory.shape[2], memory.shape[3], self.config.feat_channels // 2)
@@ -118,7 +121,7 @@ class MaskDecoder(nn.Module):
         return out
 
     def mask_embedding(self, query_feat: Tensor) -> Tensor:
-        """[B,Q,D] -> [B,Q,D]; a mask logit is its product with a pixel's mask feature."""
+        """[B,Q,D] -> [B,Q,D]; a mask logit is the dot product with a pixel's mask feature."""
         return self.mask_embed(self.transformer_decoder.post_norm(query_feat))
 
     def forward(
@@ -128,15 +131,13 @@ class MaskDecoder(nn.Module):
         mask_features: Tensor,
         memories: Sequence[Tensor],
         isolated: bool = False,
-        regions: Tensor | None = None,
         last_only: bool = False,
     ) -> MaskPrediction:
-        """Decode queries [B,Q,D] against one image each.
+        """Decode queries [B,Q,D], each row of the batch in its own image.
 
         Args:
-            isolated: queries do not see each other, as if each were decoded alone ([SEG], upstream).
-            regions: [B,Q,H,W] masks that replace the predicted attention masks (region prompts).
-            last_only: forget the masks of all layers but the last.
+            isolated: queries do not attend to each other, as if each were decoded alone ([SEG], upstream).
+            last_only: keep the masks of the last layer only.
         """
         keys = self.keys(memories)
         queries = query_feat.shape[1]
@@ -145,24 +146,21 @@ class MaskDecoder(nn.Module):
         logits_all = [logits]
         for i, layer in enumerate(self.transformer_decoder.layers):
             level = i % len(memories)
-            blocked = self.blocked(logits, memories[level].shape[-2:], regions)
+            blocked = self.blocked(logits, memories[level].shape[-2:])
             query_feat = layer(query_feat, query_pos, *keys[level], blocked, alone)
             logits = torch.einsum("bqc,bchw->bqhw", self.mask_embedding(query_feat), mask_features)
             logits_all = [logits] if last_only else [*logits_all, logits]
         return MaskPrediction(query_feat, logits, logits_all)
 
-    def blocked(self, mask_logits: Tensor, size: Sequence[int], regions: Tensor | None) -> Tensor:
-        """Positions each query may not attend to [B*heads,Q,HW]; a query with none left may attend to all."""
-        if regions is None:
-            small = F.interpolate(mask_logits.detach(), tuple(size), mode="bilinear", align_corners=False)
-            mask = small.sigmoid().flatten(2) < 0.5
-        else:
-            mask = F.interpolate(regions, tuple(size), mode="nearest").flatten(2) == 0
+    def blocked(self, mask_logits: Tensor, size: Sequence[int]) -> Tensor:
+        """Return where queries may not attend [B*heads,Q,HW]; one with nothing left may attend anywhere."""
+        small = F.interpolate(mask_logits.detach(), tuple(size), mode="bilinear", align_corners=False)
+        mask = small.sigmoid().flatten(2) < 0.5
         mask = mask & ~mask.all(-1, keepdim=True)
         return mask.repeat_interleave(self.heads, dim=0)
 
     def class_logits(self, query_feat: Tensor, mask_logits: Tensor, mask_features: Tensor) -> Tensor:
-        """[B,Q,classes+1]; the last column, void, is exactly zero (its class embedding is all zero)."""
+        """Return [B,Q,classes+1]; the last column, void, is exactly zero: its class embedding is zero."""
         inside = (mask_logits.detach() > 0).to(mask_features.dtype)
         pooled = (
             torch.einsum("bchw,bqhw->bqc", mask_features, inside) / (inside.sum((-1, -2)) + 1e-8)[..., None]
@@ -175,28 +173,8 @@ class MaskDecoder(nn.Module):
         return F.pad(similarity * scale, (0, 1))
 
     def iou_logits(self, query_feat: Tensor) -> Tensor:
-        """[B,Q,1]; computed by upstream, used by nothing."""
+        """Return [B,Q,1]. Upstream computes and ignores them; the benchmark's reference does the same."""
         return self.iou_embed(self.transformer_decoder.post_norm(query_feat))
-
-    def point_queries(self, points: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
-        """Prompt queries for (x, y) pixels [N,2]: query_feat and query_pos, each [N,1,D]."""
-        half, eps = 3, 1e-3
-        scale = torch.tensor([width, height], dtype=torch.float32)
-        boxes = torch.cat([points / scale, torch.full_like(points, 2 * half) / scale], dim=-1)
-        # Upstream's inverse sigmoid clamps to [eps, 1]; the sigmoid brings the clamped ratio back.
-        boxes = boxes.clamp(0, 1)
-        low, high = boxes.clamp(min=eps), (1 - boxes).clamp(min=eps)
-        pos = self.pos_linear(box_encoding(low / (low + high), self.config.prompt_num_feats))
-        feat = self.pb_embedding.weight[0] + self.mask_tokens.weight[0]
-        return feat.expand(points.shape[0], 1, -1), pos[:, None]
-
-
-def box_encoding(boxes: Tensor, num_feats: int) -> Tensor:
-    """Sine code of (cx, cy, w, h) [N,4] -> [N,4*num_feats], ordered y, x, w, h (as in mmdet)."""
-    dim = torch.arange(num_feats, dtype=torch.float32)
-    dim = 10000 ** (2 * torch.div(dim, 2, rounding_mode="floor") / num_feats)
-    angles = boxes[:, [1, 0, 2, 3], None] * 2 * torch.pi / dim
-    return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(1)
 
 
 def _mlp3(dim: int, out: int) -> nn.Sequential:

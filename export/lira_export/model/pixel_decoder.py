@@ -1,4 +1,4 @@
-"""Multi-scale deformable pixel decoder (mmdet MSDeformAttnPixelDecoder)."""
+"""Multi-scale deformable pixel decoder. Source: mmdet's MSDeformAttnPixelDecoder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .vit import Layers
 
 
 def sine_encoding(height: int, width: int, num_feats: int) -> Tensor:
-    """2D sine position encoding [2*num_feats, H, W], normalised to 2 pi, channels ordered y then x."""
+    """Return the 2D sine position encoding [2*num_feats, H, W], normalised to 2 pi, y channels first."""
     scale, eps, temperature = 2 * math.pi, 1e-6, 10000
     y = torch.arange(1, height + 1, dtype=torch.float32) / (height + eps) * scale
     x = torch.arange(1, width + 1, dtype=torch.float32) / (width + eps) * scale
@@ -33,16 +33,16 @@ def sine_encoding(height: int, width: int, num_feats: int) -> Tensor:
 def deformable_sampling(
     value: Tensor, locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, int]]
 ) -> Tensor:
-    """Weighted bilinear samples of several feature levels (Deformable DETR).
+    """Sample several feature levels bilinearly, weight and sum the samples (Deformable DETR).
 
     Args:
         value: [B, sum(H*W), heads, d], levels concatenated.
         locations: [B, Lq, heads, levels, points, 2], (x, y) in [0, 1] of each level.
-        weights: [B, Lq, heads, levels, points], summing to one over levels and points.
+        weights: [B, Lq, heads, levels, points]; they sum to one over levels and points.
         shapes: (H, W) of each level.
 
     Returns:
-        [B, Lq, heads * d]; outside a level counts as zero.
+        [B, Lq, heads * d]; samples outside a level are zero.
     """
     b, queries, heads, levels, points, _ = locations.shape
     grids = 2 * locations - 1
@@ -60,7 +60,7 @@ def deformable_sampling(
 
 
 class DeformableAttention(nn.Module):
-    """Self-attention over the concatenated levels; positions enter the query only, not the value."""
+    """Self-attention over the concatenated levels. Positions are added to the query, not to the value."""
 
     def __init__(self, config: PixelConfig) -> None:
         super().__init__()
@@ -81,14 +81,8 @@ class DeformableAttention(nn.Module):
         locations = reference[:, None, None, None] + offsets / sizes[:, None]
         value = self.value_proj(x).unflatten(-1, (self.heads, -1))
         return x + self.output_proj(
-            self.sample(value, locations, weights.unflatten(-1, head_shape[1:]), shapes)
+            deformable_sampling(value, locations, weights.unflatten(-1, head_shape[1:]), shapes)
         )
-
-    def sample(
-        self, value: Tensor, locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, int]]
-    ) -> Tensor:
-        """The replaceable core, see :func:`deformable_sampling`; the exporter emits an ONNX function here."""
-        return deformable_sampling(value, locations, weights, shapes)
 
 
 class FeedForward(nn.Module):
@@ -165,7 +159,7 @@ class PixelDecoder(nn.Module):
         return self.mask_feature(self.output_convs[0](lateral + up)), memories
 
     def positions(self, shapes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Sine code + level embedding, and pixel centres (x, y) in [0,1], of all levels: [L,D] and [L,2]."""
+        """Return sine code + level embedding [L,D] and pixel centres (x, y) in [0,1] [L,2] of all levels."""
         codes, centres = [], []
         for (h, w), level in zip(shapes, self.level_encoding.weight, strict=True):
             codes.append(sine_encoding(h, w, self.num_feats).to(level).flatten(1).T + level)

@@ -1,4 +1,4 @@
-"""SEFE's projector and the text-to-vision projection (upstream modules/projector)."""
+"""SEFE's projector and the text-to-vision projection. Source: upstream's modules/projector."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..config import PixelConfig, ProjectorConfig
 
 
 def mlp(dim: int, out: int, depth: int) -> nn.Sequential:
-    """Linear layers with exact GELU between them."""
+    """Return ``depth`` linear layers with exact GELU between them."""
     layers: list[nn.Module] = [nn.Linear(dim, out)]
     for _ in range(1, depth):
         layers += [nn.GELU(), nn.Linear(out, out)]
@@ -48,7 +48,7 @@ class Projector(nn.Module):
         self.seperate_embed_internvl = nn.Embedding(1, dim)
 
     def project_queries(self, queries: Tensor) -> Tensor:
-        """[B,Q,2D] -> [B,Q,C] before the cross-attention; region and point prompts stop here."""
+        """[B,Q,2D] -> [B,Q,C], before the cross-attention."""
         return self.model(self.query_proj(queries))
 
     def forward(self, features: Tensor, pixel_features: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,7 +57,7 @@ class Projector(nn.Module):
         return pixel_tokens, self.cross_beforellm(self.project_queries(queries), features)
 
     def prefix(self, features: Tensor, pixel_tokens: Tensor, query_tokens: Tensor, valid: Tensor) -> Tensor:
-        """The visual prefix [L,C] of one image: tiles, separator, cells, separator, valid queries."""
+        """Return the visual prefix [L,C] of an image: tiles, separator, cells, separator, valid queries."""
         first, second = self.seperate_embed_internvl.weight, self.seperate_embed.weight
         return torch.cat([features, first, pixel_tokens, second, query_tokens[valid]])
 
@@ -81,11 +81,11 @@ def cell_queries(
     grid: int,
     at_once: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Panoptic post-processing: which query owns which cell (upstream panoptic_postprocess).
+    """Find which query owns which cell (upstream's panoptic_postprocess).
 
     Args:
         class_logits: [B,Q,classes+1]. mask_logits: [B,Q,P/4,P/4]. queries: [B,Q,2D].
-        at_once: of how many queries the masks are in memory at the size of the image; all (None) as upstream.
+        at_once: so many queries' masks are in memory at the size of the image; None for all, as upstream.
 
     Returns:
         pixel queries [B,cells,2D], valid [B,Q] bool (owns at least one cell), grid probabilities [B,Q,g,g].

@@ -1,6 +1,6 @@
 """Tile encoder: InternViT, pixel shuffle and mlp1.
 
-InternVL2: modeling_intern_vit.py; upstream: LIRA.extract_feature.
+Sources: InternVL2's modeling_intern_vit.py, upstream's LIRA.extract_feature.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ class Layer(nn.Module):
 
 
 class Layers(nn.Module):
-    """Layers one module deeper, as upstream's parameter names have them: ``encoder.layers.0``."""
+    """A list of layers under ``layers``, which gives upstream's parameter names: ``encoder.layers.0``."""
 
-    layers: Any  # nn.ModuleList, whose iteration type checkers take for plain modules
+    layers: Any  # nn.ModuleList; type checkers take its items for plain modules
 
     def __init__(self, layers: Iterable[nn.Module]) -> None:
         super().__init__()

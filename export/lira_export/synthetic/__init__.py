@@ -1,1 +1,1 @@
-"""Random checkpoints of true shapes: what a device can run does not depend on what the weights say."""
+"""Random checkpoints of true shapes, to measure speed and memory, which do not depend on the weights."""

@@ -22,9 +22,9 @@ def synthesize(
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a synthetic checkpoint.")] = False,
 ) -> None:
-    """Write a checkpoint of random weights in true shapes, to measure a device before there are weights.
+    """Write a checkpoint of random weights in true shapes, to measure a device without trained weights.
 
-    Its answers are meaningless. Speed and memory do not depend on what weights say.
+    Its answers are meaningless. Speed and memory are those of trained weights.
     """
     console = plain_console()
     check_path(output)

@@ -1,7 +1,7 @@
-"""Sizes of the published models, as the configuration files of their checkpoints say them.
+"""Sizes of the published models, from the configuration files of their checkpoints.
 
-InternVL2-2B and -8B (InternLM2-chat-1.8B, InternLM2.5-7B-chat), and for LIRA-Qwen2-1.5B the language model of
-Qwen2-VL-2B behind InternVL's tile encoder. The pixel encoder and the projector are the same in all of them.
+InternVL2-2B and -8B (InternLM2-chat-1.8B, InternLM2.5-7B-chat); for LIRA-Qwen2-1.5B the language model of
+Qwen2-VL-2B with InternVL's tile encoder. Pixel encoder and projector are the same in all of them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from .sizes import entries, size_names
 from .vocabularies import stand_in_tokenizer
 
 PROTOTYPES = 7
-"""Of a class embedding. The published file's own number is the largest count of synonyms."""
+"""Prototypes of a class embedding. In the published file: the largest number of a class's synonyms."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A checkpoint to be: the base model's folder and config.json, LoRA, tokenizer.
+    """What a synthetic checkpoint will be.
 
-    ``own_config``: a config.json beside the five files, where upstream's constants do not apply.
+    Attributes:
+        name: of LIRA's file. base, base_config: the base model's folder and its config.json.
+        own_config: config.json beside the five files, if upstream's constants do not apply.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Write tensor files one tensor at a time, in the formats that the libraries read."""
+"""Write safetensors and files of ``torch.save`` one tensor at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 Shapes = Mapping[str, tuple[int, ...]]
 Pieces = Callable[[str, tuple[int, ...]], Iterator[Tensor]]
-"""A tensor's values by its name and shape, in order, in pieces that fit into memory."""
+"""Name and shape of a tensor -> its values in order, in pieces that fit into memory."""
 
 _SAFETENSORS_DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 INDEX = "model.safetensors.index.json"
@@ -22,7 +22,7 @@ INDEX = "model.safetensors.index.json"
 def write_safetensors(
     folder: Path, shapes: Shapes, dtype: torch.dtype, pieces: Pieces, shard_bytes: int
 ) -> None:
-    """Shards of at most ``shard_bytes`` (or of one tensor) with their index, as transformers names them."""
+    """Write shards of at most ``shard_bytes``, or one tensor, and their index, named as transformers does."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, shape in shapes.items():
@@ -43,7 +43,7 @@ def write_safetensors(
 
 
 def _write_shard(path: Path, shapes: Shapes, dtype: torch.dtype, pieces: Pieces) -> None:
-    """Eight bytes of header length, the header as JSON, the tensors without gaps."""
+    """Write eight bytes of header length, the header as JSON, the tensors without gaps."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
@@ -61,10 +61,10 @@ def _write_shard(path: Path, shapes: Shapes, dtype: torch.dtype, pieces: Pieces)
 def write_pth(
     path: Path, shapes: Shapes, dtype: torch.dtype, pieces: Pieces, wrapper: str | None = None
 ) -> None:
-    """A state dict as ``torch.save`` writes it, within ``{wrapper: ...}`` where that is given.
+    """Write a state dict as ``torch.save`` does, as ``{wrapper: ...}`` if ``wrapper`` is given.
 
-    torch writes the file without the tensors' bytes, leaves their places empty, and they are filled in turn.
-    Memory of the empty tensors is never touched, so it is never taken.
+    torch writes the file without the tensors' bytes, which are filled in one after the other. The memory of
+    the empty tensors is never touched, so the system never provides it.
     """
     empty = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
     with torch.serialization.skip_data():

@@ -20,7 +20,7 @@ from .streams import write_pth, write_safetensors
 from .weights import random_pieces, upstream_shapes
 
 Progress = Callable[[str, int, int], None]
-"""Called with a file's name, bytes written so far and bytes in all."""
+"""Called with the name of a tensor, bytes written so far, bytes in all."""
 
 DTYPE = torch.bfloat16  # as the published files are
 SHARD_BYTES = 2 << 30

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..checkpoint import vision_source
 from ..config import LiraConfig
 from ..families import FAMILIES, LLM_PREFIX, family_of
 from ..model.lira import Lira
+from ..upstream_names import vision_source
 from .streams import Shapes
 
 PIECE = 1 << 24  # values in memory at a time
@@ -27,9 +27,9 @@ _TABLES = (
 
 
 def upstream_shapes(config: LiraConfig, base_vocab: int, lora_rank: int) -> dict[str, Shapes]:
-    """Role ("lira", "base", "head", "clip") -> tensor -> shape, as a Checkpoint expects them.
+    """Return role ("lira", "base", "head", "clip") -> tensor -> shape, as a Checkpoint expects them.
 
-    ``base_vocab``: rows of the base model's own tables, which LIRA's override.
+    ``base_vocab``: rows of the base model's own tables, which LIRA's replace.
     """
     with torch.device("meta"):
         ours = {name: tuple(p.shape) for name, p in Lira(config).named_parameters()}
@@ -70,9 +70,9 @@ def upstream_shapes(config: LiraConfig, base_vocab: int, lora_rank: int) -> dict
 
 
 def random_pieces(name: str, shape: tuple[int, ...], seed: int, layers: int) -> Iterator[Tensor]:
-    """Values of one tensor, fp32, in pieces. Its own generator: the same whatever is written before it.
+    """Yield one tensor's values, fp32, in pieces. They depend on nothing but the arguments.
 
-    Norms and layer scales keep activations of the size of one, linear layers draw from N(0, 1 / fan in).
+    Activations keep a size of about one: linear layers draw from N(0, 1 / fan in).
     """
     generator = torch.Generator().manual_seed(seed ^ zlib.crc32(name.encode()))
     size = torch.Size(shape).numel()
@@ -83,7 +83,7 @@ def random_pieces(name: str, shape: tuple[int, ...], seed: int, layers: int) -> 
 
 
 def _distribution(name: str, shape: tuple[int, ...], layers: int) -> tuple[float, float]:
-    """Mean and standard deviation."""
+    """Return mean and standard deviation."""
     last = name.rpartition(".")[2]
     if last in ("gamma", "ls1", "ls2"):
         return 0.1, 0.0
