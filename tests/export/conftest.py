@@ -1,10 +1,9 @@
-"""A LIRA with random weights, small enough for a second: right in form, without meaning."""
+"""A tiny LIRA with random weights, which loads in a second: right shapes, meaningless answers."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,12 @@ from lira_export.config import LiraConfig
 from lira_export.model.lira import Lira
 from lira_export.tokenizer import LIRA_TOKENS
 
-# Without the extra that training needs, its tests would stop pytest before it selects any.
-collect_ignore = [] if find_spec("scipy") else ["test_nano_training.py"]
-
 WORDS = ("<unk>", "<s>", "<|im_start|>", "<|im_end|>", "red", "ball")
 PROTOTYPES = 2
 
 
 def tiny_config(**pixel: Any) -> dict[str, Any]:
-    """The config.json of a checkpoint; ``pixel`` replaces sizes of the pixel encoder."""
+    """Return the config.json of a checkpoint; ``pixel`` replaces sizes of the pixel encoder."""
     sizes = {"image_size": 64, "shuffle": 2, "queries": 5, "width": 16, "decoder_layers": 4} | pixel
     return {
         "name": "tiny",
@@ -62,7 +58,7 @@ def tiny_config(**pixel: Any) -> dict[str, Any]:
 
 
 def tiny_tokenizer() -> Tokenizer:
-    """Words, without LIRA's tokens."""
+    """Return a tokenizer of words, without LIRA's tokens."""
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return tokenizer
@@ -70,7 +66,7 @@ def tiny_tokenizer() -> Tokenizer:
 
 @torch.no_grad()
 def tiny_lira(**pixel: Any) -> Lira:
-    """Random weights of a spread at which masks have both signs."""
+    """Return a model whose random weights give masks of both signs."""
     torch.manual_seed(0)
     config = LiraConfig.from_dict(tiny_config(**pixel), "tiny", Path("config.json"))
     model = Lira(config, PROTOTYPES).eval().requires_grad_(False)
@@ -90,7 +86,7 @@ def tiny_lira(**pixel: Any) -> Lira:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The five files of a tiny LIRA. Not to be changed: take ``copied_checkpoint``."""
+    """The five files of a tiny LIRA, to be read only; ``copied_checkpoint`` may be changed."""
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
     model = tiny_lira()
     embed = model.pixel_encoder.mask_decoder.class_embed
@@ -100,7 +96,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
+    """A copy that a test may damage."""
     return Path(shutil.copytree(tiny_checkpoint, tmp_path / "tiny"))
 
 

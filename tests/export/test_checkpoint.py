@@ -1,4 +1,4 @@
-"""What a checkpoint folder must hold, and what a user reads when it does not."""
+"""What a checkpoint folder must hold, and the error if it does not."""
 
 from __future__ import annotations
 
@@ -63,16 +63,16 @@ def test_parts_hold_the_same_tensors_as_the_whole(tiny_checkpoint: Path) -> None
         ("internvl2-tiny/config.json", "config.json"),
     ],
 )
-def test_missing_file_is_named(copied_checkpoint: Path, name: str, says: str) -> None:
+def test_a_missing_file_is_named(copied_checkpoint: Path, name: str, says: str) -> None:
     (copied_checkpoint / name).unlink()
     assert says in error(copied_checkpoint)
 
 
-def test_no_folder(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     assert "no such folder" in error(tmp_path / "nothing")
 
 
-def test_two_files_of_a_kind(copied_checkpoint: Path) -> None:
+def test_two_files_for_one_part_are_refused(copied_checkpoint: Path) -> None:
     (copied_checkpoint / "LIRA-other.pth").write_bytes(b"")
     assert "LIRA-other.pth, LIRA-tiny.pth" in error(copied_checkpoint)
 
@@ -104,7 +104,7 @@ def test_many_tensors_that_do_not_fit_are_counted_by_kind(copied_checkpoint: Pat
     assert len(message) < 300 + len(str(copied_checkpoint)) and message.count("lora_A") == 1
 
 
-def test_base_model_of_another_size(copied_checkpoint: Path) -> None:
+def test_a_base_model_of_another_size_is_refused(copied_checkpoint: Path) -> None:
     path = copied_checkpoint / "internvl2-tiny" / "model.safetensors"
     tensors = load_file(path)
     tensors["language_model.model.layers.0.attention.wqkv.weight"] = torch.zeros(40, 24)
@@ -112,7 +112,7 @@ def test_base_model_of_another_size(copied_checkpoint: Path) -> None:
     assert "wqkv.weight: expected (48, 24), found (40, 24) in internvl2-tiny/" in error(copied_checkpoint)
 
 
-def test_no_adapters(copied_checkpoint: Path) -> None:
+def test_a_file_without_adapters_is_refused(copied_checkpoint: Path) -> None:
     def damage(tensors: dict[str, Any]) -> None:
         for name in [name for name in tensors if "lora" in name]:
             del tensors[name]
@@ -121,7 +121,7 @@ def test_no_adapters(copied_checkpoint: Path) -> None:
     assert "no LoRA weights found" in error(copied_checkpoint)
 
 
-def test_class_embeddings_of_other_classes(copied_checkpoint: Path) -> None:
+def test_class_embeddings_of_other_classes_are_refused(copied_checkpoint: Path) -> None:
     torch.save(torch.zeros(9, 2, 10), next(copied_checkpoint.glob("*OVDataset*")))
     assert "shape (9, 2, 10), expected (5, prototypes, 10)" in error(copied_checkpoint)
 
@@ -146,7 +146,7 @@ def test_a_pth_that_holds_more_than_tensors_is_not_unpickled(copied_checkpoint: 
 
 @pytest.mark.parametrize("name", ["LIRA-tiny.pth", "omg_seg_convl.pth", "internvl2-tiny/model.safetensors"])
 @pytest.mark.parametrize("keep", [0.0, 0.001, 0.5, 0.99])
-def test_truncated_file(copied_checkpoint: Path, name: str, keep: float) -> None:
+def test_a_truncated_file_is_refused(copied_checkpoint: Path, name: str, keep: float) -> None:
     path = copied_checkpoint / name
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * keep)])
@@ -154,13 +154,13 @@ def test_truncated_file(copied_checkpoint: Path, name: str, keep: float) -> None
 
 
 @pytest.mark.parametrize("content", [{}, [1, 2], 7, {"state_dict": {}}])
-def test_pth_without_tensors(copied_checkpoint: Path, content: Any) -> None:
+def test_a_pth_without_tensors_is_refused(copied_checkpoint: Path, content: Any) -> None:
     torch.save(content, copied_checkpoint / "LIRA-tiny.pth")
     assert "no tensors found" in error(copied_checkpoint)
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "module"])
-def test_wrapped_state_dict(copied_checkpoint: Path, wrapper: str) -> None:
+def test_a_wrapped_state_dict_is_unwrapped(copied_checkpoint: Path, wrapper: str) -> None:
     path = copied_checkpoint / "LIRA-tiny.pth"
     torch.save({wrapper: torch.load(path, weights_only=True)}, path)
     Checkpoint.open(copied_checkpoint)
@@ -170,7 +170,7 @@ def write_index(base: Path, weight_map: object) -> None:
     (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
 
-def test_shards_by_index(copied_checkpoint: Path) -> None:
+def test_shards_are_read_by_their_index(copied_checkpoint: Path) -> None:
     base = copied_checkpoint / "internvl2-tiny"
     tensors = load_file(base / "model.safetensors")
     names = sorted(tensors)
@@ -185,13 +185,13 @@ def test_shards_by_index(copied_checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../LIRA-tiny.pth", "/etc/passwd", "..", "", 3])
-def test_index_that_names_a_file_outside(copied_checkpoint: Path, name: object) -> None:
+def test_an_index_that_names_a_file_outside_is_refused(copied_checkpoint: Path, name: object) -> None:
     write_index(copied_checkpoint / "internvl2-tiny", {"mlp1.0.weight": name})
     assert "model.safetensors.index.json" in error(copied_checkpoint)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"weight_map": 3}', '{"weight_map": {"a": {}}}', "{}"])
-def test_index_that_is_none(copied_checkpoint: Path, content: str) -> None:
+def test_a_file_that_is_no_index_is_refused(copied_checkpoint: Path, content: str) -> None:
     (copied_checkpoint / "internvl2-tiny" / "model.safetensors.index.json").write_text(content)
     assert "model.safetensors.index.json" in error(copied_checkpoint)
 
@@ -206,7 +206,7 @@ def test_index_that_is_none(copied_checkpoint: Path, content: str) -> None:
         ('{"pixel_encoder": {"panoptic_head": []}}', "config.json"),
     ],
 )
-def test_damaged_configuration(copied_checkpoint: Path, content: str, says: str) -> None:
+def test_a_damaged_configuration_is_refused(copied_checkpoint: Path, content: str, says: str) -> None:
     (copied_checkpoint / "config.json").write_text(content)
     assert says in error(copied_checkpoint)
 
@@ -247,7 +247,7 @@ def test_rows_that_a_vocabulary_lacks_are_added_as_upstream_does(copied_checkpoi
     assert len(checkpoint.notes) == 3 and "2 added" in checkpoint.notes[0]
 
 
-def test_describe(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_describe_lists_files_and_sizes(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert describe(tmp_path) is None
     described = describe(tiny_checkpoint)
     assert described is not None

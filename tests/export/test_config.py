@@ -1,4 +1,4 @@
-"""A configuration's numbers are read by kind and within reason, its adapters merged as it says."""
+"""Configurations: kinds and ranges of values, spellings, adapters, tokenizers."""
 
 from __future__ import annotations
 
@@ -134,13 +134,13 @@ def test_a_missing_section_is_named(own: Path, key: str) -> None:
         (b"<html>no</html>", "is a web page"),
     ],
 )
-def test_files_that_are_no_configuration(own: Path, content: bytes, says: str) -> None:
+def test_files_that_are_no_configuration_are_refused(own: Path, content: bytes, says: str) -> None:
     own.write_bytes(content)
     assert says in error(own)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_byte_order_marks(own: Path, encoding: str) -> None:
+def test_byte_order_marks_are_read(own: Path, encoding: str) -> None:
     expected = read(own)
     own.write_bytes(own.read_text().encode(encoding))
     assert read(own) == expected
@@ -159,7 +159,7 @@ def test_byte_order_marks(own: Path, encoding: str) -> None:
         ({"rope_theta": 1e6, "rope_parameters": {"rope_type": "default"}}, 1e6, None),
     ],
 )
-def test_spellings_of_the_rotary_embedding(
+def test_all_spellings_of_the_rotary_embedding_are_read(
     own: Path, change: Data, theta: float, factor: float | None
 ) -> None:
     def replace(data: Data) -> None:
@@ -171,7 +171,7 @@ def test_spellings_of_the_rotary_embedding(
     assert (found.rope_theta, found.rope_scaling_factor) == (theta, factor)
 
 
-def test_two_spellings_that_differ(own: Path) -> None:
+def test_two_spellings_that_differ_are_refused(own: Path) -> None:
     both = {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}
     edit(own, lambda data: data["llm_config"].update(both))
     assert "rope_theta: found 10000, expected 500000, as rope_parameters has it" in error(own)
@@ -206,20 +206,22 @@ def parts(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
         ({"r": 2, "lora_alpha": 4, "lora_dropout": 0.05, "bias": "none", "task_type": "CAUSAL_LM"}, 2.0),
     ],
 )
-def test_the_scale_of_the_adapters(copied_checkpoint: Path, own: Path, lora: Data, scale: float) -> None:
+def test_the_scale_of_the_adapters_follows_rank_and_alpha(
+    copied_checkpoint: Path, own: Path, lora: Data, scale: float
+) -> None:
     edit(own, lambda data: data.update(lora=lora))
     weight, product = parts(copied_checkpoint)
     torch.testing.assert_close(merged(copied_checkpoint), weight + scale * product, rtol=0, atol=1e-5)
     assert Checkpoint.open(copied_checkpoint).lora_scale == pytest.approx(scale)
 
 
-def test_a_rank_that_the_file_does_not_have(copied_checkpoint: Path, own: Path) -> None:
+def test_a_rank_that_the_file_does_not_have_is_refused(copied_checkpoint: Path, own: Path) -> None:
     edit(own, lambda data: data["lora"].update(r=16))
     with pytest.raises(LiraError, match=r"lora\.r is 16, the adapters in LIRA-tiny\.pth have rank 2"):
         Checkpoint.open(copied_checkpoint)
 
 
-def test_invented_rows_and_read_dtypes_are_said(
+def test_added_rows_and_converted_dtypes_are_noted(
     copied_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from lira_engine.main import main
@@ -236,7 +238,7 @@ def test_invented_rows_and_read_dtypes_are_said(
     assert "LIRA-tiny.pth: 1 tensors are float64, read as float32" in printed
 
 
-def test_more_rows_than_liras_tokens_are_not_invented(copied_checkpoint: Path) -> None:
+def test_more_missing_rows_than_liras_tokens_are_refused(copied_checkpoint: Path) -> None:
     path = copied_checkpoint / "LIRA-tiny.pth"
     tensors = torch.load(path, weights_only=True)
     table = "llm.base_model.model.model.tok_embeddings.weight"
@@ -274,7 +276,9 @@ def test_rows_that_the_head_lacks_are_the_mean_of_the_others(copied_checkpoint: 
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("mark", ["utf-8", "utf-8-sig"])
-def test_a_tokenizer_as_training_left_it(copied_checkpoint: Path, change: Data, mark: str) -> None:
+def test_padding_and_truncation_of_a_tokenizer_are_removed(
+    copied_checkpoint: Path, change: Data, mark: str
+) -> None:
     base, text = copied_checkpoint / "internvl2-tiny", "red ball red ball"
     expected = read_tokenizer(base).encode(text).ids
     edit(base / "tokenizer.json", lambda data: data.update(change))
@@ -282,7 +286,7 @@ def test_a_tokenizer_as_training_left_it(copied_checkpoint: Path, change: Data, 
     assert read_tokenizer(base).encode(text).ids == expected and len(expected) == 4
 
 
-def test_merges_are_not_left_to_chance(tmp_path: Path) -> None:
+def test_random_merges_of_a_tokenizer_are_removed(tmp_path: Path) -> None:
     vocabulary = {"a": 0, "b": 1, "ab": 2}
     Tokenizer(models.BPE(vocabulary, [("a", "b")], dropout=1.0)).save(str(tmp_path / "tokenizer.json"))
     assert read_tokenizer(tmp_path).encode("ab").ids == [2]

@@ -1,4 +1,4 @@
-"""Exporting: what it refuses, what it leaves behind, and one bundle through the command line."""
+"""Export one bundle by the command line; what an export refuses, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lira_export.prompts import prompts_of
 from lira_export.tokenizer import LIRA_TOKENS, special_tokens
 
 
-def test_command_line_writes_a_bundle(
+def test_the_command_line_writes_a_bundle(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "bundle"
@@ -53,7 +53,7 @@ def test_command_line_writes_a_bundle(
 
 
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
-def test_a_folder_that_appears_meanwhile_stays(
+def test_a_folder_that_appears_during_the_export_stays(
     tiny_checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -87,7 +87,7 @@ def test_a_folder_that_appears_meanwhile_stays(
         ("LIRA-tiny.pth", "LIRA*.pth"),
     ],
 )
-def test_command_line_names_the_missing_file(
+def test_the_command_line_names_the_missing_file(
     copied_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, says: str
 ) -> None:
     (copied_checkpoint / name).unlink()
@@ -99,14 +99,14 @@ def test_command_line_names_the_missing_file(
 
 
 @pytest.mark.parametrize("length", [2, 257])
-def test_context_length_that_no_image_fits_or_the_model_does_not_know(
+def test_a_context_length_too_short_for_an_image_or_too_long_is_refused(
     tiny_checkpoint: Path, tmp_path: Path, length: int
 ) -> None:
     with pytest.raises(LiraError, match=rf"context length {length}: expected 3 to 256, the positions"):
         export_checkpoint(tiny_checkpoint, tmp_path / "bundle", context_length=length)
 
 
-def test_interrupted_export_leaves_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_an_interrupted_export_leaves_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
     def interrupt(step: Step) -> None:
         raise KeyboardInterrupt
 
@@ -133,12 +133,12 @@ def test_a_graph_that_differs_from_the_reference_is_refused(tmp_path: Path) -> N
     stage("right", x * (1 + 1e-6))
     with pytest.raises(LiraError, match=r"graph of wrong is wrong: its output y differs .* 1\.0e-02"):
         stage("wrong", x + np.array([0, 0, 0.0303], np.float32))
-    # What fp32 itself cannot say of this input is not held against the graph.
+    # A difference within the noise of fp32 is accepted.
     stage("noisy", x + np.float32(0.03), noise=0.002)
     assert set(writer.stages) == {"right", "noisy"}
 
 
-def test_a_graph_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
+def test_a_graph_that_is_not_valid_onnx_is_refused(tmp_path: Path) -> None:
     model = identity()
     model.graph[0].op_type = "Nonsense"
     x = np.zeros((1, 3), np.float32)
@@ -148,7 +148,7 @@ def test_a_graph_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
         )
 
 
-def test_reference_of_the_language_model_runs_layer_by_layer(tiny_checkpoint: Path) -> None:
+def test_the_layers_of_the_reference_equal_the_whole_language_model(tiny_checkpoint: Path) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint)
     rows = np.random.default_rng(0).normal(size=(9, 24)).astype(np.float32)
     vectors = checks.llm(checkpoint, rows, context_length=99)
@@ -159,7 +159,7 @@ def test_reference_of_the_language_model_runs_layer_by_layer(tiny_checkpoint: Pa
     np.testing.assert_allclose(vectors.outputs["hidden_states"], expected.hidden_states[:, asked], atol=1e-5)
 
 
-def test_tensors_of_the_language_model(tiny_checkpoint: Path) -> None:
+def test_tensors_of_the_language_model_have_the_graphs_names_and_shapes(tiny_checkpoint: Path) -> None:
     tensors = LlmTensors(Checkpoint.open(tiny_checkpoint))
     assert len(tensors) == 2 * 9 + 2 and "layers.1.q" in tensors and "tok_embeddings" not in tensors
     assert "layers.1.q_bias" not in tensors
@@ -175,7 +175,7 @@ def word_tokenizer(*words: str) -> Tokenizer:
     return Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0]))
 
 
-def test_tokenizer_of_another_model(tiny_checkpoint: Path) -> None:
+def test_a_tokenizer_of_another_model_is_refused(tiny_checkpoint: Path) -> None:
     few = word_tokenizer("<unk>", "<|im_end|>")
     with pytest.raises(LiraError, match=r"\[SEG\] the id 2, the checkpoint was trained with 6"):
         special_tokens(few, config_of(tiny_checkpoint))
@@ -191,7 +191,7 @@ def test_ids_that_the_configuration_states_are_checked(tiny_checkpoint: Path) ->
         special_tokens(tokenizer, config)
 
 
-def test_text_after_a_region(tiny_checkpoint: Path) -> None:
+def test_the_text_after_a_region_ends_with_p(tiny_checkpoint: Path) -> None:
     def tokenizer() -> Tokenizer:
         return word_tokenizer(" ", "<s>", "<|im_end|>", "a", "b", "c")
 
@@ -202,7 +202,7 @@ def test_text_after_a_region(tiny_checkpoint: Path) -> None:
         special_tokens(tokenizer(), config_of(tiny_checkpoint, space_p_token_ids=[4]))
 
 
-def test_prompts(tiny_checkpoint: Path) -> None:
+def test_prompts_are_the_checkpoints_own_or_its_familys(tiny_checkpoint: Path) -> None:
     assert prompts_of(config_of(tiny_checkpoint)) is INTERNLM2.prompts
     own = {"system": "s", "user": "<image>{question}", "add_bos": True, "tasks": {}}
     assert prompts_of(config_of(tiny_checkpoint, prompts=own)).add_bos
@@ -210,7 +210,7 @@ def test_prompts(tiny_checkpoint: Path) -> None:
         prompts_of(config_of(tiny_checkpoint, prompts=own | {"colour": 1}))
 
 
-def test_pictures_of_the_check_vectors_do_not_depend_on_the_machine() -> None:
+def test_a_picture_of_the_check_vectors_depends_on_its_seed_only() -> None:
     first, second = (checks.picture(32, 0, (0.5,) * 3, (0.25,) * 3) for _ in range(2))
     assert torch.equal(first, second) and first.shape == (1, 3, 32, 32) and first.dtype == torch.float32
     assert first.min() >= -2 and first.max() <= 2 and first.std() > 0.3

@@ -1,4 +1,4 @@
-"""The bodies of the ONNX functions against formulas written out in numpy."""
+"""The bodies of the ONNX functions against formulas in NumPy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAMPLED = {"sampled": (1, QUERIES, HEADS * WIDTH)}
 
 
 def model_of(function: ir.Function, feeds: Arrays, outputs: Shapes, **attributes: int) -> ir.Model:
-    """A graph that is one call."""
+    """Return a graph with a single call."""
     dtypes = {np.dtype(np.float32): ir.DataType.FLOAT, np.dtype(np.int64): ir.DataType.INT64}
     inputs = [ir.val(name, dtype=dtypes[a.dtype], shape=a.shape) for name, a in feeds.items()]
     results = [ir.val(name, dtype=ir.DataType.FLOAT, shape=shape) for name, shape in outputs.items()]
@@ -52,7 +52,7 @@ def sampling() -> Arrays:
 
 
 def sampled(feeds: Arrays) -> np.ndarray:
-    """Pixel (row, column) covers (column .. column + 1) / width: the formula, one sample after the other."""
+    """Sample one location after the other; pixel (row, column) covers (column .. column + 1) / width."""
     out = np.zeros((QUERIES, HEADS, WIDTH))
     for q, head, level, point in np.ndindex(QUERIES, HEADS, len(LEVELS), POINTS):
         start = sum(h * w for h, w in LEVELS[:level])
@@ -68,7 +68,7 @@ def sampled(feeds: Arrays) -> np.ndarray:
 
 
 @pytest.mark.parametrize("lowered", [False, True])
-def test_deformable_sampling(sampling: Arrays, lowered: bool) -> None:
+def test_deformable_sampling_equals_the_reference(sampling: Arrays, lowered: bool) -> None:
     model = model_of(deformable_sampling(LEVELS, HEADS, WIDTH, POINTS), sampling, SAMPLED)
     onnx.checker.check_model(ir.serde.serialize_model(model), full_check=True)
     if lowered:
@@ -78,14 +78,14 @@ def test_deformable_sampling(sampling: Arrays, lowered: bool) -> None:
     np.testing.assert_allclose(found, sampled(sampling), atol=1e-5)
 
 
-def test_deformable_sampling_says_its_sizes(sampling: Arrays) -> None:
-    """For those that replace a call."""
+def test_deformable_sampling_has_its_sizes_as_attribute(sampling: Arrays) -> None:
+    """Passes that replace a call read them."""
     function = deformable_sampling(LEVELS, HEADS, WIDTH, POINTS)
     assert function.attributes["level_shapes"].as_ints() == (2, 3, 5, 4, 7, 9)
 
 
-def test_two_sizes_live_in_one_model(sampling: Arrays) -> None:
-    """The overload tells them apart."""
+def test_one_model_has_two_overloads_for_two_sizes(sampling: Arrays) -> None:
+    """Functions of the same name are told apart by their overload."""
     function = deformable_sampling(LEVELS, HEADS, WIDTH, POINTS, overload="other")
     model = model_of(function, sampling, SAMPLED)
     next(iter(model.graph)).overload = "other"
@@ -94,8 +94,8 @@ def test_two_sizes_live_in_one_model(sampling: Arrays) -> None:
     np.testing.assert_allclose(run(model, sampling)[0], sampled(sampling), atol=1e-5)
 
 
-def test_cached_attention() -> None:
-    """Six query heads on three KV heads, a few rows with a filled cache; slots not yet filled are garbage."""
+def test_cached_attention_equals_the_reference() -> None:
+    """Six query heads, three KV heads, a few rows after a filled cache; empty slots hold garbage."""
     heads, kv_heads, size, capacity, filled, rows = 6, 3, 8, 12, 4, 3
     random = np.random.default_rng(1)
     angles = random.uniform(0, 6, (capacity, size // 2)).astype(np.float32)
@@ -138,6 +138,6 @@ def test_cached_attention() -> None:
 
 
 def rotated(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """Rotate-half: column i turns with column i + D/2."""
+    """Rotate-half: column i is rotated with column i + D/2."""
     turned = (x[: len(angles)] + 1j * x[len(angles) :]) * np.exp(1j * angles)
     return np.concatenate([turned.real, turned.imag])

@@ -1,4 +1,4 @@
-"""The exported graphs in ONNX Runtime against what upstream's code did (tolerances: the golden README)."""
+"""The exported graphs in ONNX Runtime against arrays recorded from upstream (golden README: tolerances)."""
 
 from __future__ import annotations
 
@@ -151,7 +151,9 @@ def test_golden_graph_is_standard_and_names_no_machine(bundle: Bundle, golden: P
     assert not any(value.metadata_props for value in [*model.graph.node, *model.graph.initializer])
 
 
-def test_golden_manifest_says_what_the_graphs_take(bundle: Bundle, golden_checkpoint: Checkpoint) -> None:
+def test_golden_manifest_lists_the_graphs_inputs_and_outputs(
+    bundle: Bundle, golden_checkpoint: Checkpoint
+) -> None:
     config, manifest = golden_checkpoint.config, bundle.manifest
     width, pixel = config.llm.hidden_size, config.pixel
     features = manifest.stages["semantic_encoder"].outputs["features"]
@@ -173,7 +175,7 @@ def test_golden_manifest_says_what_the_graphs_take(bundle: Bundle, golden_checkp
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_golden_check_vectors_do_not_sit_on_a_decision(bundle: Bundle, stage: str) -> None:
+def test_golden_check_vectors_have_no_close_decision(bundle: Bundle, stage: str) -> None:
     with np.load(bundle.path / bundle.manifest.stages[stage].check, allow_pickle=False) as data:
         assert all(data[name] < 1e-4 for name in data.files if name.startswith("noise."))
     vectors = bundle.check_vectors(stage)

@@ -20,7 +20,7 @@ from lira_export.graphs.llm import build_llm
 from lira_export.llm_tensors import LlmTensors
 
 TOLERANCE = 2e-4
-"""The golden README's for the language model: fp32 sums in another order."""
+"""The golden README's tolerance for the language model: fp32 sums in another order."""
 PARTS = ("inputs_embeds", "decode_ids", "chunk_embeds", "decode2_ids")
 """The arrays of a recorded session, in order."""
 Recorded = Mapping[str, np.ndarray]
@@ -82,7 +82,7 @@ def test_golden_prefill_decode_chunk_decode(llm: OrtLlm, recorded: Recorded, cas
 
 
 def test_golden_asked_positions_only(llm: OrtLlm, recorded: Recorded) -> None:
-    """The head runs at the asked positions, in the asked order; the cache has all of them."""
+    """The head runs at the asked positions, in their order; the KV cache gets all positions."""
     cache, embeds = llm.new_cache(), recorded["inputs_embeds_0"][0]
     found = llm.forward(embeds, cache, [-1, 2, 0])
     close(found.logits, recorded["prefill_logits_0"][0][[-1, 2, 0]])
@@ -92,7 +92,7 @@ def test_golden_asked_positions_only(llm: OrtLlm, recorded: Recorded) -> None:
 
 
 def test_golden_truncated_cache_continues(llm: OrtLlm, recorded: Recorded) -> None:
-    """Rows that are kept stay valid, rows that were forgotten leave nothing behind."""
+    """Kept rows stay valid; truncated rows have no effect."""
     cache, embeds = llm.new_cache(), recorded["inputs_embeds_0"][0]
     kept = len(embeds) // 3
     llm.forward(embeds[:kept], cache)

@@ -1,4 +1,4 @@
-"""Positions beyond the trained length: the written graph against what upstream's dynamic NTK scaling gave."""
+"""Positions beyond the trained length: the graph against arrays of upstream's dynamic NTK scaling."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_golden_prefill_beyond_the_trained_length(llm: OrtLlm, recorded: Mapping
 def test_golden_steps_across_the_trained_length(
     llm: OrtLlm, recorded: Mapping[str, np.ndarray], golden: Path
 ) -> None:
-    """Every step beyond it rotates its own row by a larger base; rows in the cache keep theirs."""
+    """Each step beyond it rotates its row by a larger base; rows in the KV cache keep theirs."""
     with np.load(golden / "components" / "llm.npz", allow_pickle=False) as data:
         table = data["embeds"]
     cache = llm.new_cache()

@@ -1,4 +1,4 @@
-"""Checkpoints from the hub, with a stand-in that has the listings of the published repositories."""
+"""Checkpoints from a stand-in for the hub, which has the listings of the published repositories."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COMMIT = "4e09d24" + "0" * 33
 
 
 class Hub:
-    """Repositories in folders by name. Downloads copy files, as the real one's cache does."""
+    """Repositories by name, in folders. A download copies a file into the cache."""
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
@@ -62,7 +62,7 @@ class Hub:
         return str(target)
 
     def names(self, repository: str) -> set[str]:
-        """What was downloaded from it."""
+        """Return what was downloaded from a repository."""
         prefix = f"{repository}/"
         return {n.removeprefix(prefix).partition("@")[0] for n in self.downloads if n.startswith(prefix)}
 
@@ -97,7 +97,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path) 
 
 
 def fill_lira(folder: Path, checkpoint: Path) -> None:
-    """echo840/LIRA's listing."""
+    """Write the listing of echo840/LIRA."""
     for name in ("model_weight", "pretrained/omg_llava"):
         (folder / name).mkdir(parents=True)
     (folder / "config.json").write_bytes(b"")
@@ -110,7 +110,7 @@ def fill_lira(folder: Path, checkpoint: Path) -> None:
 
 
 def shard(base: Path, folder: Path) -> None:
-    """A base model in two shards with their index."""
+    """Write a base model as two shards with their index."""
     tensors = load_file(base / "model.safetensors")
     halves = [sorted(tensors)[::2], sorted(tensors)[1::2]]
     names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
@@ -128,7 +128,7 @@ def run(*arguments: object, code: int = 0) -> None:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line of an export that ends with exit code 2."""
+    """Return the one line of an export that ends with exit code 2."""
     capsys.readouterr()
     run(*arguments, code=2)
     (line,) = capsys.readouterr().err.splitlines()
@@ -149,7 +149,7 @@ def test_the_stand_in_takes_what_the_library_takes(
 def test_one_command_exports_what_is_published(
     hub: Hub, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: str
 ) -> None:
-    """The contents are a tiny LIRA's, and so --config says its sizes; nothing else is given."""
+    """Only --config is given beside the size: the contents are a tiny LIRA's."""
     config = tiny_checkpoint / "config.json"
     own = json.loads(config.read_text())
     del own["name"]
@@ -212,7 +212,7 @@ def test_a_dry_run_downloads_configuration_and_tokenizer_alone(
     assert not (tmp_path / "bundle").exists()
 
 
-def test_sizes_and_room_are_said_before_the_first_byte(
+def test_too_little_room_is_refused_before_the_first_byte(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
@@ -221,7 +221,7 @@ def test_sizes_and_room_are_said_before_the_first_byte(
     assert hub.downloads == []
 
 
-def test_what_is_there_already_takes_no_room(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_files_need_no_room(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: "/cached/file")
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
@@ -230,7 +230,7 @@ def test_what_is_there_already_takes_no_room(hub: Hub, monkeypatch: pytest.Monke
     assert lines[-1].startswith("to download: 0.00 GiB; ")
 
 
-def test_parts_are_the_same_as_from_a_folder(hub: Hub, tiny_checkpoint: Path) -> None:
+def test_parts_from_the_hub_equal_those_from_a_folder(hub: Hub, tiny_checkpoint: Path) -> None:
     files = locate(f"hub:{LIRA}@v1", size="lira-8b", config=tiny_checkpoint / "config.json")
     expected, found = Checkpoint.open(tiny_checkpoint), Checkpoint.open(files)
     for name in ("llm.layers.0.q.weight", "semantic_encoder.mlp1.1.weight", "text2vision.model.0.weight"):
@@ -259,7 +259,7 @@ def test_a_named_file_decides_the_size(hub: Hub) -> None:
     assert files.origins["head"].files == ("pretrained/omg_llava/omg_seg_convl.pth",)
 
 
-def test_a_named_file_may_be_called_anything(hub: Hub) -> None:
+def test_a_named_file_may_have_any_name(hub: Hub) -> None:
     hub.repositories["someone/parts"] = folder = hub.cache.parent / "parts"
     shutil.copytree(hub.repositories[BASES["2b"]], folder / "base" / "mine")
     shutil.copy(hub.repositories[CLIP] / "open_clip_pytorch_model.bin", folder / "trunk.bin")
@@ -269,7 +269,7 @@ def test_a_named_file_may_be_called_anything(hub: Hub) -> None:
     assert files.origins["base"].files[0] == "base/mine/config.json"
 
 
-def test_a_safetensors_twin_is_taken_where_the_bin_is_not(hub: Hub, tiny_checkpoint: Path) -> None:
+def test_safetensors_are_taken_if_there_is_no_bin(hub: Hub, tiny_checkpoint: Path) -> None:
     repository = hub.repositories[CLIP]
     (repository / "open_clip_model.safetensors").write_bytes(b"twin")
     assert locate(f"hub:{LIRA}", size="lira-2b").paths["clip"].suffix == ".bin"
@@ -277,7 +277,7 @@ def test_a_safetensors_twin_is_taken_where_the_bin_is_not(hub: Hub, tiny_checkpo
     assert locate(f"hub:{LIRA}", size="lira-2b").paths["clip"].suffix == ".safetensors"
 
 
-def test_a_repository_with_a_configuration_of_its_own(hub: Hub, tiny_checkpoint: Path) -> None:
+def test_a_repositorys_own_configuration_is_read(hub: Hub, tiny_checkpoint: Path) -> None:
     shutil.copy(tiny_checkpoint / "config.json", hub.repositories[LIRA])
     files = locate(f"hub:{LIRA}", size="lira-2b")
     assert (
@@ -300,7 +300,7 @@ def checkout(hub: Hub, tmp_path: Path, tiny_checkpoint: Path) -> Path:
 
 
 @pytest.mark.parametrize("size", ["2b", "8b"])
-def test_a_checkout_is_taken_as_it_lies_there(
+def test_a_checkout_is_exported_as_it_is(
     hub: Hub, checkout: Path, tiny_checkpoint: Path, tmp_path: Path, size: str
 ) -> None:
     sizes = tiny_checkpoint / "config.json"
@@ -343,7 +343,7 @@ def test_one_line_says_which_option_decides(
     assert not out.exists()
 
 
-def test_local_parts_from_the_command_line(copied_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_command_line_takes_local_parts(copied_checkpoint: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for role in ("head", "clip"):
@@ -363,7 +363,7 @@ def test_files_at_the_top_go_before_those_in_folders(copied_checkpoint: Path) ->
         locate(copied_checkpoint)
 
 
-def test_other_folders_with_a_configuration_are_no_base_model(copied_checkpoint: Path) -> None:
+def test_other_folders_with_a_configuration_are_not_taken_for_the_base_model(copied_checkpoint: Path) -> None:
     (copied_checkpoint / "deepspeed").mkdir()
     (copied_checkpoint / "deepspeed" / "config.json").write_text("{}")
     assert locate(copied_checkpoint).base.name == "internvl2-tiny"
@@ -382,12 +382,12 @@ def test_data_sets_are_not_searched(copied_checkpoint: Path) -> None:
         locate(copied_checkpoint)
 
 
-def test_an_empty_config_is_as_none(copied_checkpoint: Path) -> None:
+def test_an_empty_configuration_counts_as_none(copied_checkpoint: Path) -> None:
     (copied_checkpoint / "config.json").write_bytes(b"\n")
     assert locate(copied_checkpoint).config is None
 
 
-def test_refusals(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_sources_are_refused_with_what_was_found(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repositories["someone/LIRA"] = hub.repositories[LIRA] / "model_weight"
     with pytest.raises(LiraError, match=r"found nothing for the OMG-Seg head, .* or say --head"):
         locate("hub:someone/LIRA", size="lira-2b")

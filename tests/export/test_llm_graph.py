@@ -1,4 +1,4 @@
-"""The written graph of the language model: form, sizes that a model may have, weights read one at a time."""
+"""The language model's graph: equal to the reference, valid ONNX, weights read one at a time."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_head_and_last_layer_run_at_the_asked_positions(reference: LanguageModel
     assert asked == [*(f"{last}{part}.out/MatMul" for part in ("o", "gate", "up", "down")), "logits/MatMul"]
 
 
-def test_layers_have_no_operators_to_spare(reference: LanguageModel) -> None:
+def test_a_layer_has_no_superfluous_operator(reference: LanguageModel) -> None:
     nodes = Counter(node.op_type for node in build_llm(CONFIG, tensors_of(reference), CAPACITY).graph)
     layers = CONFIG.num_layers
     assert nodes["MatMul"] == 7 * layers + 1
@@ -75,8 +75,8 @@ def test_layers_have_no_operators_to_spare(reference: LanguageModel) -> None:
     assert nodes["Transpose"] == nodes["Reshape"] == 0
 
 
-def test_biases_where_a_model_has_them(reference: LanguageModel, tmp_path: Path) -> None:
-    """Qwen2 has them on q, k and v."""
+def test_biases_are_added_where_a_model_has_them(reference: LanguageModel, tmp_path: Path) -> None:
+    """Qwen2 has biases on q, k and v."""
     tensors = tensors_of(reference)
     shift = np.linspace(-1, 1, CONFIG.hidden_size // 2, dtype=np.float32)
     biased = {**tensors, "layers.0.v_bias": shift}
@@ -91,7 +91,7 @@ def test_biases_where_a_model_has_them(reference: LanguageModel, tmp_path: Path)
         np.testing.assert_allclose(llm.forward(embeds, llm.new_cache(), range(3)).logits, expected, atol=2e-5)
 
 
-def test_is_checked_onnx_with_named_dimensions(reference: LanguageModel, tmp_path: Path) -> None:
+def test_graph_is_valid_onnx_with_named_dimensions(reference: LanguageModel, tmp_path: Path) -> None:
     path = tmp_path / "llm.onnx"
     ir.save(build_llm(CONFIG, tensors_of(reference), CAPACITY), path)
     onnx.checker.check_model(path, full_check=True)
@@ -115,7 +115,7 @@ def shape(value: onnx.ValueInfoProto) -> list[int | str]:
 
 
 class Counting(Mapping[str, np.ndarray]):
-    """Tensors that tell when they are read."""
+    """Tensors that record when they are read."""
 
     def __init__(self, tensors: dict[str, np.ndarray], read: Callable[[str], None]) -> None:
         self.tensors, self.read = tensors, read
@@ -160,7 +160,7 @@ def test_says_which_tensor_is_missing_or_misshapen(reference: LanguageModel) -> 
         weight.numpy()
 
 
-def test_rotary_tables_are_upstreams() -> None:
+def test_rotary_tables_equal_upstreams() -> None:
     cos, sin = rotary_tables(CONFIG, 4096)
     expected = Rotary(CONFIG).tables(torch.arange(4096))
     half = CONFIG.head_dim // 2

@@ -19,7 +19,7 @@ def bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> B
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5])
-def test_pieces_are_the_whole(bundle: Bundle, at_once: int) -> None:
+def test_pieces_give_the_outputs_of_the_whole(bundle: Bundle, at_once: int) -> None:
     vectors, path = bundle.check_vectors("llm"), bundle.stage_file("llm")
     before = set(path.parent.iterdir())
     steps = list(run_in_pieces(path, 2, vectors.inputs, at_once))
@@ -29,8 +29,8 @@ def test_pieces_are_the_whole(bundle: Bundle, at_once: int) -> None:
         np.testing.assert_allclose(steps[-1][1][name], expected, rtol=0, atol=1e-5)
 
 
-def test_a_wrong_weight_of_a_middle_layer_is_seen(bundle: Bundle, tmp_path: Path) -> None:
-    """What the pieces run is what lies on the disk."""
+def test_a_wrong_weight_of_a_middle_layer_changes_the_outputs(bundle: Bundle, tmp_path: Path) -> None:
+    """The pieces run what lies on the disk."""
     model = onnx.load(bundle.stage_file("llm"))
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == "layers.0.down")
     weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))

@@ -1,4 +1,4 @@
-"""What the exported graphs leave out changes nothing: each shortcut against the straightforward formula."""
+"""Each shortcut of the exported graphs against the straightforward formula."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 @pytest.mark.parametrize(
     ("before", "after"), [(64, 16), (64, 2), (96, 3), (16, 64), (10, 7), (7, 10), (1, 5), (5, 1)]
 )
-def test_bilinear_taps_are_those_of_interpolate(before: int, after: int) -> None:
+def test_bilinear_taps_equal_those_of_interpolate(before: int, after: int) -> None:
     line = torch.randn(before)
     low, high, weight = bilinear_taps(torch.arange(after), before / after, before)
     expected = resize(line[None, None, None], (1, after)).flatten()
@@ -60,12 +60,12 @@ def test_bilinear_taps_are_those_of_interpolate(before: int, after: int) -> None
 
 @pytest.mark.parametrize(("image_size", "shuffle"), [(64, 2), (64, 1), (96, 1), (192, 2), (320, 2), (160, 5)])
 @pytest.mark.parametrize("scale", [0.1, 3.0, 100.0])  # the last one saturates the sigmoid
-def test_cell_probabilities(image_size: int, shuffle: int, scale: float) -> None:
+def test_cell_probabilities_equal_the_reference(image_size: int, shuffle: int, scale: float) -> None:
     torch.manual_seed(1)
     config = PixelConfig(image_size=image_size, cell_shuffle=shuffle, feat_channels=8)
     queries, side = 6, image_size // 4
     embedding, features = torch.randn(1, queries, 8) * scale, torch.randn(1, 8, side, side)
-    embedding[0, 0] = 0  # a query that says nothing: probability one half everywhere
+    embedding[0, 0] = 0  # probability one half everywhere
     classes = torch.randn(1, queries, 4)
     score = classes.softmax(-1)[..., :-1].amax(-1)
     masks = torch.einsum("bqc,bchw->bqhw", embedding, features)
@@ -82,7 +82,7 @@ def test_cell_probabilities(image_size: int, shuffle: int, scale: float) -> None
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
-def test_attention_masks_from_resized_features(make_lira: MakeLira, scale: float) -> None:
+def test_attention_masks_from_resized_features_equal_the_reference(make_lira: MakeLira, scale: float) -> None:
     decoder = make_lira().pixel_encoder.mask_decoder
     dim, sizes = decoder.config.feat_channels, memory_sizes(decoder.config)
     features = torch.randn(1, dim, 16, 16).abs()
@@ -100,7 +100,7 @@ def test_attention_masks_from_resized_features(make_lira: MakeLira, scale: float
 # 3: class scores once, after the last layer
 
 
-def test_class_score(make_lira: MakeLira) -> None:
+def test_class_score_equals_the_reference(make_lira: MakeLira) -> None:
     decoder = make_lira().pixel_encoder.mask_decoder
     dim = decoder.config.feat_channels
     features, feat = torch.randn(1, dim, 16, 16), torch.randn(1, 7, dim) * 5
@@ -112,8 +112,8 @@ def test_class_score(make_lira: MakeLira) -> None:
     close(ClassScore(decoder)(normed, embedding, features), expected)
 
 
-def test_graph_of_the_class_score_where_a_mask_is_empty(make_lira: MakeLira, tmp_path: Path) -> None:
-    """Graph optimizers take the 1e-8 of upstream's formula for zero, which makes 0 / 0 of an empty mask."""
+def test_class_score_of_an_empty_mask_survives_graph_optimizers(make_lira: MakeLira, tmp_path: Path) -> None:
+    """Graph optimizers take the 1e-8 in upstream's formula for zero: an empty mask becomes 0 / 0."""
     decoder = make_lira().pixel_encoder.mask_decoder
     dim = decoder.config.feat_channels
     features, feat = torch.randn(1, dim, 16, 16), torch.randn(1, 7, dim)
@@ -128,7 +128,7 @@ def test_graph_of_the_class_score_where_a_mask_is_empty(make_lira: MakeLira, tmp
 
 
 @pytest.mark.parametrize("sizes", [{}, {"image_size": 96, "shuffle": 1, "queries": 9, "decoder_layers": 5}])
-def test_pixel_encoder(make_lira: MakeLira, sizes: dict[str, int]) -> None:
+def test_pixel_encoder_equals_the_reference(make_lira: MakeLira, sizes: dict[str, int]) -> None:
     encoder = make_lira(**sizes).pixel_encoder
     pixels = torch.randn(1, 3, encoder.config.image_size, encoder.config.image_size)
     expected = encoder(pixels)
@@ -143,11 +143,11 @@ def test_pixel_encoder(make_lira: MakeLira, sizes: dict[str, int]) -> None:
     assert signs.any() and not signs.all()
 
 
-# 4: one [SEG] query against memories that stay unprojected
+# 4: one [SEG] query against memories that are not projected
 
 
 @pytest.mark.parametrize("sizes", [{}, {"image_size": 96, "shuffle": 1, "decoder_layers": 5, "width": 24}])
-def test_pixel_decoder(make_lira: MakeLira, sizes: dict[str, int]) -> None:
+def test_pixel_decoder_equals_the_reference(make_lira: MakeLira, sizes: dict[str, int]) -> None:
     model = make_lira(**sizes)
     encoder = model.pixel_encoder
     image = encoder(torch.randn(1, 3, encoder.config.image_size, encoder.config.image_size))
@@ -160,7 +160,9 @@ def test_pixel_decoder(make_lira: MakeLira, sizes: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
-def test_pixel_decoder_where_every_position_is_blocked_or_none_is(make_lira: MakeLira, sign: float) -> None:
+def test_pixel_decoder_equals_the_reference_if_all_or_no_positions_are_blocked(
+    make_lira: MakeLira, sign: float
+) -> None:
     model = make_lira()
     decoder = model.pixel_encoder.mask_decoder
     last = decoder.mask_embed[-1]
@@ -178,7 +180,7 @@ def test_pixel_decoder_where_every_position_is_blocked_or_none_is(make_lira: Mak
     close(found, expected)
 
 
-def test_golden_seg_queries(golden: Path, golden_checkpoint: Checkpoint) -> None:
+def test_golden_seg_queries_are_decoded(golden: Path, golden_checkpoint: Checkpoint) -> None:
     """The recorded queries, one of which begins with a mask that is negative everywhere."""
     model = golden_checkpoint.load_model()
     sizes = memory_sizes(model.config.pixel)
@@ -199,7 +201,7 @@ def test_golden_seg_queries(golden: Path, golden_checkpoint: Checkpoint) -> None
             assert torch.equal((found > 0)[decided], (expected > 0)[decided])
 
 
-def test_sefe_in_one_attention(make_lira: MakeLira) -> None:
+def test_sefe_in_one_attention_equals_the_reference(make_lira: MakeLira) -> None:
     model = make_lira()
     c, width = model.config.pixel, model.config.llm.hidden_size
     features = torch.randn(1, 11, width)
@@ -227,7 +229,7 @@ def elements(value: ir.Value) -> int:
 
 
 def test_pixel_encoder_graph_holds_no_mask_of_the_image(make_lira: MakeLira) -> None:
-    # More queries than any other dimension, so that a tensor that large can only be made of masks.
+    # More queries than any other dimension: only masks make a tensor that large.
     model = make_lira(image_size=64, queries=300, shuffle=1)
     config = model.config.pixel
     graph = vision.pixel_encoder(model.pixel_encoder, model.config)
@@ -249,12 +251,12 @@ def test_pixel_decoder_graph_projects_no_memory(make_lira: MakeLira) -> None:
     decoder = model.pixel_encoder.mask_decoder
     graph = vision.pixel_decoder(model.text2vision, decoder, model.config)
     positions = min(h * w for h, w in memory_sizes(decoder.config))
-    for node in graph.graph:  # no weight meets as many rows as there are positions
+    for node in graph.graph:  # no weight is multiplied with as many rows as there are positions
         weighted = any(value is not None and value.const_value is not None for value in node.inputs)
         if node.op_type in ("MatMul", "Gemm") and weighted:
             shape = node.outputs[0].shape
             assert shape is not None and math.prod(int(size) for size in shape[:-1]) < positions, node.name
-    # A mask at stride 4 is made once, after the last layer: the product, and its shape.
+    # A mask at stride 4 is made once, after the last layer: the matmul, and its reshape.
     side = decoder.config.image_size // 4
     shapes = [[int(size) for size in value.shape or ()] for value in values(graph)]
     assert [shape for shape in shapes if shape in ([1, side * side], [1, side, side])] == [
@@ -263,7 +265,7 @@ def test_pixel_decoder_graph_projects_no_memory(make_lira: MakeLira) -> None:
     ]
 
 
-def test_a_grid_of_another_size_needs_another_constant_only() -> None:
+def test_a_grid_of_another_size_changes_constants_only() -> None:
     config = PixelConfig(image_size=64, cell_shuffle=1)
     modules = [CellProbabilities(config), CellProbabilities(replace(config, cell_shuffle=2))]
     assert [module.average.shape for module in modules] == [(2, 4), (1, 2)]

@@ -1,4 +1,4 @@
-"""Where the system refuses memory or threads: one line, and nothing that was begun."""
+"""If the system refuses memory or threads: one line, and nothing half-written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lira_export.bundle_writer import BundleWriter
 
 
 def refused(folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """What `lira-edge export` says on standard error, which is one line."""
+    """Return the one line that `lira-edge export` prints on standard error."""
     with pytest.raises(SystemExit) as ended:
         main(["export", str(checkpoint), "-o", str(folder / "bundle")])
     line = capsys.readouterr().err
@@ -29,7 +29,7 @@ def refused(folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) 
     return line
 
 
-def test_too_little_memory_for_torch(
+def test_too_little_memory_for_torch_is_one_line(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     granted = mmap.mmap
@@ -44,7 +44,7 @@ def test_too_little_memory_for_torch(
 
 
 @pytest.mark.parametrize("granted", [0, 1, 3])
-def test_too_few_threads(monkeypatch: pytest.MonkeyPatch, granted: int) -> None:
+def test_too_few_threads_are_refused(monkeypatch: pytest.MonkeyPatch, granted: int) -> None:
     start, before = threading.Thread.start, threading.active_count()
     left = granted
 
@@ -69,7 +69,7 @@ def test_too_few_threads(monkeypatch: pytest.MonkeyPatch, granted: int) -> None:
         "could not create a primitive",
     ],
 )
-def test_memory_that_ends_in_the_middle(
+def test_memory_that_ends_during_the_export_is_one_line(
     tiny_checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -90,8 +90,10 @@ def test_memory_that_ends_in_the_middle(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
 @pytest.mark.parametrize("mebibytes", [555, 780])
-def test_a_limit_of_the_shell(tiny_checkpoint: Path, tmp_path: Path, mebibytes: int) -> None:
-    """Libraries that are loaded into less end the process."""
+def test_a_memory_limit_of_the_shell_is_one_line(
+    tiny_checkpoint: Path, tmp_path: Path, mebibytes: int
+) -> None:
+    """Libraries end the process if they are loaded into less memory."""
     code = (
         "import resource; from lira_engine.main import main; "
         f"resource.setrlimit(resource.RLIMIT_AS, ({mebibytes << 20},) * 2); main()"

@@ -1,4 +1,4 @@
-"""The number of parameters that a configuration has, against the reference model's own."""
+"""Parameters counted from a configuration against those of the reference model."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 def run(capsys: pytest.CaptureFixture[str], code: int, *arguments: object) -> list[str]:
-    """Lines on standard output, or on standard error for an exit code other than 0."""
+    """Return the lines on standard output, or on standard error for an exit code other than 0."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         main(["export", *map(str, arguments)])
@@ -68,7 +68,7 @@ def test_the_last_line_repeats_the_export_and_the_time_is_remembered(
     assert any(re.fullmatch(r"last time: \d+ s", line) for line in shown)
 
 
-def test_the_command_asks_for_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_printed_command_makes_the_same_request(monkeypatch: pytest.MonkeyPatch) -> None:
     class Asked(Exception):
         pass
 
@@ -90,7 +90,7 @@ def test_the_command_asks_for_what_was_asked(monkeypatch: pytest.MonkeyPatch) ->
         assert caught.value.args == (request,)
 
 
-def test_sizes_are_those_of_the_bundle(nano_bundle: Path) -> None:
+def test_planned_sizes_are_those_of_the_bundle(nano_bundle: Path) -> None:
     plan = plan_export(ExportRequest(str(NANO), Path("nowhere"))).bundle
     files = {name: size for stage in plan.stage_files.values() for name, size in stage.items()}
     files |= plan.other_files

@@ -1,4 +1,4 @@
-"""The Qwen2 family, held against transformers' own Qwen2 with the adapter merged by hand."""
+"""The Qwen2 family against transformers' Qwen2 with the adapter merged by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RANK, ALPHA = 2, 4
 
 @pytest.fixture
 def qwen2(copied_checkpoint: Path) -> tuple[Path, Qwen2ForCausalLM]:
-    """The tiny checkpoint with a Qwen2 in it, as InternVL lays it out, and the model that it should be."""
+    """The tiny checkpoint with a Qwen2 in InternVL's layout, and transformers' model with its weights."""
     torch.manual_seed(1)
     model = Qwen2ForCausalLM(Qwen2Config(**{k: v for k, v in LLM.items() if k != "model_type"})).eval()
     for name, parameter in model.named_parameters():
@@ -86,7 +86,9 @@ def test_reference_and_engine_equal_transformers(
     np.testing.assert_allclose(np.concatenate(found), expected[0], atol=1e-4, rtol=1e-4)
 
 
-def test_vocabulary_prompts_and_tokens(qwen2: tuple[Path, Qwen2ForCausalLM], tmp_path: Path) -> None:
+def test_bundle_has_qwen2s_vocabulary_prompts_and_tokens(
+    qwen2: tuple[Path, Qwen2ForCausalLM], tmp_path: Path
+) -> None:
     bundle = Bundle.open(export_checkpoint(qwen2[0], tmp_path / "bundle"))
     manifest = bundle.manifest
     # The base model's padding is gone: one row per token, LIRA's the last.
@@ -98,7 +100,7 @@ def test_vocabulary_prompts_and_tokens(qwen2: tuple[Path, Qwen2ForCausalLM], tmp
     assert manifest.model.rope_theta == LLM["rope_theta"]
 
 
-def test_base_model_of_another_family(qwen2: tuple[Path, Qwen2ForCausalLM]) -> None:
+def test_a_base_model_of_another_family_is_refused(qwen2: tuple[Path, Qwen2ForCausalLM]) -> None:
     folder = qwen2[0]
     config = json.loads((folder / "config.json").read_text())
     config["llm_config"]["model_type"] = "internlm2"
@@ -107,7 +109,7 @@ def test_base_model_of_another_family(qwen2: tuple[Path, Qwen2ForCausalLM]) -> N
         Checkpoint.open(folder)
 
 
-def test_family_that_there_is_not(qwen2: tuple[Path, Qwen2ForCausalLM]) -> None:
+def test_an_unknown_family_is_refused(qwen2: tuple[Path, Qwen2ForCausalLM]) -> None:
     folder = qwen2[0]
     config = json.loads((folder / "config.json").read_text())
     config["llm_config"]["model_type"] = "phi3"
@@ -116,7 +118,9 @@ def test_family_that_there_is_not(qwen2: tuple[Path, Qwen2ForCausalLM]) -> None:
         Checkpoint.open(folder)
 
 
-def test_tokenizer_of_another_vocabulary(qwen2: tuple[Path, Qwen2ForCausalLM], tmp_path: Path) -> None:
+def test_a_tokenizer_of_another_vocabulary_is_refused(
+    qwen2: tuple[Path, Qwen2ForCausalLM], tmp_path: Path
+) -> None:
     folder = qwen2[0]
     path = next(folder.glob("internvl2-*")) / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(path))

@@ -1,4 +1,4 @@
-"""Export's checks where ONNX Runtime is too old for portable graphs, as the newest one of Python 3.10 is."""
+"""The checks of an export in an ONNX Runtime that is too old for portable graphs, as on Python 3.10."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def old(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("old")
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "llm"])
-def test_an_older_one_runs_the_lowered_graph(bundle: Bundle, stage: str) -> None:
+def test_an_older_onnxruntime_runs_the_lowered_graph(bundle: Bundle, stage: str) -> None:
     before = sorted(os.listdir(bundle.path))
     path, vectors = bundle.stage_file(stage), bundle.check_vectors(stage)
     with runnable(path, stage) as file, OrtStage(stage, file, bundle.manifest.stages[stage]) as runner:
@@ -44,7 +44,7 @@ def test_an_older_one_runs_the_lowered_graph(bundle: Bundle, stage: str) -> None
 
 
 @pytest.mark.usefixtures("old")
-def test_an_older_one_runs_the_language_model_in_lowered_pieces(bundle: Bundle) -> None:
+def test_an_older_onnxruntime_runs_the_language_model_in_lowered_pieces(bundle: Bundle) -> None:
     before = sorted(os.listdir(bundle.path))
     vectors = bundle.check_vectors("llm")
     layers = bundle.manifest.model.num_layers
@@ -56,7 +56,7 @@ def test_an_older_one_runs_the_language_model_in_lowered_pieces(bundle: Bundle) 
 
 
 @pytest.mark.parametrize("new", [PORTABLE_FROM, (2, 0)])
-def test_a_newer_one_runs_the_graph_itself(
+def test_a_newer_onnxruntime_runs_the_graph_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: tuple[int, int]
 ) -> None:
     monkeypatch.setattr("lira_export.runnable.version", lambda: new)

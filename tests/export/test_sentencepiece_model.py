@@ -1,4 +1,4 @@
-"""InternVL2's tokenizer format, on a handful of pieces."""
+"""InternVL2's tokenizer.model, with a handful of pieces."""
 
 from __future__ import annotations
 
@@ -66,20 +66,20 @@ def spelled(base: Path, text: str) -> list[str]:
 
 
 def test_the_best_score_merges_first(base: Path) -> None:
-    assert spelled(base, "abc") == ["abc"]  # by way of "ab"
+    assert spelled(base, "abc") == ["abc"]  # through "ab"
     assert spelled(base, "cabca") == ["c", "abc", "a"]
     assert spelled(base, " abc") == ["▁", "abc"]  # "ab" before "▁a"
     assert spelled(base, " ac") == ["▁a", "c"]
 
 
-def test_bytes_spell_what_no_piece_does(base: Path) -> None:
+def test_bytes_spell_text_without_a_piece(base: Path) -> None:
     tokenizer = read_tokenizer(base)
     ids = tokenizer.encode("é\n", add_special_tokens=False).ids
     assert ids == [ID["<0xC3>"], ID["<0xA9>"], ID["<0x0A>"]]
     assert tokenizer.decode(ids) == "é\n"
 
 
-def test_added_tokens_take_the_place_of_unused_ones_or_follow(base: Path) -> None:
+def test_added_tokens_replace_unused_ones_or_follow(base: Path) -> None:
     tokenizer = read_tokenizer(base)
     ids = tokenizer.encode("a<|im_end|><img>[UNUSED_TOKEN_2]", add_special_tokens=False).ids
     assert ids == [ID["a"], ID["[UNUSED_TOKEN_1]"], len(PIECES), ID["[UNUSED_TOKEN_2]"]]
@@ -87,7 +87,7 @@ def test_added_tokens_take_the_place_of_unused_ones_or_follow(base: Path) -> Non
 
 
 @pytest.mark.parametrize("prefix", [False, True])
-def test_a_space_in_front(base: Path, prefix: bool) -> None:
+def test_a_space_is_put_in_front_if_the_model_says_so(base: Path, prefix: bool) -> None:
     (base / "tokenizer.model").write_bytes(model(prefix=prefix))
     assert spelled(base, "ac") == (["▁a", "c"] if prefix else ["a", "c"])
     tokenizer = read_tokenizer(base)
@@ -95,14 +95,14 @@ def test_a_space_in_front(base: Path, prefix: bool) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"not a model", model()[:1000], model(kind=1), b"\x80" * 20])
-def test_damaged_model(base: Path, data: bytes) -> None:
+def test_a_damaged_model_is_refused(base: Path, data: bytes) -> None:
     (base / "tokenizer.model").write_bytes(data)
     with pytest.raises(LiraError, match=r"tokenizer\.model"):
         read_sentencepiece(base)
 
 
 @pytest.mark.parametrize("config", [None, "", "[]", {}, {"added_tokens_decoder": {"x": {}}}])
-def test_damaged_configuration(base: Path, config: Any) -> None:
+def test_a_damaged_tokenizer_configuration_is_refused(base: Path, config: Any) -> None:
     path = base / "tokenizer_config.json"
     path.unlink()
     if config is not None:
@@ -111,7 +111,7 @@ def test_damaged_configuration(base: Path, config: Any) -> None:
         read_sentencepiece(base)
 
 
-def test_an_added_token_beyond_the_next_row(base: Path) -> None:
+def test_an_added_token_beyond_the_next_row_is_refused(base: Path) -> None:
     configure(base, {len(PIECES) + 5: "<img>"})
     with pytest.raises(LiraError, match="has no place for it"):
         read_sentencepiece(base)

@@ -1,4 +1,4 @@
-"""Weights kept in 16 bits: the same values in reference and graph, fp32 where they do not fit."""
+"""Weights in 16 bits: reference and graph have the same values; what does not fit stays fp32."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MATRICES = {"MatMul", "Gemm", "Conv"}
 
 
 def kept_dtypes(bundle: Bundle, stage: str) -> dict[str, str]:
-    """Initializers of two or more dimensions -> dtype."""
+    """Return initializer of two or more dimensions -> dtype."""
     graph = ir.load(bundle.stage_file(stage)).graph
     return {
         n: str(v.dtype) for n, v in graph.initializers.items() if v.shape is not None and len(v.shape) > 1
@@ -31,7 +31,9 @@ def kept_dtypes(bundle: Bundle, stage: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("dtype", "onnx_name"), [("fp16", "FLOAT16"), ("bf16", "BFLOAT16")])
-def test_export_in_16_bits(tiny_checkpoint: Path, tmp_path: Path, dtype: str, onnx_name: str) -> None:
+def test_an_export_in_16_bits_keeps_weights_in_16_bits(
+    tiny_checkpoint: Path, tmp_path: Path, dtype: str, onnx_name: str
+) -> None:
     # The export compares every graph with the reference, to fp32's tolerance.
     bundle = Bundle.open(export_checkpoint(tiny_checkpoint, tmp_path / "bundle", dtypes={"all": dtype}))
     for stage in ("semantic_encoder", "llm", "sefe"):
@@ -44,7 +46,7 @@ def test_export_in_16_bits(tiny_checkpoint: Path, tmp_path: Path, dtype: str, on
     assert bundle.manifest.provenance["weights"]["llm"]["kept_fp32"] == {}
 
 
-def test_a_stage_of_its_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_one_stage_can_have_a_dtype_of_its_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     with pytest.raises(SystemExit, match=r"^0$"):
         main(["export", str(tiny_checkpoint), "-o", str(out), "--dtype", "fp16", "--dtype", "llm=fp32"])
@@ -76,7 +78,7 @@ def test_what_does_not_fit_stays_fp32_and_is_named(
     assert list(weights["sefe"]["kept_fp32"]) == ["projector.query_proj.weight"]
 
 
-def test_rounding() -> None:
+def test_only_matrices_that_fit_are_rounded() -> None:
     storage = Storage(torch.float16)
     matrix, vector = torch.tensor([[1.0, 2049.0]]), torch.tensor([1.0, 2049.0])
     assert storage.fit("matrix", matrix).tolist() == [[1.0, 2048.0]]
@@ -88,7 +90,7 @@ def test_rounding() -> None:
     assert not Storage().holds(torch.tensor([[0.5]]))
 
 
-def test_choices() -> None:
+def test_a_stages_own_dtype_goes_before_all() -> None:
     def storages(asked: dict[str, str], stored: str) -> dict[str, Storage]:
         return storages_of(stage_dtypes(asked, stored))
 
@@ -102,7 +104,7 @@ def test_choices() -> None:
         storages({"encoder": "fp16"}, "float16")
 
 
-def test_reference_has_the_values_that_are_kept(tiny_checkpoint: Path) -> None:
+def test_the_reference_has_the_kept_values(tiny_checkpoint: Path) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint)
     from lira_export.model.language_model import Layer
 

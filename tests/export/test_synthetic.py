@@ -1,4 +1,4 @@
-"""Random checkpoints: upstream's layout by construction, streamed, and exportable."""
+"""Random checkpoints: the reader accepts them, seeds repeat them, interrupts leave nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def nano(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def small(name: str, **llm: Any) -> Preset:
-    """A published size with another width and depth, but its own vocabulary."""
+    """Return a published size with less width and depth and its own vocabulary."""
     made = preset(name)
     config = json.loads(json.dumps(made.base_config))
     config["llm_config"] |= {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, **llm}
@@ -62,7 +62,7 @@ def synthetic(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return synthesize(SMALL[request.param], folder, shard_bytes=4 << 20)
 
 
-def test_the_reader_accepts_it(synthetic: Path) -> None:
+def test_the_reader_accepts_a_synthetic_checkpoint(synthetic: Path) -> None:
     checkpoint = Checkpoint.open(synthetic)
     assert checkpoint.config.synthetic and not checkpoint.notes
     assert checkpoint.stored_dtype == "bfloat16"
@@ -71,7 +71,7 @@ def test_the_reader_accepts_it(synthetic: Path) -> None:
     assert any("files)" in row[0] for row in rows)
 
 
-def test_activations_stay_finite_and_of_the_size_of_one(synthetic: Path) -> None:
+def test_activations_keep_a_size_of_about_one(synthetic: Path) -> None:
     checkpoint = Checkpoint.open(synthetic)
     layer = checkpoint.load_part(lambda: Layer(checkpoint.config.llm), "llm.layers.1.")
     x = torch.randn(1, 5, 32)
@@ -94,7 +94,7 @@ def test_special_tokens_have_the_published_ids(synthetic: Path) -> None:
         assert (tokens.eos, tokens.seg, tokens.image_id) == ((151645, 151643), 151657, 151662)
 
 
-def test_shards_and_their_index(synthetic: Path) -> None:
+def test_shards_hold_what_their_index_says(synthetic: Path) -> None:
     base = Checkpoint.open(synthetic).base
     index = json.loads((base / "model.safetensors.index.json").read_text())
     shards = sorted(set(index["weight_map"].values()))
@@ -109,7 +109,7 @@ def test_shards_and_their_index(synthetic: Path) -> None:
     assert found == index["weight_map"] and size == index["metadata"]["total_size"]
 
 
-def test_state_dict_loads_as_any_other(tmp_path: Path) -> None:
+def test_a_written_state_dict_is_loaded_by_torch(tmp_path: Path) -> None:
     shapes = {"a": (3, 5), "b": (7,), "c": (1, 1)}
 
     def pieces(name: str, shape: tuple[int, ...]) -> Any:
@@ -125,7 +125,7 @@ def test_state_dict_loads_as_any_other(tmp_path: Path) -> None:
             assert tensor.flatten().tolist() == [ord(name) + i for i in range(tensor.numel())]
 
 
-def test_published_sizes() -> None:
+def test_presets_have_the_published_sizes() -> None:
     configs = {name: preset(name).config for name in ("lira-2b", "lira-8b", "lira-qwen2-1.5b")}
     llm = {name: config.llm for name, config in configs.items()}
     assert [c.vocab_size for c in llm.values()][:2] == [92559, 92559]
@@ -167,7 +167,9 @@ def test_the_preset_of_nano_loads_nothing_of_its_training() -> None:
     }
 
 
-def test_nano_from_the_command_line(nano: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_synthesizes_nano(
+    nano: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match=r"^0$"):
         main(["synthesize", "lira-nano", "-o", str(tmp_path / "nano"), "--seed", "7"])
     shown = capsys.readouterr().out
@@ -180,7 +182,7 @@ def test_nano_from_the_command_line(nano: None, tmp_path: Path, capsys: pytest.C
     )
 
 
-def test_same_seed_same_bytes(nano: None, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes(nano: None, tmp_path: Path) -> None:
     names = ("LIRA-nano.pth", "internvl2-nano/model-00001-of-00001.safetensors")
     for folder, seed in (("a", 3), ("b", 3), ("c", 4)):
         synthesize("lira-nano", tmp_path / folder, seed=seed)
@@ -188,7 +190,7 @@ def test_same_seed_same_bytes(nano: None, tmp_path: Path) -> None:
     assert a == b and a[0] != c[0] and a[1] != c[1]
 
 
-def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_size_and_a_full_disk_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LiraError, match=r"size 'lira-3b': expected one of lira-2b, lira-8b"):
         synthesize("lira-3b", tmp_path / "x")
     usage = shutil.disk_usage(tmp_path)._replace(free=5 << 30)
@@ -198,7 +200,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_interrupted_leaves_nothing(nano: None, tmp_path: Path) -> None:
+def test_an_interrupted_run_leaves_nothing(nano: None, tmp_path: Path) -> None:
     def interrupt(file: str, written: int, total: int) -> None:
         if written > total // 2:
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Files of tensors that are damaged, something else, or hold what no weight may be."""
+"""Tensor files that are damaged or foreign, or hold values and dtypes that no weight may have."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def rewrite(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("part", ["lira", "head", "clip", "base", "classes"])
-def test_a_value_that_is_not_finite_is_refused_where_it_is_read(
+def test_a_value_that_is_not_finite_is_refused_when_it_is_read(
     copied_checkpoint: Path, part: str, value: float
 ) -> None:
     names = {"head": "omg_seg*", "clip": "open_clip*", "classes": "*OVDataset*", "lira": "LIRA*"}
@@ -86,7 +86,7 @@ def test_a_value_that_is_not_finite_is_refused_where_it_is_read(
     assert f"the first one ({value}) at {place}" in message
 
 
-def test_the_place_in_a_large_tensor(tmp_path: Path) -> None:
+def test_the_first_value_that_is_not_finite_is_located_in_a_large_tensor(tmp_path: Path) -> None:
     tensor = torch.zeros(3, 5000)
     tensor[2, 7] = float("nan")
     torch.save({"a": tensor}, tmp_path / "a.pth")
@@ -95,7 +95,7 @@ def test_the_place_in_a_large_tensor(tmp_path: Path) -> None:
     )
 
 
-def test_fp64_is_read_as_fp32_and_said(copied_checkpoint: Path) -> None:
+def test_fp64_is_read_as_fp32_and_noted(copied_checkpoint: Path) -> None:
     expected = Checkpoint.open(copied_checkpoint).tensor("llm.tok_embeddings.weight")
     rewrite(lira_file(copied_checkpoint), lambda t: t.update({k: v.double() for k, v in t.items()}))
     checkpoint = Checkpoint.open(copied_checkpoint)
@@ -118,7 +118,7 @@ def test_fp64_is_read_as_fp32_and_said(copied_checkpoint: Path) -> None:
         (lambda t: t.to(torch.float8_e4m3fn), "float8_e4m3fn"),
     ],
 )
-def test_only_floats_are_weights(
+def test_weights_that_are_no_floats_are_refused(
     copied_checkpoint: Path, change: Callable[[torch.Tensor], torch.Tensor], found: str
 ) -> None:
     rewrite(lira_file(copied_checkpoint), lambda t: t.update({TABLE: change(t[TABLE])}))
@@ -136,7 +136,7 @@ def test_a_quantised_tensor_is_refused_in_one_line(copied_checkpoint: Path) -> N
     assert f"{TABLE} in LIRA-tiny.pth is quantised qint8" in message
 
 
-def test_integers_in_safetensors(copied_checkpoint: Path) -> None:
+def test_integers_in_safetensors_are_refused(copied_checkpoint: Path) -> None:
     path = next(copied_checkpoint.glob("internvl2-*/model.safetensors"))
     tensors = load_file(path)
     for name in list(tensors):
@@ -147,7 +147,7 @@ def test_integers_in_safetensors(copied_checkpoint: Path) -> None:
     assert "feed_forward.w1.weight in model.safetensors is int8" in message and "(and 5 more)" in message
 
 
-def test_buffers_that_nobody_reads_may_be_integers(copied_checkpoint: Path) -> None:
+def test_unused_buffers_may_be_integers(copied_checkpoint: Path) -> None:
     path = next(copied_checkpoint.glob("internvl2-*/model.safetensors"))
     buffers = {
         "vision_model.embeddings.position_ids": torch.arange(5),
@@ -158,7 +158,7 @@ def test_buffers_that_nobody_reads_may_be_integers(copied_checkpoint: Path) -> N
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 24)])
-def test_tensors_without_values(copied_checkpoint: Path, shape: tuple[int, ...]) -> None:
+def test_tensors_without_values_are_refused(copied_checkpoint: Path, shape: tuple[int, ...]) -> None:
     def empty(tensors: dict[str, Any]) -> None:
         for name in tensors:
             if "lora" not in name:
@@ -169,7 +169,7 @@ def test_tensors_without_values(copied_checkpoint: Path, shape: tuple[int, ...])
     assert "without any value" in message and "convert_deepspeed2pth.py" in message
 
 
-def test_adapters_without_values(copied_checkpoint: Path) -> None:
+def test_adapters_without_values_are_refused(copied_checkpoint: Path) -> None:
     def empty(tensors: dict[str, Any], shape: Callable[[torch.Tensor], torch.Tensor]) -> None:
         tensors.update({name: shape(tensor) for name, tensor in tensors.items() if "lora" in name})
 
@@ -200,7 +200,7 @@ def test_adapters_without_values(copied_checkpoint: Path) -> None:
         (b"PK\3\4" + bytes(500), "cut short, its table of contents is missing"),
     ],
 )
-def test_what_stands_where_a_pth_was_expected(tmp_path: Path, content: bytes, says: str) -> None:
+def test_a_foreign_file_in_place_of_a_pth_is_named(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "LIRA-2B.pth"
     path.write_bytes(content)
     assert says in error(lambda: open_pth(path))
@@ -210,7 +210,7 @@ def test_what_stands_where_a_pth_was_expected(tmp_path: Path, content: bytes, sa
     ("content", "says"), [(b"", "is empty"), (POINTER.encode(), "git-lfs"), (b"<html>", "a web page")]
 )
 @pytest.mark.parametrize("name", ["model.safetensors", INDEX, "config.json", "tokenizer.json"])
-def test_what_stands_where_the_base_model_was_expected(
+def test_a_foreign_file_in_place_of_the_base_models_is_named(
     copied_checkpoint: Path, content: bytes, says: str, name: str
 ) -> None:
     path = next(copied_checkpoint.glob("internvl2-*")) / name
@@ -234,7 +234,7 @@ def test_a_safetensors_file_under_another_name_is_named(copied_checkpoint: Path)
     assert "is a safetensors file under another name" in error(lambda: Checkpoint.open(copied_checkpoint))
 
 
-def test_archives_of_other_kinds(tmp_path: Path) -> None:
+def test_archives_of_other_kinds_are_named(tmp_path: Path) -> None:
     script = tmp_path / "script.pth"
     with zipfile.ZipFile(script, "w") as archive:
         archive.writestr("script/data.pkl", b"")
@@ -252,7 +252,7 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(content)
 
 
-def test_a_flipped_bit_is_found_by_the_archives_checksums(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_found_by_checksum(tmp_path: Path) -> None:
     path = tmp_path / "LIRA-2B.pth"
     torch.save({"a": torch.arange(4096.0), "b": torch.ones(4096)}, path)
     with zipfile.ZipFile(path) as archive:
@@ -261,7 +261,7 @@ def test_a_flipped_bit_is_found_by_the_archives_checksums(tmp_path: Path) -> Non
     assert "LIRA-2B/data/0 does not have the checksum" in error(lambda: open_pth(path))
 
 
-def test_checksums_that_were_not_computed_are_not_compared(tmp_path: Path) -> None:
+def test_missing_checksums_are_not_compared(tmp_path: Path) -> None:
     path = tmp_path / "LIRA-2B.pth"
     torch.serialization.set_crc32_options(False)
     try:
@@ -299,7 +299,7 @@ def test_prefixes_of_wrappers_are_stripped(copied_checkpoint: Path, prefix: str)
     ],
     ids=["mmengine", "model", "model_state_dict", "arrays"],
 )
-def test_the_line_about_a_trainers_checkpoint_says_a_command_that_works(
+def test_the_command_that_converts_a_trainers_checkpoint_works(
     copied_checkpoint: Path, wrap: Callable[[dict[str, Any]], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = lira_file(copied_checkpoint)
@@ -311,14 +311,14 @@ def test_the_line_about_a_trainers_checkpoint_says_a_command_that_works(
     Checkpoint.open(copied_checkpoint)
 
 
-def test_a_long_path_is_not_repeated(tmp_path: Path) -> None:
+def test_a_long_path_is_not_repeated_in_a_command(tmp_path: Path) -> None:
     path = tmp_path / ("long" * 20) / "LIRA-2B.pth"
     path.parent.mkdir()
     torch.save({"model": {"a": torch.zeros(2)}}, path)
     assert error(lambda: open_pth(path)).endswith(" FILE")
 
 
-def test_a_link_that_leads_nowhere_and_a_folder(copied_checkpoint: Path) -> None:
+def test_a_broken_link_and_a_folder_are_named(copied_checkpoint: Path) -> None:
     path = lira_file(copied_checkpoint)
     path.unlink()
     path.symlink_to("gone")
@@ -335,7 +335,7 @@ def test_a_link_that_leads_nowhere_and_a_folder(copied_checkpoint: Path) -> None
 
 
 def halves(base: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The base model's tensors in two shards, without an index."""
+    """Write the base model's tensors as two shards without an index."""
     tensors = load_file(base / "model.safetensors")
     (base / "model.safetensors").unlink()
     names = sorted(tensors)
@@ -361,7 +361,7 @@ def test_the_index_decides_tensor_by_tensor(copied_checkpoint: Path) -> None:
     assert open_base(base).read(name).equal(first[name].float())
 
 
-def test_an_index_that_is_wrong_or_of_other_files(copied_checkpoint: Path) -> None:
+def test_an_index_of_other_files_is_refused(copied_checkpoint: Path) -> None:
     base = next(copied_checkpoint.glob("internvl2-*"))
     first, second = halves(base)
     name = next(iter(first))
@@ -382,7 +382,7 @@ def test_an_unrelated_file_beside_an_index_is_not_read(copied_checkpoint: Path) 
     Checkpoint.open(copied_checkpoint)
 
 
-def test_safetensors_that_end_too_soon(copied_checkpoint: Path) -> None:
+def test_truncated_safetensors_are_refused(copied_checkpoint: Path) -> None:
     path = next(copied_checkpoint.glob("internvl2-*/model.safetensors"))
     path.write_bytes(path.read_bytes()[:-100])
     assert "is not a complete safetensors file" in error(lambda: open_safetensors([path]))

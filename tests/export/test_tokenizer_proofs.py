@@ -1,4 +1,4 @@
-"""Token ids against the libraries that the base models' tokenizers come from."""
+"""Token ids against SentencePiece and transformers, where the base models' tokenizers come from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ sentencepiece = pytest.importorskip("sentencepiece")
 transformers = pytest.importorskip("transformers")
 
 UNUSED = [f"[UNUSED_TOKEN_{i}]" for i in range(4)]
-# Texts that tokenizers stumble over, the same in every run.
+# Texts that are hard for tokenizers.
 LANGUAGES = (
     "The quick brown fox jumps over the lazy dog; it's 12,345.67 miles away, isn't it?",
     "Die Größe des Übels läßt sich schätzen: 7 Äpfel, ß und ẞ.",
@@ -41,7 +41,7 @@ SIGNS = (
 
 
 def corpus(count: int = 1500) -> list[str]:
-    """The texts above, mixtures of their pieces, random code points and random bytes."""
+    """Return the texts above, mixtures of their pieces, random code points, random bytes."""
     draw = random.Random(0)
     texts = [*LANGUAGES, *SIGNS]
     while len(texts) < count:
@@ -89,7 +89,7 @@ def internlm2(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return folder
 
 
-def test_internlm2_ids_are_sentencepieces(internlm2: Path) -> None:
+def test_internlm2_ids_equal_sentencepieces(internlm2: Path) -> None:
     own = sentencepiece.SentencePieceProcessor(model_file=str(internlm2 / "tokenizer.model"))
     ours = read_tokenizer(internlm2)
     texts = [text for text in corpus() if "\x00" not in text]  # ends a text for the C++ library
@@ -100,8 +100,8 @@ def test_internlm2_ids_are_sentencepieces(internlm2: Path) -> None:
     assert sum(own.is_byte(id_) for id_ in pieces) > 150 and len(pieces) > 600
 
 
-def test_internlm2_special_tokens_cut_the_text(internlm2: Path) -> None:
-    """Upstream's tokenizer cuts special tokens out before SentencePiece sees what lies between them."""
+def test_internlm2_special_tokens_split_the_text(internlm2: Path) -> None:
+    """Upstream's tokenizer gives SentencePiece the texts between special tokens, one by one."""
     own = sentencepiece.SentencePieceProcessor(model_file=str(internlm2 / "tokenizer.model"))
     ours = read_tokenizer(internlm2)
     ids = add_lira_tokens(ours)
@@ -131,7 +131,7 @@ def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_qwen2_ids_are_transformers(qwen2: Path) -> None:
+def test_qwen2_ids_equal_transformers(qwen2: Path) -> None:
     theirs = transformers.Qwen2Tokenizer.from_pretrained(str(qwen2))
     ours = read_tokenizer(qwen2)
     texts = corpus()
@@ -145,7 +145,7 @@ def test_qwen2_ids_are_transformers(qwen2: Path) -> None:
     assert decoded == []
 
 
-def test_qwen2_lira_tokens_follow(qwen2: Path) -> None:
+def test_liras_tokens_follow_qwen2s(qwen2: Path) -> None:
     theirs = transformers.Qwen2Tokenizer.from_pretrained(str(qwen2))
     ours = read_tokenizer(qwen2)
     theirs.add_tokens(list(LIRA_TOKENS), special_tokens=True)
@@ -172,7 +172,9 @@ def test_qwen2_lira_tokens_follow(qwen2: Path) -> None:
         ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {}}}', "cannot read the added tokens"),
     ],
 )
-def test_damaged_bpe_files(qwen2: Path, tmp_path: Path, name: str, content: str, says: str) -> None:
+def test_damaged_bpe_files_are_refused(
+    qwen2: Path, tmp_path: Path, name: str, content: str, says: str
+) -> None:
     for path in qwen2.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / name).write_text(content)

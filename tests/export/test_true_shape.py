@@ -36,7 +36,7 @@ def config() -> LlmConfig:
 
 @pytest.fixture(scope="module")
 def reference(config: LlmConfig) -> LanguageModel:
-    """Weights as large as a trained model's: about one over the root of their inputs."""
+    """Return a model with weights as large as trained ones: about one over the root of their inputs."""
     torch.manual_seed(0)
     with torch.device("meta"):
         model = LanguageModel(config)
@@ -69,7 +69,7 @@ def engine(request: pytest.FixtureRequest, portable: Path) -> Iterator[tuple[str
 
 
 def cosine(found: np.ndarray, expected: np.ndarray) -> float:
-    """The smallest of all rows."""
+    """Return the smallest cosine of all rows."""
     norms = np.linalg.norm(found, axis=-1) * np.linalg.norm(expected, axis=-1)
     return float(((found * expected).sum(-1) / norms).min())
 
@@ -92,7 +92,7 @@ def test_engines_equal_the_reference(
         np.testing.assert_allclose(logits, expected.logits[0].numpy(), rtol=0, atol=2e-5)
 
 
-def test_four_bit_weights_take_a_seventh_of_the_room(engine: tuple[str, OrtLlm], portable: Path) -> None:
+def test_int4_weights_take_a_seventh_of_the_bytes(engine: tuple[str, OrtLlm], portable: Path) -> None:
     precision, _ = engine
     built = portable.with_name(f"{precision}.onnx")
     wide, narrow = (path.with_name(f"{path.name}.data").stat().st_size for path in (portable, built))
