@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lira_engine.system.atomic import atomic_directory
 
+from .config import LIRA_TOKENS
 from .families import LLM_PREFIX, family_of
 from .model.lira import Lira
-from .tokenizer import LIRA_TOKENS
 from .upstream_names import vision_source
 
 

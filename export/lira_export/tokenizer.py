@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken, Tokenizer
 
@@ -12,15 +11,10 @@ from lira_engine.bundle.manifest import TokenSpec
 from lira_engine.errors import LiraError
 
 from .bpe_files import has_bpe_files, read_bpe_files
+from .config import LIRA_TOKENS, LiraConfig
 from .families import family_of
 from .file_kinds import foreign_kind
 from .sentencepiece_model import read_sentencepiece
-
-if TYPE_CHECKING:
-    from .config import LiraConfig
-
-# In upstream's order. With InternVL2's tokenizer they get the ids 92553 to 92558.
-LIRA_TOKENS = ("[SEG]", "<p>", "</p>", "<region>", "<mark>", "<image_id>")
 
 
 def read_tokenizer(base: Path) -> Tokenizer:

@@ -12,9 +12,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lira_export.checkpoint_writer import write_checkpoint
-from lira_export.config import LiraConfig
+from lira_export.config import LIRA_TOKENS, LiraConfig
 from lira_export.model.lira import Lira
-from lira_export.tokenizer import LIRA_TOKENS
 
 WORDS = ("<unk>", "<s>", "<|im_start|>", "<|im_end|>", "red", "ball")
 PROTOTYPES = 2

@@ -19,12 +19,12 @@ from lira_engine.main import main
 from lira_export import checks
 from lira_export.bundle_writer import BundleWriter, Step
 from lira_export.checkpoint import Checkpoint
-from lira_export.config import LiraConfig
+from lira_export.config import LIRA_TOKENS, LiraConfig
 from lira_export.export import export_checkpoint
 from lira_export.families.internlm2 import INTERNLM2
 from lira_export.llm_tensors import LlmTensors
 from lira_export.prompts import prompts_of
-from lira_export.tokenizer import LIRA_TOKENS, special_tokens
+from lira_export.tokenizer import special_tokens
 
 
 def test_the_command_line_writes_a_bundle(

@@ -11,7 +11,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from lira_engine.errors import LiraError
-from lira_export.tokenizer import LIRA_TOKENS, add_lira_tokens, read_tokenizer
+from lira_export.config import LIRA_TOKENS
+from lira_export.tokenizer import add_lira_tokens, read_tokenizer
 
 sentencepiece = pytest.importorskip("sentencepiece")
 transformers = pytest.importorskip("transformers")
