@@ -121,8 +121,8 @@ def golden_bundle(
     """
     from tokenizers import Tokenizer, models
 
+    from lira_export.config import LIRA_TOKENS
     from lira_export.export import export_checkpoint
-    from lira_export.lira_tokens import LIRA_TOKENS
 
     config = golden_checkpoint.config
     words = {i: str(i) for i in range(config.llm.vocab_size - len(LIRA_TOKENS))}

@@ -16,8 +16,8 @@ from .prompts import prompts_of
 from .tokenizer import special_tokens
 
 DEFAULT_CONTEXT_LENGTH = 4096
-LLM_ROWS = 24
-"""Embeddings in the language model's check vectors."""
+TABLE_ROWS, VISUAL_ROWS = 12, 4
+"""Embeddings in the language model's check vectors: of tokens, and of tiles, cells and queries each."""
 TILES = 2
 """Tiles in the semantic encoder's check vectors."""
 _GRAPH_BYTES = 64 << 10  # of a graph without its weights: 16 to 160 KiB in lira-nano
@@ -110,7 +110,7 @@ def _check_vector_bytes(config: LiraConfig, context_length: int) -> dict[str, in
     features = TILES * config.vision.tokens_per_tile * width
     pixel_tokens, queries = cells * (c.shuffled_channels + query), c.num_queries * query
     maps = c.feat_channels * ((c.image_size // 4) ** 2 + 2 * _memory_pixels(config))
-    rows = min(LLM_ROWS, context_length)
+    rows = min(TABLE_ROWS + 3 * VISUAL_ROWS, context_length)
     values = {
         "semantic_encoder": TILES * 3 * config.vision.image_size**2 + features,
         "pixel_encoder": 3 * c.image_size**2 + pixel_tokens + queries + maps,

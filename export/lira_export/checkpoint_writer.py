@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lira_engine.system.atomic import atomic_directory
 
+from .config import LIRA_TOKENS
 from .families import LLM_PREFIX, family_of
-from .lira_tokens import LIRA_TOKENS
 from .model.lira import Lira
 from .upstream_names import vision_source
 

@@ -40,14 +40,14 @@ def export(
         typer.Option(metavar="FILE", help="config.json with sizes other than the published ones."),
     ] = None,
     context_length: Annotated[
-        int | None, typer.Option(min=1, help="Slots of the KV cache.  [default: the checkpoint's, or 4096]")
+        int | None, typer.Option(min=1, help="Slots of the KV cache (default: the checkpoint's, or 4096).")
     ] = None,
     dtype: Annotated[
         list[str] | None,
         typer.Option(
             metavar="[STAGE=]DTYPE",
             help="Store weights in fp16, bf16 or fp32: in all stages or, repeated, in single ones. Graphs "
-            "compute in fp32.  [default: fp16, or fp32 for a checkpoint in fp32]",
+            "compute in fp32 (default: fp16, or fp32 for a checkpoint in fp32).",
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,

@@ -18,8 +18,10 @@ from lira_engine.errors import LiraError
 
 from .families import DEFAULT, family_of
 from .json_files import Section, read_json
-from .lira_tokens import LIRA_TOKENS
 from .lora import LoraConfig
+
+# In upstream's order. With InternVL2's tokenizer they get the ids 92553 to 92558.
+LIRA_TOKENS = ("[SEG]", "<p>", "</p>", "<region>", "<mark>", "<image_id>")
 
 # A larger number in a configuration is a mistake, and the model would take minutes to lay out.
 _MOST_LAYERS, _MOST_HEADS, _MOST_WIDTH, _MOST_PIXELS, _MOST_TILES = 1000, 1024, 1 << 16, 1 << 14, 64

@@ -16,7 +16,7 @@ import torch
 from lira_engine.bundle.check_vectors import CheckVectors
 
 from . import checks
-from .bundle_plan import LLM_ROWS
+from .bundle_plan import TABLE_ROWS, VISUAL_ROWS
 from .bundle_writer import BundleWriter, Report
 from .checkpoint import Checkpoint
 from .graphs import vision
@@ -49,12 +49,7 @@ def write_stages(
     writer.array("separators", torch.cat([kept["sefe"].fit(n, checkpoint.tensor(n)) for n in _SEPARATORS]))
     tensors = LlmTensors(checkpoint, kept["llm"])
     table = writer.array("embeddings", tensors.embeddings())
-    rows = np.concatenate(
-        [
-            table[np.linspace(0, len(table) - 1, LLM_ROWS // 2).astype(int)].astype(np.float32),
-            *(array[0, : LLM_ROWS // 6] for array in (tiles, fused["pixel_tokens"], fused["query_tokens"])),
-        ]
-    )
+    rows = _llm_rows(table, tiles, fused["pixel_tokens"], fused["query_tokens"])
     sequence = writer.stage("llm", partial(_llm, checkpoint, kept["llm"], tensors, rows, context_length))
     hidden = sequence.outputs["hidden_states"][0]
     writer.stage("pixel_decoder", partial(_pixel_decoder, checkpoint, kept["pixel_decoder"], hidden, image))
@@ -90,6 +85,12 @@ def _sefe(
     vectors = checks.sefe(projector, features, image)
     report("graph")
     return _stored(vision.sefe(projector, config), storage), vectors
+
+
+def _llm_rows(table: np.ndarray, *visual: np.ndarray) -> np.ndarray:
+    """Return embeddings [S,C]: some of the table's rows [V,C], then the first of each ``visual`` [1,n,C]."""
+    some = np.linspace(0, len(table) - 1, TABLE_ROWS).astype(int)
+    return np.concatenate([table[some].astype(np.float32), *(array[0, :VISUAL_ROWS] for array in visual)])
 
 
 def _llm(

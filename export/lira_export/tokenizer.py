@@ -11,10 +11,9 @@ from lira_engine.bundle.manifest import TokenSpec
 from lira_engine.errors import LiraError
 
 from .bpe_files import has_bpe_files, read_bpe_files
-from .config import LiraConfig
+from .config import LIRA_TOKENS, LiraConfig
 from .families import family_of
 from .file_kinds import foreign_kind
-from .lira_tokens import LIRA_TOKENS
 from .sentencepiece_model import read_sentencepiece
 
 

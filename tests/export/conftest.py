@@ -12,8 +12,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lira_export.checkpoint_writer import write_checkpoint
-from lira_export.config import LiraConfig
-from lira_export.lira_tokens import LIRA_TOKENS
+from lira_export.config import LIRA_TOKENS, LiraConfig
 from lira_export.model.lira import Lira
 
 WORDS = ("<unk>", "<s>", "<|im_start|>", "<|im_end|>", "red", "ball")

@@ -19,10 +19,9 @@ from lira_engine.main import main
 from lira_export import checks
 from lira_export.bundle_writer import BundleWriter, Step
 from lira_export.checkpoint import Checkpoint
-from lira_export.config import LiraConfig
+from lira_export.config import LIRA_TOKENS, LiraConfig
 from lira_export.export import export_checkpoint
 from lira_export.families.internlm2 import INTERNLM2
-from lira_export.lira_tokens import LIRA_TOKENS
 from lira_export.llm_tensors import LlmTensors
 from lira_export.prompts import prompts_of
 from lira_export.tokenizer import special_tokens

@@ -91,7 +91,7 @@ def test_attention_masks_from_resized_features_equal_the_reference(make_lira: Ma
     masks = torch.einsum("bqc,bchw->bqhw", embedding, features)
     for size, small in zip(sizes, resized_mask_features(features, sizes), strict=True):
         close(torch.einsum("bqc,bchw->bqhw", embedding, small), resize(masks, size))
-        blocked = decoder.blocked(masks, size, None)[:: decoder.heads].reshape(1, 7, -1)
+        blocked = decoder.blocked(masks, size)[:: decoder.heads].reshape(1, 7, -1)
         allowed = allowed_positions(embedding, small)
         assert torch.equal(allowed, ~blocked)
         assert allowed[0, :2].all() and not allowed.all()

@@ -18,6 +18,7 @@ from lira_engine.errors import LiraError
 from lira_export.checkpoint import Checkpoint
 from lira_export.export import export_checkpoint
 from lira_export.families.qwen2 import QWEN2
+from lira_export.plan import ExportRequest, plan_export
 
 PADDED, TOKENS = 32, 8  # rows of the base model's table, tokens of its tokenizer
 WORDS = ("red", "ball", "<p>?", "x", "y", "<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -98,6 +99,10 @@ def test_bundle_has_qwen2s_vocabulary_prompts_and_tokens(
     assert manifest.prompts.system.endswith("<|im_end|>\n")
     assert manifest.prompts.user.endswith("<|im_end|>\n<|im_start|>assistant\n")
     assert manifest.model.rope_theta == LLM["rope_theta"]
+    # The plan knows the same without reading LIRA's table.
+    plan = plan_export(ExportRequest(str(qwen2[0]), tmp_path / "other")).bundle
+    assert (plan.tokens, plan.prompts) == (manifest.tokens, manifest.prompts)
+    assert plan.other_files["embeddings.npy"] == bundle.embeddings.nbytes
 
 
 def test_a_base_model_of_another_family_is_refused(qwen2: tuple[Path, Qwen2ForCausalLM]) -> None:

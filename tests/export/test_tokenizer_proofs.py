@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from lira_engine.errors import LiraError
-from lira_export.lira_tokens import LIRA_TOKENS
+from lira_export.config import LIRA_TOKENS
 from lira_export.tokenizer import add_lira_tokens, read_tokenizer
 
 sentencepiece = pytest.importorskip("sentencepiece")

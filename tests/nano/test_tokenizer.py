@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer
 
-from lira_export.lira_tokens import LIRA_TOKENS
+from lira_export.config import LIRA_TOKENS
 from lira_export.tokenizer import add_lira_tokens
 from lira_nano import texts
 from lira_nano.scenes import render_scene

@@ -13,8 +13,7 @@ from torch import Tensor
 from lira_engine.system.atomic import atomic_directory
 from lira_engine.system.disk import check_disk
 
-from ..config import LiraConfig
-from ..lira_tokens import LIRA_TOKENS
+from ..config import LIRA_TOKENS, LiraConfig
 from .presets import PROTOTYPES, Preset, preset
 from .streams import write_pth, write_safetensors
 from .weights import random_pieces, upstream_shapes
