@@ -382,5 +382,5 @@ def test_lowered_stages_of_lira_nano_answer_as_recorded(
 def test_what_there_is_no_lowering_for_is_said() -> None:
     with pytest.raises(LiraError, match="nothing lowers sefe int4 for TensorRT: expected one of"):
         tensorrt_pipeline("sefe", "int4", "cache_update")
-    with pytest.raises(LiraError, match="fp8 needs the ranges of what products read"):
+    with pytest.raises(LiraError, match="fp8 needs the ranges of the matmuls' inputs"):
         tensorrt_pipeline("llm", "fp8", "cache_update")
