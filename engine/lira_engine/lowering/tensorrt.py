@@ -53,8 +53,8 @@ def tensorrt_pipeline(
     """Return the passes that lower a portable graph of `stage`.
 
     Args:
-        precision: fp32; fp16 with fp32 islands; int4 (the language model's weights, all else as in fp16); int8
-            or fp8 (operands of the matmuls that `ranges` knows, all else as in fp16).
+        precision: fp32; fp16 with fp32 islands; int4 (the language model's weights, all else as in fp16);
+            int8 or fp8 (operands of the matmuls that `ranges` knows, all else as in fp16).
         dialect: see `lira_engine.trt.flavour.Dialect`.
         block: inputs that share a scale. A weight whose inputs are no multiple of it takes the next
             smaller one of `blocks` that divides them, or stays fp16 if none does.
