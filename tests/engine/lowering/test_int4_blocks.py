@@ -22,13 +22,13 @@ def test_every_weight_is_within_half_a_step(block: int, shape: tuple[int, int]) 
     assert blocks.scales.shape == (shape[1], count) and blocks.scales.dtype == np.float32
     step = np.repeat(np.abs(blocks.scales), block, axis=1)[:, : shape[0]].T
     error = np.abs(dequantize(blocks, shape[0]) - weight)
-    # Integers end at +7: values of the sign that the largest one has not may be off by a step.
+    # Integers end at +7: near +8, where the largest value is -8, the error is a whole step.
     assert (error <= step * 1.0001).all()
     assert (error <= step * 0.5001).mean() > 0.9
 
 
 def test_the_layout_is_as_written_out_by_hand() -> None:
-    """Two outputs, two blocks of 16 inputs: four bits each, in the order of the inputs, the lower ones first."""
+    """Two outputs, two blocks of 16 inputs: four bits each, in the inputs' order, the lower ones first."""
     integers = np.random.default_rng(1).integers(0, 16, (2, 2, 16))
     integers[:, :, 3] = 0  # -8 in every block: the value of largest magnitude
     scales = np.array([[0.5, 2.0], [1.0, 0.25]], np.float32)
