@@ -1,1 +1,1 @@
-"""Portable graph to a target's graph: pipelines of passes."""
+"""Lower portable graphs to a target's operators, by pipelines of passes."""

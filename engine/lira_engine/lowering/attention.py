@@ -1,21 +1,68 @@
-"""What passes over attention share."""
+"""What the passes over the standard's `Attention` share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
 Fused = Callable[[int, int], bool]
-"""(query heads, columns of a head) -> whether an engine runs `Attention` of these sizes as it is."""
+"""(query heads, head size) -> whether an engine has a fused kernel for `Attention` of these sizes."""
 
-# Half of the lowest number: a score added to it does not overflow, and its weight underflows to zero.
-BLOCKED = {
+MASKED = {
     ir.DataType.FLOAT: float(np.finfo(np.float32).min / 2),
     ir.DataType.FLOAT16: float(np.finfo(np.float16).min / 2),
 }
+"""Score of a masked key. Half of the lowest number: adding a score to it does not overflow, and softmax
+gives it zero."""
 
 
-def none_fused(heads: int, columns: int) -> bool:
+def none_fused(heads: int, head_size: int) -> bool:
+    """Return False: no kernel is fused."""
     return False
+
+
+class Sizes(NamedTuple):
+    """Sizes of an `Attention`: heads, columns of a query's head, columns of a value's head."""
+
+    heads: int
+    head_size: int
+    value_size: int
+
+
+def sizes_of(attention: ir.Node) -> Sizes:
+    """Return the sizes of an `Attention` with query, key and value [B, H, S, D].
+
+    Raises PreconditionError if they are not known, or there are fewer KV heads than heads.
+    """
+    shapes = [value.shape if value is not None else None for value in attention.inputs[:3]]
+    match [list(shape) if shape is not None else [] for shape in shapes]:
+        case [[_, int(heads), _, int(size)], [_, key_heads, _, _], [_, value_heads, _, int(value_size)]]:
+            if key_heads == value_heads == heads:
+                return Sizes(heads, size, value_size)
+    raise ir.passes.PreconditionError(
+        f"{attention.name}: expected query, key and value [B,H,S,D] with one static number of heads, found "
+        f"{', '.join(str(shape) for shape in shapes)}"
+    )
+
+
+def mask_of(attention: ir.Node) -> ir.Value | None:
+    """Return the mask of an `Attention`, None if it has none."""
+    return attention.inputs[3] if len(attention.inputs) > 3 else None
+
+
+def require_plain(attention: ir.Node, *dtypes: ir.DataType) -> None:
+    """Raise PreconditionError if an `Attention` has more than query, key, value, mask and scale, or a query
+    that is not of `dtypes`."""
+    caches = [value for value in attention.inputs[4:] if value is not None]
+    special = ("is_causal", "softcap", "q_num_heads", "kv_num_heads", "qk_matmul_output_mode")
+    given = [name for name in special if name in attention.attributes and attention.attributes[name].value]
+    used = [value for value in attention.outputs[1:] if value.uses() or value.is_graph_output()]
+    if caches or given or used:
+        raise ir.passes.PreconditionError(f"{attention.name} is more than plain attention with a mask")
+    query = attention.inputs[0]
+    if query is None or query.dtype not in dtypes:
+        expected = " or ".join(dtype.name for dtype in dtypes)
+        raise ir.passes.PreconditionError(f"{attention.name}: expected a query in {expected}")

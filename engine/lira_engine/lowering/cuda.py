@@ -1,4 +1,4 @@
-"""What makes a portable graph one for ONNX Runtime on an NVIDIA GPU."""
+"""The pipeline for ONNX Runtime on an NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ from lira_engine.lowering.quantization import Quantization
 def cuda_pipeline(
     stage: str, precision: str, provider: str = "cuda", quantization: Quantization | None = None
 ) -> Sequence[Pass]:
-    """The passes for a stage in fp32, fp16 or, the language model, int4 weights with fp16 arithmetic.
+    """Return the passes that lower a portable graph of `stage`.
 
     Args:
-        provider: see `lira_engine.ort.device.PROVIDERS`. Those of TensorRT get standard operators, and none
-            that TensorRT is known to compile wrongly; the language model stays with the CUDA provider, whose
-            operators for cached attention and products with 4-bit weights take fp16 only.
+        precision: fp32, fp16, or for the language model int4 (weights; arithmetic in fp16).
+        provider: see `lira_engine.ort.device.PROVIDERS`. TensorRT's providers get standard operators, without
+            those that TensorRT is known to compile wrongly. The language model stays with the CUDA provider,
+            whose cached attention and 4-bit matmuls are in fp16.
+        quantization: of the language model's int4 weights.
 
-    Raises:
-        LiraError: a stage or precision that there is not.
+    Raises LiraError for a stage or precision that does not exist.
     """
     if (
         stage not in STAGES

@@ -1,4 +1,4 @@
-"""Writes the body of an ONNX function."""
+"""Write the body of an ONNX function."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ CACHED_ATTENTION_INPUTS = (
     "cos_cache",
     "sin_cache",
 )
-"""Inputs of `lira.CachedAttention`: whoever writes another body, or another node, takes these."""
+"""Inputs of `lira.CachedAttention`, of each body of it and each node that replaces it."""
 
 
 class FunctionBody:
-    """Collects nodes over named inputs; :meth:`function` makes them an ONNX function."""
+    """Collects nodes over named inputs; `function` makes them an ONNX function."""
 
     def __init__(self, *inputs: str) -> None:
         self.inputs = [ir.val(name) for name in inputs]
@@ -34,22 +34,22 @@ class FunctionBody:
     def op(
         self, op_type: str, *inputs: ir.Value, name: str | None = None, domain: str = "", **attributes: Any
     ) -> ir.Value:
-        """The output of a new node, named ``name``."""
+        """Add a node and return its output, named `name`."""
         value = self._tape.op(op_type, inputs, attributes, domain=domain)
         value.name = name
         return value
 
     def split(self, x: ir.Value, lengths: Sequence[int], axis: int) -> Sequence[ir.Value]:
-        """``x`` in pieces of ``lengths`` along ``axis``."""
+        """Split `x` into pieces of `lengths` along `axis`."""
         inputs = [x, self.constant(list(lengths))]
         return self._tape.op_multi_out("Split", inputs, {"axis": axis}, num_outputs=len(lengths))
 
     def constant(self, value: int | list[Any], dtype: DTypeLike = np.int64) -> ir.Value:
-        """An integer scalar, or (nested) lists of them; equal ones are written once."""
+        """Return a constant: an integer, or (nested) lists of them. Equal constants are one node."""
         return self._constant(np.array(value, dtype))
 
     def number(self, value: float) -> ir.Value:
-        """An fp32 scalar; equal ones are written once."""
+        """Return an fp32 scalar. Equal constants are one node."""
         return self._constant(np.array(value, np.float32))
 
     def _constant(self, array: np.ndarray) -> ir.Value:
@@ -59,7 +59,7 @@ class FunctionBody:
         return self._constants[key]
 
     def constant_like(self, reference: ir.Value, value: float) -> ir.Value:
-        """A scalar of the same floating-point type as ``reference``."""
+        """Return a scalar of the floating-point type of `reference`."""
         key = f"{value} like {id(reference)}"
         if key not in self._constants:
             single = self.op("Constant", value=ir.tensor(np.array(value, np.float32)))
@@ -73,7 +73,7 @@ class FunctionBody:
         attributes: Sequence[ir.Attr],
         opset: int,
     ) -> ir.Function:
-        """The function (domain, name, overload) of what was written, in operators of ``opset``."""
+        """Return the collected nodes as the function (domain, name, overload), in operators of `opset`."""
         domain, name, overload = identifier
         imports = {"": opset} | {node.domain: 1 for node in self._tape.nodes if node.domain}
         graph = ir.Graph(self.inputs, outputs, nodes=self._tape.nodes, opset_imports=imports, name=name)

@@ -1,8 +1,10 @@
-"""Calls of the `lira.*` functions in a graph, and how to replace them."""
+"""Calls of the `lira.*` functions in a graph, and how to give them other bodies."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -11,58 +13,98 @@ CACHED_ATTENTION = ("lira", "CachedAttention")
 num_kv_heads."""
 DEFORMABLE_SAMPLING = ("lira", "DeformableSampling")
 """Described there too; attribute level_shapes."""
-
-
-def calls_of(model: ir.Model, function: tuple[str, str]) -> list[ir.Node]:
-    """The calls of a function (domain, name), with any overload, in the main graph."""
-    return [node for node in model.graph if (node.domain, node.op_type) == function]
-
-
 SAMPLING_INPUTS = ("value", "locations", "weights")
 
 
-def sampling_shape(call: ir.Node) -> tuple[list[tuple[int, int]], int, int, int]:
-    """Heights and widths of the levels, heads, columns of a head and points of a call of
-    `DeformableSampling`, from value [1,L,H,d] and locations [1,Q,H,levels,points,2].
+def calls_of(model: ir.Model, function: tuple[str, str]) -> list[ir.Node]:
+    """Return the calls of a function (domain, name), with any overload, in the main graph."""
+    return [node for node in model.graph if (node.domain, node.op_type) == function]
 
-    Raises PreconditionError where they are not known.
+
+def give_body(model: ir.Model, call: ir.Node, overload: str, write: Callable[[], ir.Function]) -> bool:
+    """Let `call` call the overload of its function; `write` makes it if the model has none.
+
+    Return whether that changed the model.
     """
-    sides = call.attributes["level_shapes"].as_ints()
+    if call.overload == overload:
+        return False
+    identifier = (call.domain, call.op_type, overload)
+    if identifier not in model.functions:
+        model.functions[identifier] = write()
+    call.overload = overload
+    return True
+
+
+def ensure_operators(model: ir.Model, call: ir.Node, allowed: Callable[[str], bool]) -> None:
+    """Raise PostconditionError if the body of a call is missing, or has an operator that is not `allowed`."""
+    body = model.functions.get(call.op_identifier())
+    if body is None:
+        raise ir.passes.PostconditionError(f"{call.name} calls {call.op_type}, which has no body")
+    for node in body:
+        if not allowed(node.op_type):
+            raise ir.passes.PostconditionError(f"the body of {call.name} has a {node.op_type}")
+
+
+class Sampling(NamedTuple):
+    """Sizes of a call of `DeformableSampling`: (height, width) of each level, heads, columns of a head, and
+    points of a head, query and level."""
+
+    levels: list[tuple[int, int]]
+    heads: int
+    head_size: int
+    points: int
+
+
+def sampling_of(call: ir.Node) -> Sampling:
+    """Return the sizes of a call of `DeformableSampling`, from value [1,L,H,d] and locations
+    [1,Q,H,levels,points,2].
+
+    Raises PreconditionError if they are not known.
+    """
     value, locations, _ = call.inputs
-    if value is not None and locations is not None and value.shape and locations.shape:
-        match [*value.shape[2:], locations.shape[4]]:
-            case [int(heads), int(columns), int(points)]:
-                return list(zip(sides[0::2], sides[1::2], strict=True)), heads, columns, points
-    raise ir.passes.PreconditionError(f"{call.name}: the shapes of its inputs are not known")
+    known = value is not None and locations is not None and value.shape and locations.shape
+    if "level_shapes" in call.attributes and known:
+        sides = call.attributes["level_shapes"].as_ints()
+        match [*value.shape[2:], locations.shape[4]]:  # type: ignore[union-attr, index]
+            case [int(heads), int(head_size), int(points)]:
+                levels = list(zip(sides[0::2], sides[1::2], strict=True))
+                return Sampling(levels, heads, head_size, points)
+    raise ir.passes.PreconditionError(f"{call.name}: level_shapes and the shapes of its inputs are not known")
 
 
-def replace_sampling_bodies(
-    model: ir.Model, kind: str, write: Callable[[Sequence[tuple[int, int]], int, int, int, str], ir.Function]
-) -> bool:
-    """Give the calls of `DeformableSampling` other bodies, one function for each size; whether there are any.
+def give_sampling_bodies(model: ir.Model, kind: str, write: Callable[[Sampling, str], ir.Function]) -> bool:
+    """Give the calls of `DeformableSampling` other bodies, one for each size. Return whether any changed.
 
-    `write` gets what `sampling_shape` finds, and the function's overload, which begins with `kind`.
+    `write` gets the sizes, and the overload of the new function, which begins with `kind`.
     """
-    calls = calls_of(model, DEFORMABLE_SAMPLING)
-    for call in calls:
-        levels, heads, columns, points = sampling_shape(call)
-        sizes = (*(side for level in levels for side in level), heads, columns, points)
-        overload = "_".join([kind, *map(str, sizes)])
-        identifier = (*DEFORMABLE_SAMPLING, overload)
-        if identifier not in model.functions:
-            model.functions[identifier] = write(levels, heads, columns, points, overload)
-        call.overload = overload
-    return bool(calls)
+    changed = False
+    for call in calls_of(model, DEFORMABLE_SAMPLING):
+        sizes = sampling_of(call)
+        numbers = (*(side for level in sizes.levels for side in level), *sizes[1:])
+        overload = "_".join([kind, *map(str, numbers)])
+        changed |= give_body(model, call, overload, partial(write, sizes, overload))
+    return changed
 
 
-def cache_shape(call: ir.Node) -> tuple[int, int, int]:
-    """KV heads, rows and columns of a call of `CachedAttention`, from its key cache [1, KV, N, D].
+class CachedAttention(NamedTuple):
+    """Sizes of a call of `CachedAttention`: query heads, KV heads, rows of the cache, columns of a head."""
 
-    Raises PreconditionError where they are not known.
+    heads: int
+    kv_heads: int
+    capacity: int
+    head_size: int
+
+
+def cached_attention_of(call: ir.Node) -> CachedAttention:
+    """Return the sizes of a call of `CachedAttention`, from its attributes and its key cache [1, KV, N, D].
+
+    Raises PreconditionError if they are not known, or contradict one another.
     """
     cache = call.inputs[3]
-    sizes = [*cache.shape][1:] if cache is not None and cache.shape is not None else []
-    match sizes:
-        case [int(kv_heads), int(rows), int(columns)]:
-            return kv_heads, rows, columns
-    raise ir.passes.PreconditionError(f"{call.name}: the shape of its key cache is not known")
+    heads, kv_heads = (call.attributes.get_int(name, 0) for name in ("num_heads", "num_kv_heads"))
+    match list(cache.shape) if cache is not None and cache.shape is not None else []:
+        case [_, int(found), int(capacity), int(head_size)] if heads and found == kv_heads:
+            return CachedAttention(heads, kv_heads, capacity, head_size)
+    raise ir.passes.PreconditionError(
+        f"{call.name}: num_heads, num_kv_heads and the shape of its key cache are not known, or differ"
+    )

@@ -1,7 +1,7 @@
 """Weights in blocks of 4-bit integers with a scale each, as ONNX Runtime's `MatMulNBits` reads them.
 
-A block holds `block` consecutive inputs of one output. Its scale is the value of largest magnitude / -8, so
-that this value is met exactly and zero is the integer 8; everything else is rounded to nearest.
+A block holds `block` consecutive inputs of one output. Its scale is the value of largest magnitude / -8: that
+value and zero (the integer 8) are exact, all others are rounded to nearest.
 """
 
 from __future__ import annotations
@@ -17,15 +17,20 @@ COLUMNS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Blocks:
-    """A matrix [K, N]: packed [N, ceil(K / block), block / 2] uint8, the earlier input in the lower four
-    bits; scales [N, ceil(K / block)] float32. Inputs beyond K are zero."""
+    """A matrix [K, N] in 4 bits.
+
+    Attributes:
+        packed: [N, ceil(K / block), block / 2] uint8, the earlier input in the lower four bits. Inputs beyond
+            K are zero.
+        scales: [N, ceil(K / block)] float32.
+    """
 
     packed: np.ndarray
     scales: np.ndarray
 
 
 def quantize(weight: np.ndarray, block: int) -> Blocks:
-    """Round a matrix [K, N] of any float dtype to blocks, a few thousand outputs at a time."""
+    """Round a matrix [K, N] of any float dtype to blocks, `COLUMNS_AT_ONCE` outputs at a time."""
     starts = range(0, weight.shape[1], COLUMNS_AT_ONCE)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         pieces = list(
@@ -35,14 +40,14 @@ def quantize(weight: np.ndarray, block: int) -> Blocks:
 
 
 def dequantize(blocks: Blocks, inputs: int) -> np.ndarray:
-    """The matrix [K, N] float32 that `blocks` stand for."""
+    """Return the matrix [K, N] float32 that `blocks` represent; K is `inputs`."""
     low, high = blocks.packed & 15, blocks.packed >> 4
     integers = np.stack([low, high], axis=-1).reshape(*blocks.scales.shape, -1).astype(np.float32) - 8
     return (integers * blocks.scales[..., None]).reshape(len(blocks.scales), -1)[:, :inputs].T
 
 
 def residual(weight: np.ndarray, blocks: Blocks) -> np.ndarray:
-    """What `blocks` miss of `weight`, float32: quantized again, it gives another four bits."""
+    """Return the rounding error [K, N] float32 of `blocks`: quantized again, it gives another four bits."""
     out = np.empty(weight.shape, np.float32)
     for start in range(0, weight.shape[1], COLUMNS_AT_ONCE):
         some = slice(start, start + COLUMNS_AT_ONCE)

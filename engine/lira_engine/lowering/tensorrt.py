@@ -1,4 +1,4 @@
-"""What makes a portable graph one that TensorRT's parser takes, strongly typed."""
+"""The pipeline for TensorRT's parser, strongly typed."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ PRECISIONS = ("fp32", "fp16", "int4", "int8", "fp8")
 BLOCKS = (128, 64, 32)
 
 
-def fused(heads: int, columns: int) -> bool:
-    """Whether TensorRT has a fused kernel for `Attention` in fp16 with heads of so many columns; it builds no
-    engine with another `Attention`, and none with one in fp32. Measured with TensorRT for RTX 1.7: fewer than
-    four heads are refused where the number of queries is dynamic."""
-    return heads >= 4 and columns in range(16, 257, 8)
+def fused(heads: int, head_size: int) -> bool:
+    """Return whether TensorRT has a fused kernel for `Attention` of these sizes in fp16.
+
+    It builds no engine with another `Attention`, and none with one in fp32. Measured with TensorRT for RTX
+    1.7: fewer than four heads are refused where the number of queries is dynamic.
+    """
+    return heads >= 4 and head_size in range(16, 257, 8)
 
 
 def tensorrt_pipeline(
@@ -48,20 +50,21 @@ def tensorrt_pipeline(
     scales: Scales = nearest_scales,
     ranges: Range | None = None,
 ) -> Sequence[Pass]:
-    """The passes for a stage in fp32, fp16, or with the language model's weights in int4; and, once a recipe
-    has measured what products read, with operands in int8 or fp8. What is not said to be in fewer bits is
-    fp16 with fp32 islands.
+    """Return the passes that lower a portable graph of `stage`.
 
     Args:
+        precision: fp32; fp16 with fp32 islands; int4 (the language model's weights, all else as in fp16);
+            int8 or fp8 (operands of the matmuls that `ranges` knows, all else as in fp16).
         dialect: see `lira_engine.trt.flavour.Dialect`.
-        block: inputs that share a scale; a weight whose inputs are no multiple of it takes the next smaller
-            one of `blocks`, or stays fp16 where none divides them.
-        lm_head_bits: 4, or 16 to keep the LM head in fp16. lm_head_parts: products that it is split into.
+        block: inputs that share a scale. A weight whose inputs are no multiple of it takes the next
+            smaller one of `blocks` that divides them, or stays fp16 if none does.
+        lm_head_bits: 4, or 16 for an LM head in fp16.
+        lm_head_parts: number of matmuls that the LM head is split into.
         plugin: version of NVIDIA's plugin for deformable sampling; None for gathers.
-        scales: of the int4 weights. ranges: of the products' inputs, for int8 and fp8.
+        scales: of the int4 weights.
+        ranges: of the matmuls' inputs, for int8 and fp8.
 
-    Raises:
-        LiraError: a stage or precision that there is not, int8 or fp8 without ranges.
+    Raises LiraError for a stage or precision that does not exist, and for int8 or fp8 without ranges.
     """
     known = PRECISIONS if stage == "llm" else tuple(p for p in PRECISIONS if p != "int4")
     if stage not in STAGES or precision not in known:
@@ -71,7 +74,7 @@ def tensorrt_pipeline(
         )
     if precision in FORMATS and ranges is None:
         raise LiraError(
-            f"{precision} needs the ranges of what products read, which a recipe brings: take fp16"
+            f"{precision} needs the ranges of the matmuls' inputs, which a recipe brings: take fp16"
         )
 
     def block_of(name: str, inputs: int) -> int | None:
@@ -84,8 +87,8 @@ def tensorrt_pipeline(
     if older:
         passes.append(DecomposeCachedAttention())
     else:
-        # Fused kernels of encoders were wrong on some GPUs (NVIDIA/TensorRT#4837, #4723), their softmax is
-        # not ours to choose. An image is encoded once: they do without.
+        # Encoders do without: fused kernels were wrong on some GPUs (NVIDIA/TensorRT#4837, #4723), and their
+        # softmax may be fp16. They run once an image.
         keep = fused if stage == "llm" and precision != "fp32" else none_fused
         passes += [DecomposeCachedAttention(keep, tensor_scatter=True), DecomposeUnfusedAttention(keep)]
     passes += [SplitLmHead(lm_head_parts), common.InlinePass(), ResolveCastLike()]

@@ -1,8 +1,8 @@
-"""Constant weights of a graph: to find, and to make anew when a file is written."""
+"""Find the constant weights of a graph, and add weights that are computed when the file is written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 
 def weight_of(value: ir.Value | None) -> ir.Value | None:
-    """The initializer behind a value that is one, or a Cast of one; None where there is none."""
+    """Return the initializer that `value` is, or is a Cast of; None for any other value."""
     if value is None or value.is_initializer():
         return value
     cast = value.producer()
@@ -24,7 +24,7 @@ def weight_of(value: ir.Value | None) -> ir.Value | None:
 def lazy_initializer(
     graph: ir.Graph, name: str, dtype: ir.DataType, shape: tuple[int, ...], read: Callable[[], np.ndarray]
 ) -> ir.Value:
-    """A new initializer whose values are computed when they are asked for, and not kept."""
+    """Add an initializer whose values `read` computes, anew each time that they are asked for."""
     value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
     value.const_value = ir.LazyTensor(
         lambda: ir.tensor(read(), name=name), dtype=dtype, shape=ir.Shape(shape), name=name
@@ -33,22 +33,26 @@ def lazy_initializer(
     return value
 
 
-def converted(graph: ir.Graph, weight: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
-    """A new initializer: `weight`, which is one, in another dtype."""
+def cast_initializer(graph: ir.Graph, weight: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
+    """Add an initializer with the values of the initializer `weight` in another dtype."""
     stored, shape = weight.const_value, weight.shape
     assert stored is not None and shape is not None
     sizes = tuple(int(size) for size in shape)  # type: ignore[arg-type]
-    return lazy_initializer(graph, name, dtype, sizes, partial(_converted, stored, dtype))
+    return lazy_initializer(graph, name, dtype, sizes, partial(_cast, stored, dtype))
 
 
-def _converted(stored: ir.TensorProtocol, dtype: ir.DataType) -> np.ndarray:
+def _cast(stored: ir.TensorProtocol, dtype: ir.DataType) -> np.ndarray:
     return np.asarray(stored.numpy()).astype(dtype.numpy())
 
 
 @dataclass(frozen=True)
 class ConstantMatMul:
-    """`node`: a MatMul of x [..., inputs] with the initializer `name`, or a Cast of it, whose values are
-    `weight` [inputs, outputs]."""
+    """A MatMul with a constant right operand.
+
+    Attributes:
+        node: MatMul of x [..., inputs] with the initializer `name`, or with a Cast of it.
+        weight: the initializer's values [inputs, outputs].
+    """
 
     node: ir.Node
     name: str
@@ -58,7 +62,7 @@ class ConstantMatMul:
 
 
 def constant_matmuls(graph: ir.Graph) -> list[ConstantMatMul]:
-    """In the graph's order. A list: who asks changes the graph."""
+    """Return the matmuls with a constant matrix [inputs, outputs], in the graph's order. Reads no weights."""
     found = []
     for node in graph:
         right = weight_of(node.inputs[1]) if (node.domain, node.op_type) == ("", "MatMul") else None
@@ -68,3 +72,18 @@ def constant_matmuls(graph: ir.Graph) -> list[ConstantMatMul]:
         inputs, outputs = (int(size) for size in right.shape)  # type: ignore[arg-type]
         found.append(ConstantMatMul(node, right.name, right.const_value, inputs, outputs))
     return found
+
+
+def require_unshared(matmuls: Sequence[ConstantMatMul]) -> None:
+    """Raise PreconditionError if two of the matmuls read the same weight."""
+    seen = set()
+    for matmul in matmuls:
+        if matmul.name in seen:
+            raise ir.passes.PreconditionError(f"two matmuls read {matmul.name}, expected one")
+        seen.add(matmul.name)
+
+
+def ensure_replaced(matmuls: Sequence[ConstantMatMul]) -> None:
+    """Raise PostconditionError for the first of the matmuls that a pass should have replaced."""
+    for matmul in matmuls:
+        raise ir.passes.PostconditionError(f"the matmul with {matmul.name} was not replaced")

@@ -1,4 +1,4 @@
-"""Blocks of 4-bit integers: what they keep, and how they lie in memory."""
+"""Blocks of 4-bit integers: rounding errors and memory layout."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def test_every_weight_is_within_half_a_step(block: int, shape: tuple[int, int]) 
     assert blocks.scales.shape == (shape[1], count) and blocks.scales.dtype == np.float32
     step = np.repeat(np.abs(blocks.scales), block, axis=1)[:, : shape[0]].T
     error = np.abs(dequantize(blocks, shape[0]) - weight)
-    # The far end of the other sign is one step short: -8 has a partner, +8 has none.
+    # Integers end at +7: near +8, where the largest value is -8, the error is a whole step.
     assert (error <= step * 1.0001).all()
     assert (error <= step * 0.5001).mean() > 0.9
 
 
-def test_layout_by_hand() -> None:
-    """Two outputs, two blocks of 16 inputs: nibbles in the order of the inputs, the lower one first."""
+def test_the_layout_is_as_written_out_by_hand() -> None:
+    """Two outputs, two blocks of 16 inputs: four bits each, in the inputs' order, the lower ones first."""
     integers = np.random.default_rng(1).integers(0, 16, (2, 2, 16))
     integers[:, :, 3] = 0  # -8 in every block: the value of largest magnitude
     scales = np.array([[0.5, 2.0], [1.0, 0.25]], np.float32)
@@ -49,7 +49,7 @@ def test_zero_and_largest_values_are_exact() -> None:
     np.testing.assert_array_equal(dequantize(quantize(weight, 32), 64), weight)
 
 
-def test_the_residual_brings_eight_bits() -> None:
+def test_quantizing_the_residual_gives_eight_bits() -> None:
     weight = matrix(256, 40)
     first = quantize(weight, 32)
     second = quantize(residual(weight, first), 32)
@@ -59,13 +59,13 @@ def test_the_residual_brings_eight_bits() -> None:
     assert 0.05 < rms[0] < 0.12 and rms[1] < rms[0] / 10
 
 
-def test_half_precision_weights() -> None:
+def test_fp16_weights_give_the_same_blocks() -> None:
     weight = matrix(64, 7).astype(np.float16)
     found, expected = quantize(weight, 32), quantize(weight.astype(np.float32), 32)
     np.testing.assert_array_equal(found.packed, expected.packed)
 
 
-def test_outputs_in_pieces_are_the_whole() -> None:
+def test_many_outputs_give_what_single_outputs_give() -> None:
     weight = matrix(32, 2500)
     found = quantize(weight, 32)
     one = [quantize(weight[:, i : i + 1], 32) for i in (0, 1023, 1024, 2499)]

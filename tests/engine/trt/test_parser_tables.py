@@ -267,7 +267,7 @@ def test_the_parser_has_operands_in_eight_bits(random_llm: Any, dialect: str, ki
 
 def test_int4_is_in_a_newer_opset_for_its_blocks_alone(random_llm: Any) -> None:
     passes = [*tensorrt_pipeline("llm", "int4", "decomposed"), DowngradeOpset(20, ir_version=9)]
-    with pytest.raises(LiraError, match=r"operator DequantizeLinear .* cannot be stated in opset 20"):
+    with pytest.raises(LiraError, match=r"operator DequantizeLinear .* cannot be expressed in opset 20"):
         apply(random_llm(LLM, 64), passes)
 
 

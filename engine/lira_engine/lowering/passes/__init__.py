@@ -1,1 +1,5 @@
-"""Graph passes, one a file. Each says what it requires, does and ensures."""
+"""Graph passes, one a file, named after the pass.
+
+Each says what it requires, does and ensures; `requires` and `ensures` check it, unless the docstring says
+"not checked". They walk nodes and read no weights.
+"""

@@ -1,59 +1,65 @@
-"""`lira.CachedAttention` in operators that every ONNX runtime has."""
+"""`lira.CachedAttention` gets a body of operators that every ONNX runtime has."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import onnx_ir as ir
 
 from lira_engine.lowering.attention import Fused, none_fused
 from lira_engine.lowering.function_body import CACHED_ATTENTION_INPUTS, FunctionBody
-from lira_engine.lowering.function_calls import CACHED_ATTENTION, cache_shape, calls_of
+from lira_engine.lowering.function_calls import (
+    CACHED_ATTENTION,
+    CachedAttention,
+    cached_attention_of,
+    calls_of,
+    ensure_operators,
+    give_body,
+)
 
 
 class DecomposeCachedAttention(ir.passes.InPlacePass):
-    """Products, softmax and a scattered cache update, where no fused operator takes the sizes.
+    """Cached attention in matmuls, softmax and a scattered cache update, where no kernel is fused.
 
     Requires: calls of `lira.CachedAttention` with static head counts and sizes.
-    Does: gives each size a function with another body: no `Attention` or `RotaryEmbedding`, and no
-        `TensorScatter` unless it is wanted. `ScatterElements` writes the new rows instead; where past and
-        present share a buffer it copies nothing else.
-    Ensures: the bodies need opset 18 only, 24 with `TensorScatter`. The calls stay; inlining puts the bodies
-        in their places.
+    Does: lets each call whose sizes are not `fused` call another body: without `Attention` and
+        `RotaryEmbedding`, and with `ScatterElements` in place of `TensorScatter` unless `tensor_scatter`
+        keeps it. Where past and present share a buffer, `ScatterElements` copies only the new rows.
+    Ensures: the bodies have none of those operators. They need opset 18, with `TensorScatter` opset 24 (not
+        checked). The calls stay; inlining puts the bodies in their places.
     """
 
     def __init__(self, fused: Fused = none_fused, tensor_scatter: bool = False) -> None:
-        """`fused`: the calls that stay as they are. `tensor_scatter`: keep the operator that updates a cache
-        where it is."""
         super().__init__()
         self.fused = fused
         self.tensor_scatter = tensor_scatter
 
+    def requires(self, model: ir.Model) -> None:
+        for call in calls_of(model, CACHED_ATTENTION):
+            cached_attention_of(call)
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified, opset = False, model.opset_imports[""]
-        for call in calls_of(model, CACHED_ATTENTION):
-            heads = call.attributes["num_heads"].as_int()
-            sizes = heads, *cache_shape(call)
-            if self.fused(heads, sizes[-1]):
-                continue
+        for call, sizes in self._unfused(model):
             overload = "decomposed_" + "_".join(map(str, sizes))
-            identifier = (*CACHED_ATTENTION, overload)
-            if identifier not in model.functions:
-                model.functions[identifier] = decomposed(*sizes, overload, opset, self.tensor_scatter)
-            call.overload = overload
-            modified = True
+            write = partial(decomposed, sizes, overload, opset, self.tensor_scatter)
+            modified |= give_body(model, call, overload, write)
         return ir.passes.PassResult(model, modified)
 
+    def ensures(self, model: ir.Model) -> None:
+        gone = {"Attention", "RotaryEmbedding"} | (set() if self.tensor_scatter else {"TensorScatter"})
+        for call, _ in self._unfused(model):
+            ensure_operators(model, call, lambda op_type: op_type not in gone)
 
-def decomposed(
-    num_heads: int,
-    num_kv_heads: int,
-    capacity: int,
-    head_dim: int,
-    overload: str,
-    opset: int,
-    tensor_scatter: bool,
-) -> ir.Function:
-    """The function with the inputs and outputs of `lira.CachedAttention`, in operators of opset 18 and, if
-    wanted, `TensorScatter`."""
+    def _unfused(self, model: ir.Model) -> list[tuple[ir.Node, CachedAttention]]:
+        calls = [(call, cached_attention_of(call)) for call in calls_of(model, CACHED_ATTENTION)]
+        return [(call, sizes) for call, sizes in calls if not self.fused(sizes.heads, sizes.head_size)]
+
+
+def decomposed(sizes: CachedAttention, overload: str, opset: int, tensor_scatter: bool) -> ir.Function:
+    """Return a function with the inputs and outputs of `lira.CachedAttention`, in operators of opset 18 and,
+    if wanted, `TensorScatter`."""
+    num_heads, num_kv_heads, capacity, head_dim = sizes
     body = FunctionBody(*CACHED_ATTENTION_INPUTS)
     query, key, value, key_cache, value_cache, position, positions, cos_cache, sin_cache = body.inputs
     half = head_dim // 2
@@ -90,8 +96,8 @@ def decomposed(
     columns = body.op("Transpose", keys, perm=[0, 1, 3, 2])  # [1, KV, D, N]
     scores = body.op("MatMul", grouped, body.op("Unsqueeze", columns, body.constant([2])))
     masked = body.op("Where", visible, scores, body.constant_like(query, float("-inf")))
-    shares = body.op("Softmax", masked, axis=-1)
-    summed = body.op("MatMul", shares, body.op("Unsqueeze", values, body.constant([2])))
+    weights = body.op("Softmax", masked, axis=-1)
+    summed = body.op("MatMul", weights, body.op("Unsqueeze", values, body.constant([2])))
     heads = body.op("Reshape", summed, body.constant([1, num_heads, -1, head_dim]))
     rows_first = body.op("Transpose", heads, perm=[0, 2, 1, 3])
     merged = body.op("Reshape", rows_first, body.constant([1, -1, num_heads * head_dim]), name="attention")

@@ -1,4 +1,4 @@
-"""State a graph in an older opset, if that changes nothing but the number."""
+"""The graph declares an older opset, if its operators mean the same there."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ import onnx_ir as ir
 
 from lira_engine.errors import LiraError
 
-# ONNX Runtime registers these in the standard's domain; the standard does not know them.
+# Operators of ONNX Runtime in the standard's domain; the standard does not have them.
 CONTRIB_IN_STANDARD_DOMAIN = frozenset({"SimplifiedLayerNormalization"})
-# Newer opsets count windows of a rounded-up pooling differently; the signature does not show it.
+# Newer opsets pool differently if this attribute is set; the signature does not show it.
 _CHANGED_IF = {"MaxPool": "ceil_mode", "AveragePool": "ceil_mode", "LpPool": "ceil_mode"}
-# From this opset on the scale has an entry per channel, before it one per group.
+# From this opset on the scale is per channel, before it per group.
 _CHANGED_IN = {"GroupNormalization": 21}
 
 
 class DowngradeOpset(ir.passes.InPlacePass):
-    """Declare an older opset and IR version, so that an older runtime reads the file.
+    """An older opset and IR version, so that an older runtime reads the file.
 
-    Requires: functions inlined; every standard operator exists in the older opset with the same inputs,
-        outputs and attributes, and takes the types that are used.
-    Does: sets the versions and drops newer attributes that have their default. A graph that is in an older
-        opset already stays in it.
+    Requires: functions inlined, their definitions removed.
+    Does: sets the versions and removes newer attributes that have their default. A graph in an older opset
+        stays in it. Raises LiraError with the first standard operator that the older opset lacks, or has with
+        other inputs, outputs, attributes or types.
     Ensures: the opset is at most `opset`, the IR version at most `ir_version`.
-    Raises LiraError with the first operator that is in the way.
     """
 
     def __init__(self, opset: int, ir_version: int) -> None:
         super().__init__()
         self.opset = opset
         self.ir_version = ir_version
+
+    def requires(self, model: ir.Model) -> None:
+        if model.functions:
+            raise ir.passes.PreconditionError("functions must be inlined first")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         current = model.opset_imports[""]
@@ -40,15 +43,17 @@ class DowngradeOpset(ir.passes.InPlacePass):
         if current > self.opset:
             for node in model.graph.all_nodes():
                 if node.domain == "" and node.op_type not in CONTRIB_IN_STANDARD_DOMAIN:
-                    self._restate(node, current)
+                    self._downgrade(node, current)
             model.graph.opset_imports[""] = self.opset
         return ir.passes.PassResult(model, modified)
 
-    def requires(self, model: ir.Model) -> None:
-        if model.functions:
-            raise ir.passes.PreconditionError("functions must be inlined first")
+    def ensures(self, model: ir.Model) -> None:
+        if model.opset_imports[""] > self.opset or model.ir_version > self.ir_version:
+            raise ir.passes.PostconditionError(
+                f"opset {model.opset_imports['']} and IR version {model.ir_version} are left"
+            )
 
-    def _restate(self, node: ir.Node, current: int) -> None:
+    def _downgrade(self, node: ir.Node, current: int) -> None:
         try:
             new = onnx.defs.get_schema(node.op_type, current, "")
             old = onnx.defs.get_schema(node.op_type, self.opset, "")
@@ -78,8 +83,8 @@ class DowngradeOpset(ir.passes.InPlacePass):
 
     def _refusal(self, node: ir.Node, reason: str) -> LiraError:
         return LiraError(
-            f"operator {node.op_type} (node {node.name}) cannot be stated in opset {self.opset}, which older "
-            f"runtimes need: {reason}"
+            f"operator {node.op_type} (node {node.name}) cannot be expressed in opset {self.opset}, which "
+            f"older runtimes need: {reason}"
         )
 
 
@@ -88,7 +93,7 @@ def _signature(schema: onnx.defs.OpSchema) -> list[tuple[str, str]]:
 
 
 def _tensors(node: ir.Node, schema: onnx.defs.OpSchema) -> Iterator[tuple[str, set[str]]]:
-    """Types of a node's tensors, where they are known, and those that the schema allows there."""
+    """Yield the known type of each of a node's tensors with the types that the schema allows there."""
     for values, formals in ((node.inputs, schema.inputs), (node.outputs, schema.outputs)):
         for i, value in enumerate(values):
             if value is not None and value.dtype is not None:

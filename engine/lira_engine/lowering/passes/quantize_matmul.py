@@ -1,4 +1,4 @@
-"""Products with constant weights become ONNX Runtime's `MatMulNBits`."""
+"""Matmuls with constant weights become ONNX Runtime's `MatMulNBits`."""
 
 from __future__ import annotations
 
@@ -9,16 +9,25 @@ import numpy as np
 import onnx_ir as ir
 
 from lira_engine.lowering.int4_blocks import Blocks, quantize, residual
-from lira_engine.lowering.nodes import replace_node
-from lira_engine.lowering.weights import ConstantMatMul, constant_matmuls, lazy_initializer
+from lira_engine.lowering.nodes import CONTRIB, replace_node
+from lira_engine.lowering.weights import (
+    ConstantMatMul,
+    constant_matmuls,
+    ensure_replaced,
+    lazy_initializer,
+    require_unshared,
+)
 
 ACCURACY_LEVEL = 4
-"""Activations are rounded to 8 bits, per row and block, and products summed as integers."""
+"""Activations are rounded to 8 bits, per row and block, and multiplied as integers."""
 
 
 @dataclass(frozen=True)
 class WeightBits:
-    """How one weight is kept: 4 bits, or 8 as twice 4; a scale for every `block` inputs."""
+    """How one weight is stored: 4 bits, or 8 as twice 4; a scale for every `block` inputs.
+
+    Raises ValueError for other sizes.
+    """
 
     bits: int
     block: int = 32
@@ -29,79 +38,87 @@ class WeightBits:
 
 
 Choice = Callable[[str], WeightBits | None]
-"""How to keep the weight of this name; None leaves it as it is."""
+"""Name of a weight -> how to store it; None leaves it as it is."""
 
 
 class QuantizeMatMul(ir.passes.InPlacePass):
     """Weight-only quantization, round to nearest.
 
-    Requires: `MatMul` with an initializer [K, N], or a Cast of one, on the right.
-    Does: replaces those that `choose` wants by `com.microsoft.MatMulNBits`. Eight bits are two of them, the
-        second of what the first one misses: ONNX Runtime 1.20 has four bits only. Weights are rounded when
-        the file is written, one at a time.
-    Ensures: no chosen weight is left in floating point.
+    Requires: a chosen weight belongs to one matmul.
+    Does: replaces each `MatMul` with an initializer [K, N] that `choose` wants, or a Cast of it, on the right
+        by `com.microsoft.MatMulNBits`. Eight bits are two of them, the second with the rounding error of the
+        first: ONNX Runtime 1.20 has four bits only. Weights are rounded when the file is written, one at a
+        time.
+    Ensures: no matmul with a chosen weight is left.
     """
 
     def __init__(self, choose: Choice) -> None:
         super().__init__()
         self.choose = choose
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        for product in constant_matmuls(model.graph):
-            kept = self.choose(product.name)
-            if kept is not None:
-                self._replace(model.graph, product, kept)
-                modified = True
-        if modified:
-            model.graph.opset_imports["com.microsoft"] = 1
-        return ir.passes.PassResult(model, modified)
+    def requires(self, model: ir.Model) -> None:
+        require_unshared([matmul for matmul, _ in self._chosen(model)])
 
-    def _replace(self, graph: ir.Graph, product: ConstantMatMul, kept: WeightBits) -> None:
-        digits = ("q4",) if kept.bits == 4 else ("high", "low")
-        nodes = [_matmul_nbits(graph, product, kept, i, name) for i, name in enumerate(digits)]
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        chosen = self._chosen(model)
+        for matmul, stored in chosen:
+            self._replace(model.graph, matmul, stored)
+        if chosen:
+            model.graph.opset_imports[CONTRIB] = 1
+        return ir.passes.PassResult(model, bool(chosen))
+
+    def ensures(self, model: ir.Model) -> None:
+        ensure_replaced([matmul for matmul, _ in self._chosen(model)])
+
+    def _chosen(self, model: ir.Model) -> list[tuple[ConstantMatMul, WeightBits]]:
+        choices = [(matmul, self.choose(matmul.name)) for matmul in constant_matmuls(model.graph)]
+        return [(matmul, stored) for matmul, stored in choices if stored is not None]
+
+    def _replace(self, graph: ir.Graph, matmul: ConstantMatMul, stored: WeightBits) -> None:
+        digits = ("q4",) if stored.bits == 4 else ("high", "low")
+        nodes = [_matmul_nbits(graph, matmul, stored.block, i, name) for i, name in enumerate(digits)]
         if len(nodes) == 2:
             parts = [node.outputs[0] for node in nodes]
-            nodes.append(ir.node("Add", parts, num_outputs=1, name=f"{product.node.name}.sum"))
-        replace_node(graph, product.node, nodes, nodes[-1].outputs)
+            nodes.append(ir.node("Add", parts, num_outputs=1, name=f"{matmul.node.name}.sum"))
+        replace_node(graph, matmul.node, nodes, nodes[-1].outputs)
 
 
 def _matmul_nbits(
-    graph: ir.Graph, product: ConstantMatMul, kept: WeightBits, digit: int, digit_name: str
+    graph: ir.Graph, matmul: ConstantMatMul, block: int, digit: int, digit_name: str
 ) -> ir.Node:
-    stored, outputs = product.weight, product.outputs
-    count = -(-product.inputs // kept.block)
-    name = f"{product.name}.{digit_name}"
+    weight, outputs = matmul.weight, matmul.outputs
+    count = -(-matmul.inputs // block)
+    name = f"{matmul.name}.{digit_name}"
 
     def packed() -> np.ndarray:
-        return _digit(stored, kept.block, digit).packed
+        return _digit(weight, block, digit).packed
 
     def scales() -> np.ndarray:
-        return _digit(stored, kept.block, digit).scales.reshape(-1)
+        return _digit(weight, block, digit).scales.reshape(-1)
 
-    shape = (outputs, count, kept.block // 2)
+    shape = (outputs, count, block // 2)
     return ir.node(
         "MatMulNBits",
         [
-            product.node.inputs[0],
+            matmul.node.inputs[0],
             lazy_initializer(graph, f"{name}.packed", ir.DataType.UINT8, shape, packed),
             lazy_initializer(graph, f"{name}.scales", ir.DataType.FLOAT, (outputs * count,), scales),
         ],
         {
-            "K": product.inputs,
+            "K": matmul.inputs,
             "N": outputs,
             "bits": 4,
-            "block_size": kept.block,
+            "block_size": block,
             "accuracy_level": ACCURACY_LEVEL,
         },
-        domain="com.microsoft",
+        domain=CONTRIB,
         num_outputs=1,
-        name=f"{product.node.name}.{digit_name}",
+        name=f"{matmul.node.name}.{digit_name}",
     )
 
 
 def _digit(stored: ir.TensorProtocol, block: int, digit: int) -> Blocks:
-    """The first or second four bits."""
+    """Return the first four bits of a weight, or the second: those of its rounding error."""
     weight = np.asarray(stored.numpy())
     blocks = quantize(weight, block)
     return quantize(residual(weight, blocks), block) if digit else blocks

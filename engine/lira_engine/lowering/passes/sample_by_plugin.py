@@ -1,54 +1,58 @@
-"""`lira.DeformableSampling` as NVIDIA's plugin for it, which is one kernel and comes with TensorRT."""
+"""`lira.DeformableSampling` becomes NVIDIA's plugin for it: one kernel, which comes with TensorRT."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
 import onnx_ir as ir
 
 from lira_engine.lowering.function_body import FunctionBody
-from lira_engine.lowering.function_calls import DEFORMABLE_SAMPLING, SAMPLING_INPUTS, replace_sampling_bodies
+from lira_engine.lowering.function_calls import (
+    DEFORMABLE_SAMPLING,
+    SAMPLING_INPUTS,
+    Sampling,
+    calls_of,
+    ensure_operators,
+    give_sampling_bodies,
+    sampling_of,
+)
 
 PLUGIN = "MultiscaleDeformableAttnPlugin_TRT"
 
 
 class SampleByPlugin(ir.passes.InPlacePass):
-    """The plugin takes exactly what the function takes, and the levels as tensors (its README in
+    """Deformable sampling by the plugin. It takes the same inputs, and the levels as tensors (its README in
     NVIDIA/TensorRT, plugin/multiscaleDeformableAttnPlugin).
 
-    Requires: calls of `lira.DeformableSampling` with `level_shapes` and inputs of known shape, fp32; a parser
-        that finds `version` of the plugin by its name.
-    Does: gives each size a function with the plugin's node as its body.
-    Ensures: the bodies are that node and a `Reshape`. The calls stay; inlining puts the bodies in their
-        places. No definition of the node is left: a parser without the plugin fails.
+    Requires: calls of `lira.DeformableSampling` with `level_shapes` and inputs of known shape; fp32, and a
+        parser that finds `version` of the plugin by its name (both not checked).
+    Does: lets each call call another body: the plugin's node and a `Reshape`.
+    Ensures: the bodies have nothing else but constants. The calls stay; inlining puts the bodies in their
+        places. The node has no definition: a parser without the plugin fails.
     """
 
     def __init__(self, version: str) -> None:
         super().__init__()
         self.version = version
 
+    def requires(self, model: ir.Model) -> None:
+        for call in calls_of(model, DEFORMABLE_SAMPLING):
+            sampling_of(call)
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        opset = model.opset_imports[""]
+        write = partial(by_plugin, version=self.version, opset=model.opset_imports[""])
+        return ir.passes.PassResult(model, give_sampling_bodies(model, "plugin", write))
 
-        def write(
-            levels: Sequence[tuple[int, int]], heads: int, columns: int, points: int, overload: str
-        ) -> ir.Function:
-            return by_plugin(levels, heads, columns, self.version, overload, opset)
-
-        return ir.passes.PassResult(model, replace_sampling_bodies(model, "plugin", write))
+    def ensures(self, model: ir.Model) -> None:
+        for call in calls_of(model, DEFORMABLE_SAMPLING):
+            ensure_operators(model, call, lambda op_type: op_type in (PLUGIN, "Reshape", "Constant"))
 
 
-def by_plugin(
-    level_shapes: Sequence[tuple[int, int]],
-    num_heads: int,
-    head_dim: int,
-    version: str,
-    overload: str,
-    opset: int,
-) -> ir.Function:
-    """The function with the inputs and output of `lira.DeformableSampling`."""
+def by_plugin(sampling: Sampling, overload: str, version: str, opset: int) -> ir.Function:
+    """Return a function with the inputs and output of `lira.DeformableSampling`."""
+    level_shapes, num_heads, head_dim, _ = sampling
     body = FunctionBody(*SAMPLING_INPUTS)
     value, locations, weights = body.inputs
     sizes = [height * width for height, width in level_shapes]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from lira_engine.lowering.function_calls import CACHED_ATTENTION, cache_shape, calls_of
-from lira_engine.lowering.nodes import replace_node
+from lira_engine.lowering.function_calls import CACHED_ATTENTION, cached_attention_of, calls_of
+from lira_engine.lowering.nodes import CONTRIB, constant_vector, replace_node
 
-# The operator's own condition for rotating inside (group_query_attention_helper.h).
+# The operator's own condition for do_rotary (group_query_attention_helper.h).
 ROTATES_MULTIPLES_OF = 16
 
 
 class UseGroupQueryAttention(ir.passes.InPlacePass):
-    """One node per layer that rotates, stores and attends, and writes the cache in place.
+    """One node per layer that rotates, updates the cache in place, and attends.
 
     Requires: calls of `lira.CachedAttention` with static head counts and sizes.
     Does: replaces each by `com.microsoft.GroupQueryAttention` with do_rotary. Caches keep their names and
@@ -21,11 +21,15 @@ class UseGroupQueryAttention(ir.passes.InPlacePass):
     Ensures: no call with a head size that the operator takes.
     """
 
+    def requires(self, model: ir.Model) -> None:
+        for call in calls_of(model, CACHED_ATTENTION):
+            cached_attention_of(call)
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         lengths: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
         modified = False
         for call in calls_of(model, CACHED_ATTENTION):
-            if cache_shape(call)[2] % ROTATES_MULTIPLES_OF:
+            if not _taken(call):
                 continue
             query, key, value, key_cache, value_cache, position, positions, cos_cache, sin_cache = call.inputs
             assert query is not None and position is not None and positions is not None
@@ -40,28 +44,33 @@ class UseGroupQueryAttention(ir.passes.InPlacePass):
                     "kv_num_heads": call.attributes["num_kv_heads"].as_int(),
                     "do_rotary": 1,
                 },
-                domain="com.microsoft",
+                domain=CONTRIB,
                 num_outputs=3,
                 name=call.name,
             )
             replace_node(model.graph, call, [attention], attention.outputs)
             modified = True
         if modified:
-            model.graph.opset_imports["com.microsoft"] = 1
+            model.graph.opset_imports[CONTRIB] = 1
         return ir.passes.PassResult(model, modified)
 
     def ensures(self, model: ir.Model) -> None:
         for call in calls_of(model, CACHED_ATTENTION):
-            if cache_shape(call)[2] % ROTATES_MULTIPLES_OF == 0:
+            if _taken(call):
                 raise ir.passes.PostconditionError(f"{call.name} was not replaced")
+
+
+def _taken(call: ir.Node) -> bool:
+    """Return whether the operator takes the head size of a call."""
+    return cached_attention_of(call).head_size % ROTATES_MULTIPLES_OF == 0
 
 
 def _lengths(
     graph: ir.Graph, before: ir.Node, query: ir.Value, position: ir.Value
 ) -> tuple[ir.Value, ir.Value]:
-    """seqlens_k [1] (the last filled row after this pass) and total_sequence_length [1], int32."""
+    """Return seqlens_k [1] (the last filled row of the cache) and total_sequence_length [1], int32."""
     tape = ir.tape.Tape()
-    one = tape.op("Constant", [], {"value_ints": [1]})
+    one = constant_vector(tape, [1])
     rows = tape.op("Shape", [query], {"start": 1, "end": 2})
     filled = tape.op("Add", [position, rows])
     total = tape.op("Cast", [filled], {"to": ir.DataType.INT32}, output=ir.val("total_sequence_length"))

@@ -1,24 +1,27 @@
-"""`RMSNormalization` becomes ONNX Runtime's contrib operators, which older versions have too."""
+"""`RMSNormalization` becomes ONNX Runtime's `SimplifiedLayerNormalization`, which older versions have too."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from lira_engine.lowering.nodes import replace_node
+from lira_engine.lowering.nodes import nodes_of, replace_node, require_last_axis
 
 
 class UseSimplifiedLayerNormalization(ir.passes.InPlacePass):
-    """Root-mean-square norms by the operator that ONNX Runtime had before the standard did.
+    """RMS norms by the operator that ONNX Runtime had before the standard did.
 
-    Requires: `RMSNormalization` over the last axis.
+    Requires: each `RMSNormalization` is over the last axis.
     Does: replaces it by `SimplifiedLayerNormalization` (ONNX Runtime registers it in the standard's domain).
     Ensures: no `RMSNormalization`.
     """
 
+    def requires(self, model: ir.Model) -> None:
+        for norm in nodes_of(model, "RMSNormalization"):
+            require_last_axis(norm)
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        norms = [node for node in model.graph if node.op_type == "RMSNormalization" and node.domain == ""]
+        norms = nodes_of(model, "RMSNormalization")
         for norm in norms:
-            _require_last_axis(norm)
             attributes = {
                 "axis": -1,
                 "epsilon": norm.attributes.get_float("epsilon", 1e-5),
@@ -31,13 +34,5 @@ class UseSimplifiedLayerNormalization(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, bool(norms))
 
     def ensures(self, model: ir.Model) -> None:
-        if any(node.op_type == "RMSNormalization" for node in model.graph):
+        if nodes_of(model, "RMSNormalization"):
             raise ir.passes.PostconditionError("an RMSNormalization is left")
-
-
-def _require_last_axis(norm: ir.Node) -> None:
-    axis = norm.attributes.get_int("axis", -1)
-    x = norm.inputs[0]
-    rank = len(x.shape) if x is not None and x.shape is not None else None
-    if axis != -1 and (rank is None or axis != rank - 1):
-        raise ir.passes.PreconditionError(f"{norm.name} normalises from axis {axis}, expected the last one")

@@ -1,4 +1,4 @@
-"""Passes over the language model's graph: each leaves the results of the portable graph as they are."""
+"""The CPU pipeline of the language model: each part of it leaves the results as they are."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lira_export.model.language_model import LanguageModel
 
 CAPACITY = 32
 CHUNKS = (7, 1, 1, 5, 1, 9, 1)
-"""Rows per pass: prefill, single steps, several rows with a filled cache."""
+"""Rows per call: prefill, decode steps, several rows on a filled cache."""
 
 
 def config(heads: int, kv_heads: int, size: int) -> LlmConfig:
@@ -75,9 +75,11 @@ NORMS = [UseSimplifiedLayerNormalization(), FuseResidualNorm()]
         pytest.param(cpu_pipeline("llm"), id="cpu"),
     ],
 )
-def test_results_stay(heads: int, kv_heads: int, size: int, passes: Sequence[Pass], tmp_path: Path) -> None:
-    """Prefill, chunks and single steps; head counts that are no powers of two; sizes that grouped attention
-    takes, and sizes that it refuses."""
+def test_results_are_those_of_the_reference(
+    heads: int, kv_heads: int, size: int, passes: Sequence[Pass], tmp_path: Path
+) -> None:
+    """In prefill, chunks and decode steps; with head counts that are no powers of two; with head sizes that
+    GroupQueryAttention takes, and that it refuses."""
     c = config(heads, kv_heads, size)
     embeds = np.random.default_rng(1).standard_normal((sum(CHUNKS), c.hidden_size), dtype=np.float32)
     with torch.no_grad():
@@ -93,7 +95,7 @@ def test_results_stay(heads: int, kv_heads: int, size: int, passes: Sequence[Pas
             start += rows
 
 
-def test_one_attention_node_per_layer() -> None:
+def test_each_layer_has_one_attention_node() -> None:
     model = apply(portable(), cpu_pipeline("llm"))
     found = counts(model)
     assert found["GroupQueryAttention"] == 2
@@ -103,25 +105,7 @@ def test_one_attention_node_per_layer() -> None:
     assert not model.functions
 
 
-def test_residual_sums_join_their_norms() -> None:
-    """All norms but the first follow a residual sum; the last sum follows the asked rows of both summands."""
-    found = counts(apply(portable(), NORMS))
-    assert found["SkipSimplifiedLayerNormalization"] == 4
-    assert found["SimplifiedLayerNormalization"] == 1
-    assert found["Add"] == 1  # positions
-
-
-def test_a_sum_that_broadcasts_stays() -> None:
-    x, y = (ir.val(n, dtype=ir.DataType.FLOAT, shape=s) for n, s in (("x", [1, "S", 4]), ("y", [4])))
-    scale = ir.Value(name="scale", const_value=ir.tensor(np.ones(4, np.float32), name="scale"))
-    tape = ir.tape.Tape()
-    norm = tape.op("SimplifiedLayerNormalization", [tape.op("Add", [x, y]), scale], {"epsilon": 1e-5})
-    graph = ir.Graph([x, y], [norm], nodes=tape.nodes, initializers=[scale], opset_imports={"": 21})
-    result = FuseResidualNorm()(ir.Model(graph, ir_version=10))
-    assert not result.modified
-
-
-def test_sizes_that_grouped_attention_refuses_are_decomposed() -> None:
+def test_head_sizes_that_group_query_attention_refuses_are_decomposed() -> None:
     model = apply(portable(size=8), cpu_pipeline("llm"))
     found = counts(model)
     assert found["GroupQueryAttention"] == 0
@@ -142,15 +126,7 @@ def test_lowering_reads_no_weights() -> None:
     apply(build_llm(c, Unreadable(weights(c)), CAPACITY), cpu_pipeline("llm"))
 
 
-def test_every_norm_must_be_over_the_last_axis() -> None:
-    model = portable()
-    norm = next(node for node in model.graph if node.op_type == "RMSNormalization")
-    norm.attributes["axis"] = ir.AttrInt64("axis", 1)
-    with pytest.raises(ir.passes.PreconditionError, match="normalises from axis 1"):
-        UseSimplifiedLayerNormalization()(model)
-
-
-def test_refuses_what_has_no_pipeline() -> None:
+def test_refuses_unknown_stages_and_precisions() -> None:
     with pytest.raises(
         LiraError,
         match=r"nothing lowers llm int3 for the CPU: expected one of semantic_encoder, .*, and fp32, int8",

@@ -1,4 +1,4 @@
-"""Joined query, key and value projections say what three products say."""
+"""Query, key and value projections in one matmul give what three give."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -58,21 +59,35 @@ def counts(model: ir.Model) -> Counter[str]:
     return Counter(node.op_type for node in model.graph)
 
 
-def test_three_products_become_one(lowered: Lowered, tmp_path: Path) -> None:
+def test_three_matmuls_become_one(lowered: Lowered, tmp_path: Path) -> None:
     three, one = lowered("int4", packed=False), lowered("int4", packed=True)
     assert counts(three)["MatMulNBits"] - counts(one)["MatMulNBits"] == 2 * CONFIG.num_layers
     assert not any(".q.q4" in name for name in one.graph.initializers)
     expected = answers(three, tmp_path / "three.onnx")
     assert np.abs(expected).max() > 0.1
-    # The same sums of the same numbers; kernels may take them in another order.
+    # The same sums; kernels may add in another order.
     np.testing.assert_allclose(answers(one, tmp_path / "one.onnx"), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_others_stay(lowered: Lowered, precision: str) -> None:
+def test_projections_in_other_precisions_stay(lowered: Lowered, precision: str) -> None:
     assert counts(lowered(precision, packed=True)) == counts(lowered(precision, packed=False))
 
 
-def test_biases_stay(lowered: Lowered) -> None:
+def test_projections_with_biases_stay(lowered: Lowered) -> None:
     config = replace(CONFIG, family="qwen2")
     assert counts(lowered("int4", True, config)) == counts(lowered("int4", False, config))
+
+
+def test_projections_of_different_inputs_stay(lowered: Lowered, assert_unchanged: Any) -> None:
+    model = lowered("int4", packed=False)
+    for attention in [node for node in model.graph if node.op_type == "GroupQueryAttention"]:
+        key = attention.inputs[1].producer()
+        key.replace_input_with(0, attention.inputs[0])
+    assert_unchanged(PackQkv(), model)
+
+
+def test_projections_that_are_left_are_noticed(lowered: Lowered, assert_unchanged: Any) -> None:
+    with pytest.raises(ir.passes.PostconditionError, match=r"the projections of .* were not joined"):
+        PackQkv().ensures(lowered("int4", packed=False))
+    assert_unchanged(PackQkv(), lowered("int4", packed=True))

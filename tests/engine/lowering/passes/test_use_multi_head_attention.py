@@ -1,4 +1,4 @@
-"""The standard's Attention and ONNX Runtime's older operator give the same."""
+"""ONNX Runtime's older operator gives what the standard's Attention gives."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def run(model: ir.Model, feeds: dict[str, np.ndarray], path: Path) -> np.ndarray
 @pytest.mark.parametrize("shape", [None, [1, 1, QUERIES, KEYS], [1, HEADS, QUERIES, KEYS], [QUERIES, KEYS]])
 @pytest.mark.parametrize("dtype", [ir.DataType.BOOL, ir.DataType.FLOAT])
 @pytest.mark.parametrize("scale", [{}, {"scale": 0.3}])
-def test_results_stay(
+def test_results_are_the_same(
     transposed: bool, shape: list[int] | None, dtype: ir.DataType, scale: dict[str, float], tmp_path: Path
 ) -> None:
     mask = None if shape is None else ir.val("mask", dtype=dtype, shape=shape)
@@ -98,3 +98,27 @@ def test_refuses_grouped_heads() -> None:
     model.graph.inputs[1].shape = ir.Shape([1, 1, KEYS, SIZE])
     with pytest.raises(ir.passes.PreconditionError, match="one static number of heads"):
         UseMultiHeadAttention()(model)
+
+
+@pytest.mark.parametrize("shape", [[1, 1, "S", KEYS], None])
+def test_refuses_masks_without_a_known_row_for_every_query(shape: list[int | str] | None) -> None:
+    mask = ir.val("mask", dtype=ir.DataType.BOOL, shape=shape)
+    with pytest.raises(ir.passes.PreconditionError, match=r"a mask of known shape|a row for every query"):
+        UseMultiHeadAttention()(encoder(mask))
+
+
+def test_refuses_integers() -> None:
+    model = encoder(None, transposed=False)
+    model.graph.inputs[0].dtype = ir.DataType.INT32
+    with pytest.raises(ir.passes.PreconditionError, match="expected a query in FLOAT or FLOAT16"):
+        UseMultiHeadAttention()(model)
+
+
+def test_only_attention_of_the_standard_is_replaced(new_graph: Any, assert_unchanged: Any) -> None:
+    model = encoder(None)
+    with pytest.raises(ir.passes.PostconditionError, match="an Attention is left"):
+        UseMultiHeadAttention().ensures(model)
+    assert UseMultiHeadAttention()(model).modified
+    assert_unchanged(UseMultiHeadAttention(), model)
+    g = new_graph([1, 2, 8])
+    assert_unchanged(UseMultiHeadAttention(), g.finish(g.op("Attention", g.x, domain="com.microsoft")))

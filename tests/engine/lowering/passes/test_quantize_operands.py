@@ -1,0 +1,69 @@
+"""Matmuls of 8-bit operands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx_ir.passes import common
+
+from lira_engine.engines.accuracy import rms_error
+from lira_engine.lowering.passes.quantize_operands import FORMATS, QuantizeOperands
+from lira_engine.lowering.passes.use_mixed_precision import UseMixedPrecision
+from lira_engine.lowering.pipeline import apply
+
+pytestmark = pytest.mark.portable
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("kind, limit", [("int8", 0.02), ("fp8", 0.06)])
+def test_both_operands_are_in_eight_bits(
+    kind: str, limit: float, new_graph: Any, run: Any, matrix: Any
+) -> None:
+    """Q/DQ alone are around the matmul; its result is close, and inputs beyond the range saturate."""
+    w, x = matrix(64, 24), RANDOM.normal(size=(3, 64)).astype(np.float32)
+    g = new_graph([3, 64])
+    model = g.finish(g.op("MatMul", g.x, g.weight("w", w), shape=[3, 24]))
+    largest = float(np.abs(x).max())
+    ranges = lambda name: largest if name == "w" else None  # noqa: E731
+    passes = [QuantizeOperands(kind, ranges), UseMixedPrecision(), common.RemoveUnusedNodesPass()]
+    model = apply(model, passes)
+    matmul = next(node for node in model.graph if node.op_type == "MatMul")
+    assert [value.producer().op_type for value in matmul.inputs] == ["DequantizeLinear"] * 2  # type: ignore[union-attr]
+    assert model.graph.initializers["w.q8"].dtype == FORMATS[kind].dtype
+    assert 1e-3 < rms_error(run(model, {"x": x})[0], x @ w) < limit
+    assert rms_error(run(model, {"x": 8 * x})[0], 8 * x @ w) > 0.3
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_a_column_of_zeros_stays_zero(kind: str, new_graph: Any, run: Any, matrix: Any, values: Any) -> None:
+    w = matrix(16, 4)
+    w[:, 1] = 0
+    g = new_graph([3, 16])
+    matmul = g.op("MatMul", g.x, g.weight("w", w), shape=[3, 4])
+    model = apply(g.finish(matmul), [QuantizeOperands(kind, lambda name: 4.0)])
+    assert (values(model, "w.scales") > 0).all()
+    found = run(model, {"x": np.ones((3, 16), np.float32)})[0]
+    assert np.isfinite(found).all() and not found[:, 1].any()
+
+
+def test_matmuls_without_a_range_stay(new_graph: Any, matrix: Any, assert_unchanged: Any) -> None:
+    g = new_graph([3, 16])
+    model = g.finish(g.op("MatMul", g.x, g.weight("w", matrix(16, 4)), shape=[3, 4]))
+    assert_unchanged(QuantizeOperands("int8", lambda name: None), model)
+    with pytest.raises(ir.passes.PostconditionError, match="the matmul with w was not replaced"):
+        QuantizeOperands("int8", lambda name: 4.0).ensures(model)
+
+
+def test_refuses_fp16_operands_and_a_weight_of_two_matmuls(new_graph: Any, matrix: Any) -> None:
+    g = new_graph([3, 16], dtype=ir.DataType.FLOAT16)
+    model = g.finish(g.op("MatMul", g.x, g.weight("w", matrix(16, 4).astype(np.float16)), shape=[3, 4]))
+    with pytest.raises(ir.passes.PreconditionError, match="expected operands in fp32"):
+        QuantizeOperands("int8", lambda name: 4.0)(model)
+    g = new_graph([3, 16])
+    w = g.weight("w", matrix(16, 16))
+    model = g.finish(g.op("MatMul", g.op("MatMul", g.x, w, shape=[3, 16]), w, shape=[3, 16]))
+    with pytest.raises(ir.passes.PreconditionError, match="two matmuls read w"):
+        QuantizeOperands("int8", lambda name: 4.0)(model)
