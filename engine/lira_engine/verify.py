@@ -113,17 +113,17 @@ def tables(found: Verified, precision: str) -> Tables:
     if not found.tokens:
         answer = "not given: the context is too short"
     elif found.agree is None:
-        answer = f"{found.tokens} tokens, finite; no language model in fp32 to compare them with runs here"
+        answer = f"{found.tokens} tokens, finite; not compared: no fp32 language model runs here"
     else:
         answer = f"{found.agree} of {found.tokens} next tokens are the fp32 model's"
     about: list[tuple[str, ...]] = [("device", found.setting.text()), ("answer", answer)]
     if found.tokens:
-        about.append(("in one go", f"the same logits to {found.cutting:.1e}"))
+        about.append(("answer in one pass", f"the same logits within {found.cutting:.1e}"))
     if found.lowered:
-        about.append(("language model", f"its own lowered graph to {max(found.lowered.values()):.1e}"))
+        about.append(("language model", f"within {max(found.lowered.values()):.1e} of its own lowered graph"))
     elif precision_named(precision).quantized:
-        wide = f"held to the fp32 outputs within {precision_named(precision).tolerance:.0%} only"
-        about.append(("language model", f"{wide}: the build had nothing closer"))
+        wide = f"within {precision_named(precision).tolerance:.0%} of the fp32 outputs"
+        about.append(("language model", f"{wide} only: the build kept no outputs of its lowered graph"))
     return [
         ("verified on", about),
         ("largest error on the check vectors", rows),

@@ -1,4 +1,4 @@
-"""Image and instruction to text, masks and events. Needs neither torch nor transformers."""
+"""Image and question in, text, masks and events out. Needs neither torch nor transformers."""
 
 from __future__ import annotations
 

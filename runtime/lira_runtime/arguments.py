@@ -1,4 +1,4 @@
-"""What callers pass, checked: an error names the argument, what was found and what was expected."""
+"""Checks of callers' arguments. Errors name the argument, what was found and what was expected."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lira_engine.system.text import is_utf8
 
 
 def text(name: str, value: object) -> str:
-    """Raises LiraError for what is no text, or has bytes that are not UTF-8 (lone surrogates)."""
+    """Return a text. Raises LiraError for other types, and for bytes that are not UTF-8 (lone surrogates)."""
     if not isinstance(value, str):
         raise LiraError(f"{name} is {_shown(value)}; expected text")
     if not is_utf8(value):
@@ -25,14 +25,14 @@ def optional_text(name: str, value: object) -> str | None:
 
 
 def words(name: str, value: object) -> list[str]:
-    """Raises LiraError for what is no sequence of texts; one text is none."""
+    """Return a list of texts. Raises LiraError for anything else, a single text included."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise LiraError(f"{name} is {_shown(value)}; expected several words")
     return [text(f"one of {name}", word) for word in value]
 
 
 def whole(name: str, value: object, expected: str, least: int | None = None) -> int:
-    """A whole number, also one of NumPy's. Raises LiraError, which says what is `expected`, for others."""
+    """Return an int from a whole number, also NumPy's. Raises LiraError, which says what is `expected`."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -50,7 +50,7 @@ def optional_whole(name: str, value: object, expected: str, least: int | None = 
 
 
 def real(name: str, value: object, expected: str) -> float:
-    """A number. Raises LiraError for others, and for one that is too large for a float."""
+    """Return a float from a number. Raises LiraError for other types, and for numbers too large for it."""
     if isinstance(value, Real) and not isinstance(value, bool):
         try:
             return float(value)
@@ -60,7 +60,7 @@ def real(name: str, value: object, expected: str) -> float:
 
 
 def _shown(value: object) -> str:
-    """In one line, not too long."""
+    """Return a value, or its type, as one short line."""
     if isinstance(value, (str, bytes, int, float)) or value is None:
         shown = ascii(value) if isinstance(value, str) else repr(value)
         return shown if len(shown) <= 60 else f"{shown[:58]}.."

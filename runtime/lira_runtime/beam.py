@@ -1,20 +1,17 @@
-"""Beam search, as transformers' `generate(num_beams=...)` does it: what the authors' POPE script rates."""
+"""Beam search as in transformers' `generate(num_beams=...)`, for the protocol of the authors' POPE script."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lira_engine.engines.runner import KvCache
 from lira_engine.errors import LiraError
+from lira_runtime.loop import Llm
 
-if TYPE_CHECKING:
-    from lira_engine.engines.runner import KvCache
-    from lira_runtime.loop import Llm
-
-_NEVER = -1e9  # added to a log probability: what was not begun is not chosen
+_NEVER = -1e9  # score of a beam that is not used yet
 
 
 @dataclass
@@ -25,13 +22,13 @@ class _Beam:
 
 @dataclass
 class _Finished:
-    """The best answers that an end token closed; `score` is the mean log probability of a token."""
+    """The best answers that an end token closed; their `score` is the mean log probability per token."""
 
     most: int
     found: list[_Beam] = field(default_factory=list)  # without their end token
 
     def add(self, tokens: tuple[int, ...], total: float, length: int) -> None:
-        """Where there are too many, the worst goes; of equals, the one that was there first stays."""
+        """Add an answer; if there are too many, drop the worst. Of equals, the older one stays."""
         if len(self.found) < self.most:
             self.found.append(_Beam(tokens, total / length))
         elif total / length > self._worst.score:
@@ -39,7 +36,7 @@ class _Finished:
             self.found.append(_Beam(tokens, total / length))
 
     def cannot_be_beaten(self, best_total: float, length: int) -> bool:
-        """By anything that runs on from `best_total`, at the length that it has now."""
+        """Whether no running answer can win, the best of them having `best_total` at `length` tokens."""
         return len(self.found) == self.most and self._worst.score >= best_total / length
 
     @property
@@ -58,26 +55,25 @@ def beam_search(
     stop_ids: Collection[int] = (),
     min_new_tokens: int = 0,
 ) -> tuple[int, ...]:
-    """The token ids of the answer whose tokens have the highest mean log probability, of those that the
-    search with `beams` running answers meets; an end token, if one closed it, included.
+    """Return the token ids of the answer with the highest mean log probability that `beams` beams find.
 
-    As transformers 4.37.2, which the authors pin, with its defaults (length penalty 1, early stopping False):
-    one of `end_ids` closes an answer, and is not chosen among the first `min_new_tokens` tokens. One of
-    `stop_ids` ends the whole search, when it is the last token of the best running answer; in the others it
-    is a token like any other. (So does xtuner's StopWordStoppingCriteria, which looks at the first sequence.)
+    Follows transformers 4.37.2, which the authors pin, with its defaults (length penalty 1, early stopping
+    False). One of `end_ids` closes an answer, is part of it, and is not among its first `min_new_tokens`
+    tokens. One of `stop_ids` ends the whole search if it is the last token of the best beam; on other beams
+    it is a token like any other (as in xtuner's StopWordStoppingCriteria, which reads the first sequence).
 
-    There is one KV cache, so running answers take turns in it: each keeps the rows that it shares with the
-    one before and reads the rest again, up to `beams` passes of some rows for each token.
+    The beams share one KV cache: each keeps the rows that it has in common with the one before and reads the
+    others again, so a token costs up to `beams` passes.
     Raises LiraError for fewer than two beams, and for logits that are not finite.
     """
     if beams < 2:
         raise LiraError(f"beams is {beams}; expected 2 or more (1 is greedy)")
     reader = _Reader(llm, cache, prompt, embed)
-    max_new_tokens = min(max_new_tokens, reader.room + 1)  # the last token is not read
+    max_new_tokens = min(max_new_tokens, reader.room + 1)  # the LLM does not read the last token
     running = [_Beam((), 0.0), *(_Beam((), _NEVER) for _ in range(beams - 1))]
     finished = _Finished(beams)
     for length in range(1, max_new_tokens + 1):
-        # All beams are the same one at first.
+        # The first step has one beam; the others are not used yet.
         scores = np.stack([reader.log_probabilities(beam.tokens) for beam in running])  # [beams, V]
         if length <= min_new_tokens:
             scores[:, list(end_ids)] = -np.inf
@@ -104,19 +100,19 @@ def beam_search(
 
 
 def _best(totals: np.ndarray, count: int) -> list[tuple[int, int]]:
-    """(beam, token) of the `count` highest, the highest first."""
+    """Return (beam, token) of the `count` highest totals, the highest first."""
     flat = totals.ravel()
     chosen = np.argsort(-flat, kind="stable")[:count]
     return [divmod(int(place), totals.shape[1]) for place in chosen]
 
 
 def _the_best(found: Sequence[_Beam]) -> tuple[int, ...]:
-    """Of equals the one that was found last."""
+    """Return the answer with the highest score; of equals, the one found last."""
     return sorted(found, key=lambda beam: beam.score)[-1].tokens
 
 
 class _Reader:
-    """Log probabilities of the next token after any answer to one prompt."""
+    """Computes next-token log probabilities for any answer to one prompt."""
 
     def __init__(
         self, llm: Llm, cache: KvCache, prompt: np.ndarray, embed: Callable[[Sequence[int]], np.ndarray]
@@ -124,7 +120,7 @@ class _Reader:
         self._llm = llm
         self._cache = cache
         self._embed = embed
-        self._held: tuple[int, ...] = ()  # the answer whose rows the cache has behind the prompt's
+        self._held: tuple[int, ...] = ()  # the answer whose rows follow the prompt's in the cache
         self._known: dict[tuple[int, ...], np.ndarray] = {
             (): _log_softmax(llm.forward(prompt, cache, logit_positions=(-1,)).logits[-1])
         }
@@ -132,7 +128,7 @@ class _Reader:
 
     @property
     def room(self) -> int:
-        """Tokens of an answer that can be read."""
+        """How many tokens of an answer fit into the cache."""
         return self._cache.capacity - self._rows
 
     def log_probabilities(self, tokens: tuple[int, ...]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Coloured running text for pictures: pieces of text, wrapped into lines."""
+"""Coloured text for pictures, wrapped into lines."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lira_runtime import fonts
 Color = tuple[int, int, int]
 
 LINE_HEIGHT = 1.5  # in font sizes
-_SMALL = 0.62  # a raised number's size, in font sizes
+_SMALL = 0.62  # size of a raised number, in font sizes
 _LONGEST_LABEL = 500  # characters
-_MOST_LINES = 400  # a picture of more is of no use, and takes gigabytes
+_MOST_LINES = 400  # a picture of more lines helps nobody and takes gigabytes
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Text of one look. A raised piece is small, like an exponent, and stays with the word before it."""
+    """Text of one style. A raised piece is small, like an exponent, and stays with the word before it."""
 
     text: str
     color: Color
@@ -31,14 +31,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Placed:
-    """A piece on its line, `x` pixels from the left."""
+    """A piece and its place on the line, `x` pixels from the left."""
 
     x: float
     piece: Piece
 
 
 def width(text: str, size: float) -> float:
-    """Advance of one line of text in pixels."""
+    """Return the advance of one line of text in pixels."""
     return sum(fonts.font(size, run.file).getlength(run.text) for run in fonts.runs(text))
 
 
@@ -56,13 +56,13 @@ def draw_text(
         ascent, descent = own.getmetrics() if isinstance(own, ImageFont.FreeTypeFont) else (size, 0)
         y += (ascent - descent) / 2
     for run in runs:  # side by side on one baseline
-        look = fonts.font(size, run.file)
-        draw.text((x, y), run.text, color, look, anchor="ls")
-        x += look.getlength(run.text)
+        font = fonts.font(size, run.file)
+        draw.text((x, y), run.text, color, font, anchor="ls")
+        x += font.getlength(run.text)
 
 
 def ellipsize(text: str, size: float, limit: float) -> str:
-    """`text` cut at its end, with two dots, to be at most `limit` pixels wide."""
+    """Return `text`, or its beginning and two dots if it is wider than `limit` pixels."""
     if len(text) <= _LONGEST_LABEL and width(text, size) <= limit:
         return text
     text = text[:_LONGEST_LABEL]
@@ -72,7 +72,7 @@ def ellipsize(text: str, size: float, limit: float) -> str:
 
 
 def wrap(pieces: Iterable[Piece], size: float, limit: float) -> list[list[Placed]]:
-    """Break the pieces into lines at most `limit` pixels wide; words that are wider are broken anywhere."""
+    """Break pieces into lines of at most `limit` pixels. A word that is wider breaks between any letters."""
     lines: list[list[Placed]] = [[]]
     x = 0.0
     for word in _words(pieces):
@@ -107,8 +107,7 @@ def wrap(pieces: Iterable[Piece], size: float, limit: float) -> list[list[Placed
 
 
 def _in_reading_order(line: list[Placed], size: float) -> list[Placed]:
-    """Words of scripts that are written from right to left, where several follow each other, the first one
-    rightmost; other words stay where they are."""
+    """Reverse the places of neighbouring words of right-to-left scripts; other words keep theirs."""
     directions = [_direction(placed.piece.text) for placed in line]
     ordered, start = list(line), 0
     while "R" in directions[start:]:
@@ -125,7 +124,7 @@ def _in_reading_order(line: list[Placed], size: float) -> list[Placed]:
 
 
 def _direction(text: str) -> str:
-    """ "R", "L", or "" where a text has only what goes with its neighbours."""
+    """Return "R", "L", or "" for a text whose signs have no direction of their own."""
     strong = {"L": "L", "R": "R", "AL": "R"}
     found = (strong.get(unicodedata.bidirectional(character)) for character in text)
     return next(filter(None, found), "")
@@ -134,14 +133,14 @@ def _direction(text: str) -> str:
 def draw_lines(
     draw: ImageDraw.ImageDraw, lines: list[list[Placed]], left: float, top: float, size: float
 ) -> None:
-    """Draw wrapped lines; the block is len(lines) * LINE_HEIGHT * size pixels high."""
+    """Draw wrapped lines. The block is len(lines) * LINE_HEIGHT * size pixels high."""
     for row, line in enumerate(lines):
         baseline = top + (row + 0.5) * LINE_HEIGHT * size + 0.35 * size
         for placed in line:
             piece, x = placed.piece, left + placed.x
             raise_by = 0.38 * size if piece.raised else 0.0
-            look = size * _SMALL if piece.raised else size
-            draw_text(draw, (x, baseline - raise_by), piece.text, piece.color, look, "ls")
+            letters = size * _SMALL if piece.raised else size
+            draw_text(draw, (x, baseline - raise_by), piece.text, piece.color, letters, "ls")
             if piece.underlined and not piece.raised:
                 below = baseline + 0.16 * size
                 box = (x, below, x + _advance(piece, size), below + 0.07 * size)
@@ -155,7 +154,7 @@ def _advance(piece: Piece, size: float) -> float:
 
 
 def _words(pieces: Iterable[Piece]) -> list[list[Piece]]:
-    """Words (of one or more pieces), blanks and line breaks, in order."""
+    """Split pieces into words (of one or more pieces), blanks and line breaks, in order."""
     words: list[list[Piece]] = []
     open_word = False
     for piece in pieces:

@@ -1,7 +1,4 @@
-"""An answer as one picture: masks on the image, and below it the answer, its phrases in their masks' colours.
-
-Pure functions of their arguments, made with Pillow and OpenCV alone.
-"""
+"""An answer as one picture: masks on the image, and below it the answer, phrases in their masks' colours."""
 
 from __future__ import annotations
 
@@ -16,8 +13,8 @@ from lira_runtime import captions
 from lira_runtime.captions import LINE_HEIGHT, Color, Piece
 from lira_runtime.fonts import font
 
-# Sky, orange, green, coral, yellow, violet, mint, magenta: told apart under red- and green-blindness, too
-# (any two are at least 15 apart in CIELAB then), and bright enough to be text on the panel (5.8:1 and more).
+# Sky, orange, green, coral, yellow, violet, mint, magenta. Under red- and green-blindness any two are still
+# at least 15 apart in CIELAB. As text on the panel each has a contrast of at least 5.8:1.
 PALETTE: tuple[Color, ...] = (
     (77, 182, 245),
     (245, 154, 12),
@@ -32,24 +29,24 @@ PANEL: Color = (20, 23, 28)
 INK: Color = (232, 234, 237)
 FAINT: Color = (150, 156, 166)
 
-_TINT = 0.3  # of the colour over the object, whose own colours must stay visible
-_DIM = 0.35  # of black over what no mask covers
+_TINT = 0.3  # opacity of a mask's colour over the object
+_DIM = 0.35  # opacity of black over pixels outside all masks
 _SUBPIXEL_BITS = 4
-_LARGEST_STEP = 12.0  # pixels larger than this keep their corners
-_FINE = 2  # panels are drawn this much larger, then reduced, for smooth edges
+_LARGEST_STEP = 12.0  # larger mask pixels keep their corners
+_FINE = 2  # panels are drawn this many times larger, then reduced, for smooth edges
 
 
 class Span(NamedTuple):
-    """A phrase of the answer with its mask. A mask that the text does not name: start == end, and a label."""
+    """A phrase of the answer with its mask. For a mask that the text does not name, start == end."""
 
     start: int
     end: int
-    mask: np.ndarray | Callable[[], np.ndarray]  # [H, W] bool, or what gives it: of a large image one at once
+    mask: np.ndarray | Callable[[], np.ndarray]  # [H, W] bool, or a function that returns it
     label: str = ""
 
 
 def color(index: int) -> Color:
-    """The colour of the mask with this index; they repeat after eight, and numbers tell which is which."""
+    """Return the colour of mask `index`. Colours repeat after eight; numbers on the masks do not."""
     return PALETTE[index % len(PALETTE)]
 
 
@@ -61,12 +58,11 @@ def overlay(
     question: str = "",
     size: int = 1024,
 ) -> Image.Image:
-    """The image with translucent, outlined masks; below it the question, the answer and a legend.
+    """Return the image with translucent, outlined masks; below it the question, the answer and a legend.
 
     image: RGB. text: the answer without tags. spans: its phrases (character ranges of `text`) with masks
-    [H, W] bool at the image's size. size: the picture's longer side in pixels; small images are enlarged to
-    it, large ones reduced. Returns a new RGB image. With more than one mask, numbers on the masks, in the
-    text and in the legend say the same as the colours.
+    [H, W] bool at the image's size. size: pixels of the picture's longer side, to which the image is enlarged
+    or reduced. Several masks have numbers, also in the text and in the legend.
     """
     named = [Span(*span) for span in spans]
     factor = size / max(image.size)
@@ -95,10 +91,10 @@ def overlay(
 def _masked_picture(
     image: Image.Image, scaled: Sequence[np.ndarray], size: tuple[int, int], unit: float
 ) -> Image.Image:
-    """The image at `size`, with masks of that size tinted, outlined and numbered."""
+    """Return the image at `size`, with masks of that size tinted, outlined and numbered."""
     width, height = size
     factor = max(size) / max(image.size)
-    rgb = image if image.mode == "RGB" else image.convert("RGB")  # a copy of a large image is costly
+    rgb = image if image.mode == "RGB" else image.convert("RGB")  # convert copies: slow for large images
     pixels = np.array(rgb.resize((width, height), Image.Resampling.LANCZOS))
     outlines = [_outlines(mask, min(max(2.0, factor), _LARGEST_STEP)) for mask in scaled]
     if scaled:
@@ -108,11 +104,11 @@ def _masked_picture(
         _blend(pixels, 255 - cover, (0, 0, 0), _DIM)
     for index, outline in enumerate(outlines):
         _blend(pixels, _filled(outline, (height, width)), color(index), _TINT)
-    for index, outline in enumerate(outlines):  # after all tints: an outline is never covered
+    for index, outline in enumerate(outlines):  # after all tints, so that none covers an outline
         for thickness, ink in ((6 * unit, PANEL), (3.2 * unit, color(index))):
             cv2.polylines(pixels, outline, True, ink, max(1, round(thickness)), cv2.LINE_AA, _SUBPIXEL_BITS)
     picture = Image.fromarray(pixels)
-    if len(scaled) > 1 and min(picture.size) > 60 * unit:  # on a thin strip they would hide everything
+    if len(scaled) > 1 and min(picture.size) > 60 * unit:  # on a thin strip the numbers would hide everything
         for index, centre in enumerate(_label_places(scaled, 19 * unit)):
             if centre is not None:
                 _stamp(picture, centre, index, 19 * unit)
@@ -120,13 +116,13 @@ def _masked_picture(
 
 
 def _resize_mask(mask: np.ndarray, width: int, height: int) -> np.ndarray:
-    """[H, W] bool -> [height, width] bool, with rounder edges where it is enlarged."""
+    """[H, W] bool -> [height, width] bool. Enlarged masks get rounder edges."""
     factor = width / mask.shape[1]
     if factor <= 1:
-        bright = mask.astype(np.uint8)  # a quarter of what floats take
+        bright = mask.astype(np.uint8)  # a quarter of the memory of float32
         bright *= 255
         shrunk = cv2.resize(bright, (width, height), interpolation=cv2.INTER_AREA)
-        return np.asarray(shrunk) > 0.4 * 255  # a little less than half, for what is thin
+        return np.asarray(shrunk) > 0.4 * 255  # a little less than half, to keep thin parts
     large = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST)
     return (
         np.asarray(cv2.GaussianBlur(large, (0, 0), 0.4 * min(factor, _LARGEST_STEP))) > 0.5
@@ -134,9 +130,9 @@ def _resize_mask(mask: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _outlines(mask: np.ndarray, step: float) -> list[np.ndarray]:
-    """Closed curves around a mask and its holes, [N, 1, 2] int32 in fixed point.
+    """Return closed curves around a mask and its holes, [N, 1, 2] int32 in fixed point.
 
-    Smoothed along the curve over about `step`, the size that one pixel of the original mask has here.
+    They are smoothed along the curve over about `step`, the size of one pixel of the original mask here.
     """
     curves, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     outlines = []
@@ -152,7 +148,7 @@ def _outlines(mask: np.ndarray, step: float) -> list[np.ndarray]:
 
 
 def _filled(outlines: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """[H, W] uint8: 255 inside, 0 outside and in holes, smooth in between."""
+    """Return [H, W] uint8: 255 inside, 0 outside and in holes, with smooth edges."""
     cover = np.zeros(shape, np.uint8)
     cv2.fillPoly(cover, list(outlines), 255, cv2.LINE_AA, _SUBPIXEL_BITS)
     return cover
@@ -164,7 +160,7 @@ def _blend(pixels: np.ndarray, cover: np.ndarray, ink: Color, opacity: float) ->
 
 
 def _label_places(masks: Sequence[np.ndarray], radius: float) -> Iterator[tuple[float, float] | None]:
-    """Per mask the point (x, y) deepest inside it, beside the labels before it; None if it is empty."""
+    """Yield for each mask its innermost point (x, y) that earlier labels leave free; None if it is empty."""
     taken: list[tuple[float, float]] = []
     for mask in masks:
         if not mask.any():
@@ -176,7 +172,7 @@ def _label_places(masks: Sequence[np.ndarray], radius: float) -> Iterator[tuple[
             depth = np.where((x - other[0]) ** 2 + (y - other[1]) ** 2 < (2.2 * radius) ** 2, 0, depth)
         row, column = np.unravel_index(int(depth.argmax()), mask.shape)
         centre = float(column), float(row)
-        if depth[row, column] < 1.5 * radius:  # a label would hide what is this small: put it above
+        if depth[row, column] < 1.5 * radius:  # a label would hide a mask this small: put it above
             above = np.flatnonzero(mask.any(axis=1))[0] - 1.4 * radius
             centre = centre[0], float(above)
         inset = 1.3 * radius
@@ -189,6 +185,7 @@ def _label_places(masks: Sequence[np.ndarray], radius: float) -> Iterator[tuple[
 
 
 def _stamp(picture: Image.Image, centre: tuple[float, float], index: int, radius: float) -> None:
+    """Draw the number of mask `index` in a disc."""
     side = round(2.3 * radius) * 4
     badge = Image.new("RGBA", (side, side), (*PANEL, 0))
     draw = ImageDraw.Draw(badge)
@@ -196,14 +193,15 @@ def _stamp(picture: Image.Image, centre: tuple[float, float], index: int, radius
     edge = side * 0.07
     draw.ellipse((edge, edge, side - 1 - edge, side - 1 - edge), fill=color(index))
     number = str(index + 1)
-    look = font(side * (0.56 if len(number) == 1 else 0.44))
-    draw.text((side / 2, side / 2), number, PANEL, look, anchor="mm", stroke_width=round(side * 0.012))
+    digits = font(side * (0.56 if len(number) == 1 else 0.44))
+    draw.text((side / 2, side / 2), number, PANEL, digits, anchor="mm", stroke_width=round(side * 0.012))
     badge = badge.resize((side // 4, side // 4), Image.Resampling.LANCZOS)
     corner = round(centre[0] - badge.width / 2), round(centre[1] - badge.height / 2)
     picture.paste(badge, corner, badge)
 
 
 def _rounded(size: tuple[int, int], radius: float) -> Image.Image:
+    """Return an L-mode stencil with rounded corners."""
     stencil = Image.new("L", (size[0] * _FINE, size[1] * _FINE), 0)
     box = (0, 0, stencil.width - 1, stencil.height - 1)
     ImageDraw.Draw(stencil).rounded_rectangle(box, min(radius * _FINE, *stencil.size), fill=255)
@@ -216,7 +214,7 @@ def _rounded(size: tuple[int, int], radius: float) -> Image.Image:
 def _caption(
     text: str, spans: Sequence[Span], shares: Sequence[float], question: str, width: int, unit: float
 ) -> Image.Image:
-    """The panel of `width` pixels with the question, the answer and the legend."""
+    """Return the panel of `width` pixels with the question, the answer and the legend."""
     fine = _FINE * unit
     limit = width * _FINE
     gap = 16 * fine
@@ -239,13 +237,13 @@ def _caption(
         y = top + (row + 0.5) * 40 * fine
         x = _draw_disc(draw, x, y, index, len(spans) > 1, fine)
         captions.draw_text(draw, (x, y), name, INK, 21 * fine, "lm")
-        x += captions.width(name, 21 * fine)  # apart: a name from right to left would draw it in
+        x += captions.width(name, 21 * fine)  # separately: a right-to-left name would swallow the share
         captions.draw_text(draw, (x, y), share, INK, 21 * fine, "lm")
     return panel.resize((width, panel.height // _FINE), Image.Resampling.LANCZOS)
 
 
 def _pieces(text: str, spans: Sequence[Span]) -> list[Piece]:
-    """The answer cut at its phrases' ends; where two phrases overlap, the later one colours the text."""
+    """Cut the answer at its phrases' ends. Where two phrases overlap, the later one gives the colour."""
     owner = np.full(len(text), -1)
     for index, span in enumerate(spans):
         owner[span.start : span.end] = index
@@ -265,7 +263,7 @@ def _pieces(text: str, spans: Sequence[Span]) -> list[Piece]:
 def _chips(
     text: str, spans: Sequence[Span], shares: Sequence[float], size: float, limit: float
 ) -> list[tuple[int, float, int, str, str]]:
-    """The legend's entries: (row, x, index, name, share)."""
+    """Return the legend's entries: (row, x, index, name, share)."""
     chips: list[tuple[int, float, int, str, str]] = []
     row, x = 0, 0.0
     for index, span in enumerate(spans):
@@ -283,11 +281,11 @@ def _chips(
 def _draw_disc(
     draw: ImageDraw.ImageDraw, x: float, y: float, index: int, numbered: bool, fine: float
 ) -> float:
-    """Where the text beside it begins."""
+    """Draw a legend entry's disc; return the x at which its text begins."""
     radius = 14 * fine
     draw.ellipse((x, y - radius, x + 2 * radius, y + radius), fill=color(index))
     if numbered:
         number = str(index + 1)
-        look = font((18 if len(number) == 1 else 15) * fine)
-        draw.text((x + radius, y), number, PANEL, look, anchor="mm", stroke_width=round(0.4 * fine))
+        digits = font((18 if len(number) == 1 else 15) * fine)
+        draw.text((x + radius, y), number, PANEL, digits, anchor="mm", stroke_width=round(0.4 * fine))
     return x + 2 * radius + 10 * fine

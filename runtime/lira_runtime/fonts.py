@@ -1,7 +1,7 @@
-"""A font for each sign of a text: Pillow's own one, a font of this system, or none.
+"""A font for each sign of a text: Pillow's own font, a font of this system, or none.
 
-Pillow's own needs no file, and has the signs of English only. Fonts that have all the others are megabytes
-and lie on most systems, so that none is shipped.
+Pillow's own font needs no file, but has the signs of English only. Fonts with all other signs take megabytes
+and are on most systems, so none is shipped.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 _SIMILAR = str.maketrans("‘’“”–—−×…\u00a0", "''\"\"---x. ")
 _SHOWN_INSTEAD = "?"
 _PROBE_SIZE = 16
-_NO_SIGN = "\U0010ffff"  # is no character, so that a font shows what it shows for one that it lacks
-# They have a box for every character there is.
+_NO_SIGN = "\U0010ffff"  # not a character: a font draws what it draws for signs that it lacks
+# Fonts with a box for every character.
 _PLACEHOLDERS = ("lastresort", "adobeblank", "bmpfallback")
 _JOINERS = "\u200c\u200d"
-# Scripts whose letters change with their neighbours, or stand before what they follow.
+# Scripts that need text shaping: letters change with their neighbours, or are drawn in another order.
 _SHAPED = (
     *("ARABIC", "HEBREW", "SYRIAC", "THAANA", "NKO", "DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI"),
     *("ORIYA", "TAMIL", "TELUGU", "KANNADA", "MALAYALAM", "SINHALA", "THAI", "LAO", "TIBETAN"),
@@ -36,7 +36,7 @@ _EAST_ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC
 
 @dataclass(frozen=True)
 class Run:
-    """Signs beside each other from one font: the file, or None for Pillow's own."""
+    """Neighbouring signs from one font: the file, or None for Pillow's own."""
 
     text: str
     file: str | None
@@ -44,7 +44,7 @@ class Run:
 
 @lru_cache(maxsize=64)
 def font(size: float, file: str | None = None) -> Font:
-    """A font of `size` pixels."""
+    """Return a font of `size` pixels."""
     if file is None:
         return ImageFont.load_default(size=size)
     return ImageFont.truetype(file, size)
@@ -52,10 +52,10 @@ def font(size: float, file: str | None = None) -> Font:
 
 @lru_cache(maxsize=4096)
 def runs(text: str) -> tuple[Run, ...]:
-    """What is drawn for one line of any text: "?" stands for signs that no font here has.
+    """Return what to draw for one line of text: "?" in place of signs that no font of this system has.
 
-    Accents and typographic signs become the ASCII of Pillow's own font, line breaks and the like blanks, and
-    what has no shape of its own is left out.
+    Accented letters and typographic signs become the ASCII of Pillow's own font, control characters become
+    blanks, and signs without a shape of their own are left out.
     """
     found: list[Run] = []
     for character in unicodedata.normalize("NFC", text):
@@ -68,7 +68,7 @@ def runs(text: str) -> tuple[Run, ...]:
 
 
 def missing(text: str) -> str | None:
-    """A line that says which signs of `text` are shown as "?", and what to do; None where there are none."""
+    """Return a line that names the signs of `text` drawn as "?", and what to install; None without any."""
     lost = dict.fromkeys(c for c in unicodedata.normalize("NFC", text) if _lacks(c))
     if not lost:
         return None
@@ -86,7 +86,7 @@ def missing(text: str) -> str | None:
 
 
 def _package(character: str) -> str:
-    """Debian's package of a font that has a sign."""
+    """Return Debian's package of a font that has a sign."""
     if _script(character) in _EAST_ASIAN:
         return "fonts-noto-cjk"
     return "fonts-symbola" if unicodedata.category(character)[0] == "S" else "fonts-noto-core"
@@ -101,7 +101,7 @@ def _run(character: str, before: Run | None) -> Run:
         keeps = beside is not None and (category != "Cf" or character in _JOINERS) and _can_shape()
         return Run(character if keeps and _has(beside, character) else "", beside)
     if beside is not None and not character.isalpha() and _has(beside, character):
-        return Run(character, beside)  # digits and full stops stay with their words, for whatever order
+        return Run(character, beside)  # digits and full stops are laid out with their words
     plain = _plain(character)
     if plain:
         return Run(plain, None)
@@ -117,7 +117,7 @@ def _lacks(character: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _plain(character: str) -> str:
-    """A sign in those of Pillow's own font; "" where it has none."""
+    """Return a sign as signs of Pillow's own font; "" where that has none."""
     reduced = unicodedata.normalize("NFKD", character.translate(_SIMILAR))
     reduced = "".join(c for c in reduced if not unicodedata.combining(c))
     if reduced.isascii() and reduced.isprintable():
@@ -127,7 +127,7 @@ def _plain(character: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _file_with(character: str) -> str | None:
-    """The first font file of this system with a sign for `character`, where it can be laid out."""
+    """Return the first font file of this system that can draw `character`, or None."""
     if unicodedata.category(character) in ("Cs", "Cn") or (_is_shaped(character) and not _can_shape()):
         return None
     return next((file for file in _files() if _has(file, character)), None)
@@ -156,7 +156,7 @@ def _has(file: str | None, character: str) -> bool:
 
 @cache
 def _probe(file: str | None) -> tuple[Font | None, bytes]:
-    """A font, and what it shows for what it lacks; None for a file that is no font of outlines."""
+    """Return a font and its picture of a missing sign; None for a file that is no outline font."""
     try:
         if file is None:
             probe: Font = font(_PROBE_SIZE)
@@ -169,7 +169,7 @@ def _probe(file: str | None) -> tuple[Font | None, bytes]:
 
 @cache
 def _files() -> tuple[str, ...]:
-    """The font files of this system, upright sans-serif ones of usual weight first."""
+    """Return the font files of this system, upright sans-serif ones of regular weight first."""
     found = (Path(folder, name) for top in _folders() for folder, _, names in os.walk(top) for name in names)
     fonts = [path for path in found if path.suffix.lower() in (".ttf", ".otf", ".ttc")]
     return tuple(str(path) for path in sorted(fonts, key=_preference) if not _is_placeholder(path))

@@ -1,6 +1,6 @@
-"""Any picture a user may have -> an upright 8-bit RGB image, without trusting the file.
+"""Open an image file as upright 8-bit RGB, without trusting the file.
 
-The size is read from the header and checked before a pixel is decoded: a few bytes can claim gigabytes.
+The size in the header is checked before any pixel is decoded: a few bytes can claim gigabytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FORMATS = "JPEG, PNG, WebP or BMP"
 
 ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
 
-# Formats that people try, named in the error. Offsets and signatures as in their specifications.
+# Other formats, to name in the error: offset and signature as in their specifications.
 _FOREIGN = (
     (0, b"GIF8", "a GIF image"),
     (0, b"II*\0", "a TIFF image"),
@@ -48,19 +48,18 @@ _FOREIGN = (
 def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, upright: bool = True) -> Image.Image:
     """Open and decode an image.
 
-    source: path, the bytes of a file, an open binary file (read from where it stands, which it is set back
-    to), a PIL image, or a uint8 array [H, W, 3] (RGB). JPEG, PNG, WebP and BMP.
+    source: a path, the bytes of a file, an open binary file (read from its current position, which is then
+    restored), a PIL image, or a uint8 array [H, W, 3] (RGB). JPEG, PNG, WebP and BMP.
     Returns a new image in mode RGB, turned upright by its EXIF orientation; `upright=False` leaves the pixels
-    as they are stored, and forgets the orientation (annotations of data sets follow stored pixels). Other
-    metadata are ignored, whatever they are like.
-    Transparency is dropped (the colour below it stays, as upstream has it) and 16-bit greyscale is scaled to
-    8 bits.
+    as stored and drops the orientation (annotations of data sets follow stored pixels). Other metadata are
+    ignored, damaged or not. Transparency is dropped (as in upstream, the colour below it stays), and 16-bit
+    greyscale is scaled to 8 bits.
 
-    Raises LiraError for anything that is not a still image of these formats, is damaged, or has more than
+    Raises LiraError for anything but a still image of these formats, for a damaged one, and for more than
     `max_pixels` pixels or a side of more than 65,535.
     """
     with memory_errors_told(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about metadata, or the size, which has a limit of its own
+        warnings.simplefilter("ignore")  # about metadata, or about the size, which is checked here
         if isinstance(source, np.ndarray):
             return _from_array(source, max_pixels)
         if isinstance(source, Image.Image):
@@ -90,7 +89,7 @@ def _from_path(name: str, max_pixels: int, upright: bool) -> Image.Image:
 
 
 def _rest_of(file: BinaryIO) -> bytes:
-    """What a file holds from where it stands."""
+    """Return a file's bytes from its current position, which is then restored."""
     try:
         start = file.tell() if hasattr(file, "seekable") and file.seekable() else None
         data = file.read()
@@ -129,7 +128,7 @@ def _from_file(file: BinaryIO, name: str, max_pixels: int, upright: bool) -> Ima
 
 
 def _open_header(file: BinaryIO, head: bytes, name: str, max_pixels: int) -> ImageFile.ImageFile:
-    """Read the header only. Not by Image.open, which warns, or speaks of attacks, by limits of its own."""
+    """Read the header only. Image.open has limits of its own, and warns of attacks."""
     with _damage_told(name):
         return _parse_header(file, head, name, max_pixels)
 
@@ -181,15 +180,15 @@ def _decode(image: Image.Image, name: str, max_pixels: int, upright: bool) -> Im
         raise LiraError(f"{name} is an animated {kind} with {frames} frames, expected a still image")
     with _damage_told(name):
         image.load()
-        # Some plugins learn of an orientation only while loading, so this comes after.
+        # After loading: some plugins read the orientation only then.
         turned = metadata.upright(image) if upright else image
         picture = turned if turned is not image and turned.mode == "RGB" else _to_rgb(turned, name)
-        picture.info = {}  # nobody turns it again
+        picture.info = {}  # without an orientation, so that nobody turns it again
         return picture
 
 
 class _Damaged(LiraError):
-    """An image whose bytes are not as its format has them."""
+    """The bytes of an image break its format."""
 
 
 @contextmanager
@@ -198,7 +197,7 @@ def _damage_told(name: str) -> Iterator[None]:
         yield
     except (LiraError, MemoryError):
         raise
-    except Exception as error:  # parsers and decoders raise whatever a damaged byte leads to
+    except Exception as error:  # on damaged bytes, parsers and decoders raise any exception
         raise _Damaged(f"{name} is damaged or cut short: {_reason(error)}") from error
 
 
@@ -213,7 +212,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray, name: str) -> np.ndarray:
-    """[H, W] of 16-bit values -> uint8, some rows at a time."""
+    """[H, W] of 16-bit values -> uint8, in bands of rows."""
     if values.min() < 0 or values.max() > 65_535:
         raise LiraError(f"{name} holds {values.min()}..{values.max()}, expected 16-bit values 0..65535")
     grey = np.empty(values.shape, np.uint8)

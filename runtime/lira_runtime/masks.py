@@ -1,4 +1,4 @@
-"""A mask that is decoded when somebody looks at it."""
+"""A mask that is decoded at first access."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 from lira_runtime import preprocess
 
 _KEPT_AS_IT_IS = 1 << 24
-"""Pixels; a larger binary mask is kept in bits, and unpacked when it is asked for."""
+"""Pixels. A larger binary mask is kept as bits, and unpacked at each access."""
 
 
 class Mask:
     """One `[SEG]`'s mask on the image.
 
-    First access waits for the pixel decoder. TensorRT has been at it since `[SEG]`, beside the language
-    model; ONNX Runtime begins now, and a mask that nobody asks for costs it nothing. Only the decoder's small
-    logits and the binary mask are kept, so that many masks of a large photograph stay affordable.
+    The first access waits for the pixel decoder. TensorRT starts it at `[SEG]`, beside the language model;
+    ONNX Runtime starts it at the access, so a mask that nobody accesses costs nothing. Only the decoder's
+    small logits and the binary mask are kept, to save memory with many masks of a large photograph.
     """
 
     def __init__(self, decode: Callable[[], np.ndarray], width: int, height: int) -> None:
@@ -32,7 +32,7 @@ class Mask:
 
     @property
     def decoder_logits(self) -> np.ndarray:
-        """[h, w] float32: what the pixel decoder gives, at a quarter of its input size, padding included."""
+        """[h, w] float32: the pixel decoder's output, at a quarter of its input size, with the padding."""
         with self._lock:
             if self._decode is not None:
                 self._decoder_logits = self._decode()
@@ -42,12 +42,12 @@ class Mask:
 
     @property
     def logits(self) -> np.ndarray:
-        """[H, W] float32 at the image's size; computed anew at each call."""
+        """[H, W] float32 at the image's size; computed at each access."""
         return preprocess.mask_to_image(self.decoder_logits, self.width, self.height)
 
     @cached_property
     def _binary_and_score(self) -> tuple[np.ndarray, float]:
-        # In bands: what this needs beside the mask does not grow with the photograph.
+        # In bands, so that the memory for logits does not grow with the photograph.
         binary = np.empty((self.height, self.width), bool)
         total, count = 0.0, 0
         for top, logits in preprocess.mask_bands(self.decoder_logits, self.width, self.height):

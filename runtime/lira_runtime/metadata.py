@@ -1,6 +1,6 @@
-"""Of all that cameras and programs write into a picture beside its pixels, only the orientation matters here.
+"""An image's orientation, and the image without its other metadata.
 
-Viewers show a picture whatever its metadata are like, and so must we; Pillow's parsers give up on some.
+Viewers show images with damaged metadata. Pillow's parsers refuse some of these.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a picture upright, by the EXIF orientation that it has (EXIF 2.32, tag 274)."""
+"""EXIF orientation (EXIF 2.32, tag 274) -> the transposition that turns the image upright."""
 
-# Chunks that decide pixels, whether there is one picture, or how it is turned (PNG, third edition, 11).
+# Chunks about pixels, animation and orientation (PNG, third edition, 11).
 _PNG_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"acTL", b"fcTL", b"fdAT", b"eXIf")
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """A decoded image as it is to be looked at: a new one, or `image` itself where it is not turned."""
+    """Return a decoded image turned upright: a new one, or `image` itself if it is upright."""
     turn = _TURNS.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8 as EXIF or, without it, XMP says; 1 where neither can be read."""
+    """Return the orientation, 1 to 8, from EXIF or else XMP; 1 if neither can be read."""
     for read in (_from_pillow, _from_exif, _from_xmp):
         try:
             found = read(image)
-        except Exception:  # the parsers raise whatever an odd byte leads to
+        except Exception:  # on damaged metadata the parsers raise any exception
             continue
         if isinstance(found, int) and 1 <= found <= 8:
             return found
@@ -50,7 +50,7 @@ def _from_pillow(image: Image.Image) -> object:
 
 
 def _from_exif(image: Image.Image) -> object:
-    """Without the XMP that Pillow looks into as well."""
+    """Read EXIF alone: Pillow's getexif also parses XMP, which may be damaged."""
     exif = Image.Exif()
     exif.load(image.info["exif"])
     return exif.get(ExifTags.Base.Orientation)
@@ -63,9 +63,9 @@ def _from_xmp(image: Image.Image) -> object:
 
 
 def without_metadata(file: BinaryIO) -> BinaryIO | None:
-    """A JPEG or a PNG with nothing but its pixels and its EXIF; None for other formats.
+    """Return a JPEG or a PNG with only its pixels and its EXIF; None for other formats.
 
-    From the first byte on that is not as the format has it, everything is kept.
+    Everything behind the first byte that breaks the format is kept.
     """
     file.seek(0)
     data = file.read()
@@ -77,7 +77,7 @@ def without_metadata(file: BinaryIO) -> BinaryIO | None:
 
 
 def _bare_jpeg(data: bytes) -> bytes:
-    """Without application segments (ITU-T T.81, B.2.4.6), Adobe's excepted, which tells the colours."""
+    """Drop application segments (ITU-T T.81, B.2.4.6) but EXIF and Adobe's, which sets the colour space."""
     kept, at = [data[:2]], 2
     while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"\xda", b"\xff", b"\0", b""):
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")

@@ -1,8 +1,8 @@
-"""Image -> what the encoders read; mask logits -> the image's pixels: value for value as upstream does it.
+"""Image -> the encoders' inputs; mask logits -> the image's pixels. Equal to upstream, value for value.
 
-Two independent paths (upstream omg_llava/dataset/utils): the semantic encoder reads square tiles of the image
-squashed to a grid, the pixel encoder reads the image padded to a square. Both resize by Pillow's bicubic,
-which antialiases when it shrinks (OpenCV has no such mode) and rounds to 8 bits between its two passes.
+Two paths (upstream omg_llava/dataset/utils): the semantic encoder reads square tiles of the image squashed to
+a grid, the pixel encoder reads the image padded to a square. Both resize with Pillow's bicubic, which
+antialiases when it shrinks (OpenCV has no such mode) and rounds to 8 bits between its two passes.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from lira_runtime import arguments
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom exclusive
 
 _BAND_ROWS = 256
-_BAND_PIXELS = 1 << 22  # what is done to a large image at once; smaller ones are one band
-_THIN = 8  # a narrower part of the square is resized without going through the padding
+_BAND_PIXELS = 1 << 22  # pixels of a large image that are processed at once
+_THIN = 8  # an image narrower than 1/8 of the square is resized without its padding
 
 
 def choose_grid(width: int, height: int, min_num: int, max_num: int, size: int) -> tuple[int, int]:
-    """(columns, rows) of the tile grid, min_num <= columns * rows <= max_num, closest to the image's shape.
+    """Return (columns, rows) of the tile grid closest to the image's aspect ratio.
 
-    Among equally close grids a later, larger one wins only if the image has more than half of its pixels
-    (tiles are `size` x `size`). Source: upstream internvl_data.py, find_closest_aspect_ratio.
+    min_num <= columns * rows <= max_num. Of equally close grids a larger one wins only if the image has more
+    than half of its pixels (tiles are `size` x `size`). Source: upstream internvl_data.py,
+    find_closest_aspect_ratio.
     """
-    # A set, filled as upstream fills it: its order decides between equally close grids of equally many tiles.
+    # A set filled as in upstream: its order decides between equally close grids with equally many tiles.
     allowed = {
         (cols, rows)
         for largest in range(min_num, max_num + 1)
@@ -48,7 +49,7 @@ def choose_grid(width: int, height: int, min_num: int, max_num: int, size: int) 
 
 
 def check_tiles(name: str, count: int | None) -> int | None:
-    """Raises LiraError for a number of tiles, called `name`, that is none of 1 to 12 (None: the bundle's)."""
+    """Return a number of tiles, or None. Raises LiraError, which says `name`, for others than 1 to 12."""
     expected = f"a whole number from 1 to {MAX_TILES}"
     count = arguments.optional_whole(name, count, expected, 1)
     if count is not None and count > MAX_TILES:
@@ -57,9 +58,9 @@ def check_tiles(name: str, count: int | None) -> int | None:
 
 
 def with_tiles(spec: TileSpec, max_tiles: int | None = None, min_tiles: int | None = None) -> TileSpec:
-    """`spec` with other numbers of tiles, the thumbnail not counted; None keeps its own.
+    """Return `spec` with other numbers of tiles, not counting the thumbnail; None keeps its own.
 
-    Raises LiraError for other numbers than 1 to 12, and for a minimum above the maximum.
+    Raises LiraError for numbers that are not 1 to 12, and for a minimum above the maximum.
     """
     max_tiles, min_tiles = check_tiles("max_tiles", max_tiles), check_tiles("min_tiles", min_tiles)
     most = spec.max_num if max_tiles is None else max_tiles
@@ -72,7 +73,7 @@ def with_tiles(spec: TileSpec, max_tiles: int | None = None, min_tiles: int | No
 def tiles(image: Image.Image, spec: TileSpec) -> np.ndarray:
     """RGB image -> [T, 3, S, S] float32: the grid's tiles row by row, then the whole image as a thumbnail.
 
-    The aspect ratio is not kept. There is no thumbnail beside a single tile.
+    Does not keep the aspect ratio. A single tile has no thumbnail beside it.
     """
     cols, rows = choose_grid(image.width, image.height, spec.min_num, spec.max_num, spec.size)
     size = spec.size
@@ -91,9 +92,9 @@ def pixel_input(image: Image.Image, spec: PixelSpec) -> np.ndarray:
 
 
 def highlight_crop(image: Image.Image, mask: np.ndarray, spec: RegionSpec) -> tuple[Image.Image, Box]:
-    """The mask's bounding box cut out of the image, with everything outside the mask darkened.
+    """Return the image inside the mask's bounding box, darkened outside the mask, and the box.
 
-    mask: [H, W] bool. An empty mask gives the whole image, darkened, and its box (upstream: getbbox is None).
+    mask: [H, W] bool. An empty mask gives the whole image, darkened (upstream: getbbox is None).
     """
     if mask.shape != (image.height, image.width):
         raise ValueError(f"mask is {mask.shape}, the image is {(image.height, image.width)} (height, width)")
@@ -111,7 +112,7 @@ def region_tile(crop: Image.Image, spec: TileSpec) -> np.ndarray:
 def highlighted_tile(
     image: Image.Image, mask: np.ndarray, region: RegionSpec, spec: TileSpec
 ) -> tuple[np.ndarray, Box]:
-    """`region_tile` of `highlight_crop`, and the crop's box; of a large image some rows at a time."""
+    """Return `region_tile` of `highlight_crop`, and the box. Large images are processed in bands of rows."""
     box = mask_box(mask) or (0, 0, image.width, image.height)
     left, top, right, bottom = box
     rows = max(_BAND_PIXELS // (right - left), 1)
@@ -127,9 +128,8 @@ def highlighted_tile(
 def mask_to_image(mask_logits: np.ndarray, width: int, height: int) -> np.ndarray:
     """Mask logits [h, w] float32 of the padded square -> [H, W] float32 at the image's size.
 
-    The mask is where they are above 0. Bilinear with half-pixel centres straight to the square of
-    max(width, height), as torch.nn.functional.interpolate does it, then without the padding. Only the image's
-    part of the square is ever computed.
+    The mask is where they are above 0. Bilinear with half-pixel centres to the square of max(width, height),
+    as in torch.nn.functional.interpolate, then without the padding; pixels of the padding are not computed.
     """
     image = np.empty((height, width), np.float32)
     for top, band in mask_bands(mask_logits, width, height):
@@ -138,7 +138,7 @@ def mask_to_image(mask_logits: np.ndarray, width: int, height: int) -> np.ndarra
 
 
 def mask_bands(mask_logits: np.ndarray, width: int, height: int) -> Iterator[tuple[int, np.ndarray]]:
-    """`mask_to_image` some rows at a time: the first row's number, and logits [rows, W] float32."""
+    """Yield `mask_to_image` in bands: the first row's number, and logits [rows, W] float32."""
     side = max(width, height)
     left, right, x = _bilinear(mask_logits.shape[1], side, (side - width) // 2, width)
     above, below, y = _bilinear(mask_logits.shape[0], side, (side - height) // 2, height)
@@ -154,7 +154,7 @@ def mask_bands(mask_logits: np.ndarray, width: int, height: int) -> Iterator[tup
 
 
 def mask_box(mask: np.ndarray) -> Box | None:
-    """[H, W] bool -> its bounding box, None where it is empty."""
+    """[H, W] bool -> its bounding box, or None if it is empty."""
     rows = np.flatnonzero(mask.any(axis=1))
     if not rows.size:
         return None
@@ -163,15 +163,16 @@ def mask_box(mask: np.ndarray) -> Box | None:
 
 
 def _highlight(crop: Image.Image, mask: np.ndarray, spec: RegionSpec) -> Image.Image:
-    """`crop` with everything outside the mask [H, W] darkened."""
+    """Return `crop`, darkened outside the mask [H, W]."""
     highlighted = ImageEnhance.Brightness(crop).enhance(spec.brightness)
     highlighted.paste(crop, (0, 0), Image.fromarray(mask.astype(np.uint8) * 255))
     return highlighted
 
 
 def _bilinear(source: int, target: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Outputs start .. start + count of a resize source -> target: both neighbours, weight of the second."""
-    # As torch's kernels: float32 with one rounding at the end (fused multiply-add). Thresholds are sharp.
+    """Return, for outputs start .. start + count of a resize source -> target, both neighbours and the weight
+    of the second."""
+    # As in torch's kernels: float32, rounded once at the end (fused multiply-add), for exact masks.
     scale = float(np.float32(source) / np.float32(target))
     position = (scale * (np.arange(start, start + count) + 0.5) - 0.5).astype(np.float32)
     position = np.maximum(position, np.float32(0))
@@ -180,9 +181,9 @@ def _bilinear(source: int, target: int, start: int, count: int) -> tuple[np.ndar
 
 
 def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Pillow's bicubic resize, horizontally first, as Pillow did it for upstream.
+    """Resize with Pillow's bicubic, horizontally first, as Pillow did for upstream.
 
-    From Pillow 13 on its order depends on the sizes, and the two orders differ by up to several levels.
+    From Pillow 13 on the order depends on the sizes, and the two orders differ by up to several levels.
     """
     return _resize_side(_resize_side(image, width=width), height=height)
 
@@ -194,8 +195,8 @@ def _resize_side(image: Image.Image, width: int | None = None, height: int | Non
 def _pad_and_resize(image: Image.Image, size: int, color: tuple[int, int, int]) -> Image.Image:
     """Centre the image in a square of `color` and resize that to size x size.
 
-    The square itself is never made (for a panorama of 20,000 x 100 it would take 1.2 GB): bands of rows are
-    padded and resized horizontally, then the narrow picture vertically.
+    Does not allocate the square, which takes 1.2 GB for a panorama of 20,000 x 100: pads bands of rows and
+    resizes them horizontally, then resizes the narrow picture vertically.
     """
     side = max(image.size)
     left, top = (side - image.width) // 2, (side - image.height) // 2
@@ -217,10 +218,10 @@ def _pad_and_resize(image: Image.Image, size: int, color: tuple[int, int, int]) 
 def _resize_thin_rows(
     band: Image.Image, left: int, side: int, size: int, color: tuple[int, int, int]
 ) -> tuple[Image.Image, int]:
-    """Pad `band` to `side` columns and resize them to `size`, for a band that is a small part of `side`.
+    """Pad `band` to `side` columns and resize them to `size`, for a band much narrower than `side`.
 
-    Returns the output columns that see the band, and the first one's index. Almost all the pixels that Pillow
-    would go through are padding, and their number is the square of `side`: half a minute for 1 x 60,000.
+    Returns the output columns that depend on the band, and the first one's index. Pillow would read the
+    padding as well, `side` squared pixels: half a minute for an image of 1 x 60,000.
     Source of the arithmetic: Pillow's Resample.c (bicubic, a = -0.5, weights in 22-bit fixed point).
     """
     scale = side / size

@@ -1,4 +1,4 @@
-"""An answer for other programs (JSON), for the eye (overlay) and for the impatient (a line of timings)."""
+"""An answer as JSON, as a picture, and as a line of timings."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lira_runtime.timings import AUTHORS_TOKENS_PER_SECOND, Timings
 
 
 def shown_phrases(answer: Answer) -> list[tuple[int, Phrase]]:
-    """The phrases that have a mask, with the number that gives them their colour (see `draw.color`)."""
+    """Return the phrases that have a mask, with the number of their colour (see `draw.color`)."""
     return list(enumerate(phrase for phrase in answer.phrases if phrase.mask is not None))
 
 
 def overlay(image: Image.Image, answer: Answer, question: str = "") -> Image.Image:
-    """The masks on the image, with the question, the answer and a legend below. `question` is only shown."""
+    """Return the image with the masks on it, and the question, the answer and a legend below it."""
     spans = [
         draw.Span(phrase.start, phrase.end, partial(getattr, phrase.mask, "binary"), phrase.text)
         for _, phrase in shown_phrases(answer)
@@ -28,18 +28,18 @@ def overlay(image: Image.Image, answer: Answer, question: str = "") -> Image.Ima
 
 
 def missing_signs(answer: Answer, question: str = "") -> str | None:
-    """A line about what `overlay` cannot show of the texts, for want of fonts; None where it shows all."""
+    """Return a line about signs that `overlay` cannot draw for lack of fonts; None if it draws all."""
     labels = "".join(phrase.text for _, phrase in shown_phrases(answer))
     return fonts.missing(question + answer.text + labels)
 
 
 def as_dict(answer: Answer) -> dict[str, Any]:
-    """The answer for JSON.
+    """Return the answer for JSON.
 
-    `phrases[i].mask` is an index into `masks`, or null; a mask's `rle` is COCO's run-length encoding and its
-    `box_xyxy` (right and bottom exclusive) is null where it is empty. Times are seconds.
+    `phrases[i].mask` is an index into `masks`, or null. A mask's `rle` is COCO's run-length encoding; its
+    `box_xyxy` (right and bottom exclusive) is null if it is empty. Times are seconds.
     """
-    timings = answer.timings.as_dict()  # before masks are decoded for this report alone
+    timings = answer.timings.as_dict()  # before this report decodes masks that nobody else needs
     return {
         "text": answer.text,
         "raw_text": answer.raw_text,
@@ -67,7 +67,7 @@ def as_dict(answer: Answer) -> dict[str, Any]:
 
 
 def rate_line(timings: Timings) -> str:
-    """Tokens per second, beside what the authors report."""
+    """Return the tokens per second, with the rate that the authors report."""
     rates = [f"end to end {timings.end_to_end_tokens_per_second:.1f} tok/s"]
     if timings.decode:
         rates.insert(0, f"decode {timings.decode_tokens_per_second:.1f} tok/s")
@@ -79,7 +79,7 @@ def rate_line(timings: Timings) -> str:
 
 
 def stage_line(timings: Timings) -> str:
-    """Where the time went, stage by stage."""
+    """Return the time of each stage."""
     look = timings.look
     parts = []
     if look.total:

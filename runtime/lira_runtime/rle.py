@@ -1,4 +1,4 @@
-"""Masks as COCO run-length encoding: what pycocotools and every tool of the field read."""
+"""Masks as COCO run-length encoding, which pycocotools reads."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def encode(mask: np.ndarray) -> dict[str, Any]:
 def decode(rle: Mapping[str, Any]) -> np.ndarray:
     """{"size": [H, W], "counts": string} -> [H, W] bool.
 
+    Does not use pycocotools, which leaves pixels that no run covers uninitialised.
     Raises LiraError if the runs do not fill the mask, or if it has more pixels than an image may have.
-    Not by pycocotools, which leaves the pixels that no run covers uninitialised.
     """
     try:
         height, width = (int(side) for side in rle["size"])
@@ -42,8 +42,8 @@ def decode(rle: Mapping[str, Any]) -> np.ndarray:
 
 
 def _runs(counts: bytes) -> list[int]:
-    """Lengths of the runs, by COCO's code: 5 bits a character from 48 up, 32 = more follows, 16 = sign, and
-    from the fourth run on the difference to the run before last."""
+    """Return the lengths of the runs. COCO's code: 5 bits a character, offset 48; bit 32 = more follows, bit
+    16 = sign; from the fourth run on, the difference to the run before last."""
     runs: list[int] = []
     value = shift = 0
     for character in counts:

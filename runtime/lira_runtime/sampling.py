@@ -1,4 +1,4 @@
-"""Choosing a token from logits: plain callables `logits [V] -> token id`."""
+"""Samplers: plain callables `logits [V] -> token id`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ def make_sampler(
     seed: int | None = None,
     banned: Collection[int] = (),
 ) -> Sampler:
-    """Greedy at temperature 0; else softmax(logits / temperature) over the `top_k` best (0: all), cut to the
-    smallest set that holds `top_p` of the probability. Equal seeds choose equal tokens from equal logits.
+    """Return a sampler: argmax at temperature 0, else a draw from softmax(logits / temperature).
 
-    Tokens in `banned` are never chosen. Raises LiraError for values out of range, and, when called, for
-    logits that are not finite (an engine that overflowed).
+    Draws from the `top_k` best tokens (0: all), cut to the smallest set that holds `top_p` of the
+    probability. Equal seeds choose equal tokens from equal logits. Tokens in `banned` are never chosen.
+    Raises LiraError for values out of range. The sampler raises LiraError for logits that are not finite,
+    from an engine that overflowed.
     """
     expected = "0 (greedy) or more"
     temperature = arguments.real("temperature", temperature, expected)
@@ -37,7 +38,7 @@ def make_sampler(
         raise LiraError(f"top_p is {top_p}; expected {expected}")
     top_k = arguments.whole("top_k", top_k, "0 (all tokens) or more", 0)
     seed = arguments.optional_whole("seed", seed, "0 or more", 0)
-    # Below it any two different logits are infinitely far apart, and dividing them overflows.
+    # At a lower temperature the division overflows.
     divisor = max(temperature, _LEAST_TEMPERATURE)
     banned_ids = np.array(sorted(banned), dtype=np.int64)
     random = np.random.default_rng(seed)
@@ -62,7 +63,7 @@ def make_sampler(
             order = order[:top_k]
         probabilities = np.exp(scores[order] - scores[order[0]])
         probabilities /= probabilities.sum()
-        # Keep every token before which less than top_p has been collected: at least the first.
+        # Keep each token if the ones before it hold less than top_p: at least the first.
         kept = np.count_nonzero(np.cumsum(probabilities) - probabilities < top_p)
         probabilities = probabilities[:kept] / probabilities[:kept].sum()
         return int(random.choice(order[:kept], p=probabilities))

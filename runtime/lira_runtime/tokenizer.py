@@ -1,4 +1,4 @@
-"""The bundle's tokenizer.json, and detokenising while tokens arrive."""
+"""The bundle's tokenizer, and detokenizing one token at a time."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from lira_engine.errors import LiraError, OutOfMemory, memory_errors_told
 
 
 class TextCoder(Protocol):
-    """What the runtime asks of a tokenizer."""
+    """The part of a tokenizer that the runtime uses."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; nothing is added in front or behind. Tags written in the text become their ids."""
+        """Return the ids of `text` and no others. Tags in the text become their ids."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`, special tokens included; bytes that are no character yet come out as U+FFFD."""
+        """Return the text of `ids`, with special tokens. Bytes that are no character become U+FFFD."""
         ...
 
     def id_of(self, token: str) -> int | None:
-        """Id of one vocabulary entry, or None."""
+        """Return the id of one vocabulary entry, or None."""
         ...
 
     @property
     def unknown_id(self) -> int | None:
-        """Id that stands for what the vocabulary cannot spell, or None."""
+        """The id of signs that the vocabulary lacks, or None."""
         ...
 
 
 class Tokenizer:
-    """`tokenizers.Tokenizer` of a bundle."""
+    """The tokenizer.json of a bundle, read by the library `tokenizers`."""
 
     def __init__(self, path: Path) -> None:
         try:
             with memory_errors_told():
-                import tokenizers  # not needed by code that brings its own TextCoder
+                import tokenizers  # code with a TextCoder of its own does not need it
 
                 self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except (OutOfMemory, ImportError):
@@ -63,11 +63,11 @@ class Tokenizer:
 
 
 class IncrementalDecoder:
-    """Token by token to text, so that the pieces joined are the text of the whole.
+    """Decodes token by token; the pieces, joined, are the text of all tokens.
 
     A token's text depends on its left neighbour (SentencePiece drops the first space of a text, a word-level
-    decoder adds spaces between words), and a character may be spread over several byte tokens. So each piece
-    is the difference of two decodings that start one piece earlier, held back while it ends in U+FFFD.
+    decoder adds spaces between words), and several byte tokens may spell one character. So each piece is the
+    difference of two decodings that start one piece earlier, and is held back while it ends in U+FFFD.
     """
 
     def __init__(self, tokenizer: TextCoder) -> None:
@@ -77,7 +77,7 @@ class IncrementalDecoder:
         self._done = 0
 
     def add(self, token_id: int) -> str:
-        """The text that became final with this token; often "", while a character is incomplete."""
+        """Return the text that is final with this token: "" while a character is incomplete."""
         self.ids.append(token_id)
         before = self._decode(self.ids[self._context : self._done])
         text = self._decode(self.ids[self._context :])

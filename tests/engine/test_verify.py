@@ -1,4 +1,4 @@
-"""`lira-edge verify`: right engines are noted with their device, wrong ones are named and refused."""
+"""`lira-edge verify` records right engines with their device, and names and refuses wrong ones."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def nano(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def built(nano: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
+    """A copy that a test may spoil."""
     shutil.copytree(nano, tmp_path / "nano")
     return tmp_path / "nano"
 
 
 @pytest.fixture
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Pretend that the CPU provider is that GPU's."""
+    """Pretend that the CPU execution provider is that of a GPU."""
     monkeypatch.setattr(ort_target, "cuda_device", lambda provider, allow: CPU)
 
     def pretend(name: str = "RTX 4090", driver: str = "580.1", board: Jetson | None = None) -> None:
@@ -79,7 +79,7 @@ def record(bundle: Path, folder: str) -> dict[str, Any]:
     return data
 
 
-def test_right_engines(built: Path) -> None:
+def test_right_engines_are_verified(built: Path) -> None:
     said: list[str] = []
     assert record(built, "cpu-fp32")["verified"] is None
     found = verify_engines(built, "cpu", "fp32", threads=1, progress=said.append)
@@ -92,13 +92,15 @@ def test_right_engines(built: Path) -> None:
     assert "5 of 5 next tokens are the fp32 model's" in str(tables(found, "fp32"))
     with open_engines(built, threads=1):
         pass
-    build(built, "cpu", "fp32", threads=1)  # up to date: the note stays
+    build(built, "cpu", "fp32", threads=1)  # up to date: the record stays
     assert read_build(built / "engines" / "cpu-fp32", "").verified == found
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int4"])
-def test_engines_for_cuda(built: Path, precision: str, on_a_gpu: Callable[..., None]) -> None:
-    """The whole way of a target with a device: built, refused, verified, opened, another driver, refused."""
+def test_engines_for_cuda_are_refused_until_verified_on_this_device(
+    built: Path, precision: str, on_a_gpu: Callable[..., None]
+) -> None:
+    """Built, refused, verified, opened; refused with another driver."""
     options = record(built, f"cuda-{precision}")["options"]
     assert (options["provider"], options["allow_fallback"]) == ("cuda", False)
     command = rf"run `lira-edge verify {built} --target cuda --precision {precision}`, or .*--unverified"
@@ -110,7 +112,7 @@ def test_engines_for_cuda(built: Path, precision: str, on_a_gpu: Callable[..., N
     assert found.tokens == TOKENS and found.agree is not None
     if precision != "int4":
         assert found.agree == TOKENS
-    assert ("held to the fp32 outputs within 60%" in str(tables(found, precision))) == (precision == "int4")
+    assert ("within 60% of the fp32 outputs" in str(tables(found, precision))) == (precision == "int4")
     with open_engines(built, "cuda", precision, threads=1) as opened:
         assert opened.target == "cuda"
     on_a_gpu(driver="581.0")
@@ -128,7 +130,7 @@ def test_engines_for_cuda(built: Path, precision: str, on_a_gpu: Callable[..., N
 def test_another_choice_of_gpus_is_another_device(
     built: Path, on_a_gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which of two GPUs CUDA takes, nvidia-smi does not say."""
+    """nvidia-smi does not say which of two GPUs CUDA takes."""
     two = [Gpu("RTX 3060", "12288 MiB", "580.1", "8.6"), Gpu("RTX 4090", "24564 MiB", "580.1", "8.9")]
     monkeypatch.setattr(setting, "gpus", lambda: two)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
@@ -140,14 +142,14 @@ def test_another_choice_of_gpus_is_another_device(
         open_engines(built, "cuda", "fp16", threads=1)
 
 
-def test_a_gpu_target_without_a_gpu(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_target_without_a_gpu_is_refused(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setting, "gpus", lambda: [])
     monkeypatch.setattr(setting, "jetson", lambda: None)
     with pytest.raises(LiraError, match="target cuda needs an NVIDIA GPU, nvidia-smi names none"):
         verify_engines(built, "cuda", "fp16")
 
 
-def test_a_cuda_build_without_the_provider(built: Path) -> None:
+def test_a_cuda_build_without_the_provider_is_refused(built: Path) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has the CUDA provider")
     with pytest.raises(LiraError, match=r"target cuda needs CUDAExecutionProvider, but .*lira-edge\[cuda\]"):
@@ -158,7 +160,7 @@ def test_a_cuda_build_without_the_provider(built: Path) -> None:
 
 
 def test_a_fallback_ends_a_build(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nodes ran on the CPU provider, the device was another one."""
+    """The nodes ran on the CPU execution provider, although the device was another one."""
     elsewhere = dataclasses.replace(CPU, providers=("CUDAExecutionProvider",))
     monkeypatch.setattr(ort_target, "cuda_device", lambda provider, allow: elsewhere)
     opened = opened_on_cpu()
@@ -185,8 +187,7 @@ def opened_on_cpu() -> Callable[..., Any]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_wrong_engine_is_named(built: Path, stage: str) -> None:
-    """As a kernel that is wrong on this device would: a weight that the build did not have. What was verified
-    before no longer is."""
+    """A changed weight stands for a kernel that is wrong here. The record of an earlier verify is removed."""
     verify_engines(built, "cpu", "fp32", threads=1)
     folder = built / "engines" / "cpu-fp32"
     spoil(folder, f"{stage}.onnx")
@@ -198,7 +199,7 @@ def test_a_wrong_engine_is_named(built: Path, stage: str) -> None:
 
 
 def spoil(folder: Path, name: str) -> None:
-    """Scale the largest weight, and list the file as it is now."""
+    """Scale the largest weight, and update the file's entry in build.json."""
     file = folder / name
     model = ir.load(file)
     weights = [v for v in model.graph.initializers.values() if v.dtype == ir.DataType.FLOAT]
@@ -301,18 +302,18 @@ def asked_chunks(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray
     return llm.chunks
 
 
-def test_without_memory_no_answer_is_compared(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_the_answer_is_not_compared(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify_answer, "available_mib", lambda: 1)
     found = verify_engines(built, "cpu", "fp32", threads=1)
     assert (found.tokens, found.agree) == (TOKENS, None)
-    said = "5 tokens, finite; no language model in fp32 to compare them with runs here"
+    said = "5 tokens, finite; not compared: no fp32 language model runs here"
     assert said in str(tables(found, "fp32"))
 
 
 def test_an_older_onnx_runtime_compares_the_answer_with_the_cpu_engine(
     built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The portable graph does not open there."""
+    """That ONNX Runtime cannot open the portable graph."""
     opened = []
 
     def open_llm(bundle: Bundle, target: str, precision: str, threads: int | None) -> Any:
@@ -332,12 +333,12 @@ def test_an_older_onnx_runtime_compares_the_answer_with_the_cpu_engine(
     itself = SimpleNamespace(target="cpu", precision="fp32")
     assert verify_answer._reference_logits(bundle, itself, [chunk], 1) is None  # type: ignore[arg-type]
     file = built / "engines" / "cpu-fp32" / BUILD_NAME
-    file.write_text(json.dumps(record(built, "cpu-fp32") | {"lowering": "0" * 12}))  # it opens, and is stale
+    file.write_text(json.dumps(record(built, "cpu-fp32") | {"lowering": "0" * 12}))  # it opens, but is stale
     assert verify_answer._reference_logits(bundle, cuda, [chunk], 1) is None  # type: ignore[arg-type]
 
 
 def test_the_language_model_is_placed_where_it_will_run(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its cache is updated where it is, which TensorRT's provider does not do."""
+    """TensorRT's execution provider does not update the cache in place."""
     placed = {}
     monkeypatch.setattr(build_cuda, "check_placement", lambda *_: None)
     monkeypatch.setattr(
@@ -351,14 +352,18 @@ def test_the_language_model_is_placed_where_it_will_run(built: Path, monkeypatch
     assert placed == {"llm": ("CUDAExecutionProvider",), "sefe": device.providers}
 
 
-def test_an_answer_that_the_context_has_no_room_for(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_does_not_fit_the_context_is_skipped(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with open_engines(built, threads=1) as opened:
         monkeypatch.setattr(type(opened.llm), "capacity", property(lambda self: 9))
     found = verify_engines(built, "cpu", "fp32", threads=1)
     assert found.tokens == 0 and "not given: the context is too short" in str(tables(found, "fp32"))
 
 
-def test_an_answer_that_fills_the_context_is_not_checked(nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_does_not_fit_the_context_at_its_end_is_skipped(
+    nano: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = Bundle.open(nano)
     rows = sum(len(chunk) for chunk in checked_chunks(nano))
     with open_engines(bundle, threads=1) as opened:
@@ -390,10 +395,10 @@ def test_another_runtime_is_another_setting(
         )
 
 
-def test_near_ties_may_turn_over() -> None:
+def test_near_ties_may_swap() -> None:
     expected = np.array([[9.0, 10.0, -5.0], [1.0, 2.0, 3.0]], np.float32)
     assert _agreeing(expected, expected, "fp32") == 2
-    turned = expected[:, [1, 0, 2]]  # the argmax of the first row is another token, 1.0 behind of 10
+    turned = expected[:, [1, 0, 2]]  # the first argmax is another token, 1.0 below 10
     with pytest.raises(
         LiraError,
         match=r"token 1 of the answer is wrong: the engine's argmax is 0, .* is 1 and ahead of it by 1",
@@ -402,15 +407,15 @@ def test_near_ties_may_turn_over() -> None:
     assert _agreeing(turned, expected, "int8") == 1
 
 
-def test_int4_logits_that_have_nothing_to_do_with_the_portable_ones_are_wrong() -> None:
-    """With four bits any argmax may be a tie: there the logits as a whole decide."""
+def test_int4_logits_unrelated_to_the_portable_ones_are_wrong() -> None:
+    """With four bits any argmax may be a tie: the error of all logits decides."""
     expected = np.random.default_rng(0).standard_normal((5, 50)).astype(np.float32)
     with pytest.raises(LiraError, match=r"logits of the answer are wrong: .* at most 6e-01 is accepted"):
         _agreeing(expected[:, ::-1], expected, "int4")
     assert _agreeing(expected * np.float32(1.3), expected, "int4") == 5
 
 
-def test_tolerance_of_fp16() -> None:
+def test_fp16_outputs_have_their_own_tolerance() -> None:
     expected = {"x": np.linspace(-1, 1, 100, dtype=np.float32), "valid": np.arange(100) % 2 == 0}
     found = {"x": expected["x"] * np.float32(1.01), "valid": expected["valid"].copy()}
     found["valid"][0] ^= True
@@ -425,15 +430,15 @@ def test_tolerance_of_fp16() -> None:
         check_outputs("it", "fp16", found, expected, {})
 
 
-def test_check_vectors_in_the_middle_of_a_sequence(made_bundle: Path) -> None:
+def test_check_vectors_must_begin_with_an_empty_cache(made_bundle: Path) -> None:
     with pytest.raises(
         LiraError, match="begin at position 4, expected an empty cache: export the bundle again"
     ):
         verify.run_llm(None, Bundle.open(made_bundle).check_vectors("llm"))  # type: ignore[arg-type]
 
 
-def test_rows_go_in_chunks_and_one_by_one(nano: Path) -> None:
-    """Prefill, a chunk on a filled cache, and decoding are all seen."""
+def test_check_vectors_run_in_chunks_and_decode_steps(nano: Path) -> None:
+    """The check vectors cover prefill, a chunk on a filled cache, and decode steps."""
     bundle = Bundle.open(nano)
     vectors = bundle.check_vectors("llm")
     with opening.open_llm(bundle, "portable", "fp32", 1) as llm:
@@ -445,14 +450,14 @@ def test_rows_go_in_chunks_and_one_by_one(nano: Path) -> None:
 
             def forward(self, embeds: np.ndarray, cache: Any, asked: Any) -> Any:
                 rows.append(len(embeds))
-                assert len(asked) <= 4  # what an engine with profiles takes at once
+                assert len(asked) <= 4  # an engine with profiles takes no more at once
                 return llm.forward(embeds, cache, asked)
 
         verify.run_llm(Watched(), vectors)  # type: ignore[arg-type]
     assert sum(rows) == vectors.inputs["inputs_embeds"].shape[1] and rows[-2:] == [1, 1] and rows[0] > 1
 
 
-def test_command(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_result_or_refuses(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["verify", str(built), "--threads", "1"])
     printed = capsys.readouterr()

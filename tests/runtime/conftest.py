@@ -1,4 +1,4 @@
-"""Stand-ins for engines and tokenizer, in plain NumPy: every rule of the loop is tested in milliseconds."""
+"""Stand-ins for engines and tokenizer in plain NumPy, to test every rule of the loop in milliseconds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SEG, IMAGE_ID, P, P_END, EOS = (ID[name] for name in ("[SEG]", "<image_id>", "<p
 
 
 class FakeTokenizer:
-    """Longest match on VOCABULARY; decodes bytes and a text's first space as SentencePiece does."""
+    """Longest match on VOCABULARY; decodes bytes and the first space of a text like SentencePiece."""
 
     unknown_id = ID["<unk>"]
 
@@ -93,7 +93,7 @@ class FakeCache:
 
 
 class FakeLlm:
-    """Chooses a scripted token after each pass; hidden and logits tell which pass they come from."""
+    """Chooses a scripted token after each pass; hidden states and logits hold the number of the pass."""
 
     def __init__(
         self, script: Iterable[int] = (), capacity: int = 1000, vocabulary: int = len(VOCABULARY)
@@ -101,7 +101,7 @@ class FakeLlm:
         self.script = list(script)
         self.capacity = capacity
         self.vocabulary = vocabulary
-        self.passes: list[np.ndarray] = []  # what each pass read
+        self.passes: list[np.ndarray] = []  # embeddings of each pass
         self.answer_passes = 0
 
     def new_cache(self) -> FakeCache:
@@ -124,17 +124,17 @@ class FakeLlm:
 
 
 def embed(token_ids: Sequence[int]) -> np.ndarray:
-    """A token's embedding is its id, in every channel."""
+    """Return embeddings with the token's id in every channel."""
     return np.repeat(np.asarray(token_ids, dtype=np.float32)[:, None], WIDTH, axis=1)
 
 
 def is_prefix(embeds: np.ndarray) -> bool:
-    """Whether a pass ends with the visual prefix (its rows are negative) and so is not one of the answer."""
+    """Whether a pass ends with the visual prefix, whose rows are negative: then it is not of the answer."""
     return bool(embeds[-1, 0] < 0)
 
 
 class FakeStage:
-    """A stage as a function of its feeds, with the calls counted. Its passes run when waited for."""
+    """A stage as a function of its feeds, with the calls recorded. A pass runs when its result is read."""
 
     def __init__(self, function: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]) -> None:
         self._function = function
@@ -180,7 +180,7 @@ def _sefe(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _mask(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The left part of the image; the further the pass, the more of it. Pass 0 gives an empty mask."""
+    """Mask the left columns of the image, as many as the number of the pass: none in pass 0."""
     assert feeds["mask_features"][0, 0, 0, 0] == 7
     columns = np.arange(MASK_SIDE) < feeds["hidden_states"][0, 0]
     logits = np.where(columns, 4.0, -4.0).astype(np.float32)
@@ -234,5 +234,5 @@ def fake_manifest() -> Manifest:
 
 @pytest.fixture
 def fakes() -> SimpleNamespace:
-    """Everything above, by name: test modules are not importable from each other."""
+    """All names above: test modules cannot import each other."""
     return SimpleNamespace(**{name: value for name, value in globals().items() if not name.startswith("__")})

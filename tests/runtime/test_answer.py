@@ -18,7 +18,7 @@ from lira_runtime.transcript import Transcript
 
 @pytest.fixture
 def write(fakes: SimpleNamespace) -> Any:
-    """Plays the loop for a script of tokens: a mask for each [SEG] read, a region at each <image_id>."""
+    """Play the loop for a script of tokens: a mask for each [SEG] read, a region at each <image_id>."""
 
     def play(script: str, label: str = "", regions: bool = True) -> tuple[Answer, list[str]]:
         spec = fakes.fake_manifest().tokens
@@ -99,7 +99,7 @@ def test_answer_cut_off_inside_a_phrase_keeps_it(write: Any) -> None:
     assert phrases(answer) == [("", "mask 0")]
 
 
-def test_stray_tags_do_no_harm(write: Any) -> None:
+def test_stray_tags_are_ignored(write: Any) -> None:
     answer, _ = write("</p> [SEG] <p> <p> ▁a </p> </p> <p> </p> [SEG] [SEG] <|im_end|>")
     assert answer.text == "a"
     assert phrases(answer) == [("", "mask 0"), ("a", None), ("", "mask 1"), ("", "mask 2")]
@@ -116,7 +116,7 @@ def test_stray_tags_do_no_harm(write: Any) -> None:
         ("<|im_end|>", ""),
     ],
 )
-def test_white_space_around_removed_tags(write: Any, script: str, text: str) -> None:
+def test_a_removed_tag_leaves_one_blank_at_most(write: Any, script: str, text: str) -> None:
     answer, pieces = write(script)
     assert answer.text == text
     assert "".join(pieces) == text
@@ -133,13 +133,13 @@ def test_a_character_is_held_back_until_its_last_byte(write: Any) -> None:
     assert pieces == ["a", "", "", "€", " ball"]
     answer, pieces = write("▁a <0xE2> <0x82>")
     assert (answer.text, pieces) == ("a", ["a", "", ""])
-    answer, pieces = write("▁a <0x82> ▁ball")  # never a character: shown as such once that is certain
+    answer, pieces = write("▁a <0x82> ▁ball")  # never a character: U+FFFD once that is certain
     assert answer.text == "a\ufffd ball"
 
 
 def test_attributes_rank_by_the_logits_at_seg(write: Any, fakes: SimpleNamespace) -> None:
     answer, _ = write("[SEG] <image_id>", regions=False)
-    words = ["red", "blue", "ball"]  # logits are the ids: each word beats the one before it
+    words = ["red", "blue", "ball"]  # logits are the ids: each word is likelier than the one before it
     ranked = answer.attributes(words)
     assert [word for word, _ in ranked] == ["ball", "blue", "red"]
     assert sum(probability for _, probability in ranked) == pytest.approx(1)
@@ -160,7 +160,9 @@ def test_attributes_rank_by_the_logits_at_seg(write: Any, fakes: SimpleNamespace
         ([" "], 0, "no token for ' '"),
     ],
 )
-def test_attributes_of_what_is_not_there(write: Any, words: Sequence[str], seg: int, message: str) -> None:
+def test_attributes_refuses_missing_masks_and_words(
+    write: Any, words: Sequence[str], seg: int, message: str
+) -> None:
     answer, _ = write("[SEG] <image_id>", regions=False)
     with pytest.raises(LiraError, match=message):
         answer.attributes(words, seg)

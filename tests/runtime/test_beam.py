@@ -1,4 +1,4 @@
-"""Beam search beside transformers' own, on models that are tables, and on an engine with a real KV cache."""
+"""Beam search against transformers, on tables of logits, and on an engine with a real KV cache."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ RECORDED = Path(__file__).with_name("beam_search_4_37_2.json")
 max_new_tokens, min_new_tokens and eos_token_id alone, and where "stop_word" is true with a stopping criterion
 that looks at the last token of the first sequence. End tokens, which finalize adds to all, are left out."""
 VOCABULARY, END, STOP = 9, 2, 4
-PROMPT = VOCABULARY  # stands for every token before the answer
+PROMPT = VOCABULARY  # the place of a token before the answer
 
 Case = dict[str, Any]
 CASES: list[Case] = json.loads(RECORDED.read_text())["cases"]
 
 
 def table(seed: int, scale: float, flat: bool = False) -> np.ndarray:
-    """Logits [3, V + 1, V + 1, V] of the next token, by the answer's length modulo 3 and its last two tokens.
-    `flat`: every third token is less sure. From a generator whose numbers never change."""
+    """Return next-token logits [3, V + 1, V + 1, V] by the answer's length modulo 3 and its last two tokens.
+
+    `flat`: scales the logits of every third step. From a generator with fixed numbers."""
     shape = (3, VOCABULARY + 1, VOCABULARY + 1, VOCABULARY)
     logits = (np.random.RandomState(seed).standard_normal(shape) * scale).astype(np.float32)
     if flat:
@@ -37,7 +38,7 @@ def table(seed: int, scale: float, flat: bool = False) -> np.ndarray:
 
 
 class TableLlm:
-    """An LlmRunner whose rows are token ids, so that it answers for whatever its cache holds."""
+    """An LlmRunner whose rows are token ids, so that its logits show what its cache holds."""
 
     def __init__(self, logits: np.ndarray) -> None:
         self.logits = logits
@@ -71,7 +72,7 @@ def searched(fakes: Any, llm: Any, case: Case, capacity: int = 1000) -> list[int
 
 
 @pytest.mark.parametrize("stop_word", [False, True])
-def test_the_authors_transformers_finds_the_same(fakes: Any, stop_word: bool) -> None:
+def test_beam_search_equals_the_authors_transformers(fakes: Any, stop_word: bool) -> None:
     cases = [case for case in CASES if case["stop_word"] is stop_word]
     assert len(cases) > 40 and {case["beams"] for case in cases} == {2, 3, 5}
     for case in cases:
@@ -79,9 +80,9 @@ def test_the_authors_transformers_finds_the_same(fakes: Any, stop_word: bool) ->
         assert found == case["tokens"], case
 
 
-def test_the_installed_transformers_finds_the_same(fakes: Any) -> None:
-    """Newer versions hold the best answer that runs on against the finished ones, 4.37.2 the best of all, so
-    that they may end a token earlier; in none of these cases does that change the answer."""
+def test_beam_search_equals_the_installed_transformers(fakes: Any) -> None:
+    """Newer versions compare the finished answers with the best running one, 4.37.2 with the best of all. So
+    they may stop a token earlier, which changes the answer in none of these cases."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     transformers.logging.set_verbosity_error()
@@ -126,8 +127,8 @@ def test_the_installed_transformers_finds_the_same(fakes: Any) -> None:
         assert searched(fakes, TableLlm(logits), case) == expected, seed
 
 
-def test_beams_find_what_greedy_misses(fakes: Any) -> None:
-    """A first token that is a little less likely, and what follows it nearly certain."""
+def test_beam_search_finds_an_answer_that_greedy_misses(fakes: Any) -> None:
+    """The first token is a little less likely than another one, and the next is nearly certain."""
     logits = np.full((3, VOCABULARY + 1, VOCABULARY + 1, VOCABULARY), -9, np.float32)
     logits[0, PROMPT, PROMPT, [5, 6]] = 0.1, 0.0
     logits[1, PROMPT, 5] = 0  # anything
@@ -136,8 +137,8 @@ def test_beams_find_what_greedy_misses(fakes: Any) -> None:
     assert searched(fakes, TableLlm(logits), case) == [6, 7]
 
 
-def test_what_it_reads(fakes: Any) -> None:
-    """The prompt once; then for each token and beam the rows that the beam before does not share."""
+def test_each_pass_reads_only_rows_that_the_cache_lacks(fakes: Any) -> None:
+    """The prompt once; then, for each token and beam, the rows that the beam before does not share."""
     llm = TableLlm(table(3, 1.0))
     case = {"beams": 3, "max_new_tokens": 4, "stop_word": False, "min_new_tokens": 4}
     searched(fakes, llm, case)
@@ -146,12 +147,12 @@ def test_what_it_reads(fakes: Any) -> None:
     assert sum(llm.passes[1:]) < 3 * (1 + 2 + 3)
 
 
-def test_a_cache_that_fills_up_ends_the_search(fakes: Any) -> None:
+def test_a_full_cache_ends_the_search(fakes: Any) -> None:
     case = {"beams": 2, "max_new_tokens": 50, "stop_word": False, "min_new_tokens": 50}
     assert len(searched(fakes, TableLlm(table(0, 1.0)), case, capacity=6)) == 5  # the last is not read
 
 
-def test_what_cannot_be_searched(fakes: Any) -> None:
+def test_one_beam_and_non_finite_logits_are_refused(fakes: Any) -> None:
     case = {"beams": 1, "max_new_tokens": 3, "stop_word": False, "min_new_tokens": 0}
     with pytest.raises(LiraError, match="beams is 1; expected 2 or more"):
         searched(fakes, TableLlm(table(0, 1.0)), case)
@@ -159,8 +160,8 @@ def test_what_cannot_be_searched(fakes: Any) -> None:
         searched(fakes, TableLlm(table(0, 1.0) * np.nan), {**case, "beams": 2})
 
 
-def test_on_an_engine_beams_share_one_cache(golden_bundle: Path) -> None:
-    """As if each answer had a cache of its own, filled anew for every token."""
+def test_beams_on_an_engine_share_one_cache(golden_bundle: Path) -> None:
+    """The answer equals that of a search that fills a cache of its own for every token."""
 
     class Anew:
         """Reads the whole sequence again."""

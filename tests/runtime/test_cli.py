@@ -1,4 +1,4 @@
-"""`lira-edge run` on stand-in engines: what it prints, what it writes, what it refuses."""
+"""`lira-edge run` on stand-in engines: output, files, errors."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def answer_with(script: str, fakes: SimpleNamespace, monkeypatch: pytest.MonkeyP
 GROUNDED = "▁it ▁is [SEG] <image_id> ▁a ▁ball </p> ▁ [SEG] . <|im_end|>"
 
 
-def test_text_masks_and_timings(command: Any, picture: Path, tmp_path: Path) -> None:
+def test_run_prints_and_writes_text_masks_and_timings(command: Any, picture: Path, tmp_path: Path) -> None:
     overlay, report = tmp_path / "new" / "out.png", tmp_path / "out.json"
     arguments = ("--image", picture, "--task", "gcg", "--overlay", overlay, "--json", report)
     code, out, err = command(*arguments, "--attributes", "red,blue", script=GROUNDED)
@@ -87,7 +87,7 @@ def test_run_from_python_prints_on_the_given_console_and_returns_the_answer(
     assert capsys.readouterr() == ("", "")
 
 
-def test_free_form_question_without_masks(command: Any, picture: Path) -> None:
+def test_words_without_a_mask_are_not_ranked(command: Any, picture: Path) -> None:
     code, out, _ = command(
         "--image", picture, "--ask", "Is it red?", "--attributes", "red,blue", script="▁it ▁is"
     )
@@ -95,7 +95,7 @@ def test_free_form_question_without_masks(command: Any, picture: Path) -> None:
     assert out.startswith("it is\nno mask in the answer")
 
 
-def test_options_of_the_question(command: Any, picture: Path, tmp_path: Path) -> None:
+def test_options_of_the_question_reach_the_answer(command: Any, picture: Path, tmp_path: Path) -> None:
     report = tmp_path / "out.json"
     code, _, err = command(
         *("--image", picture, "--task", "gcg", "--ilvc", "plain", "--max-tiles", 1, "--json", report),
@@ -150,7 +150,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert set(picture.parent.iterdir()) == before
 
 
-def test_not_an_image(command: Any, tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_is_refused(command: Any, tmp_path: Path) -> None:
     file = tmp_path / "empty.png"
     file.touch()
     code, _, err = command("--image", file, "--ask", "it")
@@ -166,7 +166,7 @@ def test_text_that_is_not_utf8_is_refused_before_engines_are_opened(
     assert caught.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
-def test_names_that_are_not_utf8(command: Any, picture: Path) -> None:
+def test_file_names_that_are_not_utf8_are_read_and_written(command: Any, picture: Path) -> None:
     odd = os.fsdecode(os.fsencode(picture.parent) + b"/caf\xe9")
     try:
         picture.rename(f"{odd}.png")

@@ -21,13 +21,13 @@ def box_mask(left: int, top: int, right: int, bottom: int) -> np.ndarray:
 
 
 def near(picture: Image.Image, tint: tuple[int, int, int], tolerance: int = 12) -> int:
-    """How many pixels have this colour."""
+    """Return how many pixels have this colour."""
     distance = np.abs(np.asarray(picture, dtype=int) - np.array(tint)).max(axis=-1)
     return int((distance <= tolerance).sum())
 
 
 def contrast(a: tuple[int, int, int], b: tuple[int, int, int]) -> float:
-    """WCAG 2 contrast ratio."""
+    """Return the WCAG 2 contrast ratio."""
 
     def luminance(tint: tuple[int, int, int]) -> float:
         values = np.array(tint) / 255
@@ -38,7 +38,7 @@ def contrast(a: tuple[int, int, int], b: tuple[int, int, int]) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_every_colour_can_be_text() -> None:
+def test_every_colour_has_enough_contrast_for_text() -> None:
     assert all(contrast(tint, PANEL) > 4.5 for tint in (*PALETTE, draw.INK, draw.FAINT))
     assert all(np.abs(np.subtract(a, b)).max() > 60 for a, b in itertools.combinations(PALETTE, 2))
 
@@ -53,7 +53,7 @@ def test_phrases_and_masks_share_their_colours() -> None:
     assert near(picture, PALETTE[2]) == 0
 
 
-def test_tint_inside_dim_outside() -> None:
+def test_pixels_are_tinted_inside_and_dimmed_outside_masks() -> None:
     picture = np.asarray(overlay(GREY, "", [(0, 0, box_mask(16, 16, 48, 48))], size=960), dtype=int)
     margin = round(28 * 960 / 1024)
     inside = picture[margin + 320, margin + 320]
@@ -84,7 +84,7 @@ def test_arguments_are_not_changed_and_the_result_repeats() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2000, 9), (192, 192), (2100, 1400)])
-def test_small_large_and_thin_images(size: tuple[int, int]) -> None:
+def test_small_large_and_thin_images_are_drawn(size: tuple[int, int]) -> None:
     image = Image.new("RGB", size, (90, 120, 60))
     full = np.ones((size[1], size[0]), dtype=bool)
     half = full.copy()
@@ -95,24 +95,24 @@ def test_small_large_and_thin_images(size: tuple[int, int]) -> None:
     assert 50 <= picture.height <= 700
 
 
-def test_a_single_pixel_is_still_seen() -> None:
+def test_a_mask_of_one_pixel_is_visible() -> None:
     assert near(overlay(GREY, "", [(0, 0, box_mask(50, 30, 51, 31))], size=960), PALETTE[0]) > 50
 
 
-def test_empty_masks_and_many_masks() -> None:
+def test_empty_masks_and_many_masks_are_drawn() -> None:
     masks = [box_mask(4 * i, 10, 4 * i + 6, 50) for i in range(20)]
     masks[3][:] = False
     picture = overlay(GREY, "", [Span(0, 0, mask, f"thing {i}") for i, mask in enumerate(masks)], size=512)
     assert all(near(picture, tint) > 50 for tint in PALETTE)
 
 
-def test_spans_beyond_the_text_and_odd_characters() -> None:
+def test_spans_beyond_the_text_and_odd_characters_are_drawn() -> None:
     text = "un café “noir” — 猫 🐈\n\n\tfin " + "x" * 500
     spans = [(3, 7, box_mask(0, 0, 9, 9)), (900, 950, box_mask(9, 9, 20, 20)), (5, 9, box_mask(0, 0, 2, 2))]
     assert overlay(GREY, text, spans, question="¿qué?\n\n", size=300).height > 200
 
 
-def test_a_mask_of_another_size_is_a_programming_error() -> None:
+def test_a_mask_of_another_size_raises_value_error() -> None:
     with pytest.raises(ValueError, match="mask is"):
         overlay(GREY, "", [(0, 0, np.zeros((96, 64), dtype=bool))])
 
@@ -149,7 +149,7 @@ def test_punctuation_and_numbers_stay_with_their_word() -> None:
     assert lines == ["a red", "apple1,", "sliced"]
 
 
-def test_printable_and_ellipsis() -> None:
+def test_typographic_signs_become_ascii_and_long_labels_are_cut() -> None:
     assert fonts.runs("“Café” — naïve…") == (fonts.Run('"Cafe" - naive.', None),)
     assert captions.ellipsize("short", 20, 500) == "short"
     cut = captions.ellipsize("a rather long label", 20, 100)

@@ -1,4 +1,4 @@
-"""Any text in a picture: in a font that has its signs, or with a line about those that none has."""
+"""Text in pictures: in a font that has its signs, or with a line about the signs that no font has."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHAPING = features.check("raqm") and features.check("fribidi")
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Sets the fonts that the system has, and whether Pillow shapes text."""
+    """Set the fonts of the system, and whether Pillow can shape text."""
 
     def forget() -> None:
         for cached in (fonts.runs, fonts._plain, fonts._file_with):
@@ -47,7 +47,7 @@ def test_signs_come_from_a_font_that_has_them(installed: Callable[..., None]) ->
     assert fonts.missing("a красный Ω €") is None
 
 
-def test_what_no_font_has_is_said(installed: Callable[..., None]) -> None:
+def test_signs_that_no_font_has_are_named(installed: Callable[..., None]) -> None:
     installed(DEJAVU)
     assert fonts.runs("the 橙色 one") == (Run("the ?? one", None),)
     said = fonts.missing("the 橙色 one, 橙")
@@ -62,7 +62,7 @@ def test_what_no_font_has_is_said(installed: Callable[..., None]) -> None:
 @pytest.mark.parametrize(
     ("signs", "package"), [("橙", "fonts-noto-cjk"), ("한", "fonts-noto-cjk"), ("🚗", "fonts-symbola")]
 )
-def test_the_line_names_what_to_install(
+def test_the_line_about_missing_signs_names_the_package_to_install(
     installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch, signs: str, package: str
 ) -> None:
     installed()
@@ -70,7 +70,7 @@ def test_the_line_names_what_to_install(
     assert f"apt-get install {package})" in str(fonts.missing(signs))
 
 
-def test_scripts_that_need_shaping_are_not_drawn_without(installed: Callable[..., None]) -> None:
+def test_scripts_that_need_shaping_are_not_drawn_without_it(installed: Callable[..., None]) -> None:
     installed(DEJAVU, shaping=False)
     assert fonts.runs("الكرة") == (Run("?????", None),)
     said = fonts.missing("الكرة x")
@@ -79,7 +79,7 @@ def test_scripts_that_need_shaping_are_not_drawn_without(installed: Callable[...
 
 
 @pytest.mark.skipif(not SHAPING, reason="Pillow has no raqm here")
-def test_words_from_right_to_left(installed: Callable[..., None]) -> None:
+def test_right_to_left_words_are_placed_from_right_to_left(installed: Callable[..., None]) -> None:
     installed(DEJAVU)
     assert fonts.runs("الكرة الحمراء 12.") == (Run("الكرة الحمراء 12.", DEJAVU),)
     (line,) = captions.wrap([Piece("a الكرة الحمراء b", draw.INK)], 20, 1e6)
@@ -89,18 +89,18 @@ def test_words_from_right_to_left(installed: Callable[..., None]) -> None:
     assert [one.x for one in plain] == sorted(one.x for one in plain)
 
 
-def test_what_has_no_shape_is_left_out() -> None:
+def test_signs_without_a_shape_are_left_out() -> None:
     assert fonts.runs("a\u200fb\u202ec\ufe0f\u0301") == (Run("abc", None),)
     assert fonts.runs("a\nb\x00\x1b\u2028c\td") == (Run("a b   c d", None),)
     assert fonts.runs("") == ()
 
 
-def test_fonts_that_show_a_box_for_everything_are_not_taken() -> None:
+def test_placeholder_fonts_are_not_used() -> None:
     assert fonts._is_placeholder(Path("/System/Library/Fonts/LastResort.otf"))
     assert not fonts._is_placeholder(Path(DEJAVU))
 
 
-def test_files_that_are_no_fonts_are_passed_over(installed: Callable[..., None], tmp_path: Path) -> None:
+def test_damaged_and_missing_font_files_are_skipped(installed: Callable[..., None], tmp_path: Path) -> None:
     broken = tmp_path / "broken.ttf"
     broken.write_bytes(b"\0\1\0\0 no font")
     installed(str(broken), str(tmp_path / "gone.ttf"), DEJAVU)

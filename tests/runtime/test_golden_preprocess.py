@@ -38,14 +38,14 @@ def pixel_spec(golden_config: dict[str, Any]) -> PixelSpec:
 
 
 def tile_spec(config: dict[str, Any], *, max_num: int) -> TileSpec:
-    """As the recording scripts call dynamic_preprocess: min_num 1, with a thumbnail."""
+    """The tile spec of the recording scripts' dynamic_preprocess: min_num 1, with a thumbnail."""
     constants = config["preprocessing"]["tile"]
     mean, std = tuple(constants["mean"]), tuple(constants["std"])
     return TileSpec(constants["size"], mean, std, min_num=1, max_num=max_num, use_thumbnail=True)
 
 
 def traces(golden: Path) -> list[tuple[Path, Any, Any]]:
-    """(image path, opened image, arrays) of each recorded answer."""
+    """Yield (image path, opened image, arrays) of each recorded answer."""
     paths = sorted((golden / "e2e").glob("trace_*.npz"))
     assert paths
     images = [path.with_name(path.stem.replace("trace", "image") + ".png") for path in paths]
@@ -82,7 +82,7 @@ def test_golden_pixel_input_of_component_images(golden: Path, pixel_spec: PixelS
 
 
 def test_golden_crops(golden: Path, golden_config: dict[str, Any]) -> None:
-    """Among the cases: an empty mask, a single pixel, a whole image, a thin object."""
+    """The cases include an empty mask, a single pixel, a whole image and a thin object."""
     recorded = np.load(golden / "components/crop_cases.npz")
     image = open_image(golden / "components/image_A.png")
     spec = tile_spec(golden_config, max_num=1)

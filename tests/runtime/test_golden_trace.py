@@ -1,7 +1,7 @@
 """The recorded ILVC traces, replayed token for token and mask for mask (tolerances: the golden README).
 
-Teacher-forced: every step takes the recorded token, so that a near tie cannot make later steps incomparable.
-Where upstream's own choice was used, the replay must agree with it.
+Teacher-forced: each step takes the recorded token, so that a near tie does not make later steps incomparable.
+Where the recorded token is upstream's own choice, the replay's argmax must be equal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MASK_LOGITS = 1e-3  # they span tens
 
 
 class Numbers:
-    """Ids as text: the golden data has no tokenizer."""
+    """A tokenizer whose text is the ids: the golden data has none."""
 
     unknown_id = None
 
@@ -48,7 +48,7 @@ class Pass:
 
 
 class RecordingLlm:
-    """The LLM, with every pass written down."""
+    """The LLM, with every pass recorded."""
 
     def __init__(self, llm: Any) -> None:
         self.llm = llm
@@ -87,7 +87,7 @@ class Replay:
     masks: list[MaskEvent]
     regions: list[RegionEvent]
     prefill: list[Pass]
-    steps: list[Pass]  # the first one is the last pass of the prefill
+    steps: list[Pass]  # the first is the last pass of the prefill
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_golden_trace_regions(replay: Replay, lira: Lira) -> None:
         assert event.box_xyxy == tuple(trace[f"crop{i}_bbox_xyxy"].tolist())
         close(event.tile, trace[f"crop{i}_tile"], PREPROCESSING)
         step = int(trace[f"crop{i}_step"]) + 1
-        if step == len(replay.steps):  # <image_id> came last: nothing read the region
+        if step == len(replay.steps):  # <image_id> was the last token: no pass read the region
             continue
         chunk = replay.steps[step].embeds
         close(chunk, trace[f"chunk_embeds_step{step}"][0], ENCODERS)

@@ -30,7 +30,7 @@ def picture() -> Image.Image:
 
 
 def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG with a header and whatever chunks are given."""
+    """Return a PNG with a header and the given chunks."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n"
     for name, body in ((b"IHDR", header), *chunks, (b"IEND", b"")):
@@ -48,11 +48,11 @@ def refusal(source: Any, **options: Any) -> str:
     return message
 
 
-# --- what just works ---------------------------------------------------------------------------------------
+# --- images that open ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP"])
-def test_lossless_formats_from_path_and_bytes(kind: str, tmp_path: Path) -> None:
+def test_lossless_formats_open_from_path_and_bytes(kind: str, tmp_path: Path) -> None:
     data = encode(picture(), kind, **({"lossless": True} if kind == "WEBP" else {}))
     path = tmp_path / "no_extension_needed"
     path.write_bytes(data)
@@ -62,13 +62,13 @@ def test_lossless_formats_from_path_and_bytes(kind: str, tmp_path: Path) -> None
         assert_array_equal(np.asarray(image), GRADIENT)
 
 
-def test_jpeg_as_pillow_decodes_it() -> None:
+def test_jpeg_decodes_as_in_pillow() -> None:
     data = encode(picture(), "JPEG")
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     assert_array_equal(np.asarray(open_image(data)), expected)
 
 
-def test_lossy_webp() -> None:
+def test_lossy_webp_decodes() -> None:
     assert open_image(encode(picture(), "WEBP")).size == (36, 24)
 
 
@@ -87,7 +87,7 @@ def test_pil_image_and_array_are_copied() -> None:
     assert_array_equal(np.asarray(from_array), GRADIENT)
 
 
-def test_array_views() -> None:
+def test_array_views_are_read() -> None:
     view = GRADIENT[::-1, ::2, ::-1]
     assert_array_equal(np.asarray(open_image(view)), view)
 
@@ -103,7 +103,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
             assert_array_equal(np.asarray(open_image(encode(source, "PNG"))), expected)
 
 
-def test_cmyk_jpeg() -> None:
+def test_cmyk_jpeg_becomes_rgb() -> None:
     data = encode(picture().convert("CMYK"), "JPEG")
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     assert_array_equal(np.asarray(open_image(data)), expected)
@@ -135,8 +135,8 @@ def test_sixteen_bit_greyscale_is_scaled_not_clipped(dtype: Any) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_exif_orientation(orientation: int, kind: str) -> None:
-    """A photo stored in each of the eight ways comes out upright: its bright corner is top left."""
+def test_exif_orientation_turns_the_image_upright(orientation: int, kind: str) -> None:
+    """In each of the eight orientations the bright corner ends up top left."""
     upright = np.zeros((32, 48, 3), dtype=np.uint8)
     upright[:8, :8] = 255
     undo = [
@@ -159,7 +159,7 @@ def test_exif_orientation(orientation: int, kind: str) -> None:
         assert np.abs(found - upright).mean() < 10
 
 
-def test_damaged_exif_does_not_matter() -> None:
+def test_damaged_exif_is_ignored() -> None:
     data = encode(picture(), "JPEG", exif=b"Exif\0\0MM\0*" + b"\xff" * 40)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -167,12 +167,12 @@ def test_damaged_exif_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 60_000), (60_000, 1), (2, 3)])
-def test_tiny_and_thin(size: tuple[int, int]) -> None:
+def test_tiny_and_thin_images_open(size: tuple[int, int]) -> None:
     assert open_image(encode(Image.new("RGB", size), "PNG")).size == size
 
 
 class Reader:
-    """A stream that only reads, as a network's does."""
+    """A stream that can only be read, like that of a network."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -181,7 +181,7 @@ class Reader:
         return self._data
 
 
-def test_open_files(tmp_path: Path) -> None:
+def test_an_open_file_is_read_from_its_position(tmp_path: Path) -> None:
     data = encode(picture(), "PNG")
     path = tmp_path / "picture"
     path.write_bytes(b"a header " + data)
@@ -196,10 +196,10 @@ def test_open_files(tmp_path: Path) -> None:
     assert not memory.closed
 
 
-# --- what is refused, in one line --------------------------------------------------------------------------
+# --- sources that are refused -------------------------------------------------------------------------------
 
 
-def test_missing_file_folder_and_unreadable_name(tmp_path: Path) -> None:
+def test_missing_file_folder_and_unreadable_name_are_refused(tmp_path: Path) -> None:
     assert "there is no such file" in refusal(tmp_path / "cat.png")
     assert "is a folder" in refusal(tmp_path)
     assert "cannot be read" in refusal("cat\0.png")
@@ -207,7 +207,7 @@ def test_missing_file_folder_and_unreadable_name(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(tmp_path / "file" / "cat.png")
 
 
-def test_zero_bytes(tmp_path: Path) -> None:
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "empty.png"
     path.touch()
     assert refusal(path) == f"{path} is empty (0 bytes), expected a JPEG, PNG, WebP or BMP image"
@@ -225,17 +225,17 @@ def test_zero_bytes(tmp_path: Path) -> None:
         (b"\0\0\0\x18ftypheic", "a HEIC image"),
     ],
 )
-def test_other_files(data: bytes, what: str) -> None:
+def test_other_files_are_named_in_the_error(data: bytes, what: str) -> None:
     assert what in refusal(data)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "ICO"])
-def test_other_image_formats(kind: str) -> None:
+def test_other_image_formats_are_refused(kind: str) -> None:
     assert "expected JPEG, PNG, WebP or BMP" in refusal(encode(picture(), kind))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
-def test_truncated_anywhere(kind: str) -> None:
+def test_a_file_cut_short_anywhere_is_refused(kind: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = encode(Image.fromarray(noise), kind)
     for keep in (2, 3, 8, 12, 16, 20, 26, 30, 33, 60, 200, len(data) // 2, len(data) * 9 // 10):
@@ -300,30 +300,30 @@ def test_limits_hold_for_every_kind_of_source() -> None:
     assert "65,535 on a side" in refusal(Image.new("1", (70_000, 1)))
 
 
-def test_no_pixels() -> None:
+def test_an_image_without_pixels_is_refused() -> None:
     assert "0 x 5 pixels" in refusal(Image.new("RGB", (0, 5)))
     refusal(png(0, 5))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_animation(kind: str) -> None:
+def test_animations_are_refused(kind: str) -> None:
     data = encode(picture(), kind, save_all=True, append_images=[Image.new("RGB", (36, 24))])
     assert f"animated {kind} with 2 frames" in refusal(data)
     assert "2 frames" in refusal(Image.open(io.BytesIO(data)))
 
 
-def test_arrays_of_the_wrong_kind() -> None:
+def test_arrays_of_the_wrong_kind_are_refused() -> None:
     assert "float32 array of 4x5x3, expected uint8 HxWx3" in refusal(np.zeros((4, 5, 3), np.float32))
     for shape in ((4, 5), (4, 5, 4), (3, 4, 5), (0, 5, 3), (1, 4, 5, 3)):
         assert "expected uint8" in refusal(np.zeros(shape, np.uint8))
 
 
-def test_numbers_that_are_no_colours() -> None:
+def test_values_outside_16_bits_are_refused() -> None:
     assert "floating-point" in refusal(Image.new("F", (3, 3)))
     assert "expected 16-bit values" in refusal(Image.fromarray(np.array([[70_000]], np.int32)))
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "picture"
     path.write_bytes(encode(picture(), "PNG"))
     with open(path, encoding="latin-1") as file:
@@ -335,12 +335,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", [None, 5, 2.5, True, ["a.png"], {}, object()])
-def test_things_that_are_no_images(source: object) -> None:
+def test_other_types_than_images_are_refused(source: object) -> None:
     expected = f"the image is of type {type(source).__name__}, expected a path, bytes, a binary file, a PIL"
     assert refusal(source).startswith(expected)
 
 
-def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+def test_a_file_whose_name_is_not_utf8_opens(tmp_path: Path) -> None:
     name = os.fsencode(tmp_path) + b"/caf\xe9.png"
     try:
         with open(name, "wb") as file:
@@ -350,7 +350,7 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     assert open_image(os.fsdecode(name)).size == (36, 24)
 
 
-def test_memory_that_is_refused_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_memory_is_not_reported_as_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: object) -> None:
         raise MemoryError
 

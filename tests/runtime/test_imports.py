@@ -1,4 +1,4 @@
-"""What a device has to load."""
+"""Importing the runtime loads no heavy package."""
 
 from __future__ import annotations
 

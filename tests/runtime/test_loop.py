@@ -1,4 +1,4 @@
-"""The loop against Algorithm 1 and upstream's order of things, with a scripted LLM."""
+"""The loop follows Algorithm 1 and upstream's order of steps, with a scripted LLM."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_appended_embeddings_follow_the_token_in_one_pass(fakes: SimpleNamespace
     assert region.consumed == [(0, 1.0)]  # the output is that of the chunk's last position
 
 
-def test_callback_that_appends_nothing(fakes: SimpleNamespace) -> None:
+def test_a_callback_may_append_nothing(fakes: SimpleNamespace) -> None:
     llm = fakes.FakeLlm([fakes.IMAGE_ID, 9])
     run(fakes, llm, {fakes.IMAGE_ID: Diary(rows=None)})
     assert [len(chunk) for chunk in llm.passes] == [2, 1, 1]
@@ -99,12 +99,12 @@ def test_stop_token_ends_before_its_callback_but_after_the_mask(fakes: SimpleNam
         fakes, llm, {fakes.SEG: seg, fakes.IMAGE_ID: region}, stop_ids={fakes.EOS, fakes.IMAGE_ID}
     )
     assert seg.consumed == [(0, 1.0)]
-    assert region.chosen == []  # nobody would read what it appends
+    assert region.chosen == []  # no pass would read what it appends
     assert reason == "stop"
 
 
 @pytest.mark.parametrize("capacity, tokens", [(2, 1), (3, 2), (4, 3)])
-def test_full_cache_keeps_what_there_is(fakes: SimpleNamespace, capacity: int, tokens: int) -> None:
+def test_a_full_cache_ends_the_answer(fakes: SimpleNamespace, capacity: int, tokens: int) -> None:
     events, reason = run(fakes, fakes.FakeLlm([9, 10, 11, 12, 13], capacity), {})
     assert (len(events), reason) == (tokens, "length")
 
@@ -114,8 +114,8 @@ def test_region_that_does_not_fit_ends_the_answer(fakes: SimpleNamespace) -> Non
     cache = llm.new_cache()
     events, reason = run(fakes, llm, {fakes.IMAGE_ID: Diary(rows=3)}, cache=cache)
     assert reason == "length"
-    assert cache.length == 3  # prompt and one token: the chunk of four was refused whole
-    assert len(events) == 3  # two tokens and the callback's own
+    assert cache.length == 3  # prompt and one token: no row of the chunk of four was added
+    assert len(events) == 3  # two tokens, and one of the callback
 
 
 def test_forced_tokens_replace_the_choice_at_their_steps(fakes: SimpleNamespace) -> None:

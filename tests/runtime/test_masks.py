@@ -1,4 +1,4 @@
-"""Masks of large pictures, computed some rows at a time."""
+"""Masks of large images, computed in bands of rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES = [(60, 40), (40, 61), (200, 3), (1, 90)]
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("pixels", [1, 130, 1000])
-def test_bands_give_what_the_whole_gives(
+def test_bands_equal_the_mask_computed_at_once(
     size: tuple[int, int], pixels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
@@ -28,7 +28,7 @@ def test_bands_give_what_the_whole_gives(
     whole = Mask(lambda: LOGITS, *size)
     logits, score = whole.logits, whole.score
     inside = logits[logits > 0].astype(np.float64)
-    assert score == np.mean(1 / (1 + np.exp(-inside)))  # as ever, in one band
+    assert score == np.mean(1 / (1 + np.exp(-inside)))  # a small mask is one band
     crop, box = preprocess.highlight_crop(image, whole.binary, region)
     tile = preprocess.region_tile(crop, TILE)
 
@@ -42,7 +42,7 @@ def test_bands_give_what_the_whole_gives(
     assert found_box == box == banded.box_xyxy
 
 
-def test_the_tile_of_an_empty_mask_is_the_whole_picture_darkened() -> None:
+def test_the_tile_of_an_empty_mask_is_the_whole_image_darkened() -> None:
     image, region = Image.new("RGB", (50, 30), (200, 100, 50)), RegionSpec(brightness=0.3)
     nothing = np.zeros((30, 50), bool)
     crop, box = preprocess.highlight_crop(image, nothing, region)
@@ -52,7 +52,7 @@ def test_the_tile_of_an_empty_mask_is_the_whole_picture_darkened() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_mask_that_is_kept_in_bits(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mask_kept_as_bits_equals_the_mask(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Mask(lambda: LOGITS, *size)
     monkeypatch.setattr(masks, "_KEPT_AS_IT_IS", 0)
     packed = Mask(lambda: LOGITS, *size)
@@ -61,7 +61,7 @@ def test_a_mask_that_is_kept_in_bits(size: tuple[int, int], monkeypatch: pytest.
     assert (packed.score, packed.box_xyxy) == (plain.score, plain.box_xyxy)
 
 
-def test_what_a_large_mask_needs() -> None:
+def test_a_large_mask_takes_little_memory() -> None:
     width, height = 12_000, 2_000
     mask = Mask(lambda: np.abs(LOGITS), width, height)
     tracemalloc.start()
@@ -71,4 +71,4 @@ def test_what_a_large_mask_needs() -> None:
     finally:
         tracemalloc.stop()
     assert kept < width * height / 4
-    assert peak < 200e6  # whole, float64 alone takes 190 MB for each step of the score
+    assert peak < 200e6  # at once, each step of the score takes 190 MB of float64

@@ -1,4 +1,4 @@
-"""Metadata that viewers do not care about, and the one tag that they do."""
+"""The EXIF orientation is read; all other metadata are ignored, damaged or not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
 
 def stored(kind: str, **options: object) -> bytes:
-    """A picture whose left third is red."""
+    """Return an image whose left third is red."""
     pixels = np.full((32, 48, 3), 40, np.uint8)
     pixels[:, :16, 0] = 240
     file = io.BytesIO()
@@ -33,7 +33,7 @@ def entry(tag: int, kind: int, count: int, value: bytes) -> bytes:
 
 
 def tiff(*entries: bytes, behind: bytes = b"") -> bytes:
-    """An EXIF block; `behind` lies at 10 + 12 * len(entries) + 4."""
+    """Return an EXIF block; `behind` starts at byte 10 + 12 * len(entries) + 4."""
     head = b"II*\0" + struct.pack("<IH", 8, len(entries))
     return head + b"".join(entries) + b"\0" * 4 + behind
 
@@ -79,7 +79,7 @@ def webp_with(exif: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_an_orientation_beside_odd_values_is_used(name: str) -> None:
+def test_the_orientation_is_read_beside_damaged_values(name: str) -> None:
     exif = ODD[name]
     pictures = [jpeg_with(b"Exif\0\0" + exif), png_with(b"eXIf", exif)]
     if features.check("webp"):
@@ -87,14 +87,14 @@ def test_an_orientation_beside_odd_values_is_used(name: str) -> None:
     for data in pictures:
         assert open_image(data).size == TURNED
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own, when it opens the file
+            warnings.simplefilter("ignore")  # of Pillow, when it opens the file
             opened = Image.open(io.BytesIO(data))
         assert open_image(opened).size == TURNED
         assert open_image(data, upright=False).size == WIDE
 
 
 @pytest.mark.parametrize("name", NO_ORIENTATION)
-def test_an_orientation_that_is_none_leaves_the_picture(name: str) -> None:
+def test_an_invalid_orientation_is_ignored(name: str) -> None:
     exif = NO_ORIENTATION[name]
     for data in (jpeg_with(b"Exif\0\0" + exif), png_with(b"eXIf", exif)):
         assert open_image(data).size == WIDE
@@ -103,7 +103,7 @@ def test_an_orientation_that_is_none_leaves_the_picture(name: str) -> None:
 @pytest.mark.parametrize(
     "packet", [b"<x:xmpmeta>\xa8\xff</x:xmpmeta>", b"", b"\0\xff" * 50, "<a>\u00e9</a>".encode("utf-16")]
 )
-def test_xmp_that_is_not_utf8(packet: bytes) -> None:
+def test_xmp_that_is_not_utf8_is_ignored(packet: bytes) -> None:
     beside = jpeg_with(XMP + packet)
     assert open_image(beside).size == WIDE
     payload = b"Exif\0\0" + ODD["double"]
@@ -111,12 +111,12 @@ def test_xmp_that_is_not_utf8(packet: bytes) -> None:
     assert open_image(turned).size == TURNED
 
 
-def test_xmp_alone_says_how_a_picture_is_turned() -> None:
+def test_the_orientation_is_read_from_xmp_without_exif() -> None:
     packet = b"XML:com.adobe.xmp\0\0\0\0\0" + b'<rdf:Description tiff:Orientation="6"/>'
     assert open_image(png_with(b"iTXt", packet)).size == TURNED
 
 
-def test_a_picture_whose_other_metadata_are_broken_is_shown() -> None:
+def test_an_image_with_other_damaged_metadata_opens() -> None:
     expected = open_image(stored("JPEG", quality=95))
     for payload, marker in ((b"JFIF\0", 0xE0), (b"Photoshop 3.0\x008BIM\x03", 0xED), (b"", 0xFE)):
         assert_array_equal(np.asarray(open_image(jpeg_with(payload, marker))), np.asarray(expected))
@@ -131,7 +131,7 @@ def test_a_picture_whose_other_metadata_are_broken_is_shown() -> None:
         assert_array_equal(np.asarray(open_image(data)), np.asarray(open_image(stored("PNG"))))
 
 
-def test_pixels_that_are_damaged_are_damaged_without_metadata_too() -> None:
+def test_damaged_pixels_are_refused_with_and_without_metadata() -> None:
     data = png_with(b"tEXt", b"a\0b", check=0)
     with pytest.raises(LiraError, match="damaged or cut short"):
         open_image(data[: len(data) // 2])
@@ -139,7 +139,7 @@ def test_pixels_that_are_damaged_are_damaged_without_metadata_too() -> None:
         open_image(jpeg_with(b"JFIF\0", 0xE0)[:200])
 
 
-def test_an_upright_picture_is_not_turned_again() -> None:
+def test_an_upright_image_is_not_turned_again() -> None:
     once = open_image(jpeg_with(b"Exif\0\0" + ODD["double"]))
     assert open_image(once).size == TURNED
     as_stored = open_image(jpeg_with(b"Exif\0\0" + ODD["double"]), upright=False)

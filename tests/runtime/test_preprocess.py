@@ -23,7 +23,7 @@ def noise(width: int, height: int) -> Image.Image:
     ("width", "height", "grid"),
     [(300, 300, (1, 1)), (600, 300, (2, 1)), (1, 50_000, (1, 6)), (50_000, 1, (6, 1)), (1, 1, (1, 1))],
 )
-def test_grid_follows_the_shape(width: int, height: int, grid: tuple[int, int]) -> None:
+def test_the_tile_grid_follows_the_aspect_ratio(width: int, height: int, grid: tuple[int, int]) -> None:
     assert preprocess.choose_grid(width, height, 1, 6, 448) == grid
 
 
@@ -32,7 +32,7 @@ def test_equally_close_grids_are_decided_by_the_pixel_count() -> None:
     assert preprocess.choose_grid(1000, 1000, 1, 4, 448) == (2, 2)
 
 
-def test_no_grid_fits_between_the_limits() -> None:
+def test_without_a_grid_between_the_limits_there_is_one_tile() -> None:
     assert preprocess.choose_grid(100, 100, 3, 2, 448) == (1, 1)
 
 
@@ -49,7 +49,7 @@ def test_a_single_tile_has_no_thumbnail() -> None:
 
 
 def test_rows_are_resized_before_columns() -> None:
-    """Pillow 13 turns the order round for some sizes; the recorded arrays come from an older one."""
+    """Pillow 13 reverses the order for some sizes; the recorded arrays come from an older version."""
     image = noise(160, 120)
     for width, height in ((168, 112), (112, 168), (50, 200)):
         wide = image.resize((width, 120), Image.Resampling.BICUBIC)
@@ -133,6 +133,6 @@ def test_an_empty_mask_gives_the_whole_image_darkened() -> None:
     assert crop.getcolors() == [(80, (60, 30, 15))]
 
 
-def test_a_mask_of_another_size_is_a_programming_error() -> None:
+def test_a_mask_of_another_size_raises_value_error() -> None:
     with pytest.raises(ValueError, match="mask is"):
         preprocess.highlight_crop(noise(10, 8), np.zeros((10, 8), dtype=bool), RegionSpec(brightness=0.3))

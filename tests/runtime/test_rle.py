@@ -28,7 +28,7 @@ def masks() -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("mask", masks(), ids=lambda mask: "x".join(map(str, mask.shape)))
-def test_round_trip_through_json(mask: np.ndarray) -> None:
+def test_encoding_survives_json(mask: np.ndarray) -> None:
     found = rle.decode(json.loads(json.dumps(rle.encode(mask))))
     assert found.dtype == bool
     assert_array_equal(found, mask)
@@ -36,12 +36,12 @@ def test_round_trip_through_json(mask: np.ndarray) -> None:
 
 @pytest.mark.parametrize("mask", masks(), ids=lambda mask: "x".join(map(str, mask.shape)))
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # pycocotools' own, with NumPy 2
-def test_pycocotools_reads_it(mask: np.ndarray) -> None:
+def test_pycocotools_reads_the_encoding(mask: np.ndarray) -> None:
     assert_array_equal(coco.decode(rle.encode(mask)), mask)
 
 
-def test_known_encoding() -> None:
-    """Columns first, background first: of 2 x 3 with the last column set, 4 background pixels, then 2."""
+def test_a_known_mask_has_its_known_encoding() -> None:
+    """Column by column, background first: 2 x 3 with the last column set has runs of 4 and 2."""
     mask = np.array([[0, 0, 1], [0, 0, 1]], dtype=bool)
     assert rle.encode(mask) == {"size": [2, 3], "counts": "42"}
 
@@ -72,6 +72,6 @@ def test_bad_encodings_are_refused(bad: dict[str, Any]) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_only_two_dimensions_are_a_mask() -> None:
+def test_a_mask_of_other_than_two_dimensions_raises_value_error() -> None:
     with pytest.raises(ValueError, match="expected"):
         rle.encode(np.zeros((1, 5, 7), dtype=bool))

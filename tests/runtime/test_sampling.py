@@ -34,7 +34,7 @@ def test_temperature_one_draws_the_distribution() -> None:
     np.testing.assert_allclose(shares, np.exp(LOGITS), atol=0.03)
 
 
-def test_top_k() -> None:
+def test_top_k_keeps_the_k_best_tokens() -> None:
     assert set(drawn(temperature=1.0, top_k=2)) == {1, 3}
     assert set(drawn(temperature=1.0, top_k=99)) == {0, 1, 2, 3}
 
@@ -44,7 +44,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, kept: set[in
     assert set(drawn(temperature=1.0, top_p=top_p)) == kept
 
 
-def test_seed_decides() -> None:
+def test_equal_seeds_choose_equal_tokens() -> None:
     assert drawn(temperature=1.0) == drawn(temperature=1.0)
     other = make_sampler(temperature=1.0, seed=2)
     assert [other(LOGITS) for _ in range(400)] != drawn(temperature=1.0)
@@ -65,12 +65,12 @@ def test_tiny_temperature_is_greedy() -> None:
         {"seed": -1},
     ],
 )
-def test_values_out_of_range(options: dict[str, float]) -> None:
+def test_values_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(LiraError, match="expected"):
         make_sampler(**options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_overflowed(temperature: float) -> None:
+def test_non_finite_logits_are_refused(temperature: float) -> None:
     with pytest.raises(LiraError, match="not finite"):
         make_sampler(temperature)(np.array([0, np.nan], dtype=np.float32))

@@ -1,4 +1,4 @@
-"""Look once, ask many: prompts, cache, callbacks and timings together, on stand-in engines."""
+"""Scenes on stand-in engines: prompts, cache, callbacks and timings together."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from lira_runtime.answer import FinishedEvent
 from lira_runtime.events import MaskEvent, RegionEvent, TokenEvent
 from lira_runtime.sampling import make_sampler
 
-TILES = 3  # of the image below, thumbnail included; the encoder takes them one at a time
+TILES = 3  # of the image below, with the thumbnail; the encoder reads one at a time
 
 
 @pytest.fixture
 def look(fakes: SimpleNamespace) -> Any:
-    """A scene of a 40 x 20 image, and its engines."""
+    """Return a scene of a 40 x 20 image, and its engines."""
 
     def open_scene(script: str = "", capacity: int = 1000, **tiles: int) -> tuple[Scene, SimpleNamespace]:
         engines = fakes.fake_engines([fakes.ID[piece] for piece in script.split()], capacity)
@@ -76,7 +76,7 @@ def test_encoders_and_the_image_prefill_run_once(look: Any, fakes: SimpleNamespa
     assert first.timings.ttft > first.timings.look.total
 
 
-def test_ilvc_answer(look: Any, fakes: SimpleNamespace) -> None:
+def test_an_answer_with_ilvc_has_masks_regions_and_phrases(look: Any, fakes: SimpleNamespace) -> None:
     scene, engines = look("[SEG] <image_id> ▁red ▁ball </p> [SEG] . <|im_end|>")
     events = list(scene.stream(task="gcg"))
     kinds = [type(event).__name__.removesuffix("Event") for event in events]
@@ -97,18 +97,18 @@ def test_ilvc_answer(look: Any, fakes: SimpleNamespace) -> None:
     assert region.box_xyxy == answer.masks[0].box_xyxy and region.tile.shape == (1, 3, 8, 8)
     timings = answer.timings
     assert (timings.new_tokens, len(timings.region_prefill), len(timings.decode)) == (8, 1, 6)
-    assert (len(timings.regions), len(timings.masks)) == (1, 1)  # nobody has looked at the closing mask
+    assert (len(timings.regions), len(timings.masks)) == (1, 1)  # nobody has accessed the closing mask
     assert timings.total >= timings.look.total + timings.prefill + sum(timings.decode)
 
 
-def test_masks_are_decoded_when_looked_at_and_only_once(look: Any) -> None:
+def test_masks_are_decoded_once_at_first_access(look: Any) -> None:
     scene, engines = look("▁it [SEG] . <|im_end|>")
     answer = scene.ask("it")
     assert engines.pixel_decoder.calls == []
     before = answer.timings.total
     mask = answer.masks[0]
     assert mask.binary.shape == (20, 40) and mask.binary.dtype == bool
-    assert mask.box_xyxy == (0, 0, 20, 20)  # the pass that read [SEG] was number 2 of 4 columns
+    assert mask.box_xyxy == (0, 0, 20, 20)  # pass 2 read [SEG]: 2 of 4 columns
     assert mask.score == pytest.approx((1 / (1 + np.exp(-mask.logits[mask.binary]))).mean())
     assert len(engines.pixel_decoder.calls) == 1
     assert answer.timings.total > before and len(answer.timings.masks) == 1
@@ -133,7 +133,7 @@ def test_image_id_without_a_mask_appends_nothing(look: Any) -> None:
     assert (answer.regions, len(engines.semantic_encoder.calls)) == ((), TILES)
 
 
-def test_visual_question_pays_nothing_for_ilvc(look: Any) -> None:
+def test_an_answer_without_seg_runs_no_mask_and_no_region(look: Any) -> None:
     scene, engines = look("▁it ▁is ▁red . <|im_end|>")
     answer = scene.ask(task="vqa", expression="Is it red?")
     assert (answer.text, answer.masks, answer.phrases) == ("it is red.", (), ())
@@ -170,7 +170,7 @@ def test_context_that_fills_up_keeps_the_answer(look: Any) -> None:
     assert (answer.text, answer.finish_reason) == ("it is red", "length")
 
 
-def test_prompt_longer_than_the_context(look: Any) -> None:
+def test_a_prompt_longer_than_the_context_is_refused(look: Any) -> None:
     scene, engines = look(capacity=60)
     with pytest.raises(
         LiraError, match=r"has \d+ tokens, 15 of them the image; expected at most 60: .*--max-tiles"
@@ -180,7 +180,7 @@ def test_prompt_longer_than_the_context(look: Any) -> None:
 
 
 @pytest.mark.parametrize("most", [4, np.int64(4)])
-def test_max_new_tokens(look: Any, most: Any) -> None:
+def test_max_new_tokens_ends_the_answer(look: Any, most: Any) -> None:
     scene, _ = look("▁it ▁is ▁red [SEG]")
     answer = scene.ask("it", max_new_tokens=most)
     assert (answer.text, answer.finish_reason, answer.masks) == ("it is red", "length", ())
@@ -242,7 +242,7 @@ def test_a_question_may_be_the_text_of_a_task(look: Any) -> None:
     assert scene.ask("Is it?", task="vqa").text == "it"
 
 
-def test_one_stream_at_a_time(look: Any) -> None:
+def test_continuing_an_older_stream_is_refused(look: Any) -> None:
     scene, _ = look("▁it ▁is ▁red")
     old: Iterator[Any] = scene.stream("it")
     next(old)
@@ -251,7 +251,7 @@ def test_one_stream_at_a_time(look: Any) -> None:
         next(old)
     unstarted = scene.stream("it")
     scene.ask("red")
-    assert isinstance(list(unstarted)[-1], FinishedEvent)  # what has not begun is not disturbed
+    assert isinstance(list(unstarted)[-1], FinishedEvent)  # a stream that has not begun is not disturbed
 
 
 def test_abandoned_stream_leaves_the_scene_usable(look: Any, fakes: SimpleNamespace) -> None:
@@ -275,7 +275,7 @@ def test_time_of_the_streams_consumer_is_not_counted(look: Any, monkeypatch: pyt
     assert finished.answer.timings.total == 0
 
 
-def test_replay_by_token_ids(look: Any, fakes: SimpleNamespace) -> None:
+def test_forced_tokens_replay_an_answer(look: Any, fakes: SimpleNamespace) -> None:
     scene, _ = look("▁it ▁is ▁red")
     prompt = scene._model.prompt("it")
     forced = {1: fakes.SEG, 2: fakes.IMAGE_ID}
@@ -285,7 +285,7 @@ def test_replay_by_token_ids(look: Any, fakes: SimpleNamespace) -> None:
 
 
 def test_ilvc_plain_takes_image_id_for_a_token(look: Any, fakes: SimpleNamespace) -> None:
-    """Neither banned nor looked at: the next pass reads it alone."""
+    """It is neither banned nor followed by a region: the next pass reads it alone."""
     scene, engines = look("[SEG] <image_id> ▁ball </p> . <|im_end|>")
     answer = scene.ask(task="gcg", ilvc="plain")
     assert (answer.regions, len(answer.masks), len(engines.semantic_encoder.calls)) == ((), 1, TILES)
@@ -294,7 +294,7 @@ def test_ilvc_plain_takes_image_id_for_a_token(look: Any, fakes: SimpleNamespace
 
 
 def read_by_first_question(scene: Scene, engines: SimpleNamespace, fakes: Any, question: str) -> list[str]:
-    """What was read before and behind the image."""
+    """Return the text that the LLM read before and after the image."""
     scene.ask(question)
     ids = np.concatenate(engines.llm.passes[:2])[:, 0].astype(int)
     image = np.flatnonzero(ids < 0)
@@ -303,18 +303,18 @@ def read_by_first_question(scene: Scene, engines: SimpleNamespace, fakes: Any, q
 
 
 def test_image_place_in_a_question_is_where_the_image_goes(look: Any, fakes: SimpleNamespace) -> None:
-    """The place and the line break that a question without one gets are left out, as upstream has it."""
+    """As in upstream, the place and line break of a question without <image> are left out."""
     read = read_by_first_question(*look(), fakes, "what is <image> and {question}?")
     assert read == [
         "<|im_start|>system\na<|im_end|><|im_start|>user\nwhat is ",
-        "and {question}?<|im_end|><|im_start|>assistant\n",  # decoders drop a text's first blank
+        "and {question}?<|im_end|><|im_start|>assistant\n",  # decoders drop the first blank
     ]
 
 
 def test_a_question_that_places_the_image_does_not_disturb_the_others(
     look: Any, fakes: SimpleNamespace
 ) -> None:
-    """Rows before the image differ, so none of the kept ones may be used: neither for it, nor behind it."""
+    """The rows before the image differ, so the cache is filled again for it, and after it."""
     scene, engines = look()
     for question in ("it", "what is <image>", "it", "it"):
         scene.ask(question)
@@ -351,8 +351,10 @@ def test_every_end_token_of_the_bundle_ends_an_answer(look: Any, fakes: SimpleNa
 @pytest.mark.parametrize(
     "tiles, grid", [({}, 2), ({"max_tiles": 1}, 1), ({"max_tiles": 8}, 8), ({"min_tiles": 2}, 2)]
 )
-def test_numbers_of_tiles(look: Any, tiles: dict[str, int], grid: int) -> None:
-    """A 40 x 20 image of an 8-pixel tile size; the whole of it comes behind several tiles."""
+def test_the_image_is_cut_into_the_tiles_that_are_asked_for(
+    look: Any, tiles: dict[str, int], grid: int
+) -> None:
+    """A 40 x 20 image in tiles of 8 x 8; several tiles come with a thumbnail."""
     scene, engines = look(**tiles)
     seen = grid + (grid > 1)
     assert (scene.tiles, len(engines.semantic_encoder.calls)) == (seen, seen)
@@ -360,7 +362,7 @@ def test_numbers_of_tiles(look: Any, tiles: dict[str, int], grid: int) -> None:
     assert (engines.llm.passes[0][:, 0] == -1).sum() == 3 * seen
 
 
-def test_more_tiles_than_asked_for_at_most_are_not_asked_for_at_least() -> None:
+def test_max_tiles_lowers_the_bundles_minimum() -> None:
     spec = TileSpec(8, (0.5,) * 3, (0.5,) * 3, 4, 6, True)
     assert preprocess.with_tiles(spec, max_tiles=2).min_num == 2
     assert preprocess.with_tiles(spec) == spec
@@ -377,7 +379,7 @@ def test_more_tiles_than_asked_for_at_most_are_not_asked_for_at_least() -> None:
         ({"min_tiles": 4}, "min_tiles is 4; expected at most max_tiles, which is 2"),
     ],
 )
-def test_impossible_numbers_of_tiles(look: Any, tiles: dict[str, Any], message: str) -> None:
+def test_impossible_numbers_of_tiles_are_refused(look: Any, tiles: dict[str, Any], message: str) -> None:
     with pytest.raises(LiraError, match=message):
         look(**tiles)
 
@@ -392,7 +394,9 @@ def test_impossible_numbers_of_tiles(look: Any, tiles: dict[str, Any], message: 
         ({"words": ["red"], "top": "5"}, "top is '5'; expected 0 or more"),
     ],
 )
-def test_attributes_of_the_wrong_kind(look: Any, options: dict[str, Any], message: str) -> None:
+def test_attributes_refuses_values_of_the_wrong_kind(
+    look: Any, options: dict[str, Any], message: str
+) -> None:
     scene, _ = look("[SEG] <image_id>")
     answer = scene.ask(task="refseg", expression="ball")
     with pytest.raises(LiraError, match=message):
@@ -410,6 +414,6 @@ def test_attributes_of_the_wrong_kind(look: Any, options: dict[str, Any], messag
         ({"bundle": "caf\udce9"}, "is not UTF-8, .*: rename the folder"),
     ],
 )
-def test_opening_the_wrong_kind(options: dict[str, Any], message: str) -> None:
+def test_open_refuses_values_of_the_wrong_kind(options: dict[str, Any], message: str) -> None:
     with pytest.raises(LiraError, match=message):
         Lira.open(**options)

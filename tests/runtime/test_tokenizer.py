@@ -1,4 +1,4 @@
-"""The tokenizers library as the runtime uses it, on vocabularies of the two kinds that matter."""
+"""The tokenizers library as the runtime uses it, on a byte-fallback and on a word-level vocabulary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lira_runtime.tokenizer import IncrementalDecoder, Tokenizer
 
 @pytest.fixture
 def sentencepiece(tmp_path: Path) -> Tokenizer:
-    """As converted from SentencePiece (InternLM2): spaces are "▁", what is missing is spelt in bytes."""
+    """Converted from SentencePiece, as InternLM2's: spaces are "▁", missing signs are spelt in bytes."""
     pieces = [
         "<unk>",
         "<s>",
@@ -44,7 +44,7 @@ def sentencepiece(tmp_path: Path) -> Tokenizer:
 
 @pytest.fixture
 def word_level(tmp_path: Path) -> Tokenizer:
-    """One token a word, spaces put back by the decoder."""
+    """One token per word; the decoder adds the spaces."""
     library = Library(models.WordLevel({"<unk>": 0, "a": 1, "red": 2, "ball": 3, ".": 4}, unk_token="<unk>"))
     library.pre_tokenizer = pre_tokenizers.Whitespace()
     library.add_special_tokens([AddedToken("[SEG]", special=True)])
@@ -52,9 +52,9 @@ def word_level(tmp_path: Path) -> Tokenizer:
     return Tokenizer(tmp_path / "tokenizer.json")
 
 
-def test_ids(sentencepiece: Tokenizer, word_level: Tokenizer) -> None:
+def test_text_becomes_its_ids(sentencepiece: Tokenizer, word_level: Tokenizer) -> None:
     assert sentencepiece.id_of("[SEG]") in sentencepiece.encode("a [SEG]")
-    assert len(sentencepiece.encode("red a b red")) > 2  # what the file says of truncation does not hold here
+    assert len(sentencepiece.encode("red a b red")) > 2  # the file's truncation is off
     assert sentencepiece.unknown_id == 0
     assert word_level.encode("a red dog") == [1, 2, 0]
     assert word_level.id_of("dog") is None
@@ -69,7 +69,7 @@ def test_pieces_joined_are_the_text_of_the_whole(sentencepiece: Tokenizer, text:
     assert not any("\ufffd" in piece for piece in pieces)
 
 
-def test_word_level_pieces(word_level: Tokenizer) -> None:
+def test_word_level_pieces_have_their_spaces(word_level: Tokenizer) -> None:
     decoder = IncrementalDecoder(word_level)
     pieces = [decoder.add(token_id) for token_id in word_level.encode("a red ball [SEG].")]
     assert "".join(pieces) == "a red ball [SEG] ."
@@ -86,7 +86,7 @@ def test_random_bytes_never_lose_what_follows(sentencepiece: Tokenizer) -> None:
         assert text.endswith("red")
 
 
-def test_not_a_tokenizer(tmp_path: Path) -> None:
+def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.json"
     file.write_text("{}")
     with pytest.raises(LiraError, match=r"is not a tokenizer\.json"):

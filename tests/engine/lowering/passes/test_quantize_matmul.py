@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from lira_engine.engines.accuracy import rms_error
-    from lira_engine.engines.precision import precision_named
+from lira_engine.engines.precision import precision_named
 from lira_engine.lowering.int4_blocks import dequantize, quantize, residual
 from lira_engine.lowering.passes.quantize_matmul import QuantizeMatMul, WeightBits
 from lira_engine.lowering.passes.widen_weights import WidenWeights
