@@ -157,7 +157,7 @@ def test_markdown(made: dict[str, Any]) -> None:
         "| decode | 120 ms | 240 ms | 2 | 240 ms |",
         "| prefill | 100.0 tok/s |",
         "| peak memory | 1,234 MiB |",
-        "| bandwidth that this is, of what memory gives | 10.0 of 30.0 GB/s, 33 % |",
+        "| bandwidth, of the memory's read bandwidth | 10.0 of 30.0 GB/s, 33 % |",
     ):
         assert line in text.splitlines(), line
     assert "Cortex-A78AE, 6 cores, 7.4 GiB; Orin, [N/A], driver 540.4.0; L4T R36; power mode 15W" in text
