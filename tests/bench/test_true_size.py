@@ -1,4 +1,4 @@
-"""The script that measures true sizes, from another directory and without a step that takes its time."""
+"""The script that measures true sizes, run from another directory without a measuring step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two engines side by side."""
+"""`--compare`: two engines on the same data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .conftest import Evaluate
 
 
-def test_compare_with_other_engines(
+def test_compare_reports_the_agreement_of_other_engines(
     evaluate: Evaluate, grounded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(grounded, "out")
@@ -54,7 +54,7 @@ def test_compare_with_other_engines(
     assert "cpu-fp32" in printed and "cpu-int4" in printed and f"{found['mask_iou']:.4f}" in printed
 
 
-def test_compare_with_another_bundle_that_computes_the_same(evaluate: Evaluate, grounded: Path) -> None:
+def test_a_copy_of_the_bundle_agrees_completely(evaluate: Evaluate, grounded: Path) -> None:
     shutil.copytree(grounded, "out")
     shutil.copytree(evaluate.bundle, "copy")
     assert evaluate("gcg", "out", "--compare", "copy") == 0
@@ -66,7 +66,7 @@ def test_compare_with_another_bundle_that_computes_the_same(evaluate: Evaluate, 
 @pytest.mark.parametrize(
     ("other", "said"), [("cpu-fp32", "the very engines"), ("cpu-fp4", "cpu-fp32, cpu-int4")]
 )
-def test_compare_with_what_is_not_there(
+def test_compare_with_missing_engines_is_refused(
     evaluate: Evaluate, other: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate("gcg", "out", "--compare", other) == 2
