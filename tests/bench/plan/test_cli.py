@@ -163,7 +163,7 @@ def test_against_compares_the_plan_with_a_measurement(
     ]
     for row in rows.values():
         assert row["error"] == pytest.approx(row["predicted"] / row["measured"] - 1)
-    # What the shares were fitted to; a mask is many small products, which a roofline does not see.
+    # What the shares were fitted to; a mask is many small matmuls, whose fixed cost a roofline lacks.
     for name in ("semantic_encoder", "pixel_encoder", "sefe", "prefill", "decode", "ttft", "region_prefill"):
         assert abs(rows[name]["error"]) < 0.2, name
     assert rows["pixel_decoder"]["error"] < -0.4

@@ -137,7 +137,7 @@ def test_cached_attention_grows_with_the_context(writer: Writer) -> None:
     inputs = [query, key, value, *caches, *rest, *tables]
     writer.tape.op_multi_out("CachedAttention", inputs, {}, outputs=outputs, domain="lira")
     costs = writer.costs(*outputs)
-    # A row: 128 products with every row that it sees, and the same for the values.
+    # A row: 128 multiply-adds with every row that it attends to, and the same for the values.
     assert costs.operations == {"attention": {"S*context": 2 * 2 * 128}}
     # Row 0 sees one row, row 1 two, row 2 three: two in the mean.
     assert costs.flops({"S": 3, "context": 2})["attention"] == 2 * 2 * 128 * (1 + 2 + 3)
