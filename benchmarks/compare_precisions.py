@@ -58,14 +58,14 @@ engines for the CPU.
 
 What it means:
 
-- *Tokens that agree* and *mask IoU* are the sharper test of a lowering. The engines read the answers that
-  {first} gave to all of it ({tokens} tokens, {masks} masks): how often they would have chosen the same next
-  token, and how far their masks cover the same pixels.
-- The other lines are answers that run free, beside the truth; [eval.md](eval.md) defines them. A difference
+- *Tokens that agree* and *mask IoU* are the sharper test of a lowering. The engines read all answers of
+  {first} ({tokens} tokens, {masks} masks); the figures are the share of equal next tokens, and the IoU of
+  their masks with those of {first}.
+- The other lines compare free-running answers with the truth; [eval.md](eval.md) defines them. A difference
   of a few answers, up or down, is chance.
-- int8 and int4 are the bits of the language model's weights. The encoders are int8 where the build found
-  that faster on its machine, and right; on another one these columns can differ by that.
-- A miniature shows whether a lowering is right. What it costs a larger model has to be measured there:
+- int8 and int4 are the bits of the language model's weights. The encoders are int8 if the build found int8
+  faster on its machine, and accurate; on another machine these columns can differ.
+- A miniature shows whether a lowering is right. Measure what it costs a larger model on that model:
   `lira-edge eval BUNDLE --compare cpu-int4`.
 """
 

@@ -18,7 +18,7 @@ def page(results: Mapping[str, Result], machine: Mapping[str, Any]) -> str:
         "# True sizes",
         "",
         "Random weights in the published shapes (`lira-edge synthesize`): speed and memory do not depend on",
-        "what weights say. Written by `python benchmarks/true_size/run.py WORK`; a line by `--only STEP`.",
+        "the values. Written by `python benchmarks/true_size/run.py WORK`; one step of it: `--only STEP`.",
         "",
         f"Machine: {named}. Memory is the peak resident memory of the step's process.",
         "",
@@ -60,8 +60,8 @@ def _pixel_encoder(result: Result) -> Iterator[str]:
 
 def _parity(result: Result) -> Iterator[str]:
     yield "`--only parity`: the portable graphs in ONNX Runtime against the torch reference. Errors: largest"
-    yield "difference over largest value; booleans are equal. Noise: what the reference's own outputs move by"
-    yield "when its input moves by 1e-6."
+    yield "difference over largest value; booleans are equal. Noise: change of the reference's outputs when"
+    yield "its input changes by 1e-6."
     yield ""
     yield "| stage | output | error | noise |"
     yield "| --- | --- | ---: | ---: |"
@@ -82,8 +82,8 @@ def _parity_llm(result: Result) -> Iterator[str]:
 
 def _bench(result: Result) -> Iterator[str]:
     task = result["task"]
-    yield f"`--only bench-{task}`: `lira-edge bench` about `assets/coffee.jpg`; what the figures are is in"
-    yield "[bench.md](bench.md)."
+    yield f"`--only bench-{task}`: `lira-edge bench` about `assets/coffee.jpg`; [bench.md](bench.md) defines"
+    yield "the figures."
     yield ""
     for name, title in (("stages", "Seconds by stage"), ("timeline", "Timeline of an answer")):
         yield f"![{title}, {task}](../assets/lira-2b-{task}-{name}.png)"
@@ -92,8 +92,8 @@ def _bench(result: Result) -> Iterator[str]:
 
 
 def _plan(result: Result) -> Iterator[str]:
-    yield "`--only plan`: the model of [plan.md](plan.md) beside the `gcg` answer above; error: what is"
-    yield "predicted over what is measured, less one."
+    yield "`--only plan`: the model of [plan.md](plan.md) beside the `gcg` answer above; error: predicted /"
+    yield "measured - 1."
     yield ""
     yield "| | predicted | measured | error |"
     yield "| --- | ---: | ---: | ---: |"
@@ -133,7 +133,7 @@ def _build_rtx(result: Result) -> Iterator[str]:
 def _lowered(result: Result) -> Iterator[str]:
     yield "`--only lowered`: LIRA-2B's stages as lowered for TensorRT, computed by ONNX Runtime on the check"
     yield "vectors: root mean square of the difference from the fp32 outputs, over that of the outputs; of"
-    yield "booleans, the share that differs. Without a GPU's kernels. The dialect `cache_update` is for"
+    yield "booleans, the share that differs. No GPU kernel runs here. The dialect `cache_update` is for"
     yield "TensorRT for RTX and TensorRT from 10.15 on, `decomposed` for 10.3."
     yield ""
     yield "| stage | precision | `cache_update` | `decomposed` | worst output |"

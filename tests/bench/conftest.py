@@ -1,5 +1,5 @@
-"""What the tests share: lira-nano with engines, scenes that it was not trained on, and for the peers a bundle
-with a true language model of friendly small sizes (Q4_K and int4 blocks fit) and nothing else."""
+"""Shared fixtures: lira-nano with engines, unseen scenes, and for the peers a bundle with only a language
+model, whose small sizes are multiples of Q4_K and int4 blocks."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def accuracy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def write_language_bundle() -> Callable[..., Path]:
-    """write_language_bundle(folder, family, dtype): weights are random, matrices kept in `dtype`."""
+    """write_language_bundle(folder, family, dtype) writes random weights, matrices in `dtype`."""
     return _write_language_bundle
 
 
 @pytest.fixture(scope="session")
 def language_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An InternLM2 in fp32."""
+    """A bundle with an InternLM2 in fp32."""
     return _write_language_bundle(tmp_path_factory.mktemp("language") / "bundle")
 
 
@@ -113,7 +113,7 @@ def _write_language_bundle(root: Path, family: str = "internlm2", dtype: ir.Data
 
 
 def _llm_weights(config: Any, random: np.random.Generator) -> dict[str, np.ndarray]:
-    """Of a size that keeps activations near 1; biases where the family has them."""
+    """Return weights that keep activations near 1, with biases if the family has them."""
     c, wide = config.hidden_size, config.intermediate_size
     kv = config.num_kv_heads * config.head_dim
     linears = {"q": (c, c), "k": (kv, c), "v": (kv, c), "o": (c, c)}

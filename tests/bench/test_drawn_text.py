@@ -1,4 +1,4 @@
-"""Words of users in matplotlib's pictures."""
+"""Texts of users in matplotlib figures."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ def drawn(text: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("text", ODD)
-def test_whatever_is_written_is_drawn_without_a_warning(text: str) -> None:
+def test_any_text_is_drawn_without_a_warning(text: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert drawn(text).min() < 128
 
 
-def test_dollars_and_blanks_stay() -> None:
+def test_dollar_signs_and_blanks_are_drawn() -> None:
     assert not np.array_equal(drawn("one $two three$ four"), drawn("one twothree four"))
     assert (drawn("$x y$") < 128).sum() > (drawn("x y") < 128).sum()
 
 
-def test_characters_without_a_glyph_are_told() -> None:
+def test_characters_without_a_glyph_are_named() -> None:
     assert without_glyph(["the 橙色 square", "色 \t\n", "é ß ж"]) == "橙色"
     assert without_glyph(["$\\foo$ :car:"]) == ""
 
 
-def test_long_words_are_cut_and_short_ones_are_not() -> None:
+def test_only_long_texts_are_cut() -> None:
     assert fitted("the $\\foo$ label", 20) == "the $\\foo$ label"
     assert fitted("one two three", 9, 2) == "one two\nthree"
     assert fitted("word " * 50, 20, 3).count("\n") == 2

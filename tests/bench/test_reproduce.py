@@ -1,4 +1,4 @@
-"""The line that long commands end with: the parser reads from it what was asked for."""
+"""The line that long commands end with: parsing it gives the same request."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Asked(Exception):
 
 
 def asked_by(command: Callable[..., None], line: str, module: Any, function: str) -> Any:
-    """The request that reaches `function` of `module` when the line is typed."""
+    """Return the request that reaches `function` of `module` when the line is run."""
     program, verb, *words = shlex.split(line.removeprefix("reproduce: "))
     assert program == "lira-edge"
 

@@ -1,8 +1,9 @@
-"""The script that measures true sizes, from another directory and without a step that takes its time."""
+"""The script that measures true sizes, run from another directory without a measuring step."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +16,16 @@ def test_the_page_shows_the_results_so_far(tmp_path: Path) -> None:
     results.mkdir(parents=True)
     step = {"seconds": 34.2, "peak_rss_mib": 1552, "gib": 5.587}
     (results / "synthesize-lira-2b.json").write_text(json.dumps(step))
-    command = [sys.executable, SCRIPT, "work", "--only", "table", "--page", "page.md"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    words = ["work", "--only", "table", "table", "--page", "page.md"]
+    for _ in range(2):  # as asked, then as the last line says
+        command = [sys.executable, SCRIPT, *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        wrote, again = done.stdout.splitlines()
+        assert wrote == "wrote page.md"
+        assert again == (
+            "reproduce: python benchmarks/true_size/run.py work --only table --only table --page page.md"
+        )
+        words = shlex.split(again)[3:]
     lines = (tmp_path / "page.md").read_text().splitlines()
     assert lines[0] == "# True sizes"
     assert lines[-1] == "| `synthesize-lira-2b` | 34 | 1,552 MiB | 5.59 GiB |"
-    assert done.stdout.splitlines() == [
-        "wrote page.md",
-        "reproduce: python benchmarks/true_size/run.py work --only table --page page.md",
-    ]

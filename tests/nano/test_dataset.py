@@ -33,7 +33,7 @@ def load(folder: Path, name: str) -> list[dict] | dict:
     return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
-def test_images_and_masks_are_those_of_the_scenes(folder: Path) -> None:
+def test_images_and_masks_equal_the_scenes(folder: Path) -> None:
     instances = load(folder, "instances.json")
     assert len(instances["images"]) == 5
     categories = {category["id"]: category["name"] for category in instances["categories"]}
@@ -101,7 +101,7 @@ def test_questions_come_in_pairs(folder: Path) -> None:
         assert (folder / "images" / yes["image"]).is_file()
 
 
-def test_questions_of_existence_have_the_form_of_pope(folder: Path) -> None:
+def test_existence_questions_have_the_form_of_pope(folder: Path) -> None:
     asked = [q for q in lines(folder, "vqa.jsonl") if q["kind"] == "existence"]
     pope = lines(folder, "pope.jsonl")
     assert [(q["image"], q["text"], q["label"]) for q in pope] == [
@@ -147,7 +147,7 @@ def test_a_folder_with_content_is_refused(folder: Path, capsys: pytest.CaptureFi
         ("scenes", "--seed", 1, "--count", 0, "-o", "x"),
     ],
 )
-def test_wrong_arguments(
+def test_wrong_arguments_are_refused(
     arguments: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -25,7 +25,7 @@ def some() -> list[Scene]:
     return [render_scene(11, index, 192) for index in range(COUNT)]
 
 
-def test_same_seed_and_index_same_scene() -> None:
+def test_seed_and_index_determine_the_scene() -> None:
     once, again = render_scene(4, 2, 160), render_scene(4, 2, 160)
     assert np.array_equal(once.image, again.image)
     assert all(np.array_equal(a.mask, b.mask) for a, b in zip(once.objects, again.objects, strict=True))
@@ -33,7 +33,7 @@ def test_same_seed_and_index_same_scene() -> None:
     assert not np.array_equal(once.image, render_scene(5, 2, 160).image)
 
 
-def test_the_streams_are_the_ones_that_the_checkpoint_was_measured_on() -> None:
+def test_scenes_are_those_of_the_published_figures() -> None:
     found = [[item.name for item in render_scene(0, index, 64).objects] for index in range(4)]
     assert found == EXPECTED_NAMES
 
@@ -50,7 +50,7 @@ def test_a_scene_is_the_same_at_every_size() -> None:
         assert np.abs(blocks - small.image).mean() < 4
 
 
-def test_types_and_limits(some: list[Scene]) -> None:
+def test_scenes_have_their_types_and_limits(some: list[Scene]) -> None:
     for scene in some:
         assert scene.image.shape == (192, 192, 3) and scene.image.dtype == np.uint8
         assert scene.background in scenes.BACKGROUNDS
@@ -86,7 +86,7 @@ def test_masks_do_not_overlap_and_every_object_stays_visible(some: list[Scene]) 
 
 @lru_cache
 def whole_area(category: str, color: str | None) -> float:
-    """Area of an uncovered object of unit diameter."""
+    """Return the area of an uncovered object of unit diameter."""
     placed = scenes._Placed(category, color, 1.0, 0.5, 0.5, 0.7, 0.0)
     _, _, alpha, _ = scenes._stamp(placed, 400)
     return float((alpha >= 0.5).sum()) / (0.7 * 400) ** 2
@@ -102,7 +102,7 @@ def test_masks_hold_the_colour_of_their_shape(some: list[Scene]) -> None:
             assert nearest == item.color
 
 
-def test_everything_occurs_and_colour_matters() -> None:
+def test_all_objects_occur_and_colour_matters() -> None:
     drawn = [render_scene(12, index, 64) for index in range(300)]
     names = {item.name for scene in drawn for item in scene.objects}
     assert names == set(scenes.all_names())

@@ -30,7 +30,7 @@ TRIO = scene_of(("star", "red", 0.2, 0.3), ("circle", "orange", 0.5, 0.75), ("do
 
 
 def matching(scene: Scene, expression: str) -> list[int]:
-    """Which objects a reader would take `expression` for (an independent reading of the words)."""
+    """Return the objects that `expression` describes, by an independent reading of its words."""
     objects = scene.objects
     if place := re.fullmatch(r"the object (?:on|at) the (\w+)", expression):
         axis, sign = {"left": (0, 1), "right": (0, -1), "top": (1, 1), "bottom": (1, -1)}[place[1]]
@@ -63,7 +63,7 @@ def test_ambiguous_expressions_are_left_out() -> None:
     assert expressions == ["the red star", "the blue star", "the blue shape", "the red circle", "the circle"]
 
 
-def test_referring_answers() -> None:
+def test_referring_answers_have_mask_region_and_phrase() -> None:
     item = texts.Referring("the red star", 0, "name")
     coupled = texts.referring_sample(item, ilvc=True)
     assert coupled.question == "Please segment the red star."
@@ -74,7 +74,7 @@ def test_referring_answers() -> None:
     assert plain.answer_parts == (Seg(0), ".") and plain.answer == "[SEG]."
 
 
-def test_grounded_answers() -> None:
+def test_grounded_answers_have_a_mask_per_phrase() -> None:
     coupled, plain = texts.gcg_sample(TRIO, ilvc=True), texts.gcg_sample(TRIO, ilvc=False)
     assert coupled.answer == (
         "[SEG]<image_id> <p> a red star </p> [SEG], [SEG]<image_id> <p> an orange circle </p> [SEG]"
@@ -90,7 +90,7 @@ def test_grounded_answers() -> None:
     assert [part.object_index for part in plain.answer_parts if isinstance(part, Seg)] == [0, 1, 2]
 
 
-def test_captions() -> None:
+def test_captions_name_every_object() -> None:
     assert texts.caption_sample(TRIO).answer == "a red star, an orange circle and a dog."
     assert (
         texts.caption_sample(replace(TRIO, objects=TRIO.objects[1:])).answer == "an orange circle and a dog."
@@ -109,7 +109,7 @@ def test_texts_are_never_split_in_two(some: list[Scene]) -> None:
 
 
 def truth(scene: Scene, question: str) -> bool:
-    """The answer from the scene alone (an independent reading of the words)."""
+    """Return the answer from the scene, by an independent reading of the question's words."""
     question = question.removesuffix(texts.YES_NO)
     names = [item.name for item in scene.objects]
     if found := re.fullmatch(r"Is there an? (.+) in the image\?", question):

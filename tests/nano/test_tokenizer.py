@@ -20,7 +20,7 @@ def tokenizer() -> Tokenizer:
 
 
 def prompt_texts(question: str) -> tuple[str, str]:
-    """The prompt before and after the visual prefix."""
+    """Return the prompt before and after the visual prefix."""
     before, after = (SYSTEM_PROMPT + USER_PROMPT).split("<image>")
     return before, after.format(question=question)
 
@@ -42,7 +42,7 @@ def samples(count: int) -> list[texts.Sample]:
     return found
 
 
-def test_layout_of_the_vocabulary() -> None:
+def test_the_vocabulary_has_a_fixed_layout() -> None:
     tokenizer = build_tokenizer()
     size = tokenizer.get_vocab_size()
     assert size == len(vocabulary()) <= 634
@@ -59,7 +59,7 @@ def test_layout_of_the_vocabulary() -> None:
     assert tokenizer.get_vocab_size() == size + 6
 
 
-def test_generated_texts_come_back_and_are_whole_words(tokenizer: Tokenizer) -> None:
+def test_generated_texts_round_trip_as_whole_words(tokenizer: Tokenizer) -> None:
     for sample in samples(40):
         for text in (*prompt_texts(sample.question), sample.answer):
             encoded = tokenizer.encode(text, add_special_tokens=False)
@@ -67,7 +67,7 @@ def test_generated_texts_come_back_and_are_whole_words(tokenizer: Tokenizer) -> 
             assert not any(len(token) == 1 and token.isalpha() and token != "a" for token in encoded.tokens)
 
 
-def test_parts_tokenize_as_the_whole(tokenizer: Tokenizer) -> None:
+def test_parts_of_an_answer_tokenize_as_the_whole(tokenizer: Tokenizer) -> None:
     for sample in samples(20):
         apart = [
             token
@@ -77,7 +77,7 @@ def test_parts_tokenize_as_the_whole(tokenizer: Tokenizer) -> None:
         assert apart == encode(tokenizer, sample.answer)
 
 
-def test_tokens_of_an_answer(tokenizer: Tokenizer) -> None:
+def test_an_answer_has_these_tokens(tokenizer: Tokenizer) -> None:
     encoded = tokenizer.encode("[SEG]<image_id> <p> a red star </p> [SEG].", add_special_tokens=False)
     spaced = "[SEG] <image_id> ▁ <p> ▁a ▁red ▁star ▁ </p> ▁ [SEG] ."
     assert encoded.tokens == spaced.split(" ")
@@ -99,7 +99,7 @@ def test_tokens_of_an_answer(tokenizer: Tokenizer) -> None:
         "x" * 2000,
     ],
 )
-def test_any_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
+def test_any_text_round_trips(tokenizer: Tokenizer, text: str) -> None:
     ids = encode(tokenizer, text)
     assert tokenizer.decode(ids, skip_special_tokens=False) == text
     assert 0 not in ids  # bytes stand in for what the vocabulary lacks

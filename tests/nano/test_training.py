@@ -1,4 +1,4 @@
-"""What training sees is what the runtime will feed; what it writes is what the checkpoint reader reads."""
+"""Training sees what the runtime feeds, and writes what the checkpoint reader reads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def trainee() -> Trainee:
 
 
 @torch.no_grad()
-def test_packed_question_equals_its_single_turn_prompt(trainee: Trainee) -> None:
+def test_a_packed_question_equals_its_single_turn_prompt(trainee: Trainee) -> None:
     model = trainee.lira
     objective = JointLoss(trainee, seed=1)
     batch = vision_batch(1, range(2), model.config)
@@ -88,7 +88,7 @@ def test_labels_leave_out_what_the_runtime_appends() -> None:
     assert packed.offset == list(range(len(packed.ids)))
 
 
-def test_written_checkpoint_reads_back(trainee: Trainee, tmp_path: Path) -> None:
+def test_a_written_checkpoint_reads_back(trainee: Trainee, tmp_path: Path) -> None:
     folder = tmp_path / "nano"
     base, _ = tokenizers()
     write_checkpoint(trainee.lira, class_embeddings(), config_dict(), base, folder, "nano")
@@ -112,7 +112,7 @@ def test_one_step_of_each_stage_has_finite_losses_and_gradients(trainee: Trainee
     trainee.zero_grad(set_to_none=True)
 
 
-def test_matching_prefers_the_query_that_fits() -> None:
+def test_matching_takes_the_query_that_fits() -> None:
     masks = torch.zeros(2, 4, 4)
     masks[0, :2], masks[1, 2:] = 1, 1
     logits = torch.full((3, 4, 4), -5.0)
@@ -121,14 +121,14 @@ def test_matching_prefers_the_query_that_fits() -> None:
     assert dict(zip(segments.tolist(), queries.tolist(), strict=True)) == {0: 2, 1: 0}
 
 
-def test_schedule_warms_up_and_cools_down() -> None:
+def test_the_learning_rate_warms_up_and_cools_down() -> None:
     stage = STAGES["joint"]
     assert stage.factor(0) == pytest.approx(1 / stage.warm_up)
     assert stage.factor(stage.steps // 2) == 1
     assert stage.factor(stage.steps) == pytest.approx(0.02)
 
 
-def test_metrics() -> None:
+def test_metrics_match_a_count_by_hand() -> None:
     a, b = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
     a[:2], b[:1] = True, True
     score = SegmentationScore()

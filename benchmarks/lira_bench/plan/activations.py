@@ -58,7 +58,7 @@ def moved(graph: ir.Graph) -> tuple[Terms, Terms]:
     rows count: what attention reads depends on the context.
     """
     fixed = constants(graph)
-    products: list[Terms] = []
+    counted: list[Terms] = []
     others: list[Terms] = []
     for node in graph:
         if node.op_type in VIEWS or all(value in fixed for value in node.outputs):
@@ -67,8 +67,8 @@ def moved(graph: ir.Graph) -> tuple[Terms, Terms]:
         if (node.domain, node.op_type) == ("lira", "CachedAttention"):
             values = [*node.inputs[:3], node.outputs[0]]
         sizes = [_bytes(value) for value in values if value is not None and value not in fixed]
-        (others if operations(node) is None else products).extend(sizes)
-    return polynomial.plus(*products), polynomial.plus(*others)
+        (others if operations(node) is None else counted).extend(sizes)
+    return polynomial.plus(*counted), polynomial.plus(*others)
 
 
 def _inside(node: ir.Node) -> Terms:

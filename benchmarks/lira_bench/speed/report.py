@@ -112,7 +112,7 @@ def figure_table(record: Record) -> Table:
             f"{traffic['achieved_bandwidth']:.1f} of {traffic['read_bandwidth']:.1f} GB/s, "
             f"{100 * traffic['roofline_fraction']:.0f} %"
         )
-        rows.append(["bandwidth that this is, of what memory gives", share])
+        rows.append(["bandwidth, of the memory's read bandwidth", share])
     return ("", "median"), rows
 
 
@@ -133,9 +133,9 @@ def ablation_table(record: Record) -> Table:
 
 ABLATION_NOTES = (
     "Gain: tokens per second more than the full model, in the last line than VQA. The paper gives one figure "
-    "each and does not say what is counted.",
-    "Tiles alone: neither the fusion nor its rows in the prefix, the pixel encoder runs for the masks. "
-    "Pixels alone: as in OMG-LLaVA, on which LIRA builds, the semantic encoder sees regions only.",
+    "each and does not say which rate it is.",
+    "Tiles alone: no fusion and no rows of it in the prefix; the pixel encoder runs for the masks. "
+    "Pixels alone: as in OMG-LLaVA, on which LIRA builds, the semantic encoder encodes regions only.",
 )
 
 

@@ -1,4 +1,4 @@
-"""`lira-edge eval` as it is typed, and what it writes."""
+"""Fixtures that run `lira-edge eval` and read what it writes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Evaluate:
         return [str(argument) for argument in (*typed, "--threads", 1, *more)]
 
     def process(self, *arguments: Any, **others: Path) -> list[str]:
-        """The command line for a process of its own."""
+        """Return the command line for a process of its own."""
         code = "from lira_engine.main import main; main()"
         return [sys.executable, "-c", code, *self.arguments(*arguments, **others)]
 
@@ -55,13 +55,13 @@ class Evaluate:
 
 
 class Annotated:
-    """A folder of annotation files, and what a task reads there."""
+    """Writes annotation files into a folder, and reads them as a task does."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def write(self, name: str, content: object) -> Path:
-        """Bytes and texts as they are, anything else as JSON."""
+        """Write bytes and texts as they are, other values as JSON."""
         path = self.folder / name
         if not isinstance(content, bytes):
             content = (content if isinstance(content, str) else json.dumps(content)).encode()
@@ -76,7 +76,7 @@ class Annotated:
         return TASKS[task].read(Source(self.folder / name, **options))
 
     def reasons(self, task: str, name: str = "", **options: Any) -> dict[str, str]:
-        """Why entries were left out, by key."""
+        """Return the reasons of left out entries, by key."""
         entries = self.read(task, name, **options).entries
         return {entry.key: entry.reason for entry in entries if isinstance(entry, LeftOut)}
 
@@ -98,7 +98,7 @@ def evaluate(accuracy_bundle: Path, accuracy_data: Path) -> Evaluate:
 
 @pytest.fixture(scope="session")
 def grounded(evaluate: Evaluate, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The evaluation of grounded captions, done in one go."""
+    """The folder of an uninterrupted evaluation of grounded captions."""
     out = tmp_path_factory.mktemp("grounded") / "out"
     assert evaluate("gcg", out) == 0
     return out

@@ -1,4 +1,4 @@
-"""AttrEval's picture, with whatever words the data has."""
+"""AttrEval's picture, with words of any kind."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def scored(picture: Path, expression: str, kind: str, **changes: Any) -> tuple[I
 @pytest.mark.parametrize(
     "text", ["the $\\foo$ label", "$^$", "橙色 square", "نجمة", "x" * 5000, "\ttab\n\nline"]
 )
-def test_any_words_are_drawn(picture: Path, text: str) -> None:
+def test_words_of_any_script_are_drawn(picture: Path, text: str) -> None:
     out = picture.with_name("out.png")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -52,7 +52,7 @@ def test_any_words_are_drawn(picture: Path, text: str) -> None:
     assert "out.png: its font has no" in told[1] and "橙 色" in told[1]  # among the words
 
 
-def test_nothing_to_draw(picture: Path) -> None:
+def test_no_file_is_written_without_ranked_words(picture: Path) -> None:
     assert bars.write(picture.with_name("out.png"), [], picture.parent) == []
     assert not picture.with_name("out.png").exists()
 

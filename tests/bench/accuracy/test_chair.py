@@ -1,4 +1,4 @@
-"""CHAIR: what a caption mentions and what is there."""
+"""CHAIR: objects that a caption mentions, and objects in the image."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ SYNONYMS = {
         ("", []),
     ],
 )
-def test_objects_that_a_text_mentions(text: str, mentioned: list[str]) -> None:
+def test_mentioned_objects_are_found_in_a_text(text: str, mentioned: list[str]) -> None:
     synonyms = {**SYNONYMS, "person": [*SYNONYMS["person"], "woman"]}
     assert ObjectWords(KINDS, synonyms).mentioned(text) == mentioned
 
 
-def test_the_published_list_of_synonyms() -> None:
+def test_the_published_synonyms_are_read() -> None:
     text = "person, man,  child\r\n\ndog, puppy,\n"
     assert read_synonyms("synonyms.txt", text, KINDS) == {"person": ["man", "child"], "dog": ["puppy"]}
     with pytest.raises(
@@ -113,7 +113,7 @@ def test_objects_come_from_the_instances(coco: Annotated) -> None:
     }
 
 
-def test_objects_come_from_captions_too_where_they_are(coco: Annotated) -> None:
+def test_objects_also_come_from_captions(coco: Annotated) -> None:
     captions = [
         {"id": 1, "image_id": 6, "caption": "Children with a puppy"},
         {"id": 2, "image_id": 1, "caption": 5},
@@ -152,7 +152,7 @@ def test_images_are_chosen_as_upstream_does(coco: Annotated) -> None:
         ({"images": [], "annotations": [], "categories": [{"id": 1}]}, "no categories with names"),
     ],
 )
-def test_instances_of_another_form(annotated: Annotated, content: object, said: str) -> None:
+def test_instances_of_another_form_are_refused(annotated: Annotated, content: object, said: str) -> None:
     with pytest.raises(LiraError, match=r"holds no instances\.json or instances\*\.json"):
         annotated.read("chair")
     annotated.write("instances.json", content)
@@ -163,7 +163,7 @@ def test_instances_of_another_form(annotated: Annotated, content: object, said: 
 # --- the figures --------------------------------------------------------------------------------------
 
 
-def test_figures_by_hand() -> None:
+def test_figures_match_a_count_by_hand() -> None:
     words = ObjectWords(KINDS, SYNONYMS)
     captions = [("A dog, a puppy and a train", ["dog", "person"]), ("A bird", ["bird"]), ("Nothing", ["bus"])]
     scored: list[Any] = []
@@ -183,7 +183,7 @@ def test_figures_by_hand() -> None:
     assert chair.total([])["chair_s"] is None
 
 
-def test_the_miniatures_captions(evaluate: Evaluate) -> None:
+def test_every_named_object_of_a_caption_is_a_mention(evaluate: Evaluate) -> None:
     assert evaluate("chair", "out", "--require", "chair_i=0.2", "--require", "recall=0.5") == 0
     metrics = evaluate.report("out")["metrics"]
     samples = evaluate.samples("out")

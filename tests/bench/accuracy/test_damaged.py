@@ -1,4 +1,4 @@
-"""Data with something wrong: named, counted, and the run goes on."""
+"""Damaged data is named and counted, and the run goes on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def damaged(evaluate: Evaluate) -> Path:
-    """The scenes, with something wrong in four of six."""
+    """The scenes, four of six damaged."""
     folder = Path("damaged").resolve()
     shutil.copytree(evaluate.data, folder)
     grounded = json.loads((folder / "gcg.json").read_text())
@@ -59,7 +59,7 @@ def test_damaged_items_are_counted_and_the_run_goes_on(
     assert evaluate.samples("out")[1] == evaluate.samples(grounded)[1]
 
 
-def test_an_image_of_another_size_than_its_annotations(evaluate: Evaluate) -> None:
+def test_an_image_of_another_size_is_left_out(evaluate: Evaluate) -> None:
     images = Path("images").resolve()
     shutil.copytree(evaluate.data / "images", images)
     with Image.open(images / "000000.png") as picture:
@@ -90,7 +90,7 @@ def test_questions_that_cannot_be_asked_are_left_out(evaluate: Evaluate) -> None
     assert entry["item"] == "attributes.jsonl:2" and "no token" in entry["reason"]
 
 
-def test_nothing_at_all_could_be_evaluated(
+def test_an_evaluation_without_usable_items_fails(
     evaluate: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate("gcg", "out", "--images", tmp_path) == 2
@@ -98,7 +98,7 @@ def test_nothing_at_all_could_be_evaluated(
     assert "none of 6 entries" in error and "000000.png: there is no such file" in error and "\n" not in error
 
 
-def test_what_an_engine_does_wrong_is_not_the_items_fault(
+def test_an_error_of_the_engines_is_raised(
     evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def overflow(*_: object) -> None:

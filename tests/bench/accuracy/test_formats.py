@@ -1,4 +1,4 @@
-"""Annotation files as the field publishes them, and damaged ones."""
+"""Annotation files in their published forms, and damaged ones."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def reasons(dataset: Dataset) -> dict[str, str]:
 
 
 def ref(number: int, split: str = "val", **changes: Any) -> dict[str, Any]:
-    """As in RefCOCO: the file name of a ref carries its annotation's number, the image's does not."""
+    """Return a ref as in RefCOCO, whose file name, unlike the image's, has the annotation's number."""
     sentences = [
         {"sent_id": 2 * number + i, "sent": text, "raw": text} for i, text in enumerate(("Left", "it"))
     ]
@@ -80,7 +80,7 @@ def test_a_ref_gives_an_item_per_sentence(refcoco: Path) -> None:
     assert len(read("refseg", refcoco, limit=3).entries) == 3
 
 
-def test_grefcoco_names_several_objects_or_none(refcoco: Path) -> None:
+def test_grefcoco_has_several_targets_or_none(refcoco: Path) -> None:
     (refcoco / "refs(unc).json").unlink()
     write(refcoco / "grefs(unc).json", [ref(0, ann_id=[70, 71]), ref(1, ann_id=[-1]), ref(1, ann_id=["70"])])
     dataset = read("refseg", refcoco)
@@ -149,9 +149,7 @@ class Bomb:
         return Path.touch, (Path("exploded"),)
 
 
-def test_a_hostile_pickle_does_not_go_off(
-    refcoco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hostile_pickle_is_not_run(refcoco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (refcoco / "refs(unc).json").unlink()
     (refcoco / "refs(unc).p").write_bytes(pickle.dumps(Bomb()))
@@ -175,7 +173,7 @@ def test_whole_files_of_another_kind_are_errors(refcoco: Path, name: str, conten
     assert said in str(error.value) and name in str(error.value)
 
 
-def test_what_is_no_json_and_what_is_not_there(refcoco: Path) -> None:
+def test_invalid_json_and_missing_files_are_errors(refcoco: Path) -> None:
     (refcoco / "instances.json").write_text("{")
     with pytest.raises(LiraError, match=r"instances\.json is not JSON"):
         read("refseg", refcoco)
@@ -196,7 +194,7 @@ def grounding(mask: np.ndarray = MASK) -> dict[str, Any]:
     return {"token_positives": [0, 5], "rle_masks": [rle.encode(mask)]}
 
 
-def test_the_training_form_of_grandf(tmp_path: Path) -> None:
+def test_the_training_form_of_grandf_is_read(tmp_path: Path) -> None:
     entries = [
         {"file_name": "1.jpg", "image_id": "1", "caption": "x", "groundings": {'"A dog"': grounding()}},
         {"file_name": "2.jpg", "caption": "x", "groundings": {"a cat": {"token_positives": [0, 5]}}},
@@ -217,7 +215,7 @@ def test_the_training_form_of_grandf(tmp_path: Path) -> None:
 
 @pytest.fixture
 def grandf(tmp_path: Path) -> Path:
-    """The form of GranD-f's validation set: images are named by their ids."""
+    """Write the form of GranD-f's validation set: images are named by their ids."""
     captions = {
         "images": [{"id": "sa_1"}, {"id": "sa_2"}, {"id": "sa_3"}],
         "annotations": [
@@ -236,7 +234,7 @@ def grandf(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_validation_form_of_grandf(grandf: Path) -> None:
+def test_the_validation_form_of_grandf_is_read(grandf: Path) -> None:
     dataset = read("gcg", grandf)
     (item,) = dataset.items
     assert (item.image, item.truth["phrases"]) == ("sa_1.jpg", ["a dog", "a cat"])
@@ -249,7 +247,7 @@ def test_the_validation_form_of_grandf(grandf: Path) -> None:
     assert set(dataset.files) == {"val_gcg_coco_caption_gt.json", "val_gcg_coco_mask_gt.json"}
 
 
-def test_val_and_test_of_grandf_are_told_apart(grandf: Path) -> None:
+def test_split_chooses_val_or_test_of_grandf(grandf: Path) -> None:
     for kind in ("caption", "mask"):
         source = grandf / f"val_gcg_coco_{kind}_gt.json"
         (grandf / f"test_gcg_coco_{kind}_gt.json").write_bytes(source.read_bytes())
@@ -283,7 +281,7 @@ def test_vqa_takes_an_answer_or_several(tmp_path: Path) -> None:
     assert reasons(dataset)[f"{data.name}:8"] == "key 'image' is missing"
 
 
-def test_pope_is_read_whatever_its_file_is_called(tmp_path: Path) -> None:
+def test_pope_is_read_under_any_file_name(tmp_path: Path) -> None:
     line = {"question_id": 1, "image": "a.jpg", "text": "Is there a dog?", "label": "no"}
     data = write_lines(tmp_path / "coco_pope_random.json", [line, {**line, "label": "maybe"}])
     dataset = read("pope", tmp_path)
@@ -300,7 +298,7 @@ def question(pair: int | None, answer: str, **changes: Any) -> dict[str, Any]:
     return {**line, **({} if pair is None else {"pair_id": pair}), **changes}
 
 
-def test_attreval_pairs(tmp_path: Path) -> None:
+def test_attreval_pairs_are_read_by_pair_id(tmp_path: Path) -> None:
     lines = [
         question(7, "No"),
         question(8, "yes"),
@@ -324,7 +322,7 @@ def test_attreval_pairs(tmp_path: Path) -> None:
     }
 
 
-def test_attreval_without_pair_ids_pairs_neighbours(tmp_path: Path) -> None:
+def test_attreval_without_pair_ids_pairs_consecutive_lines(tmp_path: Path) -> None:
     lines = [question(None, answer) for answer in ("yes", "no", "no", "yes", "yes")]
     write_lines(tmp_path / "refcoco_attri.jsonl", lines)
     dataset = read("attreval", tmp_path)
@@ -332,7 +330,7 @@ def test_attreval_without_pair_ids_pairs_neighbours(tmp_path: Path) -> None:
     assert list(reasons(dataset)) == ["refcoco_attri.jsonl:5"]
 
 
-def test_attreval_expressions(tmp_path: Path) -> None:
+def test_attreval_expressions_have_words_and_answers(tmp_path: Path) -> None:
     line = {"image": "a.jpg", "expression": "the car", "kind": "color", "words": ["red", "blue"]}
     lines = [
         {**line, "answer": "red"},
@@ -355,7 +353,7 @@ def test_attreval_expressions(tmp_path: Path) -> None:
 # --- paths --------------------------------------------------------------------------------------------
 
 
-def test_where_images_are(tmp_path: Path) -> None:
+def test_images_are_taken_only_from_below_their_folder(tmp_path: Path) -> None:
     data = tmp_path / "annotations"
     data.mkdir()
     assert images_folder(data, None) == data
@@ -370,7 +368,7 @@ def test_where_images_are(tmp_path: Path) -> None:
             image_path(data, name)
 
 
-def test_a_task_that_there_is_not() -> None:
+def test_an_unknown_task_lists_the_choices() -> None:
     with pytest.raises(LiraError, match="there are: refseg, gcg, vqa, attreval, pope, chair"):
         task_named("caption")
     assert [task_named(name).name for name in TASKS] == list(TASKS)

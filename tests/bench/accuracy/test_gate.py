@@ -10,12 +10,12 @@ from lira_engine.errors import LiraError
 FIGURES: gate.Figures = {"ciou": 0.9, "giou": None, "expressions": 4}
 
 
-def test_what_is_reached_passes() -> None:
+def test_figures_that_meet_their_bounds_pass() -> None:
     gate.check(gate.parse(["ciou=0.9", "expressions=4"]), FIGURES)
     gate.check({}, FIGURES)
 
 
-def test_what_is_not_reached_is_named_with_both_numbers() -> None:
+def test_missed_bounds_are_named_with_both_numbers() -> None:
     with pytest.raises(LiraError) as error:
         gate.check(gate.parse(["ciou=0.95", "expressions=3", "giou=0"]), FIGURES)
     assert str(error.value) == (
@@ -23,23 +23,23 @@ def test_what_is_not_reached_is_named_with_both_numbers() -> None:
     )
 
 
-def test_a_figure_that_there_is_not() -> None:
+def test_an_unknown_figure_lists_the_choices() -> None:
     with pytest.raises(LiraError, match="no such figure; there are: ciou, giou, expressions"):
         gate.check({"cIoU": 0.5}, FIGURES)
 
 
 @pytest.mark.parametrize("text", ["ciou", "ciou=", "=0.5", "ciou=high", "ciou=nan", ""])
-def test_what_is_not_name_and_value(text: str) -> None:
+def test_other_texts_than_name_and_value_are_refused(text: str) -> None:
     with pytest.raises(LiraError, match="expected NAME=VALUE"):
         gate.parse([text])
 
 
-def test_what_is_not_a_number_never_passes() -> None:
+def test_a_nan_never_passes() -> None:
     with pytest.raises(LiraError, match="ciou is not measured, required -1"):
         gate.check({"ciou": -1.0}, {"ciou": float("nan")})
 
 
-def test_hallucination_has_to_be_lower() -> None:
+def test_hallucination_must_be_at_most_its_bound() -> None:
     figures = {"chair_i": 0.1, "chair_s": 0.3}
     gate.check(gate.parse(["chair_i=0.1"]), figures)
     with pytest.raises(LiraError) as error:
@@ -47,7 +47,7 @@ def test_hallucination_has_to_be_lower() -> None:
     assert str(error.value) == "not good enough: chair_i is 0.1, required at most 0.05"
 
 
-def test_no_requirement_hides_another() -> None:
+def test_a_repeated_bound_is_refused() -> None:
     with pytest.raises(LiraError, match="ciou is required twice"):
         gate.parse(["ciou=0.9", "ciou=0.1"])
     assert gate.parse(["a=b.top1=0.5"]) == {"a=b.top1": 0.5}  # AttrEval's kinds are the data's words

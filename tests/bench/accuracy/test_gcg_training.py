@@ -1,4 +1,4 @@
-"""Grounded captions as RefCOCOg and Flickr are published for training."""
+"""Grounded captions in the training forms of RefCOCOg and Flickr."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def ref(sentence: Any, **changes: Any) -> dict[str, Any]:
     }
 
 
-def test_refcocog_names_what_its_caption_does(annotated: Annotated) -> None:
+def test_refcocog_keeps_the_refs_in_its_caption(annotated: Annotated) -> None:
     annotated.write(REFS, [entry("7", ref("A dog"), ref("the horse"), ref("red car"))])
     (item,) = annotated.read("gcg").items
     assert (item.image, item.truth["phrases"], item.size) == ("7.jpg", ["A dog", "red car"], None)
     assert np.array_equal(segmentation.decode(item.masks[0], HEIGHT, WIDTH), MASK)
 
 
-def test_damaged_entries_of_refcocog(annotated: Annotated) -> None:
+def test_damaged_entries_of_refcocog_are_left_out(annotated: Annotated) -> None:
     entries = [
         entry("1", ref("a dog")),
         entry("1", ref("red car")),
@@ -63,7 +63,7 @@ def test_damaged_entries_of_refcocog(annotated: Annotated) -> None:
     assert reasons[f"{REFS}[3]"] == "key 'segmentation' is missing"
 
 
-def test_openpsg_has_null_for_words_that_mean_nothing(annotated: Annotated) -> None:
+def test_null_phrases_of_openpsg_are_skipped(annotated: Annotated) -> None:
     groundings = {"a dog": {"token_positives": [0, 5], "rle_masks": [rle.encode(MASK)]}, "a mood": None}
     annotated.write(
         "OpenPsgGCG_train.json", [{"file_name": "1.jpg", "caption": "x", "groundings": groundings}]
@@ -115,7 +115,9 @@ def test_flickr_has_a_mask_per_span(annotated: Annotated) -> None:
         ({"sam_mask": "abc"}, "key 'sam_mask' is 'abc', expected dict or list"),
     ],
 )
-def test_damaged_annotations_of_flickr(annotated: Annotated, changes: dict[str, Any], said: str) -> None:
+def test_damaged_annotations_of_flickr_are_left_out(
+    annotated: Annotated, changes: dict[str, Any], said: str
+) -> None:
     found = [annotation(1, 5, **changes), annotation(2, 6)]
     annotated.write(FLICKR, {"images": [image(5), image(7)], "annotations": found})
     (reason,) = annotated.reasons("gcg").values()
@@ -125,12 +127,12 @@ def test_damaged_annotations_of_flickr(annotated: Annotated, changes: dict[str, 
 @pytest.mark.parametrize(
     "changes", [{"height": -1}, {"width": 10**400}, {"caption": 5}, {"file_name": ""}, {"id": 7}]
 )
-def test_damaged_images_of_flickr(annotated: Annotated, changes: dict[str, Any]) -> None:
+def test_damaged_images_of_flickr_are_left_out(annotated: Annotated, changes: dict[str, Any]) -> None:
     annotated.write(FLICKR, {"images": [image(5, **changes), image(7)], "annotations": []})
     assert f"{FLICKR}.images[0]" in annotated.reasons("gcg")
 
 
-def test_an_object_of_another_form(annotated: Annotated) -> None:
+def test_an_object_of_another_form_is_refused(annotated: Annotated) -> None:
     annotated.write(FLICKR, {"images": []})
     with pytest.raises(LiraError, match="no lists 'images' and 'annotations'"):
         annotated.read("gcg")

@@ -1,4 +1,4 @@
-"""An evaluation that was stopped, one that is finished, and one that is spread over Ray."""
+"""Evaluations that were stopped, that are finished, and that run over Ray."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_finished_evaluation_asks_nothing_again(
     assert evaluate.same_bytes("out", grounded)
 
 
-def test_another_evaluation_into_the_same_folder(
+def test_another_evaluation_in_the_same_folder_is_refused(
     evaluate: Evaluate, grounded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(grounded, "out")
@@ -81,7 +81,7 @@ def test_ray_gives_the_same_bytes(evaluate: Evaluate, grounded: Path) -> None:
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
-def test_engines_that_are_not_there_are_found_out_before_ray_starts(
+def test_missing_engines_are_found_before_ray_starts(
     evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ray_workers, "records", None)
@@ -90,7 +90,7 @@ def test_engines_that_are_not_there_are_found_out_before_ray_starts(
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra ray")
-def test_an_error_in_a_ray_worker_is_one_line(evaluate: Evaluate) -> None:
+def test_an_error_in_a_ray_worker_is_a_one_line_error(evaluate: Evaluate) -> None:
     bundle = Path("bundle").resolve()
     shutil.copytree(evaluate.bundle, bundle)
     engine = bundle / "engines" / "cpu-fp32" / "sefe.onnx"
@@ -102,7 +102,7 @@ def test_an_error_in_a_ray_worker_is_one_line(evaluate: Evaluate) -> None:
     assert not evaluate.samples("out")
 
 
-def test_a_missing_matplotlib_is_told_before_the_work(
+def test_a_missing_matplotlib_is_reported_before_the_work(
     evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(extras, "missing_packages", lambda extra: [extra])
@@ -111,7 +111,7 @@ def test_a_missing_matplotlib_is_told_before_the_work(
     assert not Path("out").exists()
 
 
-def test_a_missing_ray_is_one_line(
+def test_a_missing_ray_is_a_one_line_error(
     evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ray_workers, "missing_packages", lambda extra: [extra])

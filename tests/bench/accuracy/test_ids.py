@@ -1,4 +1,4 @@
-"""Ids that occur twice, and what belongs to another image: left out and named, never guessed."""
+"""Items with repeated ids, or with parts of another image, are left out by name."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def coco(annotated: Annotated) -> Annotated:
     return annotated
 
 
-def test_refs_of_joined_files(coco: Annotated) -> None:
+def test_refs_with_repeated_ids_are_left_out(coco: Annotated) -> None:
     refs = [
         ref(0, 10, 1),
         ref(1, 20, 2),
@@ -67,7 +67,7 @@ def test_refs_of_joined_files(coco: Annotated) -> None:
 
 
 @pytest.mark.parametrize("number", [1.0, True, "1", None, LARGE, -LARGE, float("inf"), float("nan"), [1], {}])
-def test_what_is_no_id_of_these_is_left_out(coco: Annotated, number: Any) -> None:
+def test_refs_with_invalid_ids_are_left_out(coco: Annotated, number: Any) -> None:
     refs = [ref(0, number, 1), ref(1, 10, number), ref(2, [number], 1), ref(3, 10, 1)]
     coco.write("refs.json", refs)
     reasons = coco.reasons("refseg")
@@ -75,7 +75,7 @@ def test_what_is_no_id_of_these_is_left_out(coco: Annotated, number: Any) -> Non
     assert all(len(reason) < 150 for reason in reasons.values())
 
 
-def test_an_annotation_has_to_say_what_it_is_of(coco: Annotated) -> None:
+def test_an_annotation_without_its_image_is_left_out(coco: Annotated) -> None:
     for stated in ({}, {"image_id": 1.0}, {"image_id": None}):
         lost = {key: value for key, value in annotation(10, 1).items() if key != "image_id"} | stated
         coco.write("instances.json", {"images": [image(1)], "annotations": [lost]})
@@ -83,7 +83,7 @@ def test_an_annotation_has_to_say_what_it_is_of(coco: Annotated) -> None:
         assert "image_id" in coco.reasons("refseg")["refs.json[0]"]
 
 
-def test_a_list_of_no_annotations_is_not_gref_cocos_nothing(coco: Annotated) -> None:
+def test_an_empty_list_of_annotations_is_not_no_target(coco: Annotated) -> None:
     coco.write("refs.json", [ref(0, [], 1), ref(1, [-1], 1)])
     assert list(coco.reasons("refseg")) == ["refs.json[0]"]
 
@@ -91,7 +91,7 @@ def test_a_list_of_no_annotations_is_not_gref_cocos_nothing(coco: Annotated) -> 
 @pytest.mark.parametrize(
     ("height", "width"), [(-12, 10), (12, 0), (LARGE, 10), (12.0, 10), (12, "10"), (12, 70_000)]
 )
-def test_sizes_that_no_image_has(coco: Annotated, height: Any, width: Any) -> None:
+def test_impossible_image_sizes_are_left_out(coco: Annotated, height: Any, width: Any) -> None:
     content = {"images": [image(1, height=height, width=width)], "annotations": [annotation(10, 1)]}
     coco.write("instances.json", content)
     coco.write("refs.json", [ref(0, 10, 1)])
@@ -102,7 +102,7 @@ def test_sizes_that_no_image_has(coco: Annotated, height: Any, width: Any) -> No
 # --- grounded captions --------------------------------------------------------------------------------
 
 
-def test_ids_of_grandf(annotated: Annotated) -> None:
+def test_repeated_ids_of_grandf_are_left_out(annotated: Annotated) -> None:
     captions = {
         "images": [{"id": 1}, {"id": "1"}, {"id": 2}, {"id": 3}, {"id": 4}, {"id": 5}],
         "annotations": [
@@ -124,7 +124,7 @@ def test_ids_of_grandf(annotated: Annotated) -> None:
     assert [item.image for item in annotated.read("gcg").items] == ["3.jpg"]
 
 
-def test_ids_of_the_training_form(annotated: Annotated) -> None:
+def test_repeated_ids_of_the_training_form_are_left_out(annotated: Annotated) -> None:
     entry = {"file_name": "1.jpg", "groundings": {}}
     annotated.write("gcg.json", [{**entry, "image_id": number} for number in (1, 2, 1)] + [entry])
     reason = "image 1 occurs twice, expected once"
@@ -145,7 +145,7 @@ def test_splits_of_grandf_are_listed(annotated: Annotated) -> None:
 # --- questions ----------------------------------------------------------------------------------------
 
 
-def test_question_ids(annotated: Annotated) -> None:
+def test_questions_with_repeated_ids_are_left_out(annotated: Annotated) -> None:
     line = {"image": "a.jpg", "question": "What?", "answer": "cat", "text": "What?", "label": "yes"}
     entries = [{**line, "question_id": number} for number in (1, 2, 1, "1", 1.0, LARGE, LARGE)] + [line, line]
     for task, name in (("vqa", "vqa.jsonl"), ("pope", "pope.jsonl")):
@@ -160,7 +160,7 @@ def pair(number: Any, answer: str, **changes: Any) -> dict[str, Any]:
     return {"image": "a.jpg", "question": f"{answer}?", "answer": answer, "pair_id": number, **changes}
 
 
-def test_pair_ids(annotated: Annotated) -> None:
+def test_pairs_with_repeated_ids_are_left_out(annotated: Annotated) -> None:
     entries = [pair(n, a) for n in (1, 1, 2) for a in ("yes", "no")] + [pair(True, "yes"), pair(3.0, "no")]
     annotated.write_lines("attreval.jsonl", entries)
     reasons = annotated.reasons("attreval")
@@ -170,7 +170,7 @@ def test_pair_ids(annotated: Annotated) -> None:
     assert item.key == "attreval.jsonl:5"
 
 
-def test_a_question_of_two_pairs(annotated: Annotated) -> None:
+def test_a_question_id_in_two_pairs_leaves_both_out(annotated: Annotated) -> None:
     entries = [
         pair(n, a, question_id=q) for q, (n, a) in enumerate((n, a) for n in (1, 2) for a in ("yes", "no"))
     ]
@@ -180,13 +180,13 @@ def test_a_question_of_two_pairs(annotated: Annotated) -> None:
     assert annotated.reasons("attreval") == {"attreval.jsonl:1": reason, "attreval.jsonl:3": reason}
 
 
-def test_an_id_is_no_one_elses_where_the_other_entry_cannot_be_used(annotated: Annotated) -> None:
+def test_ids_of_unusable_entries_do_not_count(annotated: Annotated) -> None:
     line = {"question_id": 1, "image": "a.jpg", "text": "Is it?", "label": "no"}
     annotated.write_lines("pope.jsonl", [line, {**line, "label": "maybe"}])
     assert list(annotated.reasons("pope")) == ["pope.jsonl:2"] and len(annotated.read("pope").items) == 1
 
 
-def test_a_broken_line_leaves_its_neighbours_pairs_alone(annotated: Annotated) -> None:
+def test_a_broken_line_leaves_other_pairs_complete(annotated: Annotated) -> None:
     lines: list[object] = [{k: v for k, v in pair(0, a).items() if k != "pair_id"} for a in ("yes", "no") * 3]
     lines[1] = "{broken"
     annotated.write_lines("refcoco_attri.jsonl", lines)
@@ -195,7 +195,7 @@ def test_a_broken_line_leaves_its_neighbours_pairs_alone(annotated: Annotated) -
     assert keys == ["refcoco_attri.jsonl:3", "refcoco_attri.jsonl:5"]
 
 
-def test_expressions_that_share_an_id(annotated: Annotated) -> None:
+def test_expressions_with_repeated_ids_are_left_out(annotated: Annotated) -> None:
     line = {"image": "a.jpg", "expression": "it", "words": ["red", "blue"], "answer": "red"}
     annotated.write_lines("attributes.jsonl", [{**line, "question_id": number} for number in (1, 2, 2)])
     assert len(annotated.read("attreval").items) == 1 and len(annotated.reasons("attreval")) == 2

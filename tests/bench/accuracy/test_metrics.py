@@ -1,4 +1,4 @@
-"""The field's measures on cases worked out by hand."""
+"""Metrics, compared with cases worked out by hand."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from lira_runtime import rle
 
 
 def rows(start: int, end: int) -> np.ndarray:
-    """An 8 x 6 mask of whole rows."""
+    """Return an 8 x 6 mask of whole rows."""
     mask = np.zeros((8, 6), dtype=bool)
     mask[start:end] = True
     return mask
 
 
-def test_pairs_are_one_to_one_and_the_best_first() -> None:
+def test_pairs_are_one_to_one_best_first() -> None:
     scores = iou_matrix([rows(0, 4), rows(0, 3)], [rows(0, 3), rows(5, 8)])
     assert scores.tolist() == [[0.75, 0.0], [1.0, 0.0]]
     assert matched(scores) == [(1, 0, 1.0)]  # the first mask, with 0.75, comes too late
     assert matched(np.zeros((0, 2))) == []
 
 
-def test_miou_is_the_mean_over_masks_with_a_partner() -> None:
+def test_miou_is_the_mean_over_matched_masks() -> None:
     scores = iou_matrix([rows(0, 4), rows(6, 8)], [rows(0, 2), rows(6, 8), rows(3, 5)])
     assert mean_matched_iou(scores) == pytest.approx((0.5 + 1.0) / 2)
     assert mean_matched_iou(iou_matrix([rows(0, 1)], [rows(4, 5)])) == 0.0
@@ -39,7 +39,7 @@ def encoded(*masks: np.ndarray) -> list[dict]:
     return [rle.encode(mask) for mask in masks]
 
 
-def test_average_precision_at_half() -> None:
+def test_average_precision_counts_pairs_at_half() -> None:
     truth = [encoded(rows(0, 4)), encoded(rows(0, 4))]
     assert average_precision(truth, truth) == pytest.approx(1.0)
     assert average_precision([encoded(rows(0, 3)), encoded(rows(1, 4))], truth) == pytest.approx(1.0)  # 0.75
@@ -53,12 +53,12 @@ def test_average_precision_at_half() -> None:
     assert average_precision([encoded(rows(0, 3)), []], truth, threshold=0.8) == pytest.approx(0.0)
 
 
-def test_average_precision_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_average_precision_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     average_precision([encoded(rows(0, 4))], [encoded(rows(0, 4))])
     assert capsys.readouterr().out == ""
 
 
-def test_binary_score() -> None:
+def test_binary_score_has_accuracy_precision_recall_and_f1() -> None:
     score = BinaryScore()
     for said, truth in ((True, True), (True, True), (True, False), (False, True), (False, False)):
         score.add(said, truth)
@@ -85,11 +85,11 @@ def test_binary_score() -> None:
         ("an apple and a pear", "apple and pear"),
     ],
 )
-def test_vqa_normalisation(answer: str, expected: str) -> None:
+def test_vqa_answers_are_normalised(answer: str, expected: str) -> None:
     assert normalised(answer) == expected
 
 
-def test_vqa_accuracy() -> None:
+def test_vqa_accuracy_counts_annotators() -> None:
     assert vqa_accuracy("A cat.", ["cat"]) == 1.0
     assert vqa_accuracy("sofa", ["couch", "Sofa"]) == 1.0
     assert vqa_accuracy("chair", ["couch", "sofa"]) == 0.0
@@ -117,7 +117,7 @@ def test_phrases_are_the_same_but_for_case_articles_and_punctuation() -> None:
     assert gcg.normalised("red stars") != gcg.normalised("red star")
 
 
-def test_agreement_counts_what_the_other_did_not_get_to() -> None:
+def test_missing_tokens_and_masks_count_as_disagreement() -> None:
     agreement = Agreement()
     assert (agreement.share, agreement.mean_iou) == (1.0, 1.0)
     agreement.add([5, 6, 7, 8], [5, 9, 7], [rows(0, 3)], [rows(0, 4), rows(0, 1)])

@@ -1,4 +1,4 @@
-"""An evaluation that evaluated nothing says so, and reaches nothing."""
+"""An evaluation without answers fails, and meets no bound."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ REF = {"ref_id": 1, "ann_id": 1, "image_id": 1, "split": "val", "sentences": [{"
         ),
     ],
 )
-def test_files_with_nothing_in_them(
+def test_empty_files_are_errors(
     evaluate: Evaluate,
     tmp_path: Path,
     task: str,
@@ -73,7 +73,9 @@ def test_files_with_nothing_in_them(
     assert not Path("out").exists()
 
 
-def test_a_gate_on_what_was_not_measured(evaluate: Evaluate, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bound_on_an_unmeasured_figure_fails(
+    evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = (evaluate.data / "pope.jsonl").read_text().split("\n")
     no = [line for line in lines if line and json.loads(line)["label"] == "no"][:1]
     Path("pope.jsonl").write_text("\n".join(no))

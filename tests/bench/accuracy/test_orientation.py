@@ -1,4 +1,4 @@
-"""Pictures with an EXIF orientation: annotations follow the pixels as they are stored."""
+"""Pictures with an EXIF orientation: annotations are of the stored pixels."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def item(*masks: Any, size: tuple[int, int] | None = None) -> Item:
     return Item("a[0]", "photo.png", (Question("gcg"),), {}, masks, size)
 
 
-def test_stored_pixels_are_not_turned_later_either(photo: Path) -> None:
+def test_a_picture_opened_as_stored_is_not_turned_later(photo: Path) -> None:
     stored = open_image(photo, upright=False)
     assert stored.size == (WIDTH, HEIGHT) and open_image(photo).size == (HEIGHT, WIDTH)
     with Image.open(photo) as picture:
@@ -53,7 +53,7 @@ def test_stored_pixels_are_not_turned_later_either(photo: Path) -> None:
     assert np.array_equal(np.asarray(open_image(stored)), np.asarray(stored))
 
 
-def test_memory_that_is_refused_is_no_other_size(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_memory_is_not_taken_for_another_size(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = open_image(photo, upright=False)
 
     def refuse(path: Path) -> None:
@@ -120,8 +120,8 @@ def test_a_polygon_over_the_edge_of_an_upright_picture_is_cut(photo: Path) -> No
     assert mask[1:, 1:9].all()
 
 
-def test_square_pictures_are_evaluated_as_they_are_stored(evaluate: Evaluate, tmp_path: Path) -> None:
-    """Turned, the same scenes would be found, and their masks would be somewhere else."""
+def test_square_pictures_are_evaluated_as_stored(evaluate: Evaluate, tmp_path: Path) -> None:
+    """If the pictures were turned, the same objects would be found, with masks elsewhere."""
     images = tmp_path / "turned"
     images.mkdir()
     for path in (evaluate.data / "images").iterdir():

@@ -1,4 +1,4 @@
-"""An answer is about one picture: figures of another are never shown as its own."""
+"""An answer is about one picture: a replaced picture is noticed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def data(evaluate: Evaluate, tmp_path: Path) -> Path:
 
 
 def replace(picture: Path) -> None:
-    """Other pixels under the same name, of the same age."""
+    """Replace the pixels of a file, keeping its name and time."""
     before = picture.stat()
     Image.new("RGB", (384, 384), (128, 128, 128)).save(picture)
     os.utime(picture, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -88,7 +88,7 @@ def test_a_picture_replaced_after_a_stop_is_refused(evaluate: Evaluate, data: Pa
     assert evaluate("pope", "out", *FEW, data=data) == 2
 
 
-def test_a_picture_that_was_left_out_may_come_later(evaluate: Evaluate, data: Path) -> None:
+def test_a_missing_picture_may_come_later(evaluate: Evaluate, data: Path) -> None:
     first = data / "images" / "000000.png"
     good = first.read_bytes()
     first.write_bytes(good[:500])
@@ -100,7 +100,7 @@ def test_a_picture_that_was_left_out_may_come_later(evaluate: Evaluate, data: Pa
     assert evaluate.same_bytes("out", "whole")
 
 
-def test_a_picture_replaced_while_it_is_asked_about(
+def test_a_picture_replaced_during_the_run_is_an_error(
     evaluate: Evaluate, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answering = run._in_this_process
@@ -125,7 +125,7 @@ def test_a_picture_replaced_while_it_is_asked_about(
     assert evaluate.same_bytes("out", "fresh")
 
 
-def test_engines_that_are_compared_saw_the_same_pictures(
+def test_compared_engines_see_the_same_pictures(
     evaluate: Evaluate, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     compared = ("pope", "out", "--limit", 4, "--compare", "cpu-int4")

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: what goes on, what is refused."""
+"""The folder of an evaluation: continuing, and refusing other contents."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_record_is_on_disk_at_once(tmp_path: Path) -> None:
         assert (report["complete"], report["run"]) == (False, RUN)
 
 
-def test_the_same_run_goes_on_behind_a_torn_line(tmp_path: Path) -> None:
+def test_the_same_run_goes_on_after_an_incomplete_line(tmp_path: Path) -> None:
     write_two(tmp_path)
     with open(tmp_path / "samples.jsonl", "ab") as file:
         file.write(b'{"item": "vqa.jsonl:3", "sco')
@@ -60,7 +60,7 @@ def test_the_same_run_goes_on_behind_a_torn_line(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "samples.jsonl"]
 
 
-def test_what_was_left_out_is_tried_again(tmp_path: Path) -> None:
+def test_left_out_items_are_tried_again(tmp_path: Path) -> None:
     with Output(tmp_path, RUN) as output:
         output.append({"item": "vqa.jsonl:1", "left_out": "no such file"})
         output.append(record(2))
@@ -114,7 +114,7 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
         Output(tmp_path, RUN)
 
 
-def test_a_record_without_its_image_is_damage(tmp_path: Path) -> None:
+def test_a_record_without_its_image_is_an_error(tmp_path: Path) -> None:
     write_two(tmp_path)
     samples = tmp_path / "samples.jsonl"
     samples.write_bytes(samples.read_bytes().replace(b'"image": "a.png", ', b"", 1))
@@ -143,7 +143,7 @@ def test_an_evaluation_of_an_earlier_version_may_be_overwritten(tmp_path: Path) 
         assert keys(output) == []
 
 
-def test_what_is_not_utf8_goes_into_a_report_and_comes_back(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_survives_in_a_report(tmp_path: Path) -> None:
     run = {**RUN, "instruction": "Kurz, \udcfcberall."}  # as an argument in Latin-1 arrives
     for _ in range(2):
         with Output(tmp_path, run):

@@ -1,4 +1,4 @@
-"""The rules of the authors' evaluation scripts: what each does, and that an evaluation goes by them."""
+"""The rules of the authors' evaluation scripts: the effect of each, and evaluations by them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rules(task: str, benchmark: str | None = None) -> Protocol:
 
 
 def columns(*filled: int) -> np.ndarray:
-    """A 4 x 6 mask of whole columns, 4 pixels each."""
+    """Return a 4 x 6 mask of whole columns, 4 pixels each."""
     mask = np.zeros(SIZE, dtype=bool)
     mask[:, filled] = True
     return mask
@@ -76,7 +76,7 @@ def test_refseg_answers_without_a_mask_are_in_no_sum() -> None:
     assert (nothing["ciou"], nothing["giou"]) == (None, 0.0)
 
 
-def test_refseg_pixels_of_two_polygons_belong_to_nothing() -> None:
+def test_refseg_pixels_of_two_polygons_belong_to_no_mask() -> None:
     left, right = [0, 0, 4, 0, 4, 4, 0, 4], [2, 0, 6, 0, 6, 4, 2, 4]  # columns 0..3 and 2..5
     everything = columns(*range(6))
     for protocol, intersection in ((STRICT, 24), (rules("refseg"), 16)):
@@ -87,8 +87,8 @@ def test_refseg_pixels_of_two_polygons_belong_to_nothing() -> None:
     assert record["scores"]["intersection"] == 24
 
 
-def test_gcg_counts_the_masks_that_image_id_took() -> None:
-    """Of three [SEG], the first was taken; the second has a phrase without a region; the third closes."""
+def test_gcg_counts_the_masks_taken_at_image_id() -> None:
+    """Of three [SEG], the first has a region, the second a phrase without one, and the third closes it."""
     answer = with_masks(
         columns(0), columns(1), columns(0), phrases=(("a dog", 0), ("a cat", 1)), regions=(0,)
     )
@@ -123,20 +123,22 @@ def test_gcg_counts_the_masks_that_image_id_took() -> None:
         ("ai2d", ["B"], "b", 1.0, 1.0),
     ],
 )
-def test_vqa_texts(benchmark: str, truth: list[str], text: str, strict: float, authors: float) -> None:
+def test_vqa_rates_texts_by_the_protocol(
+    benchmark: str, truth: list[str], text: str, strict: float, authors: float
+) -> None:
     item = Item("x", "a.png", (Question("vqa", "?"),), {"answers": truth})
     for protocol, expected in ((STRICT, strict), (rules("vqa", benchmark), authors)):
         score = vqa.judge(item, [said(text)], [], protocol)
         assert vqa.total([(item, {"scores": score})], protocol)["accuracy"] == pytest.approx(expected)
 
 
-def test_texts_as_the_authors_read_them() -> None:
+def test_texts_are_normalised_as_the_authors_do() -> None:
     assert textvqa_normalised("The man's, isn't he?\nOne 1.5 hot-dog") == "man 's isnt he 1 1.5 hot dog"
     assert gqa_shortened("They are on a bench, near it") == "bench"
     assert gqa_shortened("Yes!") == "yes"
 
 
-def test_attreval_wants_the_word_alone() -> None:
+def test_attreval_takes_only_the_bare_word() -> None:
     item = Item("x", "a.png", (Question("vqa", "?"), Question("vqa", "?")), {"kind": "color"})
     record = {"scores": {"kind": "color"}, "answers": [{"text": "Yes, it is"}, {"text": " no "}]}
     assert attreval.total([(item, record)])["all.paired"] == 1.0
@@ -163,7 +165,7 @@ def test_pope_words_end_at_blanks_and_categories_are_rated() -> None:
         )
 
 
-def test_pope_questions_that_have_their_instruction_get_no_second_one(tmp_path: Path) -> None:
+def test_pope_appends_no_second_instruction(tmp_path: Path) -> None:
     instruction = rules("pope").instruction
     texts = ("Is there a dog?", f"Is there a cat?{instruction}")
     lines = [json.dumps({"image": "a.png", "text": text, "label": "yes"}) for text in texts]
@@ -175,7 +177,7 @@ def test_pope_questions_that_have_their_instruction_get_no_second_one(tmp_path: 
     ]
 
 
-def test_what_is_evaluated() -> None:
+def test_rules_choose_the_evaluated_entries() -> None:
     asked = tuple(Item(str(n), "a.png", (Question("vqa", "?"),), {}) for n in range(20_001))
     assert len(Dataset(asked).chosen_by(rules("vqa")).entries) == 4_000
     assert len(Dataset(asked[:20_000]).chosen_by(rules("vqa")).entries) == 20_000
@@ -187,7 +189,7 @@ def test_what_is_evaluated() -> None:
     )
 
 
-def test_single_rules_are_changed() -> None:
+def test_options_change_single_rules() -> None:
     changed = rules("refseg").changed("off", None, 2)
     assert (changed.ilvc, changed.min_tiles, changed.max_tiles, changed.bos) == ("off", 2, 2, True)
     assert rules("vqa").changed(None, "", None).instruction == ""
@@ -200,7 +202,7 @@ def test_single_rules_are_changed() -> None:
 
 
 class Asked:
-    """What an evaluation does with the runtime."""
+    """Records the calls of the runtime."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tiles: list[dict[str, Any]] = []
@@ -239,7 +241,9 @@ def manifest(evaluate: Evaluate) -> Manifest:
         return lira.manifest
 
 
-def test_refseg_by_the_authors(evaluate: Evaluate, asked: Asked, manifest: Manifest) -> None:
+def test_an_evaluation_of_refseg_follows_the_authors(
+    evaluate: Evaluate, asked: Asked, manifest: Manifest
+) -> None:
     assert evaluate("refseg", "out", "--protocol", "authors", "--limit", 2) == 0
     tokens = manifest.tokens
     for prompt in asked.prompts:
@@ -250,7 +254,7 @@ def test_refseg_by_the_authors(evaluate: Evaluate, asked: Asked, manifest: Manif
     assert evaluate.report("out")["run"]["protocol"]["name"] == "authors"
 
 
-def test_vqa_and_attreval_by_the_authors(
+def test_evaluations_of_vqa_and_attreval_follow_the_authors(
     evaluate: Evaluate, asked: Asked, manifest: Manifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate("vqa", "vqa", "--protocol", "authors", "--limit", 2) == 0
@@ -268,11 +272,10 @@ def test_vqa_and_attreval_by_the_authors(
     assert (counts["evaluated"], counts["left_out"]) == (1, 1)
 
 
-def test_an_end_token_is_not_the_first_one(
+def test_an_end_token_is_never_the_first_token(
     evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, manifest: Manifest
 ) -> None:
-    """As min_new_tokens=1 of transformers: `</s>` is no first token, whatever the model says; then it is
-    the answer's end."""
+    """As with transformers' min_new_tokens=1, `</s>` cannot be the first token, but may end the answer."""
     end = manifest.tokens.eos[1]
     embed = Lira.embed
     opened = Lira.open
@@ -305,7 +308,9 @@ def test_an_end_token_is_not_the_first_one(
     assert Lira.embed is embed
 
 
-def test_pope_by_the_authors(evaluate: Evaluate, asked: Asked, manifest: Manifest) -> None:
+def test_an_evaluation_of_pope_follows_the_authors(
+    evaluate: Evaluate, asked: Asked, manifest: Manifest
+) -> None:
     assert evaluate("pope", "out", "--protocol", "authors", "--limit", 3, "--compare", "cpu-int4") == 0
     assert asked.beams == [(5, 1)] * 6  # both engines
     assert asked.tiles == [{"max_tiles": 8, "min_tiles": 4}] * 2
@@ -326,7 +331,7 @@ def test_pope_by_the_authors(evaluate: Evaluate, asked: Asked, manifest: Manifes
     assert first["answers"][0]["finish_reason"] == "stop"
 
 
-def test_gcg_by_the_authors(
+def test_an_evaluation_of_gcg_follows_the_authors(
     evaluate: Evaluate, asked: Asked, manifest: Manifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate("gcg", "out", "--protocol", "authors", "--limit", 1) == 0
@@ -347,7 +352,9 @@ def test_gcg_by_the_authors(
     assert "protocol.name authors, this one has strict" in error and "--overwrite" in error
 
 
-def test_chair_by_the_authors(evaluate: Evaluate, asked: Asked, manifest: Manifest) -> None:
+def test_an_evaluation_of_chair_follows_the_authors(
+    evaluate: Evaluate, asked: Asked, manifest: Manifest
+) -> None:
     assert evaluate("chair", "out", "--protocol", "authors", "--limit", 1) == 0
     assert asked.tiles == [{"max_tiles": 6, "min_tiles": 1}]
     for prompt in asked.prompts:
@@ -355,20 +362,20 @@ def test_chair_by_the_authors(evaluate: Evaluate, asked: Asked, manifest: Manife
         assert prompt.stop_ids == set(manifest.tokens.eos[:1]) and prompt.max_new_tokens == 512
 
 
-def test_compared_engines_read_the_question_that_was_asked(evaluate: Evaluate) -> None:
+def test_compared_engines_read_the_asked_question(evaluate: Evaluate) -> None:
     assert evaluate("gcg", "out", "--protocol", "authors", "--limit", 1, "--compare", "portable") == 0
     found = json.loads(Path("out/compare-portable/report.json").read_text())["comparison"]
     assert found["token_agreement"] == 1.0 and found["mask_iou"] > 0.99
 
 
-def test_tiles_of_an_evaluation(evaluate: Evaluate, asked: Asked) -> None:
+def test_max_tiles_sets_the_tiles_of_an_evaluation(evaluate: Evaluate, asked: Asked) -> None:
     assert evaluate("vqa", "out", "--max-tiles", 2, "--limit", 1) == 0
     assert asked.tiles == [{"max_tiles": 2}]
     assert evaluate.report("out")["run"]["protocol"]["max_tiles"] == 2
     assert evaluate.report("out")["run"]["protocol"]["name"] == "strict"
 
 
-def test_tiles_that_do_not_fit_are_said(
+def test_too_many_tiles_leave_the_item_out(
     evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from lira_engine.ort.llm import OrtLlm

@@ -1,4 +1,4 @@
-"""The script that measures each rule of the authors' protocol, and what docs/eval.md has of it."""
+"""The script that measures each rule of the authors' protocol, and its table in docs/eval.md."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def cells(text: str) -> list[list[str]]:
-    """The table's lines below its head; a bar inside a cell is written \\|."""
+    """Return the cells of the table's rows; a bar inside a cell is written \\|."""
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     bar = "\0"
     split = [line.replace("\\|", bar).split("|")[1:-1] for line in lines]
@@ -36,7 +36,7 @@ def cells(text: str) -> list[list[str]]:
 
 
 def test_every_rule_is_measured(script: ModuleType) -> None:
-    """Field by field, what the authors' protocol has otherwise is in one of the lines."""
+    """Each field that differs in the authors' protocol is in one of the rows."""
     for task in TASKS:
         authors = protocol_for("authors", task)
         names = {field.name for field in fields(Protocol)} - {"name"}
@@ -49,7 +49,7 @@ def test_every_rule_is_measured(script: ModuleType) -> None:
         assert alone != STRICT and alone.name == "strict"
 
 
-def test_the_table(
+def test_the_script_prints_a_row_per_rule(
     script: ModuleType,
     accuracy_bundle: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -65,7 +65,7 @@ def test_the_table(
     assert plain[4].startswith("0 of ") and plain[4] != bos[4] == authors[4]
 
 
-def test_the_page_has_this_table(script: ModuleType) -> None:
+def test_the_docs_page_has_the_same_rows(script: ModuleType) -> None:
     page = (ROOT / "docs" / "eval.md").read_text(encoding="utf-8")
     part = page.partition("## The authors' protocol")[2].partition("\n## ")[0]
     shown = [line[:3] for line in cells(part[part.index("| task | strict | authors |") :])]

@@ -54,7 +54,7 @@ def reasons(dataset: Dataset) -> dict[str, str]:
     ],
     ids=["polygon", "uncompressed", "compressed", "list", "union"],
 )
-def test_every_kind_of_segmentation(stored: Any) -> None:
+def test_every_kind_of_segmentation_is_decoded(stored: Any) -> None:
     found = segmentation.decode(stored, HEIGHT, WIDTH)
     assert found.dtype == bool and np.array_equal(found, MASK)
 
@@ -97,7 +97,7 @@ def test_polygons_are_drawn_as_pycocotools_draws_them() -> None:
         ([{"size": [1, 1], "counts": [1]}], "expected the image's"),
     ],
 )
-def test_damaged_segmentations(stored: Any, said: str) -> None:
+def test_damaged_segmentations_are_refused(stored: Any, said: str) -> None:
     with pytest.raises(LiraError) as error:
         segmentation.decode(stored, HEIGHT, WIDTH)
     assert said in str(error.value)

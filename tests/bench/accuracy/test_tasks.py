@@ -1,4 +1,4 @@
-"""`lira-edge eval` on lira-nano, as a user runs it: the five tasks, and what it refuses."""
+"""`lira-edge eval` on lira-nano: the tasks, and refused options."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .conftest import Evaluate
 
 
-def test_refseg(evaluate: Evaluate, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refseg_matches_an_independent_count(evaluate: Evaluate, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate("refseg", "out", "--limit", 9, "--json", "-") == 0
     found = evaluate.report("out")
     assert found["counts"] == {"entries": 9, "evaluated": 9, "left_out": 0}
@@ -54,7 +54,7 @@ def test_refseg(evaluate: Evaluate, capsys: pytest.CaptureFixture[str]) -> None:
     assert (figures["left_out"], figures["required"], figures["passed"]) == ([], [], True)
 
 
-def test_gcg(evaluate: Evaluate, grounded: Path) -> None:
+def test_gcg_matches_an_independent_count(evaluate: Evaluate, grounded: Path) -> None:
     metrics = evaluate.report(grounded)["metrics"]
     truth = json.loads((evaluate.data / "gcg.json").read_text())
     objects = [[g["rle_masks"][0] for g in entry["groundings"].values()] for entry in truth]
@@ -70,7 +70,7 @@ def test_gcg(evaluate: Evaluate, grounded: Path) -> None:
         assert iou(decode(found[0][i]), decode(objects[0][j])) == pytest.approx(value, abs=1e-6)
 
 
-def test_vqa_and_pope(evaluate: Evaluate) -> None:
+def test_vqa_and_pope_match_an_independent_count(evaluate: Evaluate) -> None:
     assert evaluate("vqa", "vqa", "--limit", 20) == 0
     asked = [json.loads(line) for line in (evaluate.data / "vqa.jsonl").read_text().splitlines()[:20]]
     right = [
@@ -89,7 +89,7 @@ def test_vqa_and_pope(evaluate: Evaluate) -> None:
     assert metrics["f1"] > 0.7
 
 
-def test_attreval(evaluate: Evaluate) -> None:
+def test_attreval_matches_an_independent_count(evaluate: Evaluate) -> None:
     assert evaluate("attreval", "out") == 0
     metrics, of_pairs, of_words = evaluate.report("out")["metrics"], [], []
     for sample in evaluate.samples("out"):
@@ -132,7 +132,7 @@ def kinds(of: list[dict[str, Any]]) -> set[str]:
         ("vqa", ("--protocol", "authors", "--benchmark", "mme"), "expected one of vqav2, okvqa, textvqa"),
     ],
 )
-def test_wrong_arguments(
+def test_wrong_arguments_are_refused(
     evaluate: Evaluate, task: str, more: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate(task, "out", *more) == 2
@@ -163,7 +163,7 @@ def test_ilvc_off_is_another_evaluation(evaluate: Evaluate, grounded: Path) -> N
     assert all(sample["answers"][0]["regions"] for sample in evaluate.samples(grounded))
 
 
-def test_the_default_folder_and_one_look_for_an_image(
+def test_each_image_is_encoded_once_and_the_folder_has_a_default(
     evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -177,7 +177,7 @@ def test_the_default_folder_and_one_look_for_an_image(
     assert len(found) == 20 and len(seen) == len({sample["image"] for sample in found}) < 20
 
 
-def test_neither_file_tells_times_or_paths(evaluate: Evaluate, grounded: Path) -> None:
+def test_neither_file_has_times_or_paths(evaluate: Evaluate, grounded: Path) -> None:
     for name in ("report.json", "samples.jsonl"):
         text = (grounded / name).read_text(encoding="utf-8")
         assert str(evaluate.data) not in text and os.sep + "tmp" not in text

@@ -1,4 +1,4 @@
-"""Annotation files as other programs write them: ends of lines, byte order marks, numbers beyond reason."""
+"""Annotation files of other programs: line ends, byte order marks, impossible numbers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def texts(annotated: Annotated) -> list[str | None]:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_lines_end_at_lf_and_crlf_alone(annotated: Annotated, end: str) -> None:
+def test_lines_end_only_at_lf_and_crlf(annotated: Annotated, end: str) -> None:
     # JSON escapes the control characters; U+007F and above it takes as they are
     asked = [f"Is it{character}there?" for character in "\u2028\u2029\u0085\x7f"]
     content = end.join(raw(question(text)) for text in asked) + end + end + "{broken"
@@ -46,7 +46,7 @@ def test_lines_end_at_lf_and_crlf_alone(annotated: Annotated, end: str) -> None:
 
 
 @pytest.mark.parametrize("character", SEPARATORS)
-def test_no_other_character_is_a_line_of_its_own(annotated: Annotated, character: str) -> None:
+def test_other_line_separators_do_not_split_lines(annotated: Annotated, character: str) -> None:
     lines = [raw(question("One?")), character, raw(question("Two?"))]
     annotated.write("pope.jsonl", "\n".join(lines) + "\n")
     assert texts(annotated) == ["One?", "Two?"] and list(annotated.reasons("pope")) == ["pope.jsonl:2"]
@@ -55,7 +55,7 @@ def test_no_other_character_is_a_line_of_its_own(annotated: Annotated, character
 
 
 @pytest.mark.parametrize("encoding", MARKS)
-def test_byte_order_marks_are_read_over(annotated: Annotated, encoding: str) -> None:
+def test_byte_order_marks_are_skipped(annotated: Annotated, encoding: str) -> None:
     content = raw(question("Gibt es Käse?")) + "\n" + raw(question("Two?"))
     mark = MARKS[encoding] if encoding == "utf-16-be" else b""  # the others' codecs write it
     written = mark + content.encode(encoding)
@@ -67,13 +67,13 @@ def test_byte_order_marks_are_read_over(annotated: Annotated, encoding: str) -> 
     assert [item.image for item in annotated.read("gcg").items] == ["ä.jpg"]
 
 
-def test_joined_files_have_marks_in_the_middle(annotated: Annotated) -> None:
+def test_byte_order_marks_inside_joined_files_are_skipped(annotated: Annotated) -> None:
     annotated.write("pope.jsonl", "".join(f"\ufeff{raw(question(text))}\r\n" for text in ("One?", "Two?")))
     assert texts(annotated) == ["One?", "Two?"]
 
 
 @pytest.mark.parametrize("content", [b'\xff\xfe{"a', b"\xfe\xff\x00", b'{"text": "\xe4"}', b"\x80\x81"])
-def test_what_is_no_text_is_one_line(annotated: Annotated, content: bytes) -> None:
+def test_an_undecodable_file_is_a_one_line_error(annotated: Annotated, content: bytes) -> None:
     annotated.write("pope.jsonl", content)
     with pytest.raises(LiraError, match=r"pope\.jsonl cannot be read: .*codec"):
         annotated.read("pope")
@@ -82,20 +82,20 @@ def test_what_is_no_text_is_one_line(annotated: Annotated, content: bytes) -> No
 @pytest.mark.parametrize(
     "number", ["9" * 400, "-" + "9" * 400, "1e400", "NaN", "-Infinity", "9" * 5000, "1" * 400 + ".5"]
 )
-def test_numbers_beyond_reason_in_lines(annotated: Annotated, number: str) -> None:
+def test_impossible_numbers_are_left_out(annotated: Annotated, number: str) -> None:
     for key in ("image", "text", "label"):
         line = raw({**question("Two?"), key: "HERE"}).replace('"HERE"', number)
         annotated.write("pope.jsonl", f"{raw(question('One?'))}\n{line}\n")
         assert texts(annotated) == ["One?"] and len(annotated.reasons("pope")["pope.jsonl:2"]) < 200
 
 
-def test_a_number_that_python_does_not_read_is_one_line(annotated: Annotated) -> None:
+def test_a_number_too_long_for_python_is_a_one_line_error(annotated: Annotated) -> None:
     annotated.write("gcg.json", "[" + "9" * 5000 + "]")
     with pytest.raises(LiraError, match=r"gcg\.json is not JSON: Exceeds the limit"):
         annotated.read("gcg")
 
 
-def test_what_is_nested_beyond_reason_is_one_line(annotated: Annotated) -> None:
+def test_too_deep_nesting_is_a_one_line_error(annotated: Annotated) -> None:
     for depth in (500, 100_000):
         nested = "[" * depth + "]" * depth
         annotated.write("pope.jsonl", raw(question("One?")).replace('"One?"', nested) + "\n")
@@ -105,7 +105,7 @@ def test_what_is_nested_beyond_reason_is_one_line(annotated: Annotated) -> None:
         annotated.read("gcg")
 
 
-def test_values_in_errors_are_short() -> None:
+def test_errors_show_short_values() -> None:
     assert short(10**400) == short(-(10**400)) == "a number of 401 digits"
     assert short("a\nb\u2028") == "'a\\nb\\u2028'"
     assert len(short(["x"] * 1000)) == 40

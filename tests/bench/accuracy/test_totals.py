@@ -1,4 +1,4 @@
-"""Each task's totals, from scores that were worked out by hand."""
+"""The totals of each task, compared with numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SIZE = (4, 5)
 
 
 def columns(*filled: int) -> np.ndarray:
-    """A 4 x 5 mask of whole columns, 4 pixels each."""
+    """Return a 4 x 5 mask of whole columns, 4 pixels each."""
     mask = np.zeros(SIZE, dtype=bool)
     mask[:, filled] = True
     return mask
 
 
 def answered(*masks: np.ndarray, phrases: tuple[str, ...] = (), ranked: Any = None) -> Answer:
-    """An answer as far as the tasks look at it."""
+    """Return an answer with the fields that tasks read."""
     made = [SimpleNamespace(binary=mask) for mask in masks]
     named = [SimpleNamespace(text=text, mask=mask) for text, mask in zip(phrases, made, strict=False)]
     answer = SimpleNamespace(masks=made, phrases=named, text="", attributes=lambda words, top: ranked[:top])
@@ -40,7 +40,7 @@ def expression(found: tuple[np.ndarray, ...], truth: list[np.ndarray]) -> tuple[
     return item, {"scores": scores, "answers": [{"masks": list(found)}]}
 
 
-def test_refseg() -> None:
+def test_refseg_sums_intersections_and_unions() -> None:
     scored = [
         expression((columns(0, 1),), [columns(0)]),  # 4 of 8 pixels
         expression((columns(1, 2, 3),), [columns(1, 2, 3)]),  # 12 of 12
@@ -54,7 +54,7 @@ def test_refseg() -> None:
     }
 
 
-def test_refseg_with_several_targets_and_none() -> None:
+def test_refseg_joins_several_targets_and_rates_none() -> None:
     scored = [
         expression((columns(0, 1, 2),), [columns(0), columns(1)]),  # 8 of 12: the union is the truth
         expression((columns(0),), []),  # nothing there, 4 pixels found: IoU 0, and 4 in the union
@@ -91,7 +91,7 @@ def grounded(
     return item, {"scores": scores, "answers": [answer], "size": list(SIZE)}
 
 
-def test_gcg() -> None:
+def test_gcg_pairs_found_and_true_masks() -> None:
     scored = [
         # IoU 1 with the right phrase, IoU 2/3 with a wrong one; nothing for the bird.
         grounded(
@@ -110,7 +110,7 @@ def test_gcg() -> None:
     assert (found["images"], found["objects"], found["masks"]) == (2, 4, 3)
 
 
-def test_vqa() -> None:
+def test_vqa_averages_the_accuracy() -> None:
     def asked(truth: list[str], said: str) -> tuple[Item, Record]:
         item = Item("x", "a.png", (Question("vqa", "?"),), {"answers": truth})
         answer = cast("Answer", SimpleNamespace(text=said))
@@ -121,7 +121,7 @@ def test_vqa() -> None:
     assert vqa.total(scored) == {"accuracy": pytest.approx((1 + 0 + 0.6) / 3, abs=1e-6), "questions": 3}
 
 
-def test_pope_rates_yes() -> None:
+def test_pope_rates_the_answer_yes() -> None:
     def asked(truth: bool, said: str) -> tuple[Item, Record]:
         item = Item("x", "a.png", (Question("vqa", "?"),), {"yes": truth})
         answer = cast("Answer", SimpleNamespace(text=said))
@@ -146,7 +146,7 @@ def pair(kind: str, to_yes: str, to_no: str) -> tuple[Item, Record]:
     return item, {"scores": attreval.judge(item, [], []), "answers": texts(to_yes, to_no)}
 
 
-def test_attreval_pairs() -> None:
+def test_attreval_counts_pairs_with_both_answers_right() -> None:
     scored = [
         pair("color", "Yes", "No"),
         pair("color", "Yes", "Yes"),  # says yes to everything: not understood
@@ -167,7 +167,7 @@ def test_attreval_pairs() -> None:
     }
 
 
-def test_a_kind_that_is_called_all_counts_once() -> None:
+def test_a_kind_named_all_counts_once() -> None:
     assert attreval.total([pair("all", "Yes", "No")])["all.pairs"] == 1
 
 
@@ -184,7 +184,7 @@ def ranked(answers: list[str], *, mask: bool = True) -> tuple[Item, Record]:
     return item, {"scores": scores, "image": "a.png", "answers": [{"masks": plain}]}
 
 
-def test_attreval_ranks_at_the_mask() -> None:
+def test_attreval_ranks_words_at_the_mask() -> None:
     scored = [ranked(["red"]), ranked(["blue", "pink"]), ranked(["black"]), ranked(["red"], mask=False)]
     assert [record["scores"]["rank"] for _, record in scored] == [1, 3, 6, None]
     assert scored[0][1]["scores"]["ranked"] == [[word, round(share, 4)] for word, share in RANKED[:5]]

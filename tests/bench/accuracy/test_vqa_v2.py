@@ -32,7 +32,7 @@ def write(annotated: Annotated, questions: list[Any], found: list[Any], **header
     annotated.write(ANNOTATIONS, {**of, "annotations": found})
 
 
-def test_the_published_pair(annotated: Annotated) -> None:
+def test_the_published_pair_of_files_is_read(annotated: Annotated) -> None:
     write(annotated, [question(420), question(421, 581929)], [answers(421, 581929, "a", "b"), answers(420)])
     dataset = annotated.read("vqa", instruction="One word.")
     first, second = dataset.items
@@ -44,7 +44,7 @@ def test_the_published_pair(annotated: Annotated) -> None:
         assert len(annotated.read("vqa", named, limit=1).entries) == 1
 
 
-def test_what_does_not_belong_together_is_left_out(annotated: Annotated) -> None:
+def test_answers_of_another_image_are_left_out(annotated: Annotated) -> None:
     asked = [question(n) for n in (1, 2, 3, 3, 4, 5.0)] + [
         question(6, 10**400),
         question(7, -1),
@@ -78,14 +78,14 @@ def test_a_question_without_answers_is_left_out(annotated: Annotated) -> None:
     }
 
 
-def test_a_test_split_has_nothing_to_score(annotated: Annotated) -> None:
+def test_a_test_split_without_annotations_is_refused(annotated: Annotated) -> None:
     name = "v2_OpenEnded_mscoco_test2015_questions.json"
     annotated.write(name, {"data_subtype": "test2015", "questions": [question(1)]})
     with pytest.raises(LiraError, match=r"has no v2_mscoco_test2015_annotations\.json beside it.*server"):
         annotated.read("vqa")
 
 
-def test_files_of_several_splits_are_chosen_between(annotated: Annotated) -> None:
+def test_files_of_several_splits_need_a_choice(annotated: Annotated) -> None:
     write(annotated, [question(1)], [answers(1)])
     annotated.write(QUESTIONS.replace("val", "train"), {"questions": []})
     with pytest.raises(LiraError, match="choose one, --data"):
@@ -108,7 +108,9 @@ def test_files_of_several_splits_are_chosen_between(annotated: Annotated) -> Non
         ({}, "VizWiz_val_00000000.jpg", "VizWiz_val_00000000.jpg"),
     ],
 )
-def test_names_of_images(annotated: Annotated, header: dict[str, Any], image: Any, name: str) -> None:
+def test_images_are_named_by_split_and_number(
+    annotated: Annotated, header: dict[str, Any], image: Any, name: str
+) -> None:
     write(annotated, [question(1, image)], [answers(1, image)], **header)
     assert [item.image for item in annotated.read("vqa").items] == [name]
 
@@ -116,12 +118,12 @@ def test_names_of_images(annotated: Annotated, header: dict[str, Any], image: An
 @pytest.mark.parametrize(
     "header", [{"data_type": "flickr"}, {"data_type": {}}, {"data_subtype": 2014}, {"data_subtype": None}]
 )
-def test_images_that_nothing_names(annotated: Annotated, header: dict[str, Any]) -> None:
+def test_images_without_a_name_are_left_out(annotated: Annotated, header: dict[str, Any]) -> None:
     write(annotated, [question(1)], [answers(1)], **header)
     assert next(iter(header)) in annotated.reasons("vqa")[f"{QUESTIONS}.questions[0]"]
 
 
-def test_files_of_another_form(annotated: Annotated) -> None:
+def test_files_of_another_form_are_refused(annotated: Annotated) -> None:
     annotated.write(QUESTIONS, {"questions": {}})
     annotated.write(ANNOTATIONS, {"annotations": []})
     with pytest.raises(LiraError, match="has no list 'questions'"):

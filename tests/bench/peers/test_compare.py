@@ -1,4 +1,4 @@
-"""A comparison from its question to its results, with workers that only speak the language."""
+"""A whole comparison, with fake workers that speak the protocol."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Fakes:
         return dict.fromkeys(("lira-edge", "genai", "torch", "llama-cpp"), str(self.python))
 
     def asked(self, *verbs: str) -> list[tuple[str, dict[str, Any]]]:
-        """(who, what) in order of time."""
+        """Return (worker, command) in order of time."""
         lines = [json.loads(line) for line in self.log.read_text().splitlines()]
         return [(name, command) for name, command in lines if command["do"] in verbs]
 
@@ -74,7 +74,7 @@ def run(bundle: Path, work: Path, fakes: Fakes, *names: str, **options: Any) -> 
     return compare(bundle, "portable", "fp32", names, work, pythons=fakes.pythons, **(given | options))
 
 
-def test_turns_of_the_language_model(language_bundle: Path, tmp_path: Path, fakes: Fakes) -> None:
+def test_turns_alternate_and_give_the_ratios(language_bundle: Path, tmp_path: Path, fakes: Fakes) -> None:
     (result,) = run(language_bundle, tmp_path / "work", fakes, "genai")
     assert result.status == "measured" and result.ran == "onnxruntime-genai 1.2, int4"
     assert (result.ours_ms_per_token, result.peer_ms_per_token) == (250.0, 750.0)
@@ -97,7 +97,7 @@ def test_a_model_is_converted_once(language_bundle: Path, tmp_path: Path, fakes:
     assert folders == {"hugging-face", "genai", "llama-cpp"}
 
 
-def test_whole_answers(language_bundle: Path, tmp_path: Path, fakes: Fakes) -> None:
+def test_whole_answers_give_ratios_and_stages(language_bundle: Path, tmp_path: Path, fakes: Fakes) -> None:
     (result,) = run(language_bundle, tmp_path / "work", fakes, "torch", checkpoint=tmp_path, rounds=9)
     assert result.status == "measured" and result.rounds == 3
     assert (result.ours_answer_s, result.peer_answer_s, result.answer_ratio_median) == (1.0, 3.0, 3.0)
@@ -108,7 +108,7 @@ def test_whole_answers(language_bundle: Path, tmp_path: Path, fakes: Fakes) -> N
     assert ours["image"] == theirs["image"] and Path(ours["image"]).is_file()
 
 
-def test_packages_that_are_missing(language_bundle: Path, tmp_path: Path, fakes: Fakes) -> None:
+def test_a_peer_without_its_packages_is_skipped(language_bundle: Path, tmp_path: Path, fakes: Fakes) -> None:
     fakes.write(missing=("onnxruntime-genai",))
     (result,) = run(language_bundle, tmp_path / "work", fakes, "genai")
     assert result.status == "skipped"
@@ -116,7 +116,7 @@ def test_packages_that_are_missing(language_bundle: Path, tmp_path: Path, fakes:
     assert not fakes.asked("convert", "prepare", "turn")
 
 
-def test_torch_without_a_checkpoint(language_bundle: Path, tmp_path: Path, fakes: Fakes) -> None:
+def test_torch_is_skipped_without_a_checkpoint(language_bundle: Path, tmp_path: Path, fakes: Fakes) -> None:
     (result,) = run(language_bundle, tmp_path / "work", fakes, "torch")
     assert result.status == "skipped" and "--checkpoint FOLDER" in result.reason
 
@@ -130,7 +130,7 @@ def test_torch_without_a_checkpoint(language_bundle: Path, tmp_path: Path, fakes
         ("genai turn", "ended with code 5 while asked to turn"),
     ],
 )
-def test_a_peer_that_dies_stops_nobody_else(
+def test_a_peer_that_dies_does_not_stop_the_others(
     language_bundle: Path, tmp_path: Path, fakes: Fakes, dies: str, told: str
 ) -> None:
     fakes.write(dies=dies)
@@ -140,13 +140,13 @@ def test_a_peer_that_dies_stops_nobody_else(
     assert not list((tmp_path / "work").glob("genai-*")) or dies == "genai turn"
 
 
-def test_ours_that_dies_is_an_error(language_bundle: Path, tmp_path: Path, fakes: Fakes) -> None:
+def test_a_failure_of_our_engines_is_an_error(language_bundle: Path, tmp_path: Path, fakes: Fakes) -> None:
     fakes.write(dies="lira-edge turn")
     with pytest.raises(WorkerError, match="ended with code 5 while asked to turn"):
         run(language_bundle, tmp_path / "work", fakes, "genai")
 
 
-def test_an_interpreter_from_the_environment(
+def test_the_environment_names_an_interpreter(
     language_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIRA_PEER_PYTHON_GENAI", str(tmp_path / "none"))
@@ -162,13 +162,13 @@ def test_an_interpreter_from_the_environment(
         ({"prompt_tokens": 300}, "300 prompt tokens and 6 more do not fit into the context of 128"),
     ],
 )
-def test_numbers_out_of_range(
+def test_numbers_out_of_range_are_refused(
     language_bundle: Path, tmp_path: Path, fakes: Fakes, options: dict[str, int], told: str
 ) -> None:
     with pytest.raises(LiraError, match=told):
         run(language_bundle, tmp_path / "work", fakes, "genai", **options)
 
 
-def test_target_that_peers_do_not_run_on(language_bundle: Path, tmp_path: Path) -> None:
+def test_targets_other_than_the_cpu_are_refused(language_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(LiraError, match="found target 'tensorrt', expected cpu or portable"):
         compare(language_bundle, "tensorrt", "int4", ["genai"], tmp_path, threads=1, progress=[].append)

@@ -1,4 +1,4 @@
-"""The language model that peers convert from, and the peers that are installed, against our own engine.
+"""The language model for the peers, and the installed peers, compared with our own engine.
 
 A peer in an environment of its own is tested too where LIRA_PEER_PYTHON_NAME names its interpreter.
 """
@@ -36,7 +36,7 @@ STEPS = 6
 
 
 def own_logits(bundle: Path, ids: list[int]) -> np.ndarray:
-    """[len(ids), V] of the portable graph, in two passes."""
+    """Return the logits [len(ids), V] of the portable graph, in two passes."""
     opened = Bundle.open(bundle)
     rows = np.asarray(opened.embeddings[ids], np.float32)
     with open_own_llm(opened, "portable", "fp32", 1) as llm:
@@ -53,10 +53,10 @@ def own_logits(bundle: Path, ids: list[int]) -> np.ndarray:
         ("qwen2", ir.DataType.FLOAT, "Qwen2ForCausalLM"),
     ],
 )
-def test_transformers_finds_our_logits(
+def test_transformers_computes_our_logits(
     family: str, dtype: ir.DataType, kind: str, tmp_path: Path, write_language_bundle: Callable[..., Path]
 ) -> None:
-    """fp32 on both sides, other kernels and another order of sums: 1e-4 of logits of a few units."""
+    """Both sides are fp32 with other kernels and orders of sums: 1e-4 of logits of a few units."""
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
     bundle = write_language_bundle(tmp_path / "bundle", family, dtype)
@@ -76,7 +76,7 @@ def test_transformers_finds_our_logits(
     np.testing.assert_allclose(own_logits(bundle, ids), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_folder_says_what_the_bundle_says(language_bundle: Path, tmp_path: Path) -> None:
+def test_the_folder_has_the_sizes_of_the_bundle(language_bundle: Path, tmp_path: Path) -> None:
     opened = Bundle.open(language_bundle)
     write_folder(opened, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -92,7 +92,7 @@ def test_the_folder_says_what_the_bundle_says(language_bundle: Path, tmp_path: P
     assert tensors["model.layers.1.mlp.down_proj.weight"].shape == (256, 512)
 
 
-def test_refuses_a_family_that_no_peer_knows(tmp_path: Path, language_bundle: Path) -> None:
+def test_an_unknown_family_is_refused(tmp_path: Path, language_bundle: Path) -> None:
     bundle = Bundle.open(language_bundle)
     other = replace(bundle.manifest, model=replace(bundle.manifest.model, family="mamba"))
     with pytest.raises(LiraError, match="'mamba', expected one of internlm2, qwen2"):
@@ -101,13 +101,13 @@ def test_refuses_a_family_that_no_peer_knows(tmp_path: Path, language_bundle: Pa
 
 
 def test_external_data_stays_in_the_bundle(language_bundle: Path) -> None:
-    """The test bundle is of the kind that true ones are: its weights are read from beside the graph."""
+    """The test bundle is like true ones: its weights are in a file beside the graph."""
     assert external_locations(Bundle.open(language_bundle).stage_file("llm")) == {"llm.onnx.data"}
 
 
-def test_neighbouring_pairs_attend_as_halves_do() -> None:
-    """What llama.cpp does with interleaved rows is what Hugging Face does with ours: q and k change places
-    together, so that every product of the two stays."""
+def test_interleaved_rows_keep_the_attention_scores() -> None:
+    """llama.cpp with interleaved rows computes what Hugging Face computes with ours: q and k are permuted
+    together, so that their dot products stay."""
     random = np.random.default_rng(0)
     heads, size, width = 2, 8, 5
     q, k = (random.standard_normal((heads * size, width)) for _ in range(2))
@@ -128,7 +128,7 @@ def test_neighbouring_pairs_attend_as_halves_do() -> None:
     np.testing.assert_allclose(*((a * b).sum(-1) for a, b in (halves, pairs)))
 
 
-def test_our_turns_begin_anew(language_bundle: Path) -> None:
+def test_each_turn_of_ours_starts_with_an_empty_cache(language_bundle: Path) -> None:
     model = OwnModel(language_bundle, "portable", "fp32", 1)
     first, again = (model.turn(prompt_ids(320, 16), STEPS) for _ in range(2))
     model.close()
@@ -140,12 +140,12 @@ def test_our_turns_begin_anew(language_bundle: Path) -> None:
 
 @pytest.fixture(scope="module")
 def converted_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the peers' models are kept, with the folder that all of them are made from."""
+    """The folder of the peers' models, with the folder that all are converted from."""
     return tmp_path_factory.mktemp("converted")
 
 
 def python_of(name: str, work: Path) -> str:
-    """Its interpreter. Skips the test where that lacks the peer."""
+    """Return the peer's interpreter. Skips the test if that lacks the peer."""
     python = os.environ.get(python_variable(name), sys.executable)
     with Worker(name, python, work / f"{name}.log") as worker:
         lacking = worker.ask("about")["missing"]
@@ -155,8 +155,10 @@ def python_of(name: str, work: Path) -> str:
 
 
 @pytest.mark.parametrize("name", RANKS)
-def test_a_peer_that_is_installed(name: str, language_bundle: Path, converted_in: Path) -> None:
-    """Measured beside ours; and it says what our fp32 model says, as far as its quantization lets it."""
+def test_an_installed_peer_is_measured_and_agrees_with_us(
+    name: str, language_bundle: Path, converted_in: Path
+) -> None:
+    """It is measured, and its tokens are those of our fp32 model, within its quantization."""
     python = python_of(name, converted_in)
     given = {"threads": 1, "prompt_tokens": 16, "steps": STEPS, "rounds": 2, "progress": [].append}
     (result,) = compare(language_bundle, "portable", "fp32", [name], converted_in, **given)
@@ -175,5 +177,5 @@ def test_a_peer_that_is_installed(name: str, language_bundle: Path, converted_in
     assert max(ranks) <= RANKS[name], ranks
 
 
-def test_every_peer_but_torch_is_tested_here() -> None:
+def test_all_peers_but_torch_are_tested_here() -> None:
     assert set(RANKS) == {name for name, peer in PEERS.items() if not peer.answers}

@@ -1,4 +1,4 @@
-"""A worker seen from its parent: what it answers, how it dies, and turns with it.
+"""Worker processes seen from the parent: answers, failures and turns.
 
 The worker's interpreter is a script of a few lines that speaks its language.
 """
@@ -27,7 +27,7 @@ Interpreter = Callable[[str], str]
 
 @pytest.fixture
 def interpreter(tmp_path: Path) -> Interpreter:
-    """An executable that is called as `python -m lira_bench.peers.worker NAME`; `body` runs per command."""
+    """Return an executable for `python -m lira_bench.peers.worker NAME`; `body` runs per command."""
 
     def write(body: str) -> str:
         path = tmp_path / "python"
@@ -47,7 +47,7 @@ def interpreter(tmp_path: Path) -> Interpreter:
     return write
 
 
-def test_answers_and_error_stream(interpreter: Interpreter, tmp_path: Path) -> None:
+def test_a_worker_answers_and_logs_its_error_stream(interpreter: Interpreter, tmp_path: Path) -> None:
     python = interpreter("sys.stderr.write('noise')\nsay(name=sys.argv[3], got=command, peak_rss_mib=7)")
     with Worker("genai", python, tmp_path / "log") as worker:
         found = worker.ask("turn", tokens=3)
@@ -60,7 +60,9 @@ def test_answers_and_error_stream(interpreter: Interpreter, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("end", "told"), [("sys.exit(3)", "ended with code 3"), ("os.kill(os.getpid(), 9)", "killed by signal 9")]
 )
-def test_one_that_dies(interpreter: Interpreter, tmp_path: Path, end: str, told: str) -> None:
+def test_a_worker_that_dies_is_an_error(
+    interpreter: Interpreter, tmp_path: Path, end: str, told: str
+) -> None:
     log = tmp_path / "log"
     with (
         pytest.raises(WorkerError, match=rf"process (was )?{told}.*while asked to turn; see {log}") as caught,
@@ -70,7 +72,7 @@ def test_one_that_dies(interpreter: Interpreter, tmp_path: Path, end: str, told:
     assert caught.value.worker == "genai"
 
 
-def test_one_that_died_before_it_was_asked(interpreter: Interpreter, tmp_path: Path) -> None:
+def test_a_worker_that_died_before_a_command_is_an_error(interpreter: Interpreter, tmp_path: Path) -> None:
     with (
         pytest.raises(WorkerError, match="ended with code 4 while asked to turn"),
         Worker("genai", interpreter("say()\nsys.exit(4)"), tmp_path / "log") as worker,
@@ -80,7 +82,7 @@ def test_one_that_died_before_it_was_asked(interpreter: Interpreter, tmp_path: P
         worker.ask("turn")
 
 
-def test_one_that_reports_an_error_is_ended(interpreter: Interpreter, tmp_path: Path) -> None:
+def test_a_worker_that_reports_an_error_is_ended(interpreter: Interpreter, tmp_path: Path) -> None:
     python = interpreter("say(error='ValueError: no such model', pid=os.getpid())")
     with (
         pytest.raises(WorkerError, match=r"^ValueError: no such model$"),
@@ -90,13 +92,13 @@ def test_one_that_reports_an_error_is_ended(interpreter: Interpreter, tmp_path: 
     assert worker._process.returncode is not None
 
 
-def test_interpreter_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_interpreter_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="nowhere/python cannot be started: No such file"):
         Worker("genai", "nowhere/python", tmp_path / "log")
 
 
-def test_processor_time_between_commands(interpreter: Interpreter, tmp_path: Path) -> None:
-    """Each answer says how much processor time passed before; here 0.3 s between the two turns."""
+def test_processor_time_between_commands_is_measured(interpreter: Interpreter, tmp_path: Path) -> None:
+    """Each answer has the processor time before it; here 0.3 s passed between the two turns."""
     python = interpreter("number = command['number']\nsay(cpu=(1.3 * number, 1.3 * number + 1))")
     with Worker("genai", python, tmp_path / "log") as worker:
         worker.ask("turn", number=0)
@@ -108,7 +110,7 @@ def test_processor_time_between_commands(interpreter: Interpreter, tmp_path: Pat
 
 
 class Fake:
-    """A worker that notes when it is asked."""
+    """A worker that records its commands."""
 
     def __init__(self, name: str, order: list[str]) -> None:
         self.name, self.order = name, order
@@ -118,7 +120,7 @@ class Fake:
         return {"do": do, "number": len(self.order), **arguments}
 
 
-def test_turns_are_taken_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turns_alternate_between_the_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "SETTLE", 0)
     order: list[str] = []
     told: list[str] = []
@@ -131,7 +133,7 @@ def test_turns_are_taken_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def served(name: str, *commands: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a worker answers, in this process."""
+    """Return a worker's answers, in this process."""
     asked = io.StringIO("".join(json.dumps(command) + "\n" for command in commands))
     answers = io.StringIO()
     serve(name, asked, answers)
@@ -157,13 +159,15 @@ def test_peak_memory_is_the_workers_own(tmp_path: Path) -> None:
     assert worker.peak_rss_mib is not None and 10 < worker.peak_rss_mib < 300
 
 
-def test_what_we_word_ourselves_has_no_kind(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_only_foreign_errors_are_named_by_their_type(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (found,) = served("lira-edge", {"do": "prepare", "bundle": str(tmp_path / "none"), "threads": 1})
     assert found["error"].startswith(f"{tmp_path}/none is not a folder")
     assert "Traceback" in capfd.readouterr().err
 
 
-def test_prompts_are_the_same_everywhere() -> None:
+def test_all_sides_get_the_same_prompt() -> None:
     ids = prompt_ids(1000, 64)
     assert ids == prompt_ids(1000, 64) and len(set(ids)) > 48
     assert min(ids) >= 0 and max(ids) < 1000

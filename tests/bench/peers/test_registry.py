@@ -1,4 +1,4 @@
-"""Which peers there are, and what is said of one that is not there."""
+"""The table of peers, and a peer that is not installed."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from lira_engine.system.extras import extras
 DOCS = Path(__file__).parents[3] / "docs" / "peers.md"
 
 
-def test_names_in_the_order_asked_each_once() -> None:
+def test_peers_come_in_the_given_order_without_repeats() -> None:
     assert [peer.name for peer in peers_named(["openvino", "genai", "openvino"])] == ["openvino", "genai"]
 
 
-def test_unknown_name_lists_the_choices() -> None:
+def test_an_unknown_name_lists_the_choices() -> None:
     with pytest.raises(LiraError, match=r"'onnx'.*torch, optimum, genai, llama-cpp, openvino"):
         peers_named(["genai", "onnx"])
 
 
-def test_missing_packages_version_and_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_peer_has_packages_and_an_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
     peer = PEERS["llama-cpp"]
     monkeypatch.setattr("lira_engine.system.extras.installed", {"gguf": "0.17"}.get)
     monkeypatch.setattr(registry, "installed", {"llama-cpp-python": "0.3.30"}.get)
@@ -36,8 +36,8 @@ def test_missing_packages_version_and_install_line(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_a_peer_is_complete(name: str) -> None:
-    """Its extra brings its package; its module has what a worker calls, read without importing the peer."""
+def test_every_peer_has_an_extra_a_package_and_a_module(name: str) -> None:
+    """The extra has the package; the module has the functions that a worker calls, by its syntax tree."""
     peer = PEERS[name]
     assert peer.package in extras()[peer.extra]
     source = Path(registry.__file__).with_name(f"{peer.module}.py").read_text()
@@ -48,11 +48,11 @@ def test_a_peer_is_complete(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_the_page_tells_how_to_install_it(name: str) -> None:
+def test_the_docs_page_has_the_install_line(name: str) -> None:
     page = DOCS.read_text(encoding="utf-8")
     assert f"`{name}`" in page
     assert install(PEERS[name]) in page
 
 
-def test_variable_that_names_an_interpreter() -> None:
+def test_the_interpreters_variable_is_named_after_the_peer() -> None:
     assert python_variable("llama-cpp") == "LIRA_PEER_PYTHON_LLAMA_CPP"

@@ -44,7 +44,7 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert spread([1.0, 2.0, 1.0], [2.0, 3.0, 2.5]) == (2.0, 1.5, 2.5)
 
 
-def test_figures_of_turns() -> None:
+def test_turns_give_medians_and_rates() -> None:
     assert MEASURED.ours_ms_per_token == 1000 * 1.0 / 16
     assert MEASURED.peer_ms_per_token == 1000 * 2.5 / 16
     assert (MEASURED.ratio_median, MEASURED.ratio_min, MEASURED.ratio_max) == (2.0, 1.5, 2.5)
@@ -53,7 +53,7 @@ def test_figures_of_turns() -> None:
     assert (MEASURED.prompt_tokens, MEASURED.steps) == (256, 16)
 
 
-def test_figures_of_answers() -> None:
+def test_answers_give_medians_and_stages() -> None:
     found = answer_figures(answers([2.0, 4.0], 50.0, 1.0), answers([6.0, 16.0], 100.0, 4.0))
     assert found["ours_answer_s"] == 3.0 and found["peer_answer_s"] == 11.0
     assert (found["answer_ratio_median"], found["answer_ratio_min"], found["answer_ratio_max"]) == (3.5, 3, 4)
@@ -63,7 +63,7 @@ def test_figures_of_answers() -> None:
     assert found["peer_stages"] == {"prefill": 4.0, "decode": 0.5}
 
 
-def test_table_of_a_measured_one() -> None:
+def test_the_table_has_a_row_per_measured_peer() -> None:
     lines = table([MEASURED]).splitlines()
     assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|") == 10
     assert lines[2] == (
@@ -73,12 +73,12 @@ def test_table_of_a_measured_one() -> None:
     assert f"- genai: onnxruntime-genai 0.18.0, int4; {how}" in lines
 
 
-def test_table_says_who_kept_a_core_busy() -> None:
+def test_the_table_says_who_kept_a_core_busy() -> None:
     told = [line for line in table([MEASURED]).splitlines() if "busy" in line]
     assert len(told) == 1 and "genai" in told[0] and "0.9" in told[0]
 
 
-def test_table_of_whole_answers() -> None:
+def test_the_table_has_the_stages_of_whole_answers() -> None:
     result = PeerResult(
         "torch",
         "measured",
@@ -93,7 +93,7 @@ def test_table_of_whole_answers() -> None:
     assert "| prefill | 1.00 | 4.00 |\n| decode | 0.50 | 0.50 |" in text
 
 
-def test_table_of_those_that_were_not_measured() -> None:
+def test_the_table_says_why_a_peer_was_not_measured() -> None:
     skipped = PeerResult("torch", "skipped", "title", "name its checkpoint")
     failed = PeerResult("genai", "failed", "title", "its process ended with 3")
     assert table([skipped, failed]) == (
@@ -108,5 +108,5 @@ def test_results_go_through_json() -> None:
 
 
 @pytest.mark.parametrize("results", [[], [MEASURED, MEASURED]])
-def test_table_ends_with_one_line_break(results: list[PeerResult]) -> None:
+def test_the_table_ends_with_one_line_break(results: list[PeerResult]) -> None:
     assert table(results).endswith("\n") and not table(results).endswith("\n\n")

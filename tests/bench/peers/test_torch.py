@@ -22,7 +22,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_same_answer(accuracy_bundle: Path, image: Path) -> None:
+def test_the_reference_gives_the_answer_of_our_runtime(accuracy_bundle: Path, image: Path) -> None:
     ours = OwnAnswers(accuracy_bundle, "portable", "fp32", 1, image)
     theirs = Model(accuracy_bundle, CHECKPOINT, 1, image)
     mine, other = ours.answer(), theirs.answer()
@@ -37,7 +37,9 @@ def test_the_same_answer(accuracy_bundle: Path, image: Path) -> None:
         assert 0.5 * answered.seconds < sum(answered.stages.values()) <= answered.seconds
 
 
-def test_measured_beside_ours(accuracy_bundle: Path, image: Path, tmp_path: Path) -> None:
+def test_the_reference_is_measured_beside_our_engines(
+    accuracy_bundle: Path, image: Path, tmp_path: Path
+) -> None:
     (result,) = compare(
         accuracy_bundle,
         "portable",

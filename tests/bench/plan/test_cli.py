@@ -1,4 +1,4 @@
-"""`lira-edge plan` as it is typed."""
+"""`lira-edge plan`, through its command line."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ DOCS = Path(__file__).parents[3] / "docs" / "plan.md"
 QUIET = Device("this-machine", "idle", "cpu", 23.5, 34.1, 0.1807, 0, 0.3647, "", "x", "none", int4=0.1784)
 
 
-def test_it_needs_no_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only what draws needs the packages that draw."""
+def test_plan_runs_without_the_bench_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("lira_engine.system.extras.installed", lambda package: None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setenv("COLUMNS", "200")
@@ -41,13 +42,13 @@ def test_it_needs_no_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine without measuring it."""
+    """Replace the measurement of this machine by fixed figures."""
     find = devices.find
     monkeypatch.setattr(devices, "find", lambda name: QUIET if name == "this-machine" else find(name))
 
 
 def record(**changes: Any) -> dict[str, Any]:
-    """LIRA-2B in int4 engines on two cores, as docs/true-size.md has it."""
+    """Return the record of LIRA-2B's int4 engines on two cores, from docs/true-size.md."""
     return {
         "format": "lira-bench",
         "format_version": 1,
@@ -80,7 +81,7 @@ def bench(tmp_path: Path) -> Path:
     return path
 
 
-def test_one_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_plan_of_one_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = tmp_path / "plan.json"
     plan("lira-2b", device="orin-nano-super", precision="int4", json=written)
     text = capsys.readouterr().out
@@ -106,13 +107,15 @@ def test_a_dash_prints_the_figures_as_the_last_line(
     assert [one["device"]["name"] for one in found] == devices.names()
 
 
-def test_what_does_not_fit_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_says_that_a_model_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
     plan("lira-2b", device="orin-nano", precision="fp32")
     text = capsys.readouterr().out
     assert "does not fit: " in text and "GiB too little; the largest part is the weights of llm" in text
 
 
-def test_all_devices(quiet: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_every_device_or_says_why_not(
+    quiet: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = tmp_path / "plan.md"
     plan("lira-2b", all_devices=True, precision="int4", markdown=table)
     lines = [line for line in table.read_text().splitlines() if line.startswith("| ")]
@@ -123,7 +126,7 @@ def test_all_devices(quiet: None, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "this-machine is left out: precision 'fp16' is not one that" in table.read_text()
 
 
-def test_all_devices_where_this_one_cannot_be_measured(
+def test_a_machine_that_cannot_be_measured_is_left_out_by_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def find(name: str) -> Device:
@@ -138,7 +141,7 @@ def test_all_devices_where_this_one_cannot_be_measured(
     assert "| rtx-5090 |" in table.read_text() and "| this-machine |" not in table.read_text()
 
 
-def test_a_busy_machine_is_said_to_be_busy(
+def test_a_plan_says_that_this_machine_is_busy(
     quiet: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("lira_bench.plan.report.usable_cores", lambda: 2)
@@ -148,7 +151,7 @@ def test_a_busy_machine_is_said_to_be_busy(
         assert ("NOTE: this machine is busy (load 2.5 on 2 cores)" in capsys.readouterr().out) == busy
 
 
-def test_beside_a_measurement(
+def test_against_compares_the_plan_with_a_measurement(
     quiet: None, bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written = tmp_path / "plan.json"
@@ -160,15 +163,14 @@ def test_beside_a_measurement(
     ]
     for row in rows.values():
         assert row["error"] == pytest.approx(row["predicted"] / row["measured"] - 1)
-    # What the shares were fitted to; a mask is many small products, which a roofline does not see.
+    # What the shares were fitted to; a mask is many small matmuls, whose fixed cost a roofline lacks.
     for name in ("semantic_encoder", "pixel_encoder", "sefe", "prefill", "decode", "ttft", "region_prefill"):
         assert abs(rows[name]["error"]) < 0.2, name
     assert rows["pixel_decoder"]["error"] < -0.4
     assert "lacks" not in capsys.readouterr().out
 
 
-def test_the_shares_that_would_fit(quiet: None, bench: Path, tmp_path: Path) -> None:
-    """Predictions of what was predicted fit the shares that were used."""
+def test_predicted_times_fit_the_shares_in_use(quiet: None, bench: Path, tmp_path: Path) -> None:
     written = tmp_path / "plan.json"
     plan("lira-2b", device="this-machine", precision="int4", against=bench, json=written)
     first = json.loads(written.read_text())
@@ -183,7 +185,9 @@ def test_the_shares_that_would_fit(quiet: None, bench: Path, tmp_path: Path) -> 
     assert fitting == pytest.approx({"peak": used["compute"], "bandwidth": used["bandwidth"]})
 
 
-def test_what_a_record_lacks_is_named(quiet: None, bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_that_a_record_lacks_are_named(
+    quiet: None, bench: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stages = record()["stages"]
     del stages["sefe"], stages["prefill"]["tokens"]
     bench.write_text(json.dumps(record(stages=stages, regions="three")))
@@ -196,8 +200,8 @@ def test_what_a_record_lacks_is_named(quiet: None, bench: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize("precision", ["int4", "fp16"])
-def test_the_page_has_these_tables(quiet: None, tmp_path: Path, precision: str) -> None:
-    """docs/plan.md is what the command and the table of devices say now, this machine aside."""
+def test_the_docs_page_has_the_current_tables(quiet: None, tmp_path: Path, precision: str) -> None:
+    """docs/plan.md has the output of the command, without this machine, and the table of devices."""
     page = DOCS.read_text(encoding="utf-8")
     assert devices.table() in page
     written = tmp_path / "plan.md"
@@ -238,7 +242,7 @@ def test_other_records_are_refused(quiet: None, bench: Path, changes: dict[str, 
         ({"device": "thor", "against": Path("absent.json")}, "absent.json cannot be read"),
     ],
 )
-def test_refusals(quiet: None, arguments: dict[str, Any], message: str) -> None:
+def test_wrong_options_are_refused(quiet: None, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(LiraError, match=message):
         plan("lira-2b", **arguments)
 

@@ -1,4 +1,4 @@
-"""The files of costs that ship with the package, beside the bundle that they were counted from."""
+"""The costs files of the package, compared with bundles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bundle(nano_bundle: Path) -> Path:
     return nano_bundle
 
 
-def test_the_shipped_file_is_what_the_command_writes(bundle: Path, tmp_path: Path) -> None:
+def test_the_shipped_file_equals_the_output_of_the_command(bundle: Path, tmp_path: Path) -> None:
     written = tmp_path / "lira-nano.json"
     graph_costs.main([str(bundle), "-o", str(written)])
     assert written.read_text() == (graph_costs.SHIPPED / "lira-nano.json").read_text()
@@ -27,7 +27,7 @@ def test_a_bundle_is_counted_as_its_size(bundle: Path) -> None:
     assert graph_costs.load(str(bundle)) == graph_costs.load("lira-nano")
 
 
-def test_parameters_are_all_that_the_files_hold(bundle: Path) -> None:
+def test_all_parameters_of_the_files_are_counted(bundle: Path) -> None:
     costs = graph_costs.load("lira-nano")
     opened = Bundle.open(bundle)
     for stage, found in costs.stages.items():
@@ -47,7 +47,7 @@ def test_all_sizes_have_files() -> None:
     assert {"lira-2b", "lira-8b", "lira-qwen2-1.5b", "lira-nano"} <= set(graph_costs.sizes())
 
 
-def test_what_is_neither_size_nor_bundle_is_refused(tmp_path: Path) -> None:
+def test_neither_a_size_nor_a_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LiraError, match=r"'lira-3b' is no size and no folder; expected .*lira-2b.*a bundle"):
         graph_costs.load("lira-3b")
     with pytest.raises(LiraError, match=r"a folder without lira\.json"):
@@ -63,7 +63,7 @@ def test_what_is_neither_size_nor_bundle_is_refused(tmp_path: Path) -> None:
         ('{"format": "lira-costs", "format_version": 1, "name": "x"}', "key 'model' is missing"),
     ],
 )
-def test_other_files_are_refused(
+def test_files_without_costs_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
 ) -> None:
     monkeypatch.setattr(graph_costs, "SHIPPED", tmp_path)

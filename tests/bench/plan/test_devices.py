@@ -1,4 +1,4 @@
-"""The table of devices: complete, sourced, dense; and this machine, measured."""
+"""The table of devices, and this machine's measurement."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lira_bench.plan.efficiency import EFFICIENCY
 from lira_engine.errors import LiraError
 
 
-def test_the_asked_devices_are_there() -> None:
+def test_the_table_has_all_named_devices() -> None:
     assert devices.names() == [
         "orin-nano",
         "orin-nano-super",
@@ -29,7 +29,7 @@ def test_the_asked_devices_are_there() -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES.values(), ids=lambda device: device.name)
-def test_every_row_says_where_its_figures_are_from(device: Device) -> None:
+def test_every_row_names_its_source(device: Device) -> None:
     assert "https://" in device.source
     assert device.derived, "what is derived is said, or that nothing is"
     assert device.power and device.title
@@ -55,7 +55,7 @@ def test_jetson_figures_are_dense_and_of_the_gpu(name: str, sparse_int8: float) 
     assert device.fp16 == pytest.approx(device.int8 / 2, rel=0.04)
 
 
-def test_gpus_are_not_called_measured() -> None:
+def test_gpu_efficiencies_are_called_assumed() -> None:
     assert all("NOT measured" in EFFICIENCY[device.kind].basis for device in DEVICES.values())
     assert "NOT" not in EFFICIENCY["cpu"].basis
 
@@ -98,7 +98,7 @@ def test_bandwidth_is_bytes_over_the_best_pass(monkeypatch: pytest.MonkeyPatch) 
     assert parts == [2**20] * 5, "every pass reads everything, once"
 
 
-def test_bandwidth_here() -> None:
+def test_the_bandwidth_of_this_machine_is_plausible() -> None:
     assert 0.2 < bandwidth.read_bandwidth(1) < 5000
     with pytest.raises(ValueError, match="0 threads; expected 1 or more"):
         bandwidth.read_bandwidth(0)

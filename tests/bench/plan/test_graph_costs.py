@@ -1,4 +1,4 @@
-"""What graphs cost, beside numbers that are worked out by hand."""
+"""Costs of small graphs, compared with numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lira_engine.errors import LiraError
 
 
 class Writer:
-    """A graph, node by node, every value with its shape."""
+    """Builds a graph node by node, with the shape of every value."""
 
     def __init__(self) -> None:
         self.tape = ir.tape.Tape()
@@ -53,7 +53,7 @@ def writer() -> Writer:
     return Writer()
 
 
-def test_linear_layer_by_rows(writer: Writer) -> None:
+def test_a_linear_layer_counts_by_rows(writer: Writer) -> None:
     x = writer.input("x", "T", 5, 128)
     y = writer.op("MatMul", [x, writer.weight("w", 128, 256)], "T", 5, 256)
     y = writer.op("Add", [y, writer.weight("b", 256)], "T", 5, 256)
@@ -67,14 +67,14 @@ def test_linear_layer_by_rows(writer: Writer) -> None:
     assert costs.products == 1
 
 
-def test_small_matrices_are_no_linear_layers(writer: Writer) -> None:
+def test_small_matrices_do_not_count_as_linear_layers(writer: Writer) -> None:
     x = writer.input("x", 1, 7, 64)
     costs = writer.costs(writer.op("MatMul", [x, writer.weight("w", 64, 300)], 1, 7, 300))
     assert costs.operations == {"dense": {"1": 2 * 7 * 64 * 300}}
     assert costs.matrices == (Matrix(64, 300, 1),)
 
 
-def test_shared_weight_is_one_matrix_with_two_products(writer: Writer) -> None:
+def test_a_shared_weight_is_one_matrix_of_two_matmuls(writer: Writer) -> None:
     x, w = writer.input("x", 1, 4, 128), writer.weight("w", 128, 128)
     y = writer.op("MatMul", [writer.op("MatMul", [x, w], 1, 4, 128), w], 1, 4, 128)
     costs = writer.costs(y)
@@ -82,7 +82,7 @@ def test_shared_weight_is_one_matrix_with_two_products(writer: Writer) -> None:
     assert costs.operations == {"linear": {"1": 2 * 2 * 4 * 128 * 128}}
 
 
-def test_weight_in_16_bits_behind_a_cast(writer: Writer) -> None:
+def test_a_16_bit_weight_counts_behind_its_cast(writer: Writer) -> None:
     x = writer.input("x", 1, 2, 128)
     half = writer.tape.initializer(ir.tensor(np.zeros((128, 160), np.float16), name="w"))
     w = writer.op("Cast", [half], 128, 160, to=ir.DataType.FLOAT)
@@ -92,19 +92,19 @@ def test_weight_in_16_bits_behind_a_cast(writer: Writer) -> None:
     assert costs.peak_bytes({}) == 2 * 160 * 4
 
 
-def test_products_of_activations(writer: Writer) -> None:
+def test_matmuls_of_activations_are_dense(writer: Writer) -> None:
     a, b = writer.input("a", 1, "S", 24), writer.input("b", 1, 24, "K")
     costs = writer.costs(writer.op("MatMul", [a, b], 1, "S", "K"))
     assert costs.operations == {"dense": {"K*S": 2 * 24}}
 
 
-def test_gemm_with_transposes(writer: Writer) -> None:
+def test_gemm_counts_with_transposed_inputs(writer: Writer) -> None:
     a, w = writer.input("a", 10, 3), writer.weight("w", 7, 10)
     costs = writer.costs(writer.op("Gemm", [a, w], 3, 7, transA=1, transB=1))
     assert costs.operations == {"dense": {"1": 2 * 3 * 7 * 10}}
 
 
-def test_convolutions(writer: Writer) -> None:
+def test_convolutions_count_by_their_kernels(writer: Writer) -> None:
     x = writer.input("x", 1, 8, 6, 6)
     grouped = writer.op("Conv", [x, writer.weight("depthwise", 8, 1, 7, 7)], 1, 8, 6, 6, group=8)
     assert writer.costs(grouped).operations == {"conv": {"1": 2 * 8 * 36 * 49}}
@@ -114,7 +114,7 @@ def test_convolutions(writer: Writer) -> None:
     assert up.costs(y).operations == {"conv": {"1": 2 * 8 * 36 * 5 * 4}}
 
 
-def test_attention_and_its_scores_where_there_is_a_mask(writer: Writer) -> None:
+def test_masked_attention_keeps_its_scores(writer: Writer) -> None:
     query = writer.input("q", 1, 4, 10, 16)
     key, value = writer.input("k", 1, 4, 20, 16), writer.input("v", 1, 4, 20, 32)
     mask = writer.input("m", 1, 1, 10, 20, dtype=ir.DataType.BOOL)
@@ -137,7 +137,7 @@ def test_cached_attention_grows_with_the_context(writer: Writer) -> None:
     inputs = [query, key, value, *caches, *rest, *tables]
     writer.tape.op_multi_out("CachedAttention", inputs, {}, outputs=outputs, domain="lira")
     costs = writer.costs(*outputs)
-    # A row: 128 products with every row that it sees, and the same for the values.
+    # A row: 128 multiply-adds with every row that it attends to, and the same for the values.
     assert costs.operations == {"attention": {"S*context": 2 * 2 * 128}}
     # Row 0 sees one row, row 1 two, row 2 three: two in the mean.
     assert costs.flops({"S": 3, "context": 2})["attention"] == 2 * 2 * 128 * (1 + 2 + 3)
@@ -145,7 +145,7 @@ def test_cached_attention_grows_with_the_context(writer: Writer) -> None:
     assert costs.peak == ({"S": 4 * 128},), "caches are updated in place"
 
 
-def test_deformable_sampling(writer: Writer) -> None:
+def test_deformable_sampling_counts_per_sample_and_channel(writer: Writer) -> None:
     value = writer.input("value", 1, 20, 2, 8)
     locations = writer.input("locations", 1, 5, 2, 3, 4, 2)
     weights = writer.input("weights", 1, 5, 2, 3, 4)
@@ -168,7 +168,7 @@ def test_graphs_without_shapes_are_refused(writer: Writer) -> None:
         writer.costs(y)
 
 
-def test_peak_counts_what_lives_together(writer: Writer) -> None:
+def test_the_peak_sums_values_that_live_together(writer: Writer) -> None:
     x = writer.input("x", 100)
     a = writer.op("Concat", [x, x, x], 300)  # 1200 bytes
     flat = writer.op("Reshape", [a, a], 3, 100)  # the same memory
@@ -179,7 +179,7 @@ def test_peak_counts_what_lives_together(writer: Writer) -> None:
     assert activations.peak(writer.graph(e)) == [{"1": 1200 + 40 + 1240}]
 
 
-def test_peak_depends_on_dimensions(writer: Writer) -> None:
+def test_the_peak_depends_on_the_dimensions(writer: Writer) -> None:
     x = writer.input("x", "S", 10)
     a = writer.op("Transpose", [x], 10, "S")  # 40 S
     b = writer.op("Slice", [a], 1000)  # 4000 more
@@ -188,7 +188,7 @@ def test_peak_depends_on_dimensions(writer: Writer) -> None:
     assert sorted(found, key=str) == [{"1": 4000, "K": 4}, {"S": 40, "1": 4000}]
 
 
-def test_polynomials() -> None:
+def test_polynomials_add_and_evaluate() -> None:
     shape = polynomial.of(["S", 3, "K", 2], 5)
     assert shape == {"K*S": 30}
     total = polynomial.plus(shape, {"1": 4}, {"K*S": -30})
@@ -200,8 +200,8 @@ def test_polynomials() -> None:
 
 
 @pytest.mark.parametrize("size", sizes())
-def test_shipped_language_models_by_formula(size: str) -> None:
-    """The sizes in the manifest say what every layer multiplies."""
+def test_shipped_language_models_match_their_formula(size: str) -> None:
+    """The sizes in the manifest give the matmuls of every layer."""
     costs = load(size)
     m, stage = costs.model, costs.stages["llm"]
     width, kv_width = m.num_heads * m.head_dim, m.num_kv_heads * m.head_dim

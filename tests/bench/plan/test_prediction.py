@@ -1,4 +1,4 @@
-"""Times, bytes and memory, beside numbers that are worked out by hand."""
+"""Times, bytes and memory, compared with numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def stage(
 
 @pytest.fixture
 def costs() -> ModelCosts:
-    """A tile of 10^9 operations, a row of the language model of 10^8, and 10^5 for each row that it sees."""
+    """A tile of 10^9 operations, a row of the language model of 10^8, and 10^5 for each attended row."""
     spec = ModelSpec(
         family="internlm2",
         hidden_size=256,
@@ -75,7 +75,7 @@ def costs() -> ModelCosts:
 
 
 WEIGHTS = 2 * 128 * 256
-"""Elements of the matrices of a made-up stage; 1000 parameters besides."""
+"""Elements of the matrices of a made-up stage, which has 1000 other parameters."""
 
 
 @pytest.mark.parametrize(
@@ -91,11 +91,11 @@ WEIGHTS = 2 * 128 * 256
     ],
     ids=str,
 )
-def test_bytes_of_weights(kept: StagePrecision, expected: int) -> None:
+def test_weight_bytes_follow_the_precision(kept: StagePrecision, expected: int) -> None:
     assert kept.weight_bytes(stage({})) == expected
 
 
-def test_blocks_are_filled_up_and_small_matrices_stay() -> None:
+def test_blocks_are_padded_and_small_matrices_stay_unquantized() -> None:
     odd = replace(stage({}), matrices=(Matrix(130, 10, 1),), other_parameters=0)
     assert StagePrecision("int4", 4, 128).weight_bytes(odd) == 10 * 2 * (64 + 4)
     assert StagePrecision("int8", 4, 0).weight_bytes(odd) == 130 * 10 * 4
@@ -115,7 +115,9 @@ def test_blocks_are_filled_up_and_small_matrices_stay() -> None:
         (GPU, "fp32", "pixel_encoder", StagePrecision("fp32", 4, 0)),
     ],
 )
-def test_what_stages_are_kept_in(device: Device, precision: str, name: str, expected: StagePrecision) -> None:
+def test_each_stage_has_the_precision_of_the_build(
+    device: Device, precision: str, name: str, expected: StagePrecision
+) -> None:
     assert stage_precision(name, precision, device) == expected
 
 
@@ -142,14 +144,14 @@ def test_a_stage_is_the_larger_of_its_two_times(costs: ModelCosts) -> None:
     assert mask.seconds == pytest.approx((200e6 + 2 * WEIGHTS + 2000) / 80e9 + 2e-3)
 
 
-def test_what_is_not_fused_takes_time_of_its_own(costs: ModelCosts) -> None:
+def test_nodes_that_are_not_fused_add_time(costs: ModelCosts) -> None:
     shares = replace(SHARES, fused=False, launch=0.0)
     found = Roofline(costs, CPU, "fp32", efficiency=shares).stage("pixel_encoder", {})
     assert found.unfused == pytest.approx(160e6 / 80e9)
     assert found.seconds == pytest.approx(4e9 / 1e12 / 0.5 + 2e-3)
 
 
-def test_precisions_have_their_peaks(costs: ModelCosts) -> None:
+def test_each_precision_has_its_peak(costs: ModelCosts) -> None:
     flops = {"linear": 8e9, "attention": 1e9}
     peaks = {
         name: StagePrecision(name, rest, 32).seconds_at_peak(flops, device)
@@ -172,7 +174,7 @@ def test_precisions_have_their_peaks(costs: ModelCosts) -> None:
     assert StagePrecision("int4", 4, 32).seconds_at_peak(flops, CPU) == pytest.approx(16e-3 + 1e-3)
 
 
-def test_language_model_by_rows_and_context(costs: ModelCosts) -> None:
+def test_the_language_model_counts_rows_and_context(costs: ModelCosts) -> None:
     roofline = Roofline(costs, GPU, "fp16", efficiency=SHARES)
     prefill = roofline.llm(100, 0)
     seen = sum(range(1, 101))
@@ -206,14 +208,14 @@ def test_answers_add_up(costs: ModelCosts) -> None:
     assert time.end_to_end_tokens_per_second == pytest.approx(8 / time.total)
 
 
-def test_default_answers_are_those_that_were_measured() -> None:
+def test_the_default_answers_are_the_measured_ones() -> None:
     """docs/true-size.md"""
     assert (REFSEG.new_tokens, REFSEG.masks, REFSEG.regions) == (6, 1, 0)
     assert (GCG.new_tokens, GCG.masks, GCG.regions) == (42, 6, 3)
     assert GCG.rows(260) == 38 + 3 * 260
 
 
-def test_prompt(costs: ModelCosts) -> None:
+def test_the_prompt_counts_tiles_cells_queries_and_text(costs: ModelCosts) -> None:
     found = workload(costs, 2)
     assert found.prompt_rows == 2 * 10 + 1 + 4 + 1 + 5 + 48  # five queries, the model has no more
     assert workload(costs).tiles == 3
@@ -224,7 +226,7 @@ def test_prompt(costs: ModelCosts) -> None:
         workload(short)
 
 
-def test_memory(costs: ModelCosts) -> None:
+def test_memory_sums_its_parts(costs: ModelCosts) -> None:
     answer = Answer("a", new_tokens=8, masks=2, regions=1)
     asked = Workload(tiles=3, prompt_rows=60, answers=(answer,))
     roofline = Roofline(costs, GPU, "fp16")
@@ -246,7 +248,7 @@ def test_memory(costs: ModelCosts) -> None:
     assert on_cpu.features == 500 * 4
 
 
-def test_what_is_too_large_does_not_fit(costs: ModelCosts) -> None:
+def test_too_large_a_model_does_not_fit(costs: ModelCosts) -> None:
     asked = Workload(tiles=3, prompt_rows=60)
     small = replace(GPU, memory_gib=2.5)
     precisions = Roofline(costs, small, "fp16").precisions
@@ -260,8 +262,7 @@ def test_an_answer_beyond_the_context_does_not_fit(costs: ModelCosts) -> None:
     assert found.spare > 0 and not found.fits
 
 
-def test_lira_2b_on_an_orin_nano() -> None:
-    """Half an int4 model's bytes per parameter, and a decoding step that waits for the memory."""
+def test_lira_2b_on_an_orin_nano_is_plausible() -> None:
     costs = load("lira-2b")
     device = DEVICES["orin-nano-super"]
     made = make_plan(costs, device, "int4", workload(costs))

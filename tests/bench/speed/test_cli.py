@@ -1,4 +1,4 @@
-"""`lira-edge bench` as it is typed, on lira-nano."""
+"""`lira-edge bench` on lira-nano, through its command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lira_engine.main import main
 
 
 def bench(*arguments: str | Path) -> int:
-    """The exit code."""
+    """Run the command; return its exit code."""
     with pytest.raises(SystemExit) as caught:
         main(["bench", *map(str, arguments)])
     assert isinstance(caught.value.code, int)
@@ -66,7 +66,9 @@ def test_a_benchmark_from_python(accuracy_bundle: Path, tmp_path: Path) -> None:
     assert doing == ["opening the engines", "run 1 of 1", "measuring the memory's bandwidth", "drawing"]
 
 
-def test_images_of_a_folder_in_turn(accuracy_bundle: Path, accuracy_data: Path, tmp_path: Path) -> None:
+def test_images_of_a_folder_are_asked_about_in_turn(
+    accuracy_bundle: Path, accuracy_data: Path, tmp_path: Path
+) -> None:
     images = tmp_path / "images"
     images.mkdir()
     for file in sorted(accuracy_data.rglob("*.png"))[:2]:
@@ -83,7 +85,7 @@ def test_images_of_a_folder_in_turn(accuracy_bundle: Path, accuracy_data: Path, 
     assert "2 images in at most 4 tiles" in (out / "bench.md").read_text()
 
 
-def test_random_weights_get_their_tokens(
+def test_random_weights_get_given_tokens(
     accuracy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = tmp_path / "bundle"
@@ -116,7 +118,7 @@ def test_random_weights_get_their_tokens(
         (("--json", "."), "--json . is a folder"),
     ],
 )
-def test_what_cannot_be_measured_is_said_first(
+def test_wrong_options_are_refused_before_measuring(
     accuracy_bundle: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -129,7 +131,7 @@ def test_what_cannot_be_measured_is_said_first(
     assert not (tmp_path / "out" / "bench.json").exists()
 
 
-def test_a_damaged_image_and_results_that_are_there(
+def test_damaged_images_and_existing_results_are_refused(
     accuracy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.png").write_bytes(b"GIF89a")

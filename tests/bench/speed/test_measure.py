@@ -1,4 +1,4 @@
-"""Schedules, recorded engines and measured answers of `lira-edge bench`, on lira-nano."""
+"""Given tokens, recorded engines and measured answers, on lira-nano."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def forced_run(lira: Lira, task: str, ilvc: str = "on", change: object = None) -
 
 
 def stages(run: Run) -> list[str]:
-    """In order, each once where it ran several times on end."""
+    """Return the stages in order, without consecutive repeats."""
     names = [span.stage for span in sorted(run.spans, key=lambda span: span.start)]
     return [name for name, before in zip(names, [None, *names], strict=False) if name != before]
 
@@ -54,7 +54,7 @@ def rows(run: Run, stage: str) -> list[int]:
     return [span.rows for span in run.spans if span.stage == stage]
 
 
-def test_schedules_have_the_form_of_answers(lira: Lira) -> None:
+def test_given_tokens_have_the_form_of_trained_answers(lira: Lira) -> None:
     tokens, encode = lira.manifest.tokens, lira.tokenizer.encode
     end = tokens.eos[0]
     made = {
@@ -75,7 +75,7 @@ def test_schedules_have_the_form_of_answers(lira: Lira) -> None:
         forced_tokens("caption", tokens, lira.tokenizer)
 
 
-def test_a_referring_segmentation(lira: Lira) -> None:
+def test_a_referring_segmentation_runs_these_stages(lira: Lira) -> None:
     run = forced_run(lira, "refseg")
     look = ["preprocess", "semantic_encoder", "pixel_encoder", "sefe"]
     assert stages(run) == [*look, "prefill", "decode", "pixel_decoder"]
@@ -93,7 +93,7 @@ def test_a_referring_segmentation(lira: Lira) -> None:
     assert run.ttft < run.total
 
 
-def test_a_grounded_description(lira: Lira) -> None:
+def test_a_grounded_description_runs_these_stages(lira: Lira) -> None:
     run = forced_run(lira, "gcg")
     assert stages(run)[-4:] == ["pixel_decoder", "region_encode", "region_prefill", "decode"]
     suffix = len(lira.manifest.tokens.region_suffix)
@@ -111,7 +111,7 @@ def test_the_model_may_choose_its_tokens(lira: Lira) -> None:
     assert asked.forced is None and run.finish_reason in ("stop", "length")
 
 
-def test_without_fusion_the_prefix_has_tiles_alone(lira: Lira) -> None:
+def test_without_fusion_the_prefix_has_only_tiles(lira: Lira) -> None:
     full, without = (forced_run(lira, "gcg", change=change) for change in (None, without_fusion))
     model = lira.manifest.model
     queries = rows(full, "prefill")[0] - rows(without, "prefill")[0] - model.num_cells
@@ -164,7 +164,7 @@ def test_differences_are_taken_round_by_round() -> None:
     }
 
 
-def test_what_starting_a_pass_took_counts_and_is_not_drawn_over_what_ran_between() -> None:
+def test_the_time_to_start_a_pass_counts_but_is_not_drawn() -> None:
     class Slow(Stage):
         name = "pixel_encoder"
         input_specs = output_specs = {"tokens": TensorSpec("float32", (1,))}  # noqa: RUF012
@@ -202,7 +202,7 @@ def test_a_failing_stage_leaves_no_span() -> None:
     assert recorder.spans == []
 
 
-def test_bytes_of_a_step(accuracy_bundle: Path) -> None:
+def test_a_decode_step_reads_all_weights_and_the_filled_cache(accuracy_bundle: Path) -> None:
     bundle = Bundle.open(accuracy_bundle)
     model = bundle.manifest.model
     # Projections, MLP, norms, final norm, head: the architecture's own count.

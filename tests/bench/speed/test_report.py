@@ -29,7 +29,7 @@ MACHINE = Machine(
 
 
 def a_run(slower: float = 1.0) -> Run:
-    """Four tokens, a mask and a region; every span `slower` times as long."""
+    """Return a run with four tokens, a mask and a region, whose spans are `slower` times as long."""
     spans, at = [], 0.0
     for stage, seconds, rows, context in (
         ("preprocess", 0.1, 0, 0),
@@ -76,7 +76,7 @@ def made(accuracy_bundle: Path) -> dict[str, Any]:
     )
 
 
-def test_figures(made: dict[str, Any]) -> None:
+def test_the_record_has_medians_rates_and_bandwidth(made: dict[str, Any]) -> None:
     stages = made["stages"]
     assert stages["semantic_encoder"] == pytest.approx(
         {"median": 8.0, "p90": 14.4, "count": 2, "per_answer": 8.0}
@@ -103,7 +103,7 @@ def test_figures(made: dict[str, Any]) -> None:
     json.dumps(made)
 
 
-def test_json_figures_of_a_record(made: dict[str, Any]) -> None:
+def test_the_json_figures_are_those_of_the_record(made: dict[str, Any]) -> None:
     found = figures(made, Path("out"))
     assert found["bundle"] == "lira-nano" and found["machine"]["cpu"] == "Cortex-A78AE"
     assert found["ttft_s"] == made["ttft_s"] and found["tokens_per_s"] == made["tokens_per_s"]
@@ -144,7 +144,7 @@ def test_an_answer_of_one_token_has_no_latency_between_tokens(accuracy_bundle: P
     assert pictures.bars(made) and pictures.timeline(made, short)
 
 
-def test_markdown(made: dict[str, Any]) -> None:
+def test_markdown_has_every_table(made: dict[str, Any]) -> None:
     text = report.markdown({**made, "synthetic": True})
     for line in (
         "### lira-nano, cpu-int4, refseg",
@@ -157,14 +157,14 @@ def test_markdown(made: dict[str, Any]) -> None:
         "| decode | 120 ms | 240 ms | 2 | 240 ms |",
         "| prefill | 100.0 tok/s |",
         "| peak memory | 1,234 MiB |",
-        "| bandwidth that this is, of what memory gives | 10.0 of 30.0 GB/s, 33 % |",
+        "| bandwidth, of the memory's read bandwidth | 10.0 of 30.0 GB/s, 33 % |",
     ):
         assert line in text.splitlines(), line
     assert "Cortex-A78AE, 6 cores, 7.4 GiB; Orin, [N/A], driver 540.4.0; L4T R36; power mode 15W" in text
     assert "ILVC" not in text and "peer" not in text
 
 
-def test_markdown_with_ablation_and_peers(made: dict[str, Any]) -> None:
+def test_markdown_has_ablation_and_peers(made: dict[str, Any]) -> None:
     rows = [
         {"title": "full", "new_tokens": 6, "paper_difference": None}
         | {"decode_tokens_per_s": 20.0, "end_to_end_tokens_per_s": 0.5},
@@ -182,7 +182,7 @@ def test_markdown_with_ablation_and_peers(made: dict[str, Any]) -> None:
     ("value", "shown"),
     [(0.00123, "0.0012"), (0.0834, "0.083"), (1.234, "1.23"), (12.34, "12.3"), (1234.5, "1,234")],
 )
-def test_digits(value: float, shown: str) -> None:
+def test_numbers_have_three_digits(value: float, shown: str) -> None:
     assert report.significant(value) == shown
 
 
@@ -210,7 +210,7 @@ def test_trace_opens_in_a_viewer(made: dict[str, Any]) -> None:
     assert {event["tid"] for event in marks} == {max(names)} and len(set(names.values())) == len(names)
 
 
-def test_pictures(made: dict[str, Any]) -> None:
+def test_pictures_are_pngs_of_their_size(made: dict[str, Any]) -> None:
     for picture in (pictures.bars(made), pictures.timeline(made, a_run())):
         image = Image.open(BytesIO(picture))
         assert image.format == "PNG" and image.width > 1000 and image.height > 400
@@ -230,7 +230,7 @@ def test_files_appear_whole(made: dict[str, Any], tmp_path: Path) -> None:
         output.check(folder / "bench.md", overwrite=True)
 
 
-def test_images_of_a_folder(tmp_path: Path) -> None:
+def test_images_of_a_folder_are_sorted(tmp_path: Path) -> None:
     (tmp_path / "b.PNG").touch()
     (tmp_path / "a.jpg").touch()
     (tmp_path / "notes.txt").touch()
