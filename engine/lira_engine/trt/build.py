@@ -36,8 +36,6 @@ from lira_engine.trt.profiles import input_ranges, llm_profiles, stage_profiles
 # at LIRA-2B's sizes with TensorRT for RTX 1.7 (docs/tensorrt.md), rounded up.
 PEAK_PER_BYTE = 4.0
 PEAK_LEAST_MIB = 1024
-# An engine's kernels beside its weights: those of lira-nano take 2 to 15 MiB, for one GPU or for four.
-KERNEL_BYTES = 16 << 20
 # On a Jetson kernels are tried in the memory that everything else lives in, all of it unless told otherwise.
 JETSON_WORKSPACE = 1 << 30
 COMPILER = (sys.executable, "-m", "lira_engine.trt.compile")

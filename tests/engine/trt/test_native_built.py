@@ -37,7 +37,6 @@ class Compiler:
 
     def __init__(self, installed: Any, bundle: Path, graphs: Path) -> None:
         self._installed, self._manifest, self._graphs = installed, Bundle.open(bundle).manifest, graphs
-        self.spoil: Callable[[Path], None] = lambda graph: None
 
     def __call__(self, job: Job, phase: Callable[[str], None]) -> dict[str, int]:
         graph = Path(job.graph)
@@ -45,7 +44,6 @@ class Compiler:
         for file in (graph, graph.with_name(f"{graph.name}.data")):
             if file.exists():
                 shutil.copy(file, self._graphs)
-        self.spoil(kept)
         profiles = len(job.profiles)
         half = any(tensor.type == "tensor(float16)" for tensor in self._inputs(kept))
         changes = {"cache_dtype": "float16" if half else "float32", "of_llm": profiles}
