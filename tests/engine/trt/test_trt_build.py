@@ -7,7 +7,6 @@ import dataclasses
 import enum
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -29,9 +28,8 @@ from lira_engine.targets import target_named
 from lira_engine.trt import build as trt_build
 from lira_engine.trt import target as trt_target
 from lira_engine.trt.compile import Job
-from lira_engine.trt.flavour import Flavour, dialect_of, load_flavour, parse_version
+from lira_engine.trt.flavour import Flavour, dialect_of
 from lira_engine.trt.options import RtxOptions
-from lira_engine.trt.profiles import ANY, DECODE, PREFILL, PREFILL_ROWS, Sizes, input_ranges, stage_profiles
 from lira_export.config import LlmConfig
 
 VERSIONS = {"tensorrt": (10, 3, 0), "tensorrt-rtx": (1, 7, 1)}
@@ -411,39 +409,3 @@ def test_kernel_timings_are_not_shared_between_versions(
         monkeypatch.setitem(VERSIONS, "tensorrt", version)
         build(bundle_path, "tensorrt", "fp16")
     assert len(jobs) == 10 and len({job.timing_cache for job in jobs}) == 2
-
-
-def test_versions_and_dialects() -> None:
-    assert parse_version("10.3.0.post1") == (10, 3, 0) and parse_version("1.7.1.20") == (1, 7, 1, 20)
-    dialects = [dialect_of("tensorrt", version) for version in ((10, 3), (10, 14), (10, 15), (11, 0))]
-    assert dialects == ["decomposed", "decomposed", "cache_update", "cache_update"]
-    assert dialect_of("tensorrt-rtx", (1, 7, 1)) == "cache_update"
-
-
-def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(
-        LiraError, match=r"needs tensorrt .*on JetPack `sudo apt install.*pip install 'lira-edge\[tensorrt\]'"
-    ):
-        load_flavour("tensorrt")
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    with pytest.raises(LiraError, match=r"pip install 'lira-edge\[rtx\]'"):
-        load_flavour("tensorrt-rtx")
-
-
-def test_profiles(bundle_path: Path) -> None:
-    manifest = Bundle.open(bundle_path).manifest
-    short = stage_profiles(manifest, "llm")
-    assert manifest.model.context_length == 16 and [p["S"].most for p in short] == [16, 1]
-    long = dataclasses.replace(
-        manifest, model=dataclasses.replace(manifest.model, context_length=PREFILL_ROWS)
-    )
-    assert stage_profiles(long, "llm") == [PREFILL, DECODE] and stage_profiles(long, "llm", 1) == [ANY]
-    ranges = input_ranges(manifest.stages["llm"], PREFILL)
-    width = manifest.model.hidden_size
-    assert ranges["inputs_embeds"] == ((1, 1, width), (1, 256, width), (1, 256, width))
-    assert ranges["logit_positions"] == ((1,), (1,), (4,)) and "position" not in ranges
-    (sefe,) = stage_profiles(manifest, "sefe")
-    rows = manifest.model.tokens_per_tile
-    assert sefe["M"] == Sizes(rows, 7 * rows, 13 * rows)  # 6 tiles, up to 12 if asked for; the thumbnail, too
-    assert stage_profiles(manifest, "pixel_encoder") == [{}]
