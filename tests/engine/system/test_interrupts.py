@@ -46,7 +46,7 @@ MOMENTS = {
             finally:
                 open("cleaned", "w").close()
         """,
-    "where a library raises another error for it": """
+    "when a library raises another error for it": """
         def play():
             try:
                 wait()
