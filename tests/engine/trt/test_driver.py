@@ -13,7 +13,9 @@ from lira_engine.trt.driver import open_driver
 
 
 @pytest.mark.parametrize(("target", "extra"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "rtx")])
-def test_without_pycuda(monkeypatch: pytest.MonkeyPatch, target: str, extra: str) -> None:
+def test_missing_pycuda_is_an_error_with_the_install_command(
+    monkeypatch: pytest.MonkeyPatch, target: str, extra: str
+) -> None:
     monkeypatch.setitem(sys.modules, "pycuda", None)
     monkeypatch.delitem(sys.modules, "pycuda.driver", raising=False)
     with pytest.raises(LiraError, match=rf"{target} needs pycuda .*pip install 'lira-edge\[{extra}\]'"):
@@ -24,11 +26,13 @@ def test_without_pycuda(monkeypatch: pytest.MonkeyPatch, target: str, extra: str
     ("library", "mend"),
     [
         ("libcuda.so.1", r"install NVIDIA's driver .*`nvidia-smi` must name the GPU"),
-        ("libcurand.so.10", r"compile pycuda with the CUDA that is here: pip install --force-reinstall"),
+        ("libcurand.so.10", r"compile pycuda with the installed CUDA: pip install --force-reinstall"),
     ],
 )
-def test_pycuda_that_does_not_load(monkeypatch: pytest.MonkeyPatch, library: str, mend: str) -> None:
-    """Installing it again helps where its CUDA is another one, not where the driver is missing."""
+def test_pycuda_that_does_not_load_is_an_error_with_the_right_fix(
+    monkeypatch: pytest.MonkeyPatch, library: str, mend: str
+) -> None:
+    """Installing it again helps if its CUDA is another one, not if the driver is missing."""
     said = f"{library}: cannot open shared object file: No such file or directory"
 
     def load(name: str) -> ModuleType:
@@ -40,7 +44,7 @@ def test_pycuda_that_does_not_load(monkeypatch: pytest.MonkeyPatch, library: str
     assert "lira-edge[" not in str(caught.value)
 
 
-def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Error(Exception):
         pass
 
@@ -55,7 +59,7 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         open_driver("tensorrt")
 
 
-def test_what_cuda_complains_about(rtx: Any) -> None:
+def test_a_cuda_error_is_one_line(rtx: Any) -> None:
     cuda = sys.modules["pycuda.driver"]
     with (
         pytest.raises(LiraError, match=r"CUDA failed on Stand-in sm_87: cuStreamSynchronize failed: illegal"),

@@ -9,10 +9,10 @@ from lira_engine import Bundle
 from lira_engine.trt.profiles import ANY, DECODE, PREFILL, PREFILL_ROWS, Sizes, input_ranges, stage_profiles
 
 
-def test_profiles(bundle_path: Path) -> None:
+def test_profiles_cover_the_sizes_of_each_stage(bundle_path: Path) -> None:
     manifest = Bundle.open(bundle_path).manifest
     short = stage_profiles(manifest, "llm")
-    assert manifest.model.context_length == 16 and [p["S"].most for p in short] == [16, 1]
+    assert manifest.model.context_length == 16 and [p["S"].max for p in short] == [16, 1]
     long = dataclasses.replace(
         manifest, model=dataclasses.replace(manifest.model, context_length=PREFILL_ROWS)
     )
