@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all.
+"""Write files and folders that appear whole or not at all.
 
-What is being written lives in a hidden sibling (`.NAME.partial-...`) and is renamed at the end. Its writer
-holds a lock on it, so that the next run can tell the leftovers of a killed one from the work of a living one.
+A writer fills a hidden sibling (`.NAME.partial-...`) and renames it at the end. It holds a lock on the
+sibling, so that the next run can tell leftovers of a killed run from work in progress.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from lira_engine.errors import LiraError
 
 try:
     import fcntl
-except ImportError:  # Windows: there leftovers are told by their age
+except ImportError:  # Windows: a leftover is known by its age
     fcntl = None  # type: ignore[assignment]
 
 _DAY = 24 * 3600.0
 _MENDS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some room on its disk"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "change its permissions"),
-    errno.EROFS: "let its disk be written",
+    errno.EROFS: "make its disk writable",
     errno.ENOTDIR: "remove the file that stands where its folder should be",
-    errno.EFBIG: "take a disk that has files of that size, or raise the shell's limit (ulimit -f)",
+    errno.EFBIG: "take a disk that allows files of that size, or raise the shell's limit (ulimit -f)",
     errno.ENAMETOOLONG: "take a shorter name",
     errno.ELOOP: "remove the link that leads to itself",
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the shell's limit of open files (ulimit -n)"),
 }
-_OTHERWISE = "choose another path or disk"
+_DEFAULT_MEND = "choose another path or disk"
 
 
 @contextmanager
@@ -44,16 +44,16 @@ def atomic_directory(
 ) -> Iterator[Path]:
     """Yield a new hidden folder beside `target` that takes its name when the block ends without an error.
 
-    An empty folder at `target` is replaced. One with content is an error, unless `overwrite` is set and it
-    holds a file named `marker` (so that a mistyped path never costs a folder that this tool did not write;
-    None is for paths that no user types). What appears at `target` while the block runs stays as it is.
-    Raises LiraError for these, and where the disk is full or may not be written.
+    Replaces an empty folder at `target`. A folder with content is an error, unless `overwrite` is set and it
+    holds a file named `marker`: a mistyped path must not cost a folder that this tool did not write. Use None
+    for paths that no user types. Keeps what appears at `target` while the block runs.
+    Raises LiraError in these cases, and if the disk is full or cannot be written.
     """
     target = Path(os.path.abspath(target))
     with readable_errors(target):
         check_target(target, overwrite, marker)
         _make_parent(target)
-        there = _identity(target)
+        original = _identity(target)
         partial, lock = _claim(target, directory=True)
         try:
             yield partial
@@ -61,8 +61,8 @@ def atomic_directory(
                 for name in names:
                     _sync(Path(folder, name))
                 _sync(Path(folder))
-            with _locked(target.parent):  # one run at a time gives the name, none sweeps what has it
-                _swap_in(partial, target, overwrite, marker, there)
+            with _locked(target.parent):  # one run at a time renames, and none cleans up meanwhile
+                _swap_in(partial, target, overwrite, marker, original)
             _sync(target.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -73,8 +73,8 @@ def atomic_directory(
 def atomic_write(target: Path | str) -> Iterator[IO[bytes]]:
     """Yield a binary file that replaces `target` when the block ends without an error.
 
-    A link stays one, and the file that it leads to is replaced. A device or a pipe is written at once. Raises
-    LiraError where the disk is full or `target` may not be written.
+    Replaces the file that a link leads to, not the link. Writes to a device or a pipe directly. Raises
+    LiraError if the disk is full or `target` cannot be written.
     """
     target = Path(os.path.abspath(target))
     with readable_errors(target):
@@ -100,7 +100,7 @@ def atomic_write(target: Path | str) -> Iterator[IO[bytes]]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed runs left in `folder`, whatever they were writing; living ones keep theirs."""
+    """Remove what killed runs left in `folder`, whatever they wrote; leave the work of running ones."""
     with suppress(OSError), _locked(folder):
         for leftover in folder.glob(".*.partial-*"):
             _remove_if_abandoned(leftover)
@@ -108,8 +108,8 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def readable_errors(target: Path) -> Iterator[None]:
-    """Raise LiraError instead of the system's error where `target` cannot be written, or another file, which
-    goes into it, cannot be read."""
+    """Turn an OSError of the block into LiraError: `target` cannot be written, or a file that goes into it
+    cannot be read."""
     try:
         yield
     except OSError as error:
@@ -120,10 +120,10 @@ def readable_errors(target: Path) -> Iterator[None]:
 
 
 def system_error(error: OSError, what: str | None = None) -> str:
-    """A line that begins with `what` went wrong, and says why and what the user does about it."""
+    """Return one line: `what` went wrong, why, and what the user can do about it."""
     number = error.errno or 0
     what = what or f"{error.filename or 'the output'} cannot be read or written"
-    return f"{what}: {os.strerror(number)}; {_MENDS.get(number, _OTHERWISE)}"
+    return f"{what}: {os.strerror(number)}; {_MENDS.get(number, _DEFAULT_MEND)}"
 
 
 def _make_parent(target: Path) -> None:
@@ -136,14 +136,14 @@ def _make_parent(target: Path) -> None:
 
 
 def check_target(target: Path, overwrite: bool, marker: str | None = "lira.json") -> None:
-    """Raise LiraError where `atomic_directory` would, before work that takes its time."""
+    """Raise LiraError if `atomic_directory` would; call it before long work."""
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         mend = "remove it" if marker is None else "choose another path"
-        raise LiraError(f"{target} exists and is not a folder of its own: {mend}")
+        raise LiraError(f"{target} exists and is not a folder, or only a link to one: {mend}")
     if not target.exists() or not any(target.iterdir()):
         return
     if marker is not None and not (target / marker).is_file():
-        raise LiraError(f"{target} exists and holds other things than lira-edge wrote: choose another path")
+        raise LiraError(f"{target} exists and holds files that lira-edge did not write: choose another path")
     if not overwrite:
         raise LiraError(f"{target} exists already: choose another path, or overwrite it (--overwrite)")
 
@@ -156,7 +156,7 @@ def _appeared(target: Path) -> LiraError:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a folder or file from another one at the same path; None where there is none."""
+    """Return what distinguishes a folder or file from another one at this path; None if there is none."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -165,9 +165,9 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _claim(target: Path, directory: bool) -> tuple[Path, int]:
-    """Remove what killed runs left beside `target`; make and lock a new hidden sibling."""
+    """Remove leftovers of killed runs beside `target`; create and lock a new hidden sibling."""
     partial = target.parent / f".{target.name}.partial-{secrets.token_hex(4)}"
-    with _locked(target.parent):  # nobody sweeps between the creation and its lock
+    with _locked(target.parent):  # no run cleans up between creation and lock
         for leftover in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
             _remove_if_abandoned(leftover)
         if directory:
@@ -181,7 +181,7 @@ def _claim(target: Path, directory: bool) -> tuple[Path, int]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's own lock, for a moment only. On Windows, which cannot open folders, there is none."""
+    """Hold the folder's own lock, for a moment only. Windows cannot open folders: no lock there."""
     descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
     try:
         if descriptor is not None:
@@ -211,7 +211,7 @@ def _remove_if_abandoned(leftover: Path) -> None:
 
 
 def _lock(descriptor: int, wait: bool) -> bool:
-    """Whether the lock was free. File systems without locks count as free."""
+    """Take the lock; return whether it was free. True on file systems without locks."""
     if fcntl is None:
         return True
     try:
@@ -224,51 +224,51 @@ def _lock(descriptor: int, wait: bool) -> bool:
 
 
 def _swap_in(
-    partial: Path, target: Path, overwrite: bool, marker: str | None, there: tuple[int, int] | None
+    partial: Path, target: Path, overwrite: bool, marker: str | None, original: tuple[int, int] | None
 ) -> None:
-    """Give `partial` its name; nothing but the folder that was `there` at the start makes way for it.
+    """Rename `partial` to `target`; replace only the `original` folder, which was there at the start.
 
-    Looking comes too early however late it comes. So it is the system that refuses to rename onto a file, a
-    link or a folder with content; and what makes way is looked at again under another name, which is not one
-    that is swept.
+    Any check leaves a gap before the rename. So the system itself refuses to rename onto a file, a link or a
+    folder with content; and the replaced folder is checked again under another name, one that no run cleans
+    up.
     """
     try:
         check_target(target, overwrite, marker)
     except LiraError:
         raise _appeared(target) from None
     with suppress(OSError):
-        target.rmdir()  # an empty folder, onto which Windows does not rename
-    retired: Path | None = None
+        target.rmdir()  # Windows does not rename onto an empty folder
+    replaced: Path | None = None
     if overwrite and _identity(target) is not None:
-        if not _makes_way(target, marker, there):
+        if not _replaceable(target, marker, original):
             raise _appeared(target)
-        retired = target.parent / f".{target.name}.replaced-{secrets.token_hex(4)}"
-        os.rename(target, retired)
+        replaced = target.parent / f".{target.name}.replaced-{secrets.token_hex(4)}"
+        os.rename(target, replaced)
     try:
-        if retired is not None and not _makes_way(retired, marker, there):
+        if replaced is not None and not _replaceable(replaced, marker, original):
             raise _appeared(target)
         os.rename(partial, target)
     except (LiraError, OSError) as error:
-        if retired is not None:
-            _put_back(retired, target)
+        if replaced is not None:
+            _put_back(replaced, target)
         if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise _appeared(target) from None
         raise
-    if retired is not None:
-        os.rename(retired, partial)  # a name that is swept
+    if replaced is not None:
+        os.rename(replaced, partial)  # a name that is cleaned up
 
 
-def _makes_way(folder: Path, marker: str | None, there: tuple[int, int] | None) -> bool:
-    return marker is None or (_identity(folder) == there and (folder / marker).is_file())
+def _replaceable(folder: Path, marker: str | None, original: tuple[int, int] | None) -> bool:
+    return marker is None or (_identity(folder) == original and (folder / marker).is_file())
 
 
-def _put_back(retired: Path, target: Path) -> None:
+def _put_back(replaced: Path, target: Path) -> None:
     try:
-        os.rename(retired, target)
+        os.rename(replaced, target)
     except OSError:
         raise LiraError(
             f"{target} appeared while it was being replaced and stays as it is, what was written is removed; "
-            f"the folder that stood there is {retired} now: move it to where it belongs"
+            f"the folder that stood there is {replaced} now: move it to where it belongs"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""What lira-edge keeps between runs in the user's cache folder. Losing it costs time only."""
+"""Files that lira-edge keeps in the user's cache folder. Losing them costs time only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lira_engine.system.atomic import atomic_write
 
 
 def cache_folder() -> Path:
-    """The user's cache folder for lira-edge (it need not exist)."""
+    """Return the user's cache folder for lira-edge, which may not exist."""
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
@@ -25,7 +25,7 @@ def cache_folder() -> Path:
 
 
 class Durations:
-    """How long the same work took last time on this machine, in a file NAME.json of the cache folder."""
+    """Seconds that work took last time on this machine, kept in NAME.json of the cache folder."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -35,12 +35,12 @@ class Durations:
         return cache_folder() / f"{self._name}.json"
 
     def last(self, key: str) -> float | None:
-        """Seconds, or None if it was never done."""
+        """Return the seconds, or None if the work was never done."""
         seconds = self._all().get(key)
         return float(seconds) if isinstance(seconds, (int, float)) else None
 
     def text(self, key: str) -> str:
-        """ ", 12 s last time", or ""."""
+        """Return ", 12 s last time", or "" if the work was never done."""
         seconds = self.last(key)
         return "" if seconds is None else f", {seconds:.0f} s last time"
 

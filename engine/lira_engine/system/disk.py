@@ -1,4 +1,4 @@
-"""Room on the disk, asked before work that takes minutes."""
+"""Check the free disk space before work that takes minutes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lira_engine.errors import LiraError
 
 
 def check_disk(target: Path, needed: int, what: str) -> None:
-    """Raise LiraError where the disk of `target`, which need not exist, has less than `needed` bytes free."""
+    """Raise LiraError if the disk of `target`, which need not exist, has less than `needed` bytes free."""
     folder, free = _existing(target), free_bytes(target)
     if free < needed:
         raise LiraError(
@@ -19,7 +19,7 @@ def check_disk(target: Path, needed: int, what: str) -> None:
 
 
 def free_bytes(target: Path) -> int:
-    """What the disk of `target`, which need not exist, has left."""
+    """Return the free bytes of the disk of `target`, which need not exist."""
     return shutil.disk_usage(_existing(target)).free
 
 

@@ -1,4 +1,4 @@
-"""What the installed distribution says about its extras, and which of their packages are missing."""
+"""The extras of the installed distribution, and which of their packages are missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib import metadata
 from lira_engine.errors import memory_errors_told
 
 DISTRIBUTION = "lira-edge"
-# Wheels of one import package: either will do, both together overwrite each other.
+# Two wheels of one import package: either is enough, together they overwrite each other.
 ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 # The oldest versions that run built CPU engines, and portable graphs (opset 24; TensorScatter came last).
 ENGINES_FROM = (1, 20)
@@ -19,7 +19,7 @@ PORTABLE_FROM = (1, 25)
 
 @cache
 def extras() -> dict[str, tuple[str, ...]]:
-    """The packages that each extra brings, by extra."""
+    """Return the packages of each extra, by extra."""
     names = metadata.metadata(DISTRIBUTION).get_all("Provides-Extra", [])
     found: dict[str, list[str]] = {name: [] for name in names}
     for requirement in metadata.requires(DISTRIBUTION) or []:
@@ -31,12 +31,12 @@ def extras() -> dict[str, tuple[str, ...]]:
 
 
 def missing_packages(extra: str) -> list[str]:
-    """The packages of an extra that are not installed."""
+    """Return the packages of an extra that are not installed."""
     return [package for package in extras()[extra] if installed(package) is None]
 
 
 def installed(package: str) -> str | None:
-    """The version of an installed package, or None."""
+    """Return the version of an installed package, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -44,20 +44,20 @@ def installed(package: str) -> str | None:
 
 
 def install_line(extra: str) -> str:
-    """What the user types to get an extra, or several with commas between them."""
+    """Return the command that installs an extra, or several with commas between them."""
     return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
 def lacking(entry: metadata.EntryPoint) -> tuple[list[str], str]:
-    """The packages that are missing of the extras which an entry point names (`"MODULE:ATTR [EXTRA]"`), and
-    what the user types to get them."""
+    """Return the missing packages of an entry point's extras (`"MODULE:ATTR [EXTRA]"`), and the command that
+    installs them."""
     known = [extra for extra in entry.extras if extra in extras()]
     missing = [package for extra in known for package in missing_packages(extra)]
     return missing, install_line(",".join(known))
 
 
 def tool_versions() -> dict[str, str]:
-    """Python and the installed packages that lower and run graphs, with their versions."""
+    """Return the versions of Python and of the installed packages that lower and run graphs."""
     packages = ("onnxruntime", "onnxruntime-gpu", "onnx", "onnx-ir", "numpy")
     versions = {package: installed(package) for package in packages}
     return {"python": platform.python_version()} | {
@@ -66,8 +66,8 @@ def tool_versions() -> dict[str, str]:
 
 
 def onnxruntime_here() -> tuple[str | None, list[str]]:
-    """Version and execution providers of ONNX Runtime, whichever wheel brought it (JetPack has its own);
-    None where there is none."""
+    """Return the version and execution providers of ONNX Runtime, from whichever wheel (JetPack has its own);
+    None and no providers if it is missing."""
     try:
         with memory_errors_told():
             import onnxruntime

@@ -1,8 +1,7 @@
-"""Ctrl-C at any moment: one line and exit code 130.
+"""Answer Ctrl-C at any moment with one line and exit code 130.
 
-As long as a command has begun nothing, or when it has ended, the process ends at once. In between
-KeyboardInterrupt unwinds what the command has begun. What the interpreter tidies up at its very end takes no
-notice: by then the exit code is settled.
+Before a command starts and after it has ended, the process exits at once. In between, KeyboardInterrupt
+unwinds the command. The interpreter's own cleanup ignores Ctrl-C: by then the exit code is settled.
 """
 
 from __future__ import annotations
@@ -21,41 +20,41 @@ if TYPE_CHECKING:
     from typing import Any
 
 EXIT_CODE = 130
-_AGAIN = 0.05  # seconds
-_PATIENCE = 5.0  # seconds
-# Python that torch calls from C++, some of which ends the process where an exception comes back.
+_RETRY_S = 0.05
+_GIVE_UP_S = 5.0
+# Python that torch calls from C++, some of which aborts if an exception comes back.
 _CALLED_BACK = ("__torch_function__", "__torch_dispatch__")
 _received = threading.Event()
 _reported = threading.Event()
-_since = 0.0
+_first_at = 0.0
 
 
 def end_at_once() -> None:
-    """From now on Ctrl-C ends the process."""
-    _handle_by(_end)
+    """Make Ctrl-C end the process from now on."""
+    _set_handler(_end)
 
 
 def unwind() -> None:
-    """From now on Ctrl-C raises KeyboardInterrupt, and what libraries say of it meanwhile is not shown."""
-    atexit.register(_ignore)  # before libraries register theirs, and so called after them
-    _handle_by(_raise)
+    """Make Ctrl-C raise KeyboardInterrupt from now on, and hide what libraries print about it."""
+    atexit.register(_ignore)  # registered before the libraries' own, so called after them
+    _set_handler(_raise)
     sys.excepthook = _unless_received(sys.excepthook)  # C code prints exceptions through it
-    sys.unraisablehook = _not_lost
+    sys.unraisablehook = _repeat_if_lost
     threading.excepthook = _unless_received(threading.excepthook)
 
 
-def _handle_by(handler: Callable[[int, FrameType | None], None]) -> None:
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in the background of a shell's script
+def _set_handler(handler: Callable[[int, FrameType | None], None]) -> None:
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a script's background jobs
         signal.signal(signal.SIGINT, handler)
 
 
 def received() -> bool:
-    """Whether Ctrl-C was pressed: whatever error follows comes from it."""
+    """Return whether Ctrl-C was pressed: any later error comes from it."""
     return _received.is_set()
 
 
 def report() -> int:
-    """Say so, once. The exit code."""
+    """Print "interrupted" once; return the exit code."""
     already = _reported.is_set() and received()
     _reported.set()
     if not already:
@@ -74,20 +73,20 @@ def _ignore() -> None:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    global _since
+    global _first_at
     if not _received.is_set():
         _received.set()
-        _since = time.monotonic()
-    if not _is_unexpected(frame):
+        _first_at = time.monotonic()
+    if not _in_extension(frame):
         raise KeyboardInterrupt
-    if time.monotonic() - _since > _PATIENCE:
+    if time.monotonic() - _first_at > _GIVE_UP_S:
         _end(number, frame)  # the next run removes what is left
     _interrupt_again()
 
 
-def _is_unexpected(frame: FrameType | None) -> bool:
-    """Whether an extension is being imported, or calls back: some print a traceback where an exception comes
-    out of that, some end the process."""
+def _in_extension(frame: FrameType | None) -> bool:
+    """Return whether an extension is being imported or calls back: if that raises, some print a traceback,
+    some abort."""
     while frame is not None:
         code = frame.f_code
         if code.co_filename == "<frozen importlib._bootstrap>" or code.co_name in _CALLED_BACK:
@@ -97,7 +96,7 @@ def _is_unexpected(frame: FrameType | None) -> bool:
 
 
 def _interrupt_again() -> None:
-    timer = threading.Timer(_AGAIN, _signal_main_thread)
+    timer = threading.Timer(_RETRY_S, _signal_main_thread)
     timer.daemon = True
     timer.start()
 
@@ -105,13 +104,13 @@ def _interrupt_again() -> None:
 def _signal_main_thread() -> None:
     main = threading.main_thread().ident
     if hasattr(signal, "pthread_kill") and main is not None:
-        signal.pthread_kill(main, signal.SIGINT)  # it wakes up where it waits for something
+        signal.pthread_kill(main, signal.SIGINT)  # wakes it if it waits
     else:
         signal.raise_signal(signal.SIGINT)
 
 
-def _not_lost(what: Any) -> None:
-    """Where nothing can be raised, in a destructor, KeyboardInterrupt would get lost."""
+def _repeat_if_lost(what: Any) -> None:
+    """Repeat a KeyboardInterrupt that was raised where nothing can be, such as in a destructor."""
     if issubclass(what.exc_type, KeyboardInterrupt):
         _interrupt_again()
     elif not received():

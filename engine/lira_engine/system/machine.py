@@ -22,8 +22,8 @@ _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 @dataclass(frozen=True)
 class Gpu:
-    """As nvidia-smi says: a name, memory ("24564 MiB"), the driver's version, "8.9"; None where it does not
-    say."""
+    """As nvidia-smi reports: name, memory ("24564 MiB"), driver version, compute capability ("8.9"; None if
+    unknown)."""
 
     name: str
     memory: str
@@ -33,9 +33,12 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Jetson:
-    """A Jetson board: its model with the numbers of carrier and module (one developer kit has several
-    modules, with different GPUs), the release of its Linux ("36.4.3", where it is written as ever), and the
-    version of JetPack's package, where that is installed."""
+    """A Jetson board.
+
+    Attributes:
+        model: with the numbers of carrier and module: one developer kit has modules with different GPUs.
+        l4t: release of its Linux, such as "36.4.3". jetpack: version of that package, if installed.
+    """
 
     model: str
     l4t: str
@@ -44,7 +47,7 @@ class Jetson:
 
 @dataclass(frozen=True)
 class Machine:
-    """None and () stand for what the system does not say.
+    """What the system reports; None and () for what it does not.
 
     Attributes:
         cores: that this process may run on. memory_gib, available_gib: of the whole machine.
@@ -64,7 +67,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Ask the system, and nvidia-smi, nvpmodel and dpkg-query where they are; takes up to a second."""
+    """Ask the system, and nvidia-smi, nvpmodel and dpkg-query if present; takes up to a second."""
     total, available = _memory()
     return Machine(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -80,18 +83,18 @@ def this_machine() -> Machine:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Return how many cores this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def gpus() -> list[Gpu]:
-    """The NVIDIA GPUs; none where nvidia-smi is missing or fails."""
+    """Return the NVIDIA GPUs; none if nvidia-smi is missing or fails."""
     fields = [
         [part.strip() for part in line.split(",")] for line in _query("name,memory.total,driver_version")
     ]
-    # Asked apart: an older nvidia-smi does not know it, and then says nothing at all.
+    # A query of its own: an older nvidia-smi rejects every query with this field.
     capabilities = [line if re.fullmatch(r"\d+\.\d+", line) else None for line in _query("compute_cap")]
     capabilities += [None] * (len(fields) - len(capabilities))
     return [
@@ -102,18 +105,18 @@ def gpus() -> list[Gpu]:
 
 
 def gpu_here() -> bool:
-    """Whether there is an NVIDIA GPU. Some Jetson boards have no nvidia-smi."""
+    """Return whether there is an NVIDIA GPU. Some Jetson boards have no nvidia-smi."""
     return bool(gpus()) or jetson() is not None
 
 
 def jetson() -> Jetson | None:
-    """The board, or None where this is no Jetson."""
+    """Return the board, or None if this is no Jetson."""
     if not _L4T.exists():
         return None
     model, l4t = "Jetson", "unknown"
     with suppress(OSError):
         model = _MODEL.read_text(encoding="utf-8").strip("\0\n ")
-    with suppress(OSError):  # names from the board's own to its processor's, each with a zero byte behind it
+    with suppress(OSError):  # zero-terminated names, the board's first, its processor's last
         board = _COMPATIBLE.read_text(encoding="utf-8").partition("\0")[0].removeprefix("nvidia,").strip()
         model += f" ({board})" if board else ""
     with suppress(OSError, IndexError):
@@ -125,8 +128,8 @@ def jetson() -> Jetson | None:
 
 
 def available_mib() -> int | None:
-    """Memory that can be taken without killing anybody, free swap included, MiB; None where the system does
-    not say."""
+    """Return the memory that can be taken without killing a process, free swap included, MiB; None if
+    unknown."""
     with suppress(OSError, ValueError, KeyError, IndexError):
         kib = _meminfo()
         return (kib["MemAvailable"] + kib.get("SwapFree", 0)) >> 10
@@ -135,10 +138,9 @@ def available_mib() -> int | None:
 
 
 def peak_rss_mib() -> int | None:
-    """Most memory that this process had resident so far, MiB; None where the system does not say.
+    """Return the peak resident memory of this process so far, MiB; None if unknown.
 
-    Linux counts what the parent held when it started the process into ``ru_maxrss``: there it is the peak of
-    our own address space.
+    On Linux it is the peak of this address space: ``ru_maxrss`` counts what the parent held at the start.
     """
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
@@ -153,7 +155,7 @@ def peak_rss_mib() -> int | None:
 
 
 def cpu_name() -> str:
-    """The processor, as the system names it."""
+    """Return the processor's name."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
@@ -163,7 +165,7 @@ def cpu_name() -> str:
 
 
 def _memory() -> tuple[float | None, float | None]:
-    """Total and available, GiB."""
+    """Return total and available memory, GiB."""
     with suppress(OSError, ValueError, KeyError, IndexError):
         kib = _meminfo()
         return kib["MemTotal"] / 2**20, kib["MemAvailable"] / 2**20
@@ -201,7 +203,7 @@ def _query(what: str) -> list[str]:
 
 
 def _answer(command: list[str]) -> list[str]:
-    """The lines that a program prints, none where it is missing, fails or hangs."""
+    """Return the lines that a program prints; none if it is missing, fails or hangs."""
     if shutil.which(command[0]) is None:
         return []
     try:

@@ -1,5 +1,5 @@
-"""What commands write on the terminal. Paths, names and answers are printed as they are: rich would take
-[markup] and emoji codes in them for its own, and colour numbers."""
+"""Print on the terminal. Paths, names and answers appear unchanged: rich would interpret [markup] and emoji
+codes in them, and colour numbers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rich.text import Text
 
 
 def plain_console(stderr: bool = False) -> Console:
-    """A console that changes nothing in the text of a line, a table or a title."""
+    """Return a console that prints lines, tables and titles unchanged."""
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 @contextmanager
 def status(console: Console, text: str = "") -> Iterator[Callable[[str], None]]:
-    """A spinner with a text while the block runs; what it yields changes the text."""
+    """Show a spinner with a text while the block runs; yield a function that changes the text."""
     with console.status(Text(text)) as shown:
         yield lambda text: shown.update(Text(text))
 
@@ -39,7 +39,7 @@ def print_tables(tables: Sequence[tuple[str, Sequence[tuple[str, ...]]]]) -> Non
 
 
 def progress_bar(console: Console, *columns: ProgressColumn) -> Progress:
-    """A task's description, its bar and `columns`; gone when it ends. Shown on terminals only."""
+    """Return a bar with description and `columns`, removed at the end. Shown on terminals only."""
     description = TextColumn("{task.description}", markup=False)
     return Progress(
         description, BarColumn(), *columns, console=console, transient=True, disable=not console.is_terminal

@@ -1,4 +1,4 @@
-"""Memory of a Windows machine, as the system counts it."""
+"""Ask Windows for the machine's memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class WindowsMemory:
-    """Bytes: the whole memory, what of it is free, and what may be asked for, paging file included."""
+    """Bytes: total memory, free memory, and what can be allocated, paging file included."""
 
     total: int
     available: int
@@ -33,7 +33,7 @@ class _MemoryStatusEx(ctypes.Structure):
 
 
 def windows_memory() -> WindowsMemory | None:
-    """None on other systems, and where Windows does not say."""
+    """Return the memory; None on other systems, or if Windows does not report it."""
     if sys.platform != "win32":
         return None
     status = _MemoryStatusEx(length=ctypes.sizeof(_MemoryStatusEx))

@@ -1,4 +1,4 @@
-"""Stages built by TensorRT: lowered here, compiled one by one in processes of their own."""
+"""Build stages for TensorRT: lower each here, and compile it in a process of its own."""
 
 from __future__ import annotations
 
@@ -31,15 +31,13 @@ from lira_engine.trt.compile import Job
 from lira_engine.trt.flavour import RTX_ALL_PRECISIONS_FROM, Flavour, compute_capabilities, parse_version
 from lira_engine.trt.options import RtxOptions, TensorRtOptions
 from lira_engine.trt.plugins import sampling_plugin
-from lira_engine.trt.profiles import input_ranges, llm_profiles, stage_profiles
+from lira_engine.trt.profiles import input_ranges, llm_profile_count, stage_profiles
 
-# Peak memory of compiling over the bytes of the lowered weights, and what every compilation takes; measured
-# at LIRA-2B's sizes with TensorRT for RTX 1.7 (docs/tensorrt.md), rounded up.
+# Peak memory of a compilation: bytes per byte of the lowered weights, and what each takes beside; measured at
+# LIRA-2B's sizes with TensorRT for RTX 1.7 (docs/tensorrt.md), rounded up.
 PEAK_PER_BYTE = 4.0
-PEAK_LEAST_MIB = 1024
-# An engine's kernels beside its weights: those of lira-nano take 2 to 15 MiB, for one GPU or for four.
-KERNEL_BYTES = 16 << 20
-# On a Jetson kernels are tried in the memory that everything else lives in, all of it unless told otherwise.
+PEAK_BASE_MIB = 1024
+# On a Jetson, TensorRT tries kernels in the memory that all programs share, by default in all of it.
 JETSON_WORKSPACE = 1 << 30
 COMPILER = (sys.executable, "-m", "lira_engine.trt.compile")
 _TICK_S = 0.5
@@ -47,7 +45,7 @@ _TICK_S = 0.5
 
 @dataclass(frozen=True)
 class TrtBuilder:
-    """Lowers a stage and has it compiled in a process of its own."""
+    """Lowers a stage and compiles it in a process of its own."""
 
     bundle: Bundle
     target: Target
@@ -57,7 +55,7 @@ class TrtBuilder:
     progress: Progress
 
     def __post_init__(self) -> None:
-        """Raise LiraError for options that the bundle, the package or the GPUs do not take."""
+        """Raise LiraError if the bundle, the package or the GPUs do not support the options."""
         parts, vocabulary = self.options.lm_head_parts, self.bundle.manifest.model.vocab_size
         if parts > vocabulary:
             raise LiraError(f"LM head in {parts} parts: expected at most {vocabulary}, a row each")
@@ -105,7 +103,7 @@ class TrtBuilder:
         return BuiltStage(precision, {}, seconds, peak_mib=found["peak_rss_mib"], kept_fp32=kept)
 
     def _lower(self, stage: str, precision: str, graph: Path) -> tuple[str, ...]:
-        """Write the lowered graph; the weights that do not fit into fp16."""
+        """Write the lowered graph; return the weights that do not fit into fp16."""
         self.progress(stage, "lower")
         blocks = self.flavour.package.block_sizes
         passes = tensorrt_pipeline(
@@ -131,16 +129,16 @@ class TrtBuilder:
         return kept_in_fp32(model)
 
     def _job(self, stage: str, precision: str, graph: Path, folder: Path) -> Job:
-        """What the compiler is asked for."""
+        """Return the job of the compiler."""
         manifest, machine = self.bundle.manifest, self.target.machine()
-        spec, of_llm = manifest.stages[stage], llm_profiles(self.flavour.package, precision)
+        spec, count = manifest.stages[stage], llm_profile_count(self.flavour.package, precision)
         return Job(
             target=self.target.name,
             graph=str(graph),
             out=str(folder / self.target.file(stage)),
             profiles=[
                 {name: [list(shape) for shape in shapes] for name, shapes in input_ranges(spec, one).items()}
-                for one in stage_profiles(manifest, stage, of_llm)
+                for one in stage_profiles(manifest, stage, count)
             ],
             compute_capabilities=list(self._capabilities),
             timing_cache=self._timing_cache(machine),
@@ -149,7 +147,7 @@ class TrtBuilder:
         )
 
     def _timing_cache(self, machine: Mapping[str, str]) -> str | None:
-        """TensorRT times kernels on the GPU that is there; the compiler for RTX times nothing."""
+        """Return the file of kernel timings, or None: the compiler for RTX times no kernels."""
         if self.flavour.package.compiles_at_run:
             return None
         device = "".join(c if c.isalnum() else "-" for c in " ".join(machine.values()))
@@ -157,8 +155,8 @@ class TrtBuilder:
 
 
 def peak_mib(weights: int) -> int:
-    """About the memory that compiling a graph with `weights` bytes needs, MiB."""
-    return PEAK_LEAST_MIB + int(weights * PEAK_PER_BYTE / 2**20)
+    """Return about how much memory compiling a graph with `weights` bytes needs, MiB."""
+    return PEAK_BASE_MIB + int(weights * PEAK_PER_BYTE / 2**20)
 
 
 def check_memory(stage: str, weights: int) -> None:
@@ -173,9 +171,9 @@ def check_memory(stage: str, weights: int) -> None:
 
 
 def compile_in_process(job: Job, phase: Callable[[str], None]) -> dict[str, int]:
-    """Run `lira_engine.trt.compile`; `phase` is called with its current step, every half second.
+    """Run `lira_engine.trt.compile`; call `phase` with its current step every half second.
 
-    Raises LiraError with TensorRT's reason, or where the process was killed.
+    Raises LiraError with TensorRT's reason, or if the process was killed.
     """
     with _running(job) as process:
         assert process.stdout is not None
@@ -202,7 +200,7 @@ def compile_in_process(job: Job, phase: Callable[[str], None]) -> dict[str, int]
 
 @contextmanager
 def _running(job: Job) -> Iterator[subprocess.Popen[str]]:
-    """The compiler. Its input stays open: where this process is killed, it ends, and the compiler with it."""
+    """Run the compiler. Its input stays open for the block: if this process dies, the compiler exits."""
     with open(Path(job.out).with_suffix(".log"), "wb") as log:
         process = subprocess.Popen(
             COMPILER,
@@ -228,7 +226,7 @@ def _running(job: Job) -> Iterator[subprocess.Popen[str]]:
 
 @contextmanager
 def _ticking(phase: Callable[[str], None], last: Mapping[str, Any]) -> Iterator[None]:
-    """Call `phase` now and then: TensorRT itself is silent for most of a build."""
+    """Call `phase` during the block: TensorRT itself is silent for most of a build."""
     stop = threading.Event()
 
     def tick() -> None:

@@ -1,10 +1,10 @@
-"""One graph to one engine, in a process of its own: its memory goes back whole, and a crash is one stage's.
+"""Compile one graph to one engine, in a process of its own: it frees all memory, and a crash costs one stage.
 
     python -m lira_engine.trt.compile
 
-The job, the fields of `Job` as a line of JSON, is read from the standard input, which then stays open: the
-process ends when it is closed. JSON lines come out: {"phase": ...} while it goes on, at last either
-{"peak_rss_mib", "layers"} with the engine written, or {"error": one line}.
+Reads the fields of `Job` as a line of JSON from standard input, which must stay open: the process exits when
+it closes. Prints lines of JSON: {"phase": ...} at each step, at last {"peak_rss_mib", "layers"} if the engine
+is written, or {"error": one line}.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from lira_engine.trt.log import error_log
 from lira_engine.trt.plugins import load_plugins
 
 Ranges = dict[str, list[list[int]]]
-"""Input -> smallest, usual and largest shape."""
+"""Input -> min, opt and max shape."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What decides an engine, beside the graph.
+    """What the compiler needs to know.
 
     Attributes:
         graph: ONNX file. out: engine file to write. profiles: one set of ranges per optimization profile.
         compute_capabilities: such as "8.9"; of TensorRT for RTX only.
         timing_cache: file that keeps kernel timings of this device between builds; None: no such file.
-        plugins: whether the graph has nodes of NVIDIA's plugins. workspace: most bytes that a kernel may ask
-            for beside its tensors; None: what the device has.
+        plugins: whether the graph has nodes of NVIDIA's plugins. workspace: most bytes that a kernel may use
+            beside its tensors; None: all that the device has.
     """
 
     target: str
@@ -53,7 +53,7 @@ class Job:
 
 
 def compile_engine(job: Job, phase: Callable[[str], None]) -> dict[str, int | None]:
-    """Build and write; `phase` gets a word at each step. Raises LiraError with TensorRT's reason."""
+    """Build and write the engine; call `phase` at each step. Raises LiraError with TensorRT's reason."""
     flavour = load_flavour(job.target)
     trt, log = flavour.module, error_log(flavour)
     if job.plugins:
@@ -70,8 +70,8 @@ def compile_engine(job: Job, phase: Callable[[str], None]) -> dict[str, int | No
     for ranges in job.profiles:
         if ranges:
             profile = builder.create_optimization_profile()
-            for name, (least, usual, most) in ranges.items():
-                profile.set_shape(name, least, usual, most)
+            for name, (least, opt, most) in ranges.items():
+                profile.set_shape(name, least, opt, most)
             config.add_optimization_profile(profile)
     if job.compute_capabilities:
         known = compute_capabilities(flavour)
@@ -99,8 +99,8 @@ def _strongly_typed(trt: Any) -> int:
 
 
 def _timing_cache(config: Any, path: Path) -> Any:
-    """What the file holds, or nothing where it cannot be read, is damaged or is of another device: it costs
-    time only. None where TensorRT takes not even that."""
+    """Return the file's timings, or empty ones if it is unreadable, damaged or of another device: that costs
+    time only. None if TensorRT refuses even empty ones."""
     kept = b""
     with suppress(OSError):
         kept = path.read_bytes()
@@ -117,15 +117,15 @@ def _keep(cache: Any, path: Path) -> None:
 
 
 def _end_with_parent() -> None:
-    """Stop this process when its input ends: whoever asked is gone, and nobody wants the engine."""
-    # TensorRT does not hold Python's lock while it builds. A read by `sys.stdin` would hold one at the exit.
+    """Exit when standard input closes: the parent process is gone."""
+    # TensorRT builds without Python's lock, so this thread runs. `sys.stdin` would hold a lock at exit.
     while os.read(0, 1):
         pass
     os._exit(1)
 
 
 def main() -> None:
-    # The library prints where it likes: our lines get a descriptor of their own.
+    # The library may print to standard output: our lines get a descriptor of their own.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     job = Job(**json.loads(sys.stdin.readline()))

@@ -1,5 +1,5 @@
-"""The few CUDA calls that the runners need. No other file knows pycuda: what has the `Driver` protocol may
-take its place."""
+"""The CUDA calls that the runners need. Only this file uses pycuda: anything with the `Driver` protocol can
+replace it."""
 
 from __future__ import annotations
 
@@ -33,40 +33,40 @@ class Buffer(Protocol):
         ...
 
     def free(self) -> None:
-        """To be called once, when no stream uses it any more."""
+        """Free the memory. Call it once, when no stream uses it any more."""
         ...
 
 
 class Stream(Protocol):
-    """A queue of the device. What one stream holds runs in order; two streams run beside each other."""
+    """A CUDA stream: its work runs in order, concurrently with other streams."""
 
     @property
     def handle(self) -> int: ...
 
     def synchronize(self) -> None:
-        """Wait for everything that was enqueued so far."""
+        """Wait for all work enqueued so far."""
         ...
 
     def wait(self, event: Event) -> None:
-        """What is enqueued from now on begins when the device has passed the event's mark. The caller goes
-        on at once."""
+        """Make work enqueued from now on start after the device has passed the event's mark. Returns at
+        once."""
         ...
 
 
 class Event(Protocol):
-    """A mark in a stream."""
+    """A CUDA event: a mark in a stream."""
 
     def record(self, stream: Stream) -> None:
-        """Put the mark behind what `stream` holds now; an earlier mark is forgotten."""
+        """Put the mark behind the work in `stream` now; drop an earlier mark."""
         ...
 
     def synchronize(self) -> None:
-        """Wait until the device has passed the mark; at once where there is none."""
+        """Wait until the device has passed the mark; return at once if there is none."""
         ...
 
 
 class Driver(Protocol):
-    """One GPU. Buffers, streams, events and copies are made, used and freed inside `current`."""
+    """One GPU. Create, use and free buffers, streams and events inside `current`."""
 
     @property
     def device(self) -> str:
@@ -75,19 +75,19 @@ class Driver(Protocol):
 
     @property
     def lock(self) -> threading.Lock:
-        """Held by who frees memory that another stage may be about to read, and by who is about to."""
+        """Hold it while freeing memory that another stage may read, and while reading it."""
         ...
 
     def current(self) -> AbstractContextManager[None]:
-        """Inside, this thread works with the device. Raises LiraError for what CUDA complains about."""
+        """Make the device current in this thread for the block. Raises LiraError for CUDA's errors."""
         ...
 
     def allocate(self, size: int) -> Buffer:
-        """`size` bytes with anything in them. Raises LiraError where the device has no room."""
+        """Return `size` uninitialized bytes. Raises LiraError if the device has no room."""
         ...
 
     def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-        """Host memory that the device reads and writes itself, with anything in it."""
+        """Return uninitialized page-locked host memory, which the device can access itself."""
         ...
 
     def stream(self) -> Stream: ...
@@ -109,14 +109,14 @@ class Driver(Protocol):
 
 
 _NON_BLOCKING = 1
-"""CU_STREAM_NON_BLOCKING, for which pycuda has no name: such a stream does not wait for what others in the
-process enqueue in the default one."""
+"""CU_STREAM_NON_BLOCKING, which pycuda does not name: such a stream does not wait for the default one, which
+others in the process may use."""
 
 
 def open_driver(target: str) -> Driver:
-    """The first GPU that CUDA shows (CUDA_VISIBLE_DEVICES chooses).
+    """Open the first GPU that CUDA shows (CUDA_VISIBLE_DEVICES chooses).
 
-    Raises LiraError where pycuda is missing or does not load, and where CUDA finds no GPU.
+    Raises LiraError if pycuda is missing or does not load, or if CUDA finds no GPU.
     """
     try:
         with memory_errors_told():
@@ -130,7 +130,7 @@ def open_driver(target: str) -> Driver:
         mend = (
             "install NVIDIA's driver (or let the container see it): `nvidia-smi` must name the GPU"
             if "libcuda." in reason
-            else "install the driver, and compile pycuda with the CUDA that is here: "
+            else "install the driver, and compile pycuda with the installed CUDA: "
             "pip install --force-reinstall --no-cache-dir pycuda"
         )
         raise LiraError(f"target {target}: pycuda is there and does not load ({reason}): {mend}") from None
@@ -139,8 +139,8 @@ def open_driver(target: str) -> Driver:
 
 @cache
 def _cuda_driver(cuda: ModuleType) -> CudaDriver:
-    """The one of this process: where the last object of a primary context goes, pycuda leaves the context
-    current, and TensorRT may be using it."""
+    """Return the only driver of this process: when a primary context's last object goes, pycuda leaves the
+    context current, and TensorRT may be using it."""
     return CudaDriver(cuda)
 
 
@@ -161,7 +161,7 @@ class CudaDriver:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        # Pushed and popped, not left: a context that is still current when Python ends aborts the process.
+        # Popped: a context that is still current when Python exits aborts the process.
         self._context.push()
         try:
             yield
@@ -181,7 +181,7 @@ class CudaDriver:
             free, total = (amount >> 20 for amount in self._cuda.mem_get_info())
             raise LiraError(
                 f"{self.device} has {free:,} of {total:,} MiB free, {-(-size >> 20):,} MiB more are needed: "
-                "close what else uses it, build int4 engines, or export the bundle with a shorter context"
+                "close other programs on it, build int4 engines, or export the bundle with a shorter context"
             ) from None
 
     def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:

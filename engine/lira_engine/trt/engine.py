@@ -14,15 +14,15 @@ from lira_engine.trt.flavour import Flavour
 from lira_engine.trt.kernel_cache import KernelCache
 from lira_engine.trt.log import error_log
 
-# The first TensorRT for RTX that captures its passes itself.
+# The first TensorRT for RTX that captures CUDA graphs itself.
 _CUDA_GRAPHS_FROM = (1, 2)
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "INT32": "int32", "BOOL": "bool"}
 
 Range = tuple[tuple[int, ...], ...]
-"""Smallest, usual and largest shape of an input."""
-Passes = Literal["differ", "alike", "repeat"]
-"""Of a context: in any shapes of its profile; in one shape or a few; in one shape, with the same addresses.
-TensorRT for RTX has kernels for the profile, kernels for each shape, and one launch of these."""
+"""Min, opt and max shape of an input."""
+Kernels = Literal["generic", "specialized", "captured"]
+"""What TensorRT for RTX runs in a context: kernels for all shapes of the profile; kernels for each shape, for
+one shape or a few; these in a CUDA graph, for one shape with the same addresses."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class EngineTensor:
     """An input or output.
 
     Attributes:
-        dtype: as NumPy calls it. shape: -1 where it varies. on_device: False where the engine wants it in
-            host memory. ranges: of an input, one for each optimization profile.
+        dtype: NumPy's name. shape: -1 for a dynamic size. on_device: False if the engine wants it in host
+            memory. ranges: of an input, one for each optimization profile.
     """
 
     is_input: bool
@@ -42,12 +42,12 @@ class EngineTensor:
 
 
 class TrtEngine:
-    """A deserialized engine. Made, used and closed inside `driver.current()`."""
+    """A deserialized engine. Create, use and close it inside `driver.current()`."""
 
     def __init__(self, file: Path, flavour: Flavour, driver: Driver, mend: str) -> None:
-        """`mend`: what the user does where the engine is of no use here.
+        """`mend`: what the user does if the engine does not work here.
 
-        Raises LiraError where TensorRT does not load the file: it was built for another GPU, or by another
+        Raises LiraError if TensorRT does not load the file: it was built for another GPU, or by another
         version.
         """
         self.file, self.flavour, self.driver, self.mend = file, flavour, driver, mend
@@ -55,8 +55,8 @@ class TrtEngine:
         self._log.clear()
         trt = flavour.module
         self._runtime = trt.Runtime(self._log.logger)
-        # Mapped, not read: the weights go to the device without a second copy in host memory. By mmap itself:
-        # TensorRT 10.3 asks for the memory without Python's lock, which an array of NumPy needs.
+        # Mapped, not read: the weights go to the device without a second copy in host memory. Not by NumPy:
+        # TensorRT 10.3 asks for the memory without Python's lock, which an array needs.
         with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as plan:
             self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -70,24 +70,24 @@ class TrtEngine:
         self._kernels: KernelCache | None = None
 
     def aliased_input(self, output: str) -> str | None:
-        """The input that an output shares its memory with (from TensorRT 10.15 on)."""
+        """Return the input whose memory an output shares (from TensorRT 10.15 on)."""
         name: str | None = self._engine.get_aliased_input_tensor(output)
         return name
 
     @property
     def compiles_kernels(self) -> bool:
-        """Whether kernels for the very shapes of a pass are compiled when it is run."""
+        """Whether kernels are compiled at run time, for the shapes that are run."""
         return self.flavour.package.compiles_at_run
 
-    def new_context(self, profile: int, stream: Stream, passes: Passes = "differ") -> TrtContext:
-        """Ready for shapes of optimization profile `profile`; `stream` is the one that it will run on.
+    def new_context(self, profile: int, stream: Stream, kernels: Kernels = "generic") -> TrtContext:
+        """Return a context for shapes of optimization profile `profile`, which is to run in `stream`.
 
-        Raises LiraError where the device refuses it, mostly for lack of memory.
+        Raises LiraError if the device refuses it, mostly for lack of memory.
         """
         # Memory for this profile, not for the largest one of the engine.
         choice: Any = self.flavour.module.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
         if self.compiles_kernels:
-            choice = self._rtx_config(choice, passes)
+            choice = self._rtx_config(choice, kernels)
         context = self._engine.create_execution_context(choice)
         if context is None:
             raise LiraError(
@@ -102,17 +102,17 @@ class TrtEngine:
             self._kernels.keep()
         return TrtContext(self, context, profile)
 
-    def _rtx_config(self, strategy: Any, passes: Passes) -> Any:
-        """Kernels are compiled once for this device, and before they are needed: by default others stand in
-        meanwhile, and `verify` would check those. Passes that repeat are captured."""
+    def _rtx_config(self, strategy: Any, kernels: Kernels) -> Any:
+        """Return a config that compiles kernels once for this device, before a pass runs: by default generic
+        ones run meanwhile, and `verify` would check those."""
         trt, config = self.flavour.module, self._engine.create_runtime_config()
-        kernels = trt.DynamicShapesKernelSpecializationStrategy
+        specialization = trt.DynamicShapesKernelSpecializationStrategy
         config.dynamic_shapes_kernel_specialization_strategy = (
-            kernels.NONE if passes == "differ" else kernels.EAGER
+            specialization.NONE if kernels == "generic" else specialization.EAGER
         )
-        if self.flavour.version >= _CUDA_GRAPHS_FROM and passes == "repeat":
+        if self.flavour.version >= _CUDA_GRAPHS_FROM and kernels == "captured":
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-            # NVIDIA names this one as one that does not get in the way of a capture.
+            # NVIDIA lists this strategy as one that does not prevent capture.
             strategy = trt.ExecutionContextAllocationStrategy.STATIC
         config.set_execution_context_allocation_strategy(strategy)
         if self._kernels is None:
@@ -121,13 +121,13 @@ class TrtEngine:
         return config
 
     def close(self) -> None:
-        """Keep the kernels that were compiled meanwhile; contexts are gone before."""
+        """Save the compiled kernels and free the engine, after its contexts."""
         if self._kernels is not None:
             self._kernels.keep()
         self._kernels = self._engine = self._runtime = None
 
     def failure(self, what: str) -> LiraError:
-        """An error of `what` TensorRT did with this engine, with its own reason."""
+        """Return the error that TensorRT did `what` with this engine, with TensorRT's reason."""
         return LiraError(f"{self.file}: {self.flavour.name} {what}: {self._log.reason()}; {self.mend}")
 
     def _tensor(self, name: str) -> EngineTensor:
@@ -150,7 +150,7 @@ class TrtEngine:
 
 
 class TrtContext:
-    """An execution context that is told shapes and addresses only where they changed."""
+    """An execution context that sets only the shapes and addresses that changed."""
 
     def __init__(self, engine: TrtEngine, context: Any, profile: int) -> None:
         self._engine, self._context, self._profile = engine, context, profile
@@ -159,7 +159,7 @@ class TrtContext:
         self._inferred = False
 
     def set_shape(self, name: str, shape: Sequence[int]) -> None:
-        """Say an input's shape. Raises LiraError where the engine was not built for it."""
+        """Set an input's shape. Raises LiraError if the engine was not built for it."""
         shape = tuple(shape)
         if self._shapes.get(name) == shape:
             return
@@ -173,19 +173,19 @@ class TrtContext:
         self._inferred = False
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of an output, for the inputs' shapes as they are now."""
+        """Return the shape of an output for the current shapes of the inputs."""
         self._infer()
         return tuple(self._context.get_tensor_shape(name))
 
     def bind(self, name: str, address: int) -> None:
-        """Say where a tensor lies on the device."""
+        """Set the address of a tensor on the device."""
         if self._addresses.get(name) != address:
             if not self._context.set_tensor_address(name, address):
                 raise self._engine.failure(f"takes no address for {name}")
             self._addresses[name] = address
 
     def execute(self, stream: Stream) -> None:
-        """Enqueue a pass. Raises LiraError where TensorRT refuses it."""
+        """Enqueue a pass. Raises LiraError if TensorRT refuses it."""
         self._infer()
         if not self._context.execute_async_v3(stream.handle):
             raise self._engine.failure("does not run")

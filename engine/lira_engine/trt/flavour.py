@@ -1,4 +1,4 @@
-"""Which TensorRT is installed, and which spelling of a graph its parser takes."""
+"""The installed TensorRT, and the dialect of graphs that its parser takes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from lira_engine.errors import LiraError, memory_errors_told
 from lira_engine.system.extras import install_line
 
 Dialect = Literal["cache_update", "decomposed"]
-"""cache_update: `TensorScatter` and `Attention`, the cache is updated in place. decomposed: `MatMul`,
-`Softmax` and `ScatterElements`, whose output is another buffer than its input."""
+"""cache_update: `TensorScatter` and `Attention`, which update the cache in place. decomposed: `MatMul`,
+`Softmax` and `ScatterElements`, which writes to another buffer than its input."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """What is different about TensorRT and TensorRT for RTX.
+    """What differs between TensorRT and TensorRT for RTX.
 
     Attributes:
-        module: its Python module. extra: of lira-edge, with what runs its engines. cache_update_from: version
-            from which on the parser has TensorScatter, Attention, RotaryEmbedding and RMSNormalization.
-        block_sizes: inputs of an int4 weight that may share a scale, as its documentation has it, or, for
-            RTX, as it compiles. compiles_at_run: engines are for several GPUs, and kernels are compiled on
-            the GPU that runs them; TensorRT builds for the GPU that is there, and times its kernels.
+        module: its Python module. extra: of lira-edge, with what runs its engines. cache_update_from: the
+            first version whose parser has TensorScatter, Attention, RotaryEmbedding and RMSNormalization.
+        block_sizes: inputs of an int4 weight that can share a scale: as documented, or, for RTX, as it
+            compiles. compiles_at_run: engines are for several GPUs, and the GPU that runs them compiles their
+            kernels; TensorRT builds for the installed GPU, and times its kernels.
     """
 
     module: str
@@ -43,16 +43,16 @@ PACKAGES: Mapping[str, Package] = MappingProxyType(
 )
 """By target."""
 RTX_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
-"""Of the GPUs that engines for RTX run on where none were named (TensorRT for RTX 1.7)."""
+"""The default compute capabilities of engines for RTX (TensorRT for RTX 1.7)."""
 RTX_BUILDS_FOR = ("7.5", *RTX_CAPABILITIES, "12.1")
-"""What `--compute-capability` takes there."""
+"""What `--compute-capability` takes."""
 RTX_ALL_PRECISIONS_FROM = (8, 0)
 """Turing (7.5) has matmuls in fp16 only: NVIDIA's support matrix has no int4, the compiler refuses fp32."""
 
 
 @dataclass(frozen=True)
 class Flavour:
-    """A TensorRT that can be imported. Both have one Python interface, in modules of different names."""
+    """An imported TensorRT. Both packages have the same Python interface, in modules of other names."""
 
     target: str
     module: ModuleType
@@ -70,8 +70,8 @@ class Flavour:
 
 
 def load_flavour(target: str) -> Flavour:
-    """Import the package of "tensorrt" or "tensorrt-rtx". Raises LiraError, with how to get it, where it is
-    not installed or does not load."""
+    """Import the package of "tensorrt" or "tensorrt-rtx". Raises LiraError, with the command that installs
+    it, if it is missing or does not load."""
     module_name, extra = PACKAGES[target].module, PACKAGES[target].extra
     try:
         with memory_errors_told():
@@ -86,7 +86,7 @@ def load_flavour(target: str) -> Flavour:
 
 
 def parse_version(text: str) -> tuple[int, ...]:
-    """The leading numbers of "10.3.0.post1": (10, 3, 0)."""
+    """Return the leading numbers of a version: (10, 3, 0) of "10.3.0.post1"."""
     numbers = []
     for part in text.split("."):
         if not part.isdigit():
@@ -96,19 +96,19 @@ def parse_version(text: str) -> tuple[int, ...]:
 
 
 def dialect_of(target: str, version: tuple[int, ...]) -> Dialect:
-    """What the parser of this version takes."""
+    """Return the dialect that the parser of this version takes."""
     return "cache_update" if version[:2] >= PACKAGES[target].cache_update_from else "decomposed"
 
 
 def compute_capabilities(flavour: Flavour) -> dict[str, Any]:
-    """TensorRT for RTX's constants of the GPUs that it builds for, by "8.9"."""
+    """Return the constants of the GPUs that TensorRT for RTX builds for, by compute capability ("8.9")."""
     known = flavour.module.ComputeCapability.__members__
     return {f"{name[2:-1]}.{name[-1]}": value for name, value in known.items() if name.startswith("SM")}
 
 
 def _how_to_get(target: str, extra: str) -> str:
     if PACKAGES[target].compiles_at_run:
-        return f"pip install tensorrt-rtx, or to run engines, too, {install_line(extra)}"
+        return f"pip install tensorrt-rtx, or to run engines as well {install_line(extra)}"
     return (
         "on JetPack `sudo apt install tensorrt python3-libnvinfer`, in a virtual environment made with "
         f"--system-site-packages; elsewhere {install_line(extra)}"

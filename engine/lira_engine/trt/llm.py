@@ -1,4 +1,4 @@
-"""The language model run by TensorRT. Its caches never leave the device."""
+"""The language model run by TensorRT. Its KV caches never leave the device."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lira_engine.trt.engine import TrtContext, TrtEngine
 from lira_engine.trt.profiles import ASKED_ROWS, PREFILL_ROWS
 
 CacheBuffers = dict[str, Buffer]
-"""By the name of the input: "key_cache.0", "value_cache.0", ..."""
+"""By input: "key_cache.0", "value_cache.0", ..."""
 
 
 class TrtKvCache(CountedRows):
     """Keys and values of one sequence, in buffers of the language model that made it.
 
-    A pass reads `buffers[0]` and writes `buffers[-1]`: the same ones where the engine updates a cache in
-    place, others where it writes a new cache beside the old one.
+    A pass reads `buffers[0]` and writes `buffers[-1]`: the same buffers if the engine updates the cache in
+    place, two sets that swap if it writes a new one.
     """
 
     def __init__(self, buffers: list[CacheBuffers], capacity: int) -> None:
@@ -35,7 +35,7 @@ class TrtKvCache(CountedRows):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows of an input that one pass takes; `asked` are rows, counted from the input's first one."""
+    """Rows `start` to `stop` of an input, for one pass. `asked`: those rows of the input that need logits."""
 
     start: int
     stop: int
@@ -43,7 +43,7 @@ class Chunk:
 
 
 def chunks(rows: int, asked: Sequence[int]) -> Iterator[Chunk]:
-    """Cut `rows` rows such that each piece fits into a prefill pass. `asked` is sorted, without repeats."""
+    """Cut `rows` rows into chunks that prefill takes. `asked` is sorted, without repeats."""
     start = 0
     while start < rows:
         stop = min(start + PREFILL_ROWS, rows)
@@ -55,24 +55,24 @@ def chunks(rows: int, asked: Sequence[int]) -> Iterator[Chunk]:
 
 
 class TrtLlm(Closing):
-    """An engine with an execution context for decode (profile 1, or 0 where there is one for both), one for
-    full prefill passes where kernels are compiled for their shape, and one for passes of other lengths. One
-    stream for all.
+    """An engine with an execution context for decode steps (profile 1, or 0 if it is the only one), one for
+    full prefill chunks if kernels are compiled for their shape, and one for chunks of other lengths. All use
+    one stream.
 
-    What crosses between host and device: embeddings, positions and asked rows in, logits and hidden states of
-    the asked rows out. The page-locked arrays for these, and the device's buffers, are allocated once.
+    Embeddings, positions and asked rows go to the device, logits and hidden states of the asked rows come
+    back. Their page-locked arrays and device buffers are allocated once.
     """
 
     def __init__(self, engine: TrtEngine, model: ModelSpec) -> None:
-        """Made inside `driver.current()`; `engine` has the tensors of `model`."""
+        """Call inside `driver.current()`; `engine` must have the tensors of `model`."""
         self._model = model
         self._engine = engine
         self._driver = driver = engine.driver
         self._stream = driver.stream()
-        rest = engine.new_context(0, self._stream)
-        full = engine.new_context(0, self._stream, "alike") if engine.compiles_kernels else rest
-        step = engine.new_context(engine.profiles - 1, self._stream, "repeat")
-        self._contexts: dict[int | None, TrtContext] = {None: rest, PREFILL_ROWS: full, 1: step}  # by rows
+        other = engine.new_context(0, self._stream)
+        full = engine.new_context(0, self._stream, "specialized") if engine.compiles_kernels else other
+        decode = engine.new_context(engine.profiles - 1, self._stream, "captured")
+        self._contexts: dict[int | None, TrtContext] = {None: other, PREFILL_ROWS: full, 1: decode}  # by rows
         self._copied_in = driver.event()
         self._host = {
             "inputs_embeds": driver.pinned((PREFILL_ROWS, model.hidden_size), np.float32),
@@ -93,7 +93,7 @@ class TrtLlm(Closing):
         self._sets = 1 if engine.flavour.dialect == "cache_update" else 2
         self._caches: weakref.WeakSet[TrtKvCache] = weakref.WeakSet()
         self._allocated: list[CacheBuffers] = []
-        self._free: list[list[CacheBuffers]] = []  # of caches that are no more, for the next one
+        self._free: list[list[CacheBuffers]] = []  # of dropped caches, for the next one
         self._lock = threading.Lock()
 
     @property
@@ -101,12 +101,12 @@ class TrtLlm(Closing):
         return self._model.context_length
 
     def new_cache(self) -> TrtKvCache:
-        """An empty cache for one sequence. Raises LiraError where the device has no room for it."""
+        """Return an empty cache for one sequence. Raises LiraError if the device has no room for it."""
         with self._lock, self._driver.current():
             if not self._contexts:
                 raise Closed("the language model")
             buffers = self._free.pop() if self._free else self._allocate()
-            # A masked slot's weight of zero times a NaN would still be a NaN.
+            # A masked row has weight zero, and zero times NaN is NaN.
             for buffer in (one for each in buffers for one in each.values()):
                 self._driver.zero(buffer, self._stream)
         cache = TrtKvCache(buffers, self.capacity)
@@ -117,10 +117,10 @@ class TrtLlm(Closing):
     def forward(
         self, embeds: np.ndarray, cache: KvCache, logit_positions: Sequence[int] = (-1,)
     ) -> LlmOutput:
-        """Append `embeds` [S, C] float32 to the sequence in `cache`; answer for `logit_positions`, indices
-        into S, from the end where negative.
+        """Append `embeds` [S, C] float32 to the sequence in `cache`; return logits and hidden states at
+        `logit_positions`, indices into S, from the end if negative.
 
-        Raises ContextFull, with the cache as it was, where S rows do not fit; ValueError for embeddings of
+        Raises ContextFull, with the cache unchanged, if S rows do not fit; ValueError for embeddings of
         another shape or dtype, positions outside S, and a cache of another model.
         """
         rows = check_embeddings(embeds, logit_positions, self._model.hidden_size)
@@ -148,8 +148,8 @@ class TrtLlm(Closing):
 
     def _enqueue(self, embeds: np.ndarray, chunk: Chunk, cache: TrtKvCache) -> None:
         rows = chunk.stop - chunk.start
-        asked = [row - chunk.start for row in chunk.asked] or [rows - 1]  # one at least; nobody reads it
-        self._copied_in.synchronize()  # the page-locked arrays may still be those of the chunk before
+        asked = [row - chunk.start for row in chunk.asked] or [rows - 1]  # at least one, even if unread
+        self._copied_in.synchronize()  # the device may still read the previous chunk's arrays
         given = {
             "inputs_embeds": self._host["inputs_embeds"][:rows],
             "position": self._host["position"],
@@ -173,7 +173,7 @@ class TrtLlm(Closing):
         cache.buffers.reverse()
 
     def _answers(self, count: int) -> dict[str, np.ndarray]:
-        """Logits and hidden states of the pass that was enqueued last, in the page-locked arrays."""
+        """Return logits and hidden states of the last pass, in the page-locked arrays."""
         found = {name: self._host[name][:count] for name in ("logits", "hidden_states")}
         for name, array in found.items():
             self._driver.copy_out(array, self._buffers[name], self._stream)
@@ -181,7 +181,7 @@ class TrtLlm(Closing):
         return found
 
     def _allocate(self) -> list[CacheBuffers]:
-        """Buffers of one cache, or none of them."""
+        """Return the buffers of one cache; keep none if one does not fit."""
         sets: list[CacheBuffers] = [{} for _ in range(self._sets)]
         try:
             for buffers in sets:

@@ -1,4 +1,4 @@
-"""What TensorRT complains about, kept for our own error messages."""
+"""TensorRT's error messages, kept for our own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lira_engine.trt.flavour import Flavour
 
 
 class ErrorLog:
-    """`logger` is given to TensorRT. Its class is made at run time: the base is the installed one."""
+    """TensorRT gets `logger`. Its class is made at run time: its base is the installed package's."""
 
     def __init__(self, flavour: Flavour) -> None:
         trt, errors = flavour.module, deque[str](maxlen=2)
@@ -27,11 +27,11 @@ class ErrorLog:
         self.logger = Logger()
 
     def clear(self) -> None:
-        """Forget what was said: something else begins."""
+        """Forget the errors so far."""
         self._errors.clear()
 
     def reason(self) -> str:
-        """The last complaints, in one line; they are forgotten."""
+        """Return the last errors in one line, and forget them."""
         found = "; ".join(self._errors)[:500]
         self.clear()
         return found or "it does not say why"
@@ -39,7 +39,7 @@ class ErrorLog:
 
 @cache
 def error_log(flavour: Flavour) -> ErrorLog:
-    """The one of this process, which lasts as long. TensorRT keeps the first logger that it is given. Of
-    another one it warns, holding a lock; when another thread closes an engine meanwhile, the two wait for
-    that lock and for Python's for ever (seen with TensorRT for RTX 1.7)."""
+    """Return the only log of this process, never freed. TensorRT keeps the first logger that it gets, and
+    warns of another one while it holds a lock: if a second thread closes an engine then, the two deadlock on
+    that lock and Python's (seen with TensorRT for RTX 1.7)."""
     return ErrorLog(flavour)

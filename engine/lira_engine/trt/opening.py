@@ -1,4 +1,4 @@
-"""Engine files to runners; an engine whose tensors are not those of the bundle is refused."""
+"""Open engine files as runners; refuse an engine whose tensors differ from the bundle's."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Runner = TypeVar("Runner", TrtStage, TrtLlm)
 
 @dataclass(frozen=True)
 class TrtOpener:
-    """Opens engines on the GPU; all of a process share its one context.
+    """Opens engines on the GPU; all engines of a process share one CUDA context.
 
-    `mend`: what the user does if an engine is of no use here. Both methods raise LiraError if TensorRT or the
-    device refuses the file, and if its tensors or profiles are not those of the bundle.
+    `mend`: what the user does if an engine does not work here. Both methods raise LiraError if TensorRT or
+    the device refuses the file, or if its tensors or profiles differ from the bundle's.
     """
 
     manifest: Manifest
@@ -34,7 +34,7 @@ class TrtOpener:
     mend: str
 
     def stage(self, name: str, file: Path) -> TrtStage:
-        """A stage's engine; all but the language model."""
+        """Open the engine of any stage but the language model."""
         spec = self.manifest.stages[name]
         return self._open(name, file, lambda engine: TrtStage(name, engine, spec))
 
@@ -51,13 +51,13 @@ class TrtOpener:
 
 
 def differences(engine: TrtEngine, manifest: Manifest, stage: str) -> Iterator[str]:
-    """What of an engine's tensors and profiles is not as the bundle has them; nothing where all is well."""
+    """Yield how an engine's tensors and profiles differ from the bundle's."""
     spec = manifest.stages[stage]
     profiles = stage_profiles(manifest, stage, engine.profiles)
     expected = {**spec.inputs, **spec.outputs}
     if engine.tensors.keys() != expected.keys():
         odd = sorted(engine.tensors.keys() ^ expected.keys())
-        yield f"tensors {', '.join(odd[:3])} are in one of them only"
+        yield f"tensors {', '.join(odd[:3])} are in the engine or in the bundle only"
         return
     if engine.profiles != len(profiles):
         yield f"it has {engine.profiles} optimization profiles, expected {len(profiles)}"
@@ -66,7 +66,7 @@ def differences(engine: TrtEngine, manifest: Manifest, stage: str) -> Iterator[s
         if tensor.is_input != (name in spec.inputs):
             yield f"{name} is an {'input' if tensor.is_input else 'output'}"
         if not tensor.on_device:
-            yield f"{name} lies in host memory"
+            yield f"{name} is in host memory, expected on the device"
         dtypes = _dtypes(name, expected[name])
         if tensor.dtype not in dtypes:
             yield f"{name} is {tensor.dtype}, expected {' or '.join(dtypes)}"
@@ -87,18 +87,18 @@ def differences(engine: TrtEngine, manifest: Manifest, stage: str) -> Iterator[s
 
 
 def _dtypes(name: str, spec: TensorSpec) -> tuple[str, ...]:
-    """Engines with fp16 arithmetic have their caches in fp16, too."""
+    """Return the dtypes that a tensor may have: engines in fp16 keep their caches in fp16, too."""
     return (spec.dtype, "float16") if is_cache(name) else (spec.dtype,)
 
 
 def _has_shape(tensor: EngineTensor, spec: TensorSpec, profiles: list[Profile]) -> bool:
-    """Whether sizes are the same; a named one varies, or is the only one that the profiles have."""
+    """Return whether the sizes agree; a named one is dynamic, or the only one that the profiles have."""
     if len(tensor.shape) != len(spec.shape):
         return False
     for found, expected in zip(tensor.shape, spec.shape, strict=True):
         sizes = {expected}
         if isinstance(expected, str):
-            sizes = {size for one in profiles for size in (one[expected].least, one[expected].most)}
+            sizes = {size for one in profiles for size in (one[expected].min, one[expected].max)}
             if found == -1:
                 continue
         if sizes != {found}:
@@ -107,5 +107,5 @@ def _has_shape(tensor: EngineTensor, spec: TensorSpec, profiles: list[Profile]) 
 
 
 def _text(ranges: tuple[tuple[int, ...], ...]) -> str:
-    least, usual, most = (list(shape) for shape in ranges)
-    return f"{least} to {most}, usually {usual}"
+    least, opt, most = (list(shape) for shape in ranges)
+    return f"{least} to {most}, opt {opt}"

@@ -10,12 +10,12 @@ from lira_engine.engines.options import Options, option
 from lira_engine.errors import LiraError
 from lira_engine.trt.flavour import PACKAGES
 
-MOST_LM_HEAD_PARTS = 64
-"""With so many, a part of a large vocabulary's LM head has a thousand rows: more save no memory."""
+MAX_LM_HEAD_PARTS = 64
+"""A part of a large vocabulary's LM head has a thousand rows then: more parts save no memory."""
 
 
 def _lm_head_parts() -> Any:
-    return option(1, "matmuls that the LM head is split into: more of them need less memory at the build")
+    return option(1, "matmuls that the LM head is split into: more need less memory at the build")
 
 
 def _block_size(target: str) -> Any:
@@ -44,12 +44,12 @@ class TensorRtOptions(Options):
 
 @dataclass(frozen=True)
 class RtxOptions(Options):
-    """Options of a build by TensorRT for RTX. `compute_capabilities` are kept in order, each once."""
+    """Options of a build by TensorRT for RTX. `compute_capabilities` are sorted, without repeats."""
 
     lm_head_parts: int = _lm_head_parts()
     compute_capabilities: tuple[str, ...] = option(
         (),
-        "compute capabilities of the GPUs that it is for, such as 8.6,8.9,12.0; default: all from 8.0 on",
+        "compute capabilities of the GPUs to build for, such as 8.6,8.9,12.0; default: all from 8.0 on",
         argument="compute-capability",
     )
     block_size: int = _block_size("tensorrt-rtx")
@@ -65,5 +65,5 @@ class RtxOptions(Options):
 
 
 def _check_parts(parts: int) -> None:
-    if not 1 <= parts <= MOST_LM_HEAD_PARTS:
-        raise LiraError(f"LM head in {parts} parts: expected 1 to {MOST_LM_HEAD_PARTS}")
+    if not 1 <= parts <= MAX_LM_HEAD_PARTS:
+        raise LiraError(f"LM head in {parts} parts: expected 1 to {MAX_LM_HEAD_PARTS}")

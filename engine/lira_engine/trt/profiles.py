@@ -10,21 +10,21 @@ from lira_engine.engines.precision import precision_named
 from lira_engine.trt.flavour import Package
 
 PREFILL_ROWS = 256
-"""Rows of a prefill pass: also what a region of ILVC is, less the few tokens around it."""
+"""Rows of a prefill chunk: as many as a region of ILVC has, less the few tokens around it."""
 ASKED_ROWS = 4
-"""Positions of a prefill pass that may ask for logits."""
+"""Positions of a prefill chunk that may ask for logits."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Smallest, most usual and largest value of a named dimension."""
+    """Values of a named dimension, by TensorRT's names; kernels are tuned for `opt`."""
 
-    least: int
-    usual: int
-    most: int
+    min: int
+    opt: int
+    max: int
 
-    def capped(self, most: int) -> Sizes:
-        return Sizes(min(self.least, most), min(self.usual, most), min(self.most, most))
+    def capped(self, limit: int) -> Sizes:
+        return Sizes(min(self.min, limit), min(self.opt, limit), min(self.max, limit))
 
 
 Profile = Mapping[str, Sizes]
@@ -34,30 +34,30 @@ DECODE: Profile = {"S": Sizes(1, 1, 1), "K": Sizes(1, 1, 1)}
 ANY: Profile = {"S": Sizes(1, 1, PREFILL_ROWS), "K": Sizes(1, 1, ASKED_ROWS)}
 
 
-def llm_profiles(package: Package, precision: str) -> int:
-    """How many profiles a language model's engine gets: two, because TensorRT chooses the kernels of each by
-    timing them at its usual sizes. That for RTX compiles kernels when it runs; version 1.7 keeps fp16 weights
-    once per profile (LIRA-2B: 6.5 GB with two, 3.3 GB with one) and int4 weights once for both.
+def llm_profile_count(package: Package, precision: str) -> int:
+    """Return how many profiles a language model's engine gets: two, as TensorRT times the kernels of each at
+    its opt sizes. TensorRT for RTX compiles kernels at run time; version 1.7 keeps fp16 weights once per
+    profile (LIRA-2B: 6.5 GB with two, 3.3 GB with one) and int4 weights once for both.
     """
     return 1 if package.compiles_at_run and not precision_named(precision).quantized else 2
 
 
-def stage_profiles(manifest: Manifest, stage: str, of_llm: int = 2) -> list[Profile]:
-    """What a stage's engine is built for.
+def stage_profiles(manifest: Manifest, stage: str, llm_profiles: int = 2) -> list[Profile]:
+    """Return the optimization profiles of a stage's engine.
 
-    The language model has a profile for prefill (0) and one for decode (1), or one for both (`of_llm` 1). One
-    tile at a time goes through the semantic encoder. SEFE takes the features of any number of tiles that may
-    be asked for (--max-tiles), and is fastest at the bundle's own.
+    The language model has one for prefill (0) and one for decode (1), or one for both (`llm_profiles` 1). The
+    semantic encoder takes one tile at a time. SEFE takes the features of any number of tiles that --max-tiles
+    allows, and is fastest at the bundle's own number.
     """
     if stage == "llm":
         rows = manifest.model.context_length  # TensorRT refuses updates that are longer than the cache
-        profiles = [PREFILL, DECODE] if of_llm == 2 else [ANY]
+        profiles = [PREFILL, DECODE] if llm_profiles == 2 else [ANY]
         return [{**profile, "S": profile["S"].capped(rows)} for profile in profiles]
     tile = manifest.model.tokens_per_tile
     tiles = manifest.preprocessing.tile
     thumbnail = 1 if tiles.use_thumbnail else 0
-    usual, most = tiles.max_num + thumbnail, max(tiles.max_num, MAX_TILES) + thumbnail
-    sizes = {"T": Sizes(1, 1, 1), "M": Sizes(tile, tile * usual, tile * most)}
+    opt, most = tiles.max_num + thumbnail, max(tiles.max_num, MAX_TILES) + thumbnail
+    sizes = {"T": Sizes(1, 1, 1), "M": Sizes(tile, tile * opt, tile * most)}
     named = {
         size
         for spec in manifest.stages[stage].inputs.values()
@@ -68,12 +68,12 @@ def stage_profiles(manifest: Manifest, stage: str, of_llm: int = 2) -> list[Prof
 
 
 def input_ranges(spec: StageSpec, profile: Profile) -> dict[str, tuple[tuple[int, ...], ...]]:
-    """Smallest, usual and largest shape of each input that has a named dimension."""
+    """Return the min, opt and max shape of each input that has a named dimension."""
     ranges = {}
     for name, tensor in spec.inputs.items():
         if any(isinstance(size, str) for size in tensor.shape):
             ranges[name] = tuple(
                 tuple(getattr(profile[s], which) if isinstance(s, str) else s for s in tensor.shape)
-                for which in ("least", "usual", "most")
+                for which in ("min", "opt", "max")
             )
     return ranges

@@ -11,16 +11,16 @@ from lira_engine.system.machine import gpu_here, gpus, jetson
 from lira_engine.trt.flavour import RTX_BUILDS_FOR, RTX_CAPABILITIES, Flavour, load_flavour, parse_version
 
 RTX_FROM = (7, 5)
-"""Compute capability from which on TensorRT for RTX runs: Turing."""
+"""The oldest compute capability that TensorRT for RTX runs on: Turing."""
 JETPACKS: tuple[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]], ...] = (
     ((6, 2), (6, 3), (10, 3)),
     ((7, 2), (7, 2, 1), (10, 16)),
     ((7, 2, 2), (8,), (11, 4, 1)),
 )
-"""JetPack from, below: the TensorRT that comes with it."""
+"""JetPack from (inclusive), to (exclusive), and the TensorRT that comes with it."""
 DRIVERS = (("cu13", 580, 580), ("cu12", 535, 537))
-"""CUDA of TensorRT's libraries, as their package ends: the oldest driver on Linux, and on Windows. From
-docs.nvidia.com, TensorRT 11.4.0, "Prerequisites"; that page of TensorRT for RTX 1.4 names no number."""
+"""CUDA of TensorRT's libraries, as their package's name ends, and the oldest driver on Linux and on Windows.
+From docs.nvidia.com, TensorRT 11.4.0, "Prerequisites"; that page of TensorRT for RTX 1.4 gives no number."""
 
 
 def tensorrt_readiness() -> Readiness:
@@ -69,7 +69,7 @@ def rtx_readiness() -> Readiness:
 
 
 def _native(flavour: Flavour) -> Readiness:
-    """What an installed package can do here."""
+    """Return what an installed package can do on this machine."""
     target, name = flavour.target, f"{flavour.target} {_dotted(flavour.version)}"
     if not gpu_here():
         return Readiness(target, "build only", f"{name}, no NVIDIA GPU found")
@@ -84,7 +84,7 @@ def _native(flavour: Flavour) -> Readiness:
 
 
 def _old_driver(target: str) -> str | None:
-    """That the driver is older than the installed package needs. A board's driver comes with its L4T."""
+    """Return that the driver is too old for the installed package, or None. A board's comes with L4T."""
     if jetson() is not None:
         return None
     for cuda, linux, windows in DRIVERS:
@@ -97,7 +97,7 @@ def _old_driver(target: str) -> str | None:
 
 
 def tensorrt_of(jetpack: str) -> tuple[int, ...] | None:
-    """TensorRT of a JetPack version such as "6.2+b77"; None for one that is not known here."""
+    """Return the TensorRT of a JetPack version such as "6.2+b77"; None for an unknown one."""
     version = parse_version(jetpack.partition("+")[0].partition("-")[0])
     for since, below, tensorrt in JETPACKS:
         if since <= version < below:

@@ -16,47 +16,47 @@ from lira_engine.trt.engine import TrtContext, TrtEngine
 
 
 class TrtStage(Stage):
-    """One engine. Passes follow each other in its stream and beside those of other stages; what one makes
-    stays on the device, for other stages to read there."""
+    """One engine. Its passes run in order in its stream, concurrently with other stages; outputs stay on the
+    device, where other stages read them."""
 
     def __init__(self, name: str, engine: TrtEngine, spec: StageSpec) -> None:
-        """Made inside `driver.current()`; `engine` has the tensors of `spec`."""
+        """Call inside `driver.current()`; `engine` must have the tensors of `spec`."""
         self.name = name
         self.input_specs: Mapping[str, TensorSpec] = spec.inputs
         self.output_specs: Mapping[str, TensorSpec] = spec.outputs
         self._engine = engine
         self._driver = engine.driver
         self._stream = self._driver.stream()
-        self._out = self._driver.stream()  # a result that is there is not kept waiting by the next pass
+        self._copy_stream = self._driver.stream()  # copies a result out while the next pass runs
         self._context: TrtContext | None = engine.new_context(0, self._stream)
         self._inputs: dict[str, _HostInput] = {}
         self._copied_in = self._driver.event()
         self._blocks: list[Block] = []
-        self._free: dict[tuple[str, int], list[Block]] = {}  # of outputs that are no more, by name and bytes
-        # A mask may be looked at from one thread while another one answers, or closes the stage that made
-        # what it reads: the lock is that of all stages.
+        self._free: dict[tuple[str, int], list[Block]] = {}  # of dropped outputs, by name and bytes
+        # One thread may read a mask while another one answers, or closes the stage that made its input: all
+        # stages share the lock.
         self._lock = engine.driver.lock
 
     def start(self, feeds: Feeds) -> TrtPass:
-        """Enqueue a pass. Arrays are copied before this returns; other stages' outputs are read where they
-        are, as soon as they are there.
+        """Enqueue a pass. Copies arrays before it returns; the device reads other stages' outputs in place,
+        when they are ready.
 
-        Raises LiraError where the feeds are not what `input_specs` says, or of a size that the engine was not
-        built for; ValueError where this stage, or the one that made an input, is closed.
+        Raises LiraError if the feeds are not what `input_specs` says, or of a size that the engine was not
+        built for; ValueError if this stage, or the one that made an input, is closed.
         """
         check_feeds(self.name, self.input_specs, feeds)
         with self._lock, self._driver.current():
             return TrtPass(self, self._enqueue(self._open_context(), feeds))
 
     def fetch(self, tensor: TrtTensor) -> np.ndarray:
-        """An output of this stage in host memory. Waits for its pass, not for those behind it."""
+        """Return an output in host memory. Waits for its pass, not for later ones."""
         array = np.empty(tensor.shape, tensor.dtype)
         with self._driver.current():
             tensor.block.synchronize()
             with self._lock:
                 self._open_context()
-                self._driver.copy_out(array, tensor.block.buffer, self._out)
-                self._out.synchronize()
+                self._driver.copy_out(array, tensor.block.buffer, self._copy_stream)
+                self._copy_stream.synchronize()
         array.setflags(write=False)
         return array
 
@@ -85,15 +85,15 @@ class TrtStage(Stage):
             block.wait_in(self._stream)
         context.execute(self._stream)
         for block in blocks:
-            block.mark(self._stream)
+            block.record(self._stream)
         return outputs
 
     def _copy_in(self, name: str, array: np.ndarray) -> int:
-        """Enqueue the copy of an input; returns where it lies then."""
+        """Enqueue the copy of an input; return its address on the device."""
         given = self._inputs.get(name)
         if given is None or given.host.nbytes < array.nbytes:
             if given is not None:
-                self._stream.synchronize()  # the pass before may still read it
+                self._stream.synchronize()  # the previous pass may still read it
                 self._inputs.pop(name).buffer.free()
             buffer = self._driver.allocate(array.nbytes)
             given = self._inputs[name] = _HostInput(self._driver.pinned((array.nbytes,), np.uint8), buffer)
@@ -103,7 +103,7 @@ class TrtStage(Stage):
         return given.buffer.address
 
     def _output(self, context: TrtContext, name: str) -> TrtTensor:
-        """Memory for an output of the next pass."""
+        """Return memory for an output of the next pass."""
         shape, dtype = context.shape(name), np.dtype(self.output_specs[name].dtype)
         size = int(np.prod(shape)) * dtype.itemsize
         free = self._free.setdefault((name, size), [])
@@ -117,7 +117,7 @@ class TrtStage(Stage):
         return tensor
 
     def close(self) -> None:
-        """Free the engine, its buffers, and its outputs. Waits for who still reads them."""
+        """Free the engine, its buffers and its outputs. Waits for passes that still read them."""
         with self._lock, self._driver.current():
             if self._context is None:
                 return
@@ -134,7 +134,7 @@ class TrtStage(Stage):
 
 @dataclass(frozen=True)
 class TrtPass:
-    """A pass that was enqueued."""
+    """An enqueued pass."""
 
     _stage: TrtStage
     outputs: dict[str, TrtTensor]
@@ -144,57 +144,57 @@ class TrtPass:
 
 
 class TrtTensor:
-    """An output on the device. When it is dropped, its memory goes to a later pass."""
+    """An output on the device. When it is dropped, a later pass gets its memory."""
 
     def __init__(self, block: Block, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self.block, self.shape, self.dtype = block, shape, dtype
 
 
 class Block:
-    """Device memory, and marks in the streams behind the passes that use it."""
+    """Device memory, with an event behind the last pass that uses it, one per stream."""
 
     def __init__(self, stage: str, driver: Driver, size: int) -> None:
         self._stage = stage
         self._driver = driver
         self._buffer: Buffer | None = driver.allocate(size)
-        self._marks: dict[int, Event] = {}  # by the stream's handle
+        self._events: dict[int, Event] = {}  # by the stream's handle
 
     @property
     def buffer(self) -> Buffer:
-        """Raises ValueError when it was freed."""
+        """The memory. Raises ValueError if it was freed."""
         if self._buffer is None:
             raise Closed(self._stage)
         return self._buffer
 
     def wait_in(self, stream: Stream) -> None:
-        """Let `stream` wait for those passes of other streams: one made what it reads, or reads what it is
-        about to overwrite."""
-        for handle, mark in list(self._marks.items()):
+        """Make `stream` wait for the passes of other streams: they write what it reads next, or read what it
+        overwrites."""
+        for handle, event in list(self._events.items()):
             if handle != stream.handle:
-                stream.wait(mark)
+                stream.wait(event)
 
-    def mark(self, stream: Stream) -> None:
-        """A pass that uses the memory was enqueued last in `stream`."""
-        if stream.handle not in self._marks:
-            self._marks[stream.handle] = self._driver.event()
-        self._marks[stream.handle].record(stream)
+    def record(self, stream: Stream) -> None:
+        """Note that the last pass in `stream` uses the memory."""
+        if stream.handle not in self._events:
+            self._events[stream.handle] = self._driver.event()
+        self._events[stream.handle].record(stream)
 
     def synchronize(self) -> None:
-        """Wait for all of those passes."""
-        for mark in list(self._marks.values()):
-            mark.synchronize()
+        """Wait for all passes that use the memory."""
+        for event in list(self._events.values()):
+            event.synchronize()
 
     def free(self) -> None:
-        """Inside `driver.current()`."""
+        """Free the memory after its last pass. Call inside `driver.current()`."""
         self.synchronize()
         buffer, self._buffer = self.buffer, None
         buffer.free()
-        self._marks.clear()
+        self._events.clear()
 
 
 @dataclass(frozen=True)
 class _HostInput:
-    """Page-locked bytes, which the device reads while the caller goes on, and where they go."""
+    """Page-locked bytes, which the device copies while the caller goes on, and their buffer."""
 
     host: np.ndarray
     buffer: Buffer

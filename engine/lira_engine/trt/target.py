@@ -1,4 +1,4 @@
-"""The targets that TensorRT and TensorRT for RTX compile and run."""
+"""The targets of TensorRT and TensorRT for RTX."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _SOURCES = tuple(
     for name in ("build", "compile", "flavour", "options", "plugins", "profiles", "target")
 )
 _ARCH = {"AMD64": "x86_64"}
-"""Windows' name of a processor, and everybody else's."""
+"""By Windows' name of a processor, the name on other systems."""
 
 
 class NativeTarget(Target):
-    """What both have in common. Engines load in the version that built them, on the machine that they were
-    built for, nowhere else."""
+    """What both targets share. Engines load only with the version that built them, on the kind of machine
+    that they were built for."""
 
     precisions = ("fp16", "int4", "fp32")
     sources = (*_SOURCES, _ROOM.parent / "ort" / "lowered_reference.py")
@@ -50,7 +50,7 @@ class NativeTarget(Target):
     runs_at_build = False
 
     def recorded_options(self, options: Options, precision: str) -> dict[str, Any]:
-        """With the dialect of the parser that read the graphs."""
+        """Return what build.json says, with the dialect of the parser that read the graphs."""
         dialect = load_flavour(self.name).dialect
         return {"dialect": dialect, **super().recorded_options(options, precision)}
 
@@ -69,7 +69,7 @@ class NativeTarget(Target):
         return TrtBuilder(bundle, self, load_flavour(self.name), precision, options, progress)
 
     def expected_bytes(self, precision: str, portable: Mapping[str, int]) -> int:
-        """The engines with their kernels, and the largest lowered graph beside them."""
+        """Return the bytes of the engines, their kernels and the largest lowered graph."""
         sizes = self.expected_engine_bytes(precision, portable).values()
         return sum(sizes) + max(sizes) + KERNEL_BYTES * len(sizes)
 
@@ -79,7 +79,7 @@ class NativeTarget(Target):
         return peak_mib(max(self.expected_engine_bytes(precision, portable).values()))
 
     def tools(self) -> dict[str, str]:
-        """The package that engines depend on: another version does not load them."""
+        """Return the package that engines depend on: another version does not load them."""
         return {self.name: ".".join(map(str, load_flavour(self.name).version))}
 
     def foreign(self, build: Build) -> str | None:
@@ -94,7 +94,7 @@ class NativeTarget(Target):
         from lira_engine.trt.plugins import load_plugins
 
         flavour, driver = load_flavour(self.name), open_driver(self.name)
-        # Without the build's options: on another GPU they are other ones, too.
+        # Without the build's options: another GPU may need other ones.
         mend = f"run `{self.build_command(bundle.path, precision)} --force` on this machine"
         if options.get("sampling") == "plugin":
             load_plugins(flavour, mend)
@@ -109,13 +109,13 @@ class NativeTarget(Target):
         if not self._quantized(build.precision) or lowered_outputs.file_name("llm") in build.files:
             return []
         return [
-            "built where no ONNX Runtime computes the lowered language model: verify will hold llm to the "
-            "fp32 outputs only, which four bits miss by far. Build with --force once there is one"
+            "built without an ONNX Runtime that computes the lowered language model: verify will compare llm "
+            "with the fp32 outputs only, which int4 misses by far. Install one, and build with --force"
         ]
 
 
 class TensorRtTarget(NativeTarget):
-    """TensorRT: engines run on the kind of GPU that they were built on, a Jetson's under the same L4T."""
+    """TensorRT: engines run on the GPU model that they were built on; on a Jetson, with the same L4T."""
 
     name = "tensorrt"
     title = "an NVIDIA GPU, by TensorRT (Jetson, data centre)"
@@ -126,7 +126,7 @@ class TensorRtTarget(NativeTarget):
     def machine(self) -> dict[str, str]:
         here = {"system": platform.system(), "arch": _arch()}
         board = jetson()
-        if board is not None:  # nvidia-smi has one name for the GPUs of all boards
+        if board is not None:  # nvidia-smi gives the GPUs of all boards one name
             return here | {"gpu": board.model, "l4t": board.l4t}
         return here | {"gpu": ", ".join(sorted({gpu.name for gpu in gpus()})) or "none found"}
 
@@ -151,7 +151,7 @@ class RtxTarget(NativeTarget):
         return readiness.rtx_readiness()
 
     def unfit(self, build: Build, bundle: Path) -> str | None:
-        """That no GPU of this machine has a compute capability that the engines were built for."""
+        """Return that no GPU here has a compute capability that the engines were built for, or None."""
         cards = [gpu for gpu in gpus() if gpu.compute_capability]
         built_for = tuple(build.options.get("compute_capabilities", ())) or RTX_CAPABILITIES
         if not cards or any(gpu.compute_capability in built_for for gpu in cards):

@@ -1,4 +1,4 @@
-"""Whole or not at all, also for a run that was killed."""
+"""Files and folders appear whole or not at all, also if a run is killed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lira_engine import LiraError
 from lira_engine.system.atomic import atomic_directory, atomic_write, remove_leftovers
 
 
-def test_directory_appears_at_the_end(tmp_path: Path) -> None:
+def test_a_directory_appears_only_at_the_end(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "bundle"
     with atomic_directory(target) as partial:
         (partial / "sub").mkdir()
@@ -29,7 +29,7 @@ def test_directory_appears_at_the_end(tmp_path: Path) -> None:
     assert os.listdir(target.parent) == ["bundle"]
 
 
-def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+def test_an_error_leaves_no_file_or_folder(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), atomic_directory(tmp_path / "bundle") as partial:
         (partial / "file").write_text("x")
         raise ZeroDivisionError
@@ -39,10 +39,10 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_existing_targets(tmp_path: Path) -> None:
+def test_a_folder_with_content_is_replaced_by_overwrite_only(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     target.mkdir()
-    with atomic_directory(target) as partial:  # an empty folder is as good as none
+    with atomic_directory(target) as partial:  # an empty folder counts as none
         (partial / "lira.json").write_text("1")
     with pytest.raises(LiraError, match="exists already"), atomic_directory(target):
         pass
@@ -52,7 +52,7 @@ def test_existing_targets(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["bundle"]
 
 
-def test_a_failed_overwrite_keeps_the_old_one(tmp_path: Path) -> None:
+def test_a_failed_overwrite_keeps_the_old_folder(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     with atomic_directory(target) as partial:
         (partial / "lira.json").write_text("1")
@@ -61,7 +61,7 @@ def test_a_failed_overwrite_keeps_the_old_one(tmp_path: Path) -> None:
     assert (target / "lira.json").read_text() == "1"
 
 
-def test_folders_of_others_are_never_replaced(tmp_path: Path) -> None:
+def test_overwrite_refuses_what_lira_edge_did_not_write(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     (home / "letters").write_text("dear")
@@ -76,7 +76,7 @@ def test_folders_of_others_are_never_replaced(tmp_path: Path) -> None:
     assert (home / "letters").read_text() == "dear"
 
 
-def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
+def test_a_file_or_link_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "engines").write_text("x")
     with (
         pytest.raises(LiraError, match=r"engines is a file, expected a folder for cpu-fp32: remove it"),
@@ -85,13 +85,13 @@ def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
         pass
     (tmp_path / "link").symlink_to(tmp_path)
     with (
-        pytest.raises(LiraError, match=r"link exists and is not a folder of its own: remove it$"),
+        pytest.raises(LiraError, match=r"link exists and is not a folder, or only a link to one: remove it$"),
         atomic_directory(tmp_path / "link", overwrite=True, marker=None),
     ):
         pass
 
 
-def test_a_folder_that_may_not_be_listed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bundle").mkdir()
 
     def refuse(path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_folder_that_may_not_be_listed_is_one_line(tmp_path: Path, monkeypatch
         pass
 
 
-def test_file_replaces_file(tmp_path: Path) -> None:
+def test_atomic_write_replaces_a_file_and_refuses_a_folder(tmp_path: Path) -> None:
     target = tmp_path / "out.json"
     for content in (b"1", b"2"):
         with atomic_write(target) as file:
@@ -117,7 +117,7 @@ def test_file_replaces_file(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.skipif(os.name != "posix", reason="of Linux and macOS")
+@pytest.mark.skipif(os.name != "posix", reason="Linux and macOS only")
 def test_links_stay_links_and_pipes_are_written(tmp_path: Path) -> None:
     real, link, pipe = (tmp_path / name for name in ("real", "link", "pipe"))
     real.write_text("old")
@@ -135,7 +135,7 @@ def test_links_stay_links_and_pipes_are_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EFBIG, errno.EMFILE, errno.ENAMETOOLONG])
-def test_limits_of_the_system_are_one_line(tmp_path: Path, number: int) -> None:
+def test_a_system_limit_is_a_one_line_error(tmp_path: Path, number: int) -> None:
     with (
         pytest.raises(LiraError, match=r"file cannot be written: .*; (raise|take) "),
         atomic_write(tmp_path / "file"),
@@ -158,7 +158,7 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
         alive = {name for name in os.listdir(tmp_path) if "partial" in name}
         assert len(alive) == 2
         with atomic_directory(tmp_path / "bundle"):
-            assert alive <= set(os.listdir(tmp_path))  # a living run's work is left alone
+            assert alive <= set(os.listdir(tmp_path))  # a running one's work is left alone
         (tmp_path / "bundle").rmdir()
         running.send_signal(signal.SIGKILL)
         running.wait()
@@ -172,8 +172,8 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
         assert set(os.listdir(tmp_path)) == {"bundle", "file", alive_one.name}
 
 
-def test_two_runs_that_write_one_folder(tmp_path: Path) -> None:
-    """Of folders that no user named, the one that ends last is what stays; nothing else does."""
+def test_of_two_runs_the_last_to_end_wins_without_a_marker(tmp_path: Path) -> None:
+    """No user named such a folder. No leftovers stay."""
     target = tmp_path / "bundle"
     with atomic_directory(target, overwrite=True, marker=None) as first:
         (first / "file").write_text("1")
@@ -201,7 +201,7 @@ def bundles(folder: Path) -> None:
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("appear", [letters, links, bundles, lambda path: path.write_text("x")])
-def test_what_appears_meanwhile_stays(
+def test_what_appears_during_a_run_is_kept(
     tmp_path: Path, appear: Callable[[Path], None], overwrite: bool
 ) -> None:
     target = tmp_path / "bundle"
@@ -232,12 +232,12 @@ def test_an_empty_folder_that_appears_is_replaced(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "real") == ["bundle"]
 
 
-def test_what_is_put_in_the_place_of_a_bundle_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_takes_a_bundles_place_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "bundle"
     bundles(target)
 
     def rename(source: Path, target: Path) -> None:
-        raise AssertionError("what is not to be replaced is not moved, either")
+        raise AssertionError("a folder that must stay was moved")
 
     with (
         pytest.raises(LiraError, match="bundle appeared"),
@@ -258,7 +258,7 @@ def test_what_is_put_in_the_place_of_a_bundle_stays(tmp_path: Path, monkeypatch:
 
 
 def racing(monkeypatch: pytest.MonkeyPatch, do: Callable[[Path, Path], None], at: int) -> None:
-    """Let `do(source, target)` happen right before the renaming number `at`, after all looking."""
+    """Call `do(source, target)` right before rename number `at`, after all checks."""
     rename, count = os.rename, 0
 
     def raced(source: Path, target: Path) -> None:
@@ -272,7 +272,7 @@ def racing(monkeypatch: pytest.MonkeyPatch, do: Callable[[Path, Path], None], at
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_that_appears_at_the_last_moment_stays(
+def test_a_folder_that_appears_at_the_last_moment_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
 ) -> None:
     target = tmp_path / "bundle"
@@ -285,7 +285,7 @@ def test_a_folder_that_appears_at_the_last_moment_stays(
     assert sorted(os.listdir(tmp_path)) == ["bundle"] and os.listdir(target) == ["letters"]
 
 
-def test_a_bundle_that_is_exchanged_at_the_last_moment_is_put_back(
+def test_a_bundle_changed_at_the_last_moment_is_put_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "bundle"
@@ -322,7 +322,7 @@ def test_a_bundle_whose_place_is_taken_is_kept_and_named(
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_of_two_runs_to_one_path_one_wins(tmp_path: Path, overwrite: bool) -> None:
+def test_of_two_runs_the_first_to_end_wins_with_a_marker(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     with (
         pytest.raises(LiraError, match="link/bundle appeared"),
@@ -335,7 +335,7 @@ def test_of_two_runs_to_one_path_one_wins(tmp_path: Path, overwrite: bool) -> No
     assert sorted(os.listdir(tmp_path)) == ["bundle", "link"]
 
 
-def test_an_error_names_the_file_that_it_is_about(tmp_path: Path) -> None:
+def test_an_error_names_its_file(tmp_path: Path) -> None:
     with (
         pytest.raises(LiraError, match="/there/graph cannot be read or written: Permission denied"),
         atomic_directory(tmp_path / "bundle"),
@@ -343,7 +343,7 @@ def test_an_error_names_the_file_that_it_is_about(tmp_path: Path) -> None:
         raise PermissionError(errno.EACCES, "x", "/there/graph")
 
 
-def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_one_line_error_and_a_bug_is_raised(tmp_path: Path) -> None:
     with (
         pytest.raises(LiraError, match=r"file cannot be written: No space left .*; free some"),
         atomic_write(tmp_path / "file"),
@@ -355,7 +355,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may write anywhere")
-def test_a_read_only_folder_is_one_line(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_a_one_line_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(LiraError, match="Permission denied"), atomic_directory(tmp_path / "bundle"):
         pass

@@ -1,4 +1,4 @@
-"""Ctrl-C while a command begins, runs, cleans up and ends."""
+"""Ctrl-C while a command starts, runs, cleans up and ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ metadata.entry_points = lambda group: metadata.EntryPoints([entry])
 sys.argv[1:] = ["play"]
 main.main()
 """
-# wait() tells this test that now is the moment, and then does what takes long.
+# wait() tells the test that now is the moment, then takes long.
 WAIT = """
 import sys, time
 def wait(seconds=30):
@@ -39,21 +39,21 @@ MOMENTS = {
         def play():
             wait()
         """,
-    "cleaning up is done": """
+    "with cleaning up to do": """
         def play():
             try:
                 wait()
             finally:
                 open("cleaned", "w").close()
         """,
-    "where another error is made of it": """
+    "when a library raises another error for it": """
         def play():
             try:
                 wait()
             except KeyboardInterrupt:
                 raise ImportError("numpy.core.multiarray failed to import") from None
         """,
-    "in a destructor, which keeps no exception": """
+    "in a destructor, which drops exceptions": """
         class Thing:
             def __del__(self):
                 wait()
@@ -82,12 +82,12 @@ MOMENTS = {
         def play():
             atexit.register(wait)
         """,
-    "when threads are waited for at the end": """
+    "while the interpreter waits for threads at exit": """
         import threading
         def play():
             threading.Thread(target=wait).start()
         """,
-    "in what C++ calls": """
+    "in a callback from C++": """
         class Mode:
             def __torch_function__(self):
                 wait(0.3)
@@ -100,7 +100,7 @@ MOMENTS = {
 
 @pytest.fixture(autouse=True)
 def _not_ignored() -> Iterator[None]:
-    """Tests may run in the background of a script, whose processes ignore Ctrl-C, and so do theirs."""
+    """Enable Ctrl-C: background jobs of a script ignore it, and so do their children."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -112,7 +112,7 @@ def beside(plugin: Path) -> dict[str, str]:
 
 
 def interrupted(tmp_path: Path, source: str) -> tuple[int, str, str]:
-    """Exit code, standard output and error of `lira-edge play`, which gets Ctrl-C as soon as it prints."""
+    """Return exit code, output and errors of `lira-edge play`, interrupted as soon as it prints."""
     package = tmp_path / "lira_plugin"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -132,13 +132,13 @@ def interrupted(tmp_path: Path, source: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("name", MOMENTS)
-def test_one_line_and_130(name: str, tmp_path: Path) -> None:
+def test_ctrl_c_prints_one_line_and_exits_with_130(name: str, tmp_path: Path) -> None:
     code, _, err = interrupted(tmp_path, MOMENTS[name])
     assert (code, err) == (130, "interrupted\n")
     assert (tmp_path / "cleaned").exists() == ("cleaning" in name)
 
 
-def test_an_import_is_not_torn_apart(tmp_path: Path) -> None:
+def test_ctrl_c_waits_for_an_import(tmp_path: Path) -> None:
     source = """
         wait(0.3)
         open("imported", "w").close()
@@ -149,8 +149,8 @@ def test_an_import_is_not_torn_apart(tmp_path: Path) -> None:
     assert (code, err) == (130, "interrupted\n") and (tmp_path / "imported").exists()
 
 
-def test_a_process_that_ignores_it_goes_on_ignoring_it(tmp_path: Path) -> None:
-    """As nohup and a script's background do it."""
+def test_a_process_that_ignores_ctrl_c_keeps_ignoring_it(tmp_path: Path) -> None:
+    """As nohup and a script's background jobs do."""
     (tmp_path / "lira_plugin").mkdir()
     (tmp_path / "lira_plugin" / "__init__.py").write_text("")
     (tmp_path / "lira_plugin" / "cli.py").write_text(WAIT + "def play():\n    wait(0.3)\n")
@@ -166,7 +166,7 @@ def test_a_process_that_ignores_it_goes_on_ignoring_it(tmp_path: Path) -> None:
         assert process.communicate(timeout=30) == ("", "") and process.returncode == 0
 
 
-def test_a_child_process_is_waited_for(tmp_path: Path) -> None:
+def test_ctrl_c_waits_for_a_child_process(tmp_path: Path) -> None:
     source = """
         import subprocess
         def play():
@@ -177,8 +177,8 @@ def test_a_child_process_is_waited_for(tmp_path: Path) -> None:
     assert (code, out, err) == (130, "", "interrupted\n")
 
 
-def test_at_any_moment_of_a_command(bundle_path: Path) -> None:
-    """From shortly after the interpreter itself has started."""
+def test_ctrl_c_at_any_moment_of_inspect_prints_one_line(bundle_path: Path) -> None:
+    """The moments begin shortly after the interpreter has started."""
     command = [sys.executable, "-c", "from lira_engine.main import main; main()", "inspect", str(bundle_path)]
     moments = random.Random(0)
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""What the system says about its memory."""
+"""Memory as Linux reports it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths and names on the terminal, as they are."""
+"""Paths and names appear unchanged on the terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME = "a :car: [red]b[/red] [1, 2] 5.0"
 
 @pytest.fixture
 def terminal() -> Console:
-    """A plain console that takes its file for a terminal."""
+    """A plain console that treats its file as a terminal."""
     console = plain_console()
     console.file = io.StringIO()
     console._force_terminal = console.is_interactive = True
@@ -32,14 +32,14 @@ def written(console: Console) -> str:
 
 
 def wait_for(console: Console, text: str) -> None:
-    """A thread draws it."""
+    """Wait until the drawing thread has written `text`."""
     end = time.monotonic() + 10
     while text not in written(console):
         assert time.monotonic() < end, written(console)
         time.sleep(0.01)
 
 
-def test_lines_tables_and_titles(terminal: Console) -> None:
+def test_lines_tables_and_titles_are_printed_unchanged(terminal: Console) -> None:
     terminal.print(NAME)
     table = Table(title=NAME, show_header=False)
     table.add_row(NAME)
@@ -47,7 +47,7 @@ def test_lines_tables_and_titles(terminal: Console) -> None:
     assert written(terminal).count(NAME) == 3
 
 
-def test_a_status(terminal: Console) -> None:
+def test_a_status_shows_its_text_on_terminals_only(terminal: Console) -> None:
     with status(terminal, NAME) as show:
         wait_for(terminal, NAME)
         show(f"then {NAME}")
@@ -60,14 +60,14 @@ def test_a_status(terminal: Console) -> None:
     assert plain.getvalue() == ""
 
 
-def test_a_progress_bar(terminal: Console) -> None:
+def test_a_progress_bar_shows_its_description_unchanged(terminal: Console) -> None:
     with progress_bar(terminal) as bar:
         bar.add_task(NAME, total=2)
         bar.refresh()
     assert NAME in written(terminal)
 
 
-def test_a_bundle_of_an_odd_name(bundle_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_prints_an_odd_name_unchanged(bundle_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     odd = bundle_path.rename(bundle_path.with_name(":car: [red]b"))
     with pytest.raises(SystemExit) as caught:
         main(["inspect", str(odd)])

@@ -1,4 +1,4 @@
-"""Windows' own answer about its memory, told by a stand-in: there is no Windows here."""
+"""Memory as Windows reports it, from a stand-in for its API."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return answers
 
 
-def test_memory_of_windows(windows: list[int]) -> None:
+def test_memory_is_what_windows_reports(windows: list[int]) -> None:
     assert machine.available_mib() == 10 << 10
     assert machine._memory() == (16.0, 6.0)
 
 
-def test_a_windows_that_does_not_say(windows: list[int]) -> None:
+def test_memory_is_unknown_if_windows_does_not_report_it(windows: list[int]) -> None:
     windows[0] = 0
     assert windows_memory() is None and machine.available_mib() is None
 
 
-def test_elsewhere() -> None:
+def test_other_systems_report_none_and_the_layout_is_windows_own() -> None:
     if sys.platform != "win32":
         assert windows_memory() is None
     assert ctypes.sizeof(_MemoryStatusEx) == 64

@@ -1,4 +1,4 @@
-"""The stand-ins in the places of pycuda and TensorRT, and engines for them."""
+"""Stand-ins for pycuda and TensorRT, and engines for them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MEND = "run the build again"
 
 
 def _load(name: str) -> ModuleType:
-    """A file beside this one: pytest does not put test folders on the path."""
+    """Import a file beside this one: pytest does not put test folders on the path."""
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -46,7 +46,7 @@ tensorrt = _load("standin_tensorrt")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The stand-in's engines are portable graphs."""
+    """Mark all tests: the stand-in's engines are portable graphs."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker("portable")
@@ -68,7 +68,7 @@ class Installed:
 
     @property
     def copies(self) -> list[tuple[str, int]]:
-        """Since the last look."""
+        """Direction and bytes of each copy since the last call."""
         found, self.gpu.copies = self.gpu.copies, []
         return found
 
@@ -118,7 +118,7 @@ CONTEXT = 640
 
 @dataclass(frozen=True)
 class TinyLlm:
-    """A language model with a cache that is longer than a prefill pass, and a manifest that says so."""
+    """A language model whose cache is longer than a prefill chunk, and its manifest."""
 
     graph: Path
     manifest: Manifest

@@ -1,8 +1,8 @@
-"""A GPU that is not there, with the face of `pycuda.driver`.
+"""A stand-in GPU with the interface of `pycuda.driver`.
 
-Its memory lies in host arrays behind made-up addresses. Nothing that is enqueued happens before somebody
-waits for its stream, or for an event behind it: who reads too early reads `GARBAGE`, and who changes an array
-too early sends what it holds later. What a device would punish with wrong numbers or a crash raises `Misuse`.
+Its memory is host arrays behind made-up addresses. Enqueued work runs only when the host waits for its
+stream, or for an event behind it: an early read gets `GARBAGE`, a copy takes what its array holds by then.
+What gives wrong numbers or a crash on a device raises `Misuse`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PAGE = 4096
 
 
 class Misuse(AssertionError):
-    """What no test may see, unless it provokes it."""
+    """No test may see it, unless it provokes it."""
 
 
 class Gpu:
@@ -68,7 +68,7 @@ class Gpu:
         del self.live[address]
 
     def memory(self, address: int, size: int, what: str) -> np.ndarray:
-        """`size` bytes of one allocation that is still there."""
+        """Return `size` bytes of one live allocation."""
         for start, memory in self.live.items():
             if start <= address < start + memory.nbytes:
                 if address + size > start + memory.nbytes:
@@ -82,12 +82,12 @@ class Gpu:
         return self.streams[handle]
 
     def pending(self) -> int:
-        """Things enqueued that have not happened yet."""
+        """Return how much enqueued work has not run yet."""
         return sum(len(stream.queue) for stream in self.streams.values())
 
 
 class HostArray:
-    """An array as the device sees it: where it lies. It does not keep the array alive."""
+    """The address of an array, as a copy knows it. It does not keep the array alive."""
 
     def __init__(self, array: np.ndarray) -> None:
         if not array.flags.c_contiguous:
@@ -121,10 +121,10 @@ class Stream:
             self.queue.popleft()()
 
     def wait_for_event(self, event: Event) -> None:
-        """The mark that the event has now, whatever becomes of the event."""
+        """Wait for the event's current mark, even if it is recorded again."""
         self.gpu.check_current()
         mark, stream = event.mark, event.stream
-        self.queue.append(lambda: _pass(mark, stream))
+        self.queue.append(lambda: _run_until(mark, stream))
 
 
 class Event:
@@ -143,11 +143,11 @@ class Event:
     def synchronize(self) -> None:
         self._gpu.check_current()
         self._gpu.waits += not self.mark[0]
-        _pass(self.mark, self.stream)
+        _run_until(self.mark, self.stream)
 
 
-def _pass(mark: list[bool], stream: Stream | None) -> None:
-    """Let things happen in `stream` until its mark is reached."""
+def _run_until(mark: list[bool], stream: Stream | None) -> None:
+    """Run the work in `stream` up to its mark."""
     while not mark[0]:
         assert stream is not None
         stream.queue.popleft()()
@@ -166,7 +166,7 @@ class Allocation:
 
 
 def pycuda_driver(gpu: Gpu) -> ModuleType:
-    """A module with what `lira_engine.trt.driver` uses of `pycuda.driver`, for `gpu`."""
+    """Return a module with what `lira_engine.trt.driver` uses of `pycuda.driver`, for `gpu`."""
 
     class Error(Exception):
         pass

@@ -1,8 +1,8 @@
-"""A TensorRT that is not there, with the face of its Python bindings, on the GPU of standin_cuda.
+"""A stand-in for TensorRT's Python bindings, on the GPU of standin_cuda.
 
 An "engine" is a JSON file that names a graph, portable or lowered; it runs in ONNX Runtime. A context takes
-shapes and addresses as they are when a pass is enqueued, and reads and writes the device's memory when the
-stream gets there.
+shapes and addresses when a pass is enqueued, and reads and writes the device's memory when the stream gets
+there.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from lira_engine.bundle.manifest import Manifest
+from lira_engine.engines.llm_tensors import cache_output, is_cache, is_cache_input
 from lira_engine.trt.profiles import input_ranges, stage_profiles
 
 MAGIC = "stand-in engine"
@@ -32,25 +33,24 @@ def write_engine(
     *,
     dialect: str,
     cache_dtype: str = "float32",
-    of_llm: int = 2,
+    llm_profiles: int = 2,
 ) -> None:
-    """The engine that a build of `stage` in this dialect makes; `graph` is what it computes, `of_llm` how
-    many profiles it has if it is the language model."""
+    """Write the engine that a build of `stage` in this dialect makes. `graph`: what it computes.
+    `llm_profiles`: how many profiles it has if it is the language model."""
     spec = manifest.stages[stage]
-    tensors = {}
-    for name, tensor in {**spec.inputs, **spec.outputs}.items():
-        is_cache = "_cache." in name or "_cache_out." in name
-        tensors[name] = {
+    in_place = dialect == "cache_update"
+    aliases = {cache_output(name): name for name in spec.inputs if in_place and is_cache_input(name)}
+    tensors = {
+        name: {
             "input": name in spec.inputs,
-            "dtype": cache_dtype if is_cache else tensor.dtype,
+            "dtype": cache_dtype if is_cache(name) else tensor.dtype,
             "shape": tensor.shape,
             "location": "DEVICE",
-            "alias": name.replace("_cache_out.", "_cache.") if "_cache_out." in name else None,
+            "alias": aliases.get(name),
         }
-    if dialect == "decomposed":
-        for tensor in tensors.values():
-            tensor["alias"] = None
-    profiles = [input_ranges(spec, profile) for profile in stage_profiles(manifest, stage, of_llm)]
+        for name, tensor in {**spec.inputs, **spec.outputs}.items()
+    }
+    profiles = [input_ranges(spec, profile) for profile in stage_profiles(manifest, stage, llm_profiles)]
     data = {"kind": MAGIC, "graph": str(graph), "tensors": tensors, "profiles": profiles}
     file.write_text(json.dumps(data))
 
@@ -104,7 +104,7 @@ LACKING = {
     "tensorrt 11": ("create_runtime_config",),
     "tensorrt_rtx 1": (),
 }
-"""What an `ICudaEngine` of a package and its major version does not have, and is None here."""
+"""What an `ICudaEngine` lacks, by package and major version; it is None here."""
 
 
 class Engine:
@@ -214,7 +214,7 @@ class Context:
         ]
 
     def get_tensor_shape(self, name: str) -> list[int]:
-        """With the sizes that inputs have by now, -1 where they are not known."""
+        """Return the shape by the inputs' sizes so far, -1 if unknown."""
         known: dict[str, int] = {}
         for given, shape in self.shapes.items():
             named = zip(self.engine.data["tensors"][given]["shape"], shape, strict=True)
@@ -299,9 +299,9 @@ class Context:
 
 
 def tensorrt(gpu: Any, name: str, version: str) -> ModuleType:
-    """A module with what lira_engine uses of `tensorrt` or `tensorrt_rtx` to run engines, on `gpu`.
+    """Return a module with what lira_engine uses of `tensorrt` or `tensorrt_rtx` to run engines, on `gpu`.
 
-    Engines that it made are in its list `engines`; `plugins` has how many there were each time that plugins
+    Its list `engines` has the engines that it made; `plugins` has how many there were each time that plugins
     were loaded.
     """
     module = ModuleType(name)

@@ -1,4 +1,4 @@
-"""The compiler's process: what it keeps between builds, what stops it, and when it ends. With stand-ins for
+"""The compiler's process: what it keeps between builds, what stops it, and when it exits. With stand-ins for
 TensorRT's builder (the real one: test_real_compiler.py)."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GOOD = b"timings of this device"
 
 
 class Config:
-    """Takes the timing caches that begin as this device's do, and empty ones, as an `IBuilderConfig` does."""
+    """An `IBuilderConfig` that takes timing caches of this device, and empty ones."""
 
     def __init__(self, refuses: bool = False) -> None:
         self.refuses, self.used = refuses, None
@@ -48,7 +48,7 @@ class Config:
 
 
 def fake(config: Config) -> ModuleType:
-    """A TensorRT whose engines are "plan"."""
+    """Return a TensorRT whose engines are b"plan"."""
     module = ModuleType("fake")
     network = SimpleNamespace(num_layers=3)
 
@@ -86,7 +86,7 @@ def job(folder: Path, **changes: Any) -> Job:
 
 
 @pytest.mark.parametrize("kept, used", [(None, b""), (GOOD, GOOD), (b"damaged", b""), (b"other device", b"")])
-def test_timings_are_kept_and_bad_ones_are_made_again(
+def test_timings_are_kept_and_bad_ones_replaced(
     config: Config, tmp_path: Path, kept: bytes | None, used: bytes
 ) -> None:
     file = tmp_path / "cache" / "timings"
@@ -99,9 +99,7 @@ def test_timings_are_kept_and_bad_ones_are_made_again(
 
 
 @pytest.mark.parametrize("place", ["", "file"])
-def test_timings_that_cannot_be_read_or_kept_cost_time_only(
-    config: Config, tmp_path: Path, place: str
-) -> None:
+def test_a_build_works_if_timings_cannot_be_read_or_kept(config: Config, tmp_path: Path, place: str) -> None:
     """A folder where the file should be, or a file where its folder should be."""
     (tmp_path / "file").write_text("")
     compile_engine(job(tmp_path, timing_cache=str(tmp_path / place / "timings")), lambda phase: None)
@@ -110,13 +108,13 @@ def test_timings_that_cannot_be_read_or_kept_cost_time_only(
     assert (tmp_path / "llm.engine").read_bytes() == b"plan"
 
 
-def test_timings_that_are_refused_at_all(config: Config, tmp_path: Path) -> None:
+def test_a_build_works_if_all_timings_are_refused(config: Config, tmp_path: Path) -> None:
     config.refuses = True
     compile_engine(job(tmp_path), lambda phase: None)
     assert not (tmp_path / "cache").exists() and (tmp_path / "llm.engine").exists()
 
 
-def test_the_workspace_is_limited_where_the_job_says_so(config: Config, tmp_path: Path) -> None:
+def test_the_workspace_is_limited_if_the_job_says_so(config: Config, tmp_path: Path) -> None:
     compile_engine(job(tmp_path), lambda phase: None)
     assert config.limits == {}
     compile_engine(job(tmp_path, workspace=5), lambda phase: None)
@@ -161,7 +159,7 @@ def test_plugins_are_loaded_before_the_graph_is_read(config: Config, tmp_path: P
 
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full here")
-def test_a_full_disk_names_the_file(config: Config, tmp_path: Path) -> None:
+def test_a_full_disk_error_names_the_file(config: Config, tmp_path: Path) -> None:
     with pytest.raises(LiraError, match=r"/dev/full cannot be written: No space left .*; free some room"):
         compile_engine(job(tmp_path, out="/dev/full"), lambda phase: None)
 
@@ -179,7 +177,9 @@ PRINTS = """
 """
 
 
-def test_what_a_library_prints_is_no_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_a_library_prints_is_not_read_as_an_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(trt_build, "COMPILER", (sys.executable, "-c", textwrap.dedent(PRINTS)))
     found = trt_build.compile_in_process(job(tmp_path), lambda phase: None)
     assert found == {"peak_rss_mib": 1, "layers": 2}
@@ -209,7 +209,7 @@ PARENT = """
 """
 
 
-def test_the_compiler_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+def test_the_compiler_exits_when_its_parent_is_killed(tmp_path: Path) -> None:
     out = tmp_path / "llm.engine"
     command = [sys.executable, "-c", textwrap.dedent(PARENT), textwrap.dedent(CHILD), str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
@@ -229,7 +229,7 @@ def test_the_compiler_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
                     time.sleep(0.05)
 
 
-def test_a_compiler_that_dies_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_error_says_how_the_compiler_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     job = Job("tensorrt-rtx", str(tmp_path / "llm.onnx"), str(tmp_path / "llm.engine"), [], [])
     start = subprocess.Popen
     for script, reason in (

@@ -1,4 +1,4 @@
-"""The stand-in has the names, and the names of arguments, of the real bindings."""
+"""The stand-ins have the names, and the argument names, of the real bindings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lira_engine.trt.engine import TrtEngine
 from lira_engine.trt.flavour import load_flavour
 
 MEND = "run the build again"
-# As the source of pycuda 2026.1 has them (src/wrapper/wrap_cudadrv.cpp): it has no wheels.
+# From the source of pycuda 2026.1 (src/wrapper/wrap_cudadrv.cpp), which has no wheels.
 PYCUDA = {
     "": "Error MemoryError init Device Stream Event event_flags mem_alloc mem_get_info pagelocked_empty "
     "memcpy_htod_async memcpy_dtoh_async memset_d8_async",
@@ -46,7 +46,7 @@ def arguments(function: Any) -> set[str]:
     return set(inspect.signature(function).parameters) - {"self"}
 
 
-def test_classes_have_what_the_stand_in_has(real: ModuleType) -> None:
+def test_real_classes_have_what_the_stand_in_has(real: ModuleType) -> None:
     standin = sys.modules["standin_tensorrt"]
     classes = {name: getattr(standin, name) for name in REAL}
     names = dict(REAL)
@@ -70,20 +70,20 @@ def test_classes_have_what_the_stand_in_has(real: ModuleType) -> None:
     assert compared > 20
 
 
-def test_plugins_are_loaded_by_a_function_of_that_name(real: ModuleType, rtx: Any) -> None:
+def test_the_function_that_loads_plugins_exists(real: ModuleType, rtx: Any) -> None:
     documented = real.init_libnvinfer_plugins.__doc__ or ""
     assert list(inspect.signature(rtx.trt.init_libnvinfer_plugins).parameters) == ["logger", "namespace"]
     assert documented.startswith("init_libnvinfer_plugins(logger: ") and documented.count(": ") > 1
     assert real.init_libnvinfer_plugins(real.Logger(), "") is True
 
 
-def test_the_workspace_is_limited_by_a_function_of_that_name(real: ModuleType) -> None:
+def test_the_function_that_limits_the_workspace_exists(real: ModuleType) -> None:
     documented = real.IBuilderConfig.set_memory_pool_limit.__doc__ or ""
     assert "pool: " in documented and "pool_size: " in documented
     assert hasattr(real.MemoryPoolType, "WORKSPACE")
 
 
-def test_enumerations_have_what_the_stand_in_has(real: ModuleType, rtx: Any) -> None:
+def test_real_enumerations_have_what_the_stand_in_has(real: ModuleType, rtx: Any) -> None:
     names = ["DataType", "TensorIOMode", "TensorLocation", "ExecutionContextAllocationStrategy"]
     if real.__name__ == "tensorrt_rtx":
         names += ["CudaGraphStrategy", "DynamicShapesKernelSpecializationStrategy"]
@@ -93,10 +93,10 @@ def test_enumerations_have_what_the_stand_in_has(real: ModuleType, rtx: Any) -> 
         assert set(getattr(rtx.trt, name).__members__) <= set(getattr(real, name).__members__)
 
 
-def test_the_real_library_refuses_a_file_in_one_line(installed_as: Any, tmp_path: Path) -> None:
-    """With our logger, from a mapped file; without a GPU it refuses any file, with one what is no engine."""
+def test_the_real_library_refuses_a_bad_file_in_one_line(installed_as: Any, tmp_path: Path) -> None:
+    """With our logger, from a mapped file. Without a GPU it refuses any file, with one what is no engine."""
     pytest.importorskip("tensorrt_rtx")
-    driver = installed_as("orin").driver  # leaves the real TensorRT for RTX where it is
+    driver = installed_as("orin").driver  # does not replace the real TensorRT for RTX
     flavour = load_flavour("tensorrt-rtx")
     file = tmp_path / "sefe.engine"
     file.write_bytes(b"no engine" * 99)
@@ -107,8 +107,8 @@ def test_the_real_library_refuses_a_file_in_one_line(installed_as: Any, tmp_path
     assert "it does not say why" not in text and "\n" not in text and text.endswith(MEND)
 
 
-def test_the_driver_uses_what_pycuda_has() -> None:
-    """Every name that is asked of pycuda's module, and of the objects that it makes."""
+def test_the_driver_uses_only_what_pycuda_has() -> None:
+    """Every name that the driver uses of pycuda's module, and of the objects that it makes."""
     module, objects = set(), set()
     for node in ast.walk(ast.parse(Path(inspect.getfile(CudaDriver)).read_text())):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):

@@ -1,5 +1,5 @@
-"""From `build` to `verify` to an answer, on the stand-ins: lowered graphs, whatever the dialect, in place of
-engines. All but TensorRT's compiler and the GPU is what users run."""
+"""From `build` to `verify` to an answer, with lowered graphs of each dialect in place of engines. Only
+TensorRT's compiler and the GPU are stand-ins."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ class Compiler:
 
     def __init__(self, installed: Any, bundle: Path, graphs: Path) -> None:
         self._installed, self._manifest, self._graphs = installed, Bundle.open(bundle).manifest, graphs
-        self.spoil: Callable[[Path], None] = lambda graph: None
 
     def __call__(self, job: Job, phase: Callable[[str], None]) -> dict[str, int]:
         graph = Path(job.graph)
@@ -45,10 +44,8 @@ class Compiler:
         for file in (graph, graph.with_name(f"{graph.name}.data")):
             if file.exists():
                 shutil.copy(file, self._graphs)
-        self.spoil(kept)
-        profiles = len(job.profiles)
         half = any(tensor.type == "tensor(float16)" for tensor in self._inputs(kept))
-        changes = {"cache_dtype": "float16" if half else "float32", "of_llm": profiles}
+        changes = {"cache_dtype": "float16" if half else "float32", "llm_profiles": len(job.profiles)}
         self._installed.engine(Path(job.out), self._manifest, graph.stem, kept, **changes)
         return {"peak_rss_mib": 1, "layers": 1}
 
@@ -76,7 +73,9 @@ def compiler(installed: Any, nano_bundle: Path, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int4"])
-def test_from_build_to_answer(installed: Any, compiler: Compiler, tmp_path: Path, precision: str) -> None:
+def test_built_engines_verify_and_answer_as_the_portable_graphs(
+    installed: Any, compiler: Compiler, tmp_path: Path, precision: str
+) -> None:
     bundle, target = tmp_path / "nano", installed.target
     if (target, precision) == ("tensorrt", "int4"):
         with pytest.raises(LiraError, match=r"no weight of .* fits into int4, which target tensorrt"):
@@ -101,15 +100,15 @@ def test_from_build_to_answer(installed: Any, compiler: Compiler, tmp_path: Path
 
 
 def described(lira: Lira) -> tuple[str, list[np.ndarray]]:
-    """A grounded answer's raw text and all its masks."""
+    """Return a grounded answer's raw text and all its masks."""
     answer = lira.look(PHOTO).ask(task="gcg")
     return answer.raw_text, [mask.binary for mask in answer.masks]
 
 
-def test_a_kernel_that_is_slightly_wrong_does_not_hide_in_four_bits(
+def test_verify_finds_a_slightly_wrong_kernel_in_int4(
     compiler: Compiler, installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if one attention head were wrong: within what int4 may differ from fp32, not from its own graph."""
+    """As if one attention head were wrong: int4 may differ so from fp32, not from its own graph."""
     if installed.target == "tensorrt":
         pytest.skip("lira-nano has no int4 there")
     bundle, target = tmp_path / "nano", installed.target
@@ -132,7 +131,7 @@ def test_a_kernel_that_is_slightly_wrong_does_not_hide_in_four_bits(
     assert read_build(folder, "").verified is None
 
 
-def test_a_decoding_step_that_is_wrong_shows_beside_the_same_rows_in_one_go(
+def test_verify_finds_decode_steps_that_differ_from_prefill(
     compiler: Compiler, installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle, target = tmp_path / "nano", installed.target
@@ -141,21 +140,21 @@ def test_a_decoding_step_that_is_wrong_shows_beside_the_same_rows_in_one_go(
 
     def forgets(self: Any, embeds: np.ndarray, cache: Any, logit_positions: Any = (-1,)) -> Any:
         if len(embeds) == 1 and cache.length > 1:
-            cache.fill(cache.length - 1)  # the step overwrites the row before
+            cache.fill(cache.length - 1)  # the step overwrites the previous row
         return forward(self, embeds, cache, logit_positions)
 
     monkeypatch.setattr(TrtLlm, "forward", forgets)
-    monkeypatch.setattr("lira_engine.verify.check_outputs", lambda *_: {})  # which would notice, too
+    monkeypatch.setattr("lira_engine.verify.check_outputs", lambda *_: {})  # would find it, too
     monkeypatch.setattr("lira_runtime.verify_answer._reference_logits", lambda *_: None)  # as on JetPack 6
     with pytest.raises(LiraError, match=r"token by token they differ by .* from those of the same rows in"):
         verify_engines(bundle, target, "fp16", threads=1)
 
 
 @pytest.mark.parametrize("stage", ["sefe", "pixel_decoder"])
-def test_what_is_not_read_where_another_stage_left_it(
+def test_verify_finds_a_stage_that_misreads_another_ones_output(
     compiler: Compiler, installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    """Check vectors come from the host: they do not see it."""
+    """Check vectors come from the host: they do not show it."""
     bundle, target = tmp_path / "nano", installed.target
     build(bundle, target, "fp16")
     start = TrtStage.start
@@ -173,7 +172,7 @@ def test_what_is_not_read_where_another_stage_left_it(
         verify_engines(bundle, target, "fp16", threads=1)
 
 
-def test_engines_that_are_built_again_meanwhile_are_not_verified(
+def test_engines_rebuilt_during_verify_are_not_verified(
     compiler: Compiler, installed: Any, tmp_path: Path
 ) -> None:
     bundle, target = tmp_path / "nano", installed.target
@@ -188,7 +187,7 @@ def test_engines_that_are_built_again_meanwhile_are_not_verified(
     assert read_build(folder, "").verified is None
 
 
-def test_what_ends_in_the_middle_of_a_verification_is_not_verified(
+def test_an_interrupted_verify_leaves_engines_unverified(
     compiler: Compiler, installed: Any, tmp_path: Path
 ) -> None:
     bundle, target = tmp_path / "nano", installed.target

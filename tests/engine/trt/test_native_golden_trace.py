@@ -1,6 +1,6 @@
-"""The recorded ILVC traces through the native runners, on the stand-ins: token for token, mask for mask.
+"""The recorded ILVC traces through the TensorRT runners, on the stand-ins: token for token, mask for mask.
 
-The tests, and what they tolerate, are those of the portable graphs (tests/runtime/test_golden_trace.py).
+Tests and tolerances are those of the portable graphs (tests/runtime/test_golden_trace.py).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ test_golden_trace_regions = _portable.test_golden_trace_regions
 
 
 def write_engines(installed: Any, bundle: Bundle, **options: Any) -> None:
-    """An engine folder for the stand-in, as a build leaves it."""
+    """Write an engine folder for the stand-in, as a build does."""
     folder = bundle.engine_folder(installed.target, "fp32")
     folder.mkdir(parents=True, exist_ok=True)
     target = target_named(installed.target)
@@ -80,7 +80,7 @@ def write_engines(installed: Any, bundle: Bundle, **options: Any) -> None:
 
 @pytest.fixture(params=["rtx", "thor small", "orin", "orin small"])
 def installed(request: pytest.FixtureRequest, installed_as: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The golden sequences fit into one prefill pass; "small" cuts them into passes of five rows."""
+    """The golden sequences fit into one prefill chunk; "small" cuts them into chunks of five rows."""
     flavour, _, small = request.param.partition(" ")
     if small:
         monkeypatch.setattr("lira_engine.trt.llm.PREFILL_ROWS", 5)
@@ -98,8 +98,8 @@ def lira(installed: Any, golden_bundle: Path) -> Iterator[Lira]:
     assert installed.gpu.used == 0
 
 
-def test_the_native_runners_did_it(lira: Lira, installed: Any, replay: Any) -> None:
-    """Every pass of the answer went over the stand-in's copies, and the cache never did."""
+def test_caches_and_features_never_leave_the_device(lira: Lira, installed: Any, replay: Any) -> None:
+    """The copies have all logits and masks, but no cache and no other output for a stage."""
     model = lira.manifest.model
     cache = 4 * model.num_kv_heads * model.context_length * model.head_dim
     sizes = {size for _, size in installed.gpu.copies}
@@ -115,8 +115,8 @@ def test_the_native_runners_did_it(lira: Lira, installed: Any, replay: Any) -> N
     assert not sizes & stay
 
 
-def test_the_encoders_run_beside_each_other(lira: Lira, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pixel encoder is at work while the tiles' features are waited for."""
+def test_the_encoders_run_concurrently(lira: Lira, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pixel encoder still runs while the tiles' features are fetched."""
     fetch, start, fetched = TrtStage.fetch, TrtStage.start, []
     started = []
 
@@ -135,12 +135,12 @@ def test_the_encoders_run_beside_each_other(lira: Lira, monkeypatch: pytest.Monk
     *tiles, pixel = [entry for entry in fetched if entry[0] != "sefe"]
     assert len(tiles) > 1 and set(tiles) == {("semantic_encoder", True)}
     assert pixel == ("pixel_encoder", True)
-    # All passes are there before the first result is waited for.
+    # All passes are enqueued before the first result is fetched.
     assert started[:-1] == [("pixel_encoder", 0), *[("semantic_encoder", 0)] * len(tiles)]
 
 
 @pytest.mark.parametrize("flavour, sampling", [("rtx", "gathers"), ("orin", "gathers"), ("orin", "plugin")])
-def test_plugins_are_there_before_an_engine_that_has_one(
+def test_plugins_are_loaded_before_engines_that_use_them(
     installed_as: Any, golden_bundle: Path, flavour: str, sampling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = installed_as(flavour)

@@ -1,5 +1,5 @@
-"""The language model's native runner: the portable model's answers, a cache that stays where it is, and
-nothing copied that need not be."""
+"""The language model's TensorRT runner: the portable model's outputs, a cache that stays on the device, no
+needless copies."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def reference(tiny_llm: Any) -> Iterator[Any]:
 
 @pytest.fixture(params=[("float32", 1), ("float16", 1), ("float16", 2)])
 def llm(request: pytest.FixtureRequest, installed: Any, tiny_llm: Any, tmp_path: Path) -> Iterator[TrtLlm]:
-    """For each flavour, with caches in both dtypes, one optimization profile or two. In the end nothing is
+    """For each flavour, with caches in both dtypes, one optimization profile or two. At the end nothing is
     left on the device."""
-    dtype, of_llm = request.param
+    dtype, llm_profiles = request.param
     file = installed.engine(
         tmp_path / "llm.engine",
         tiny_llm.manifest,
         "llm",
         tiny_llm.graph,
         cache_dtype=dtype,
-        of_llm=of_llm,
+        llm_profiles=llm_profiles,
     )
     with installed.open_llm(tiny_llm.manifest, file) as runner:
         installed.tolerance = {"float32": 1e-5, "float16": 2e-2}[dtype]
@@ -52,7 +52,7 @@ def embeds(rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, 32), dtype=np.float32)
 
 
-def test_chunks_fit_into_a_prefill_pass() -> None:
+def test_chunks_hold_all_rows_within_the_limits_of_prefill() -> None:
     assert list(chunks(1, [0])) == [Chunk(0, 1, (0,))]
     assert list(chunks(300, [299])) == [Chunk(0, 256, ()), Chunk(256, 300, (299,))]
     assert list(chunks(6, [0, 1, 2, 3, 4, 5])) == [Chunk(0, 4, (0, 1, 2, 3)), Chunk(4, 6, (4, 5))]
@@ -70,7 +70,9 @@ def test_chunks_fit_into_a_prefill_pass() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 256, 257, 300, 620])
-def test_answers_as_the_portable_model(installed: Any, llm: TrtLlm, reference: Any, rows: int) -> None:
+def test_outputs_are_close_to_the_portable_models(
+    installed: Any, llm: TrtLlm, reference: Any, rows: int
+) -> None:
     cache, other = llm.new_cache(), reference.new_cache()
     for seed, asked in ((0, (-1,)), (1, (0,))):
         given = embeds(rows if seed == 0 else 1, seed)
@@ -81,7 +83,7 @@ def test_answers_as_the_portable_model(installed: Any, llm: TrtLlm, reference: A
     assert cache.length == rows + 1
 
 
-def test_answers_for_any_positions_in_any_order(installed: Any, llm: TrtLlm, reference: Any) -> None:
+def test_forward_answers_for_any_positions_in_any_order(installed: Any, llm: TrtLlm, reference: Any) -> None:
     every = reference.forward(embeds(300), reference.new_cache(), range(300))
     asked = [299, 3, -300, 255, 256, 3, 7, 8, 9, -1]
     found = llm.forward(embeds(300), llm.new_cache(), asked)
@@ -91,11 +93,11 @@ def test_answers_for_any_positions_in_any_order(installed: Any, llm: TrtLlm, ref
     assert (none.logits.shape, none.hidden.shape) == ((0, 23), (0, 32))
 
 
-def test_truncate_forgets_the_rows_behind_and_costs_nothing(installed: Any, llm: TrtLlm) -> None:
+def test_truncate_forgets_later_rows_and_copies_nothing(installed: Any, llm: TrtLlm) -> None:
     cache = llm.new_cache()
     llm.forward(embeds(4), cache)
     expected = llm.forward(embeds(3, seed=1), cache).logits
-    for rows in (8, 1, 270):  # an odd and an even number of passes: with two sets of buffers both are last
+    for rows in (8, 1, 270):  # odd and even numbers of passes: each of two buffer sets is the last once
         cache.truncate(4)
         assert cache.length == 4
         llm.forward(1e3 * embeds(rows, seed=2), cache)
@@ -120,7 +122,7 @@ def test_caches_are_independent(llm: TrtLlm) -> None:
     assert (a.length, b.length, alone.length) == (5, 2, 5)
 
 
-def test_a_full_context_leaves_the_cache_as_it_was(llm: TrtLlm) -> None:
+def test_a_full_context_leaves_the_cache_unchanged(llm: TrtLlm) -> None:
     assert llm.capacity == 640
     cache = llm.new_cache()
     llm.forward(embeds(639), cache)
@@ -130,7 +132,7 @@ def test_a_full_context_leaves_the_cache_as_it_was(llm: TrtLlm) -> None:
     llm.forward(embeds(1), cache)
 
 
-def test_a_pass_copies_embeddings_in_and_answers_out(installed: Any, llm: TrtLlm) -> None:
+def test_a_pass_copies_only_its_inputs_and_answers(installed: Any, llm: TrtLlm) -> None:
     cache = llm.new_cache()
     assert not installed.copies
     small = [("in", I64), ("in", I64)]  # position, one asked row
@@ -139,7 +141,7 @@ def test_a_pass_copies_embeddings_in_and_answers_out(installed: Any, llm: TrtLlm
     assert installed.copies == [("in", 32 * F32), *small, *answer]
     llm.forward(embeds(300), cache)
     assert installed.copies == [
-        *(("in", 256 * 32 * F32), *small),  # asks for a row, which is left where it is
+        *(("in", 256 * 32 * F32), *small),  # asks for one row, which is not copied out
         *(("in", 44 * 32 * F32), *small, *answer),
     ]
     llm.forward(embeds(7), cache, [0, 1, 6])
@@ -149,8 +151,8 @@ def test_a_pass_copies_embeddings_in_and_answers_out(installed: Any, llm: TrtLlm
     ]
 
 
-def test_a_chunk_is_prepared_while_the_one_before_runs(installed: Any, llm: TrtLlm) -> None:
-    """Nothing is waited for but the copies out of the page-locked array, until an answer is needed."""
+def test_a_chunk_is_prepared_while_the_previous_one_runs(installed: Any, llm: TrtLlm) -> None:
+    """Until it needs an answer, the host waits only for copies out of the page-locked array."""
     cache = llm.new_cache()
     pending = []
     for rows in (256, 512):
@@ -197,7 +199,7 @@ def test_threads_take_turns(llm: TrtLlm, monkeypatch: pytest.MonkeyPatch) -> Non
     waiting.join()
 
 
-def test_a_decode_step_binds_nothing_anew_where_the_cache_stays(installed: Any, llm: TrtLlm) -> None:
+def test_a_decode_step_binds_only_caches_that_swap(installed: Any, llm: TrtLlm) -> None:
     cache = llm.new_cache()
     decode = installed.trt.engines[0].contexts[-1]
     llm.forward(embeds(1), cache)
@@ -207,7 +209,7 @@ def test_a_decode_step_binds_nothing_anew_where_the_cache_stays(installed: Any, 
     assert decode.address_calls - before == swapped
 
 
-def test_the_cache_begins_with_zeros_and_its_buffers_are_used_again(installed: Any, llm: TrtLlm) -> None:
+def test_a_new_cache_is_zeroed_and_reuses_dropped_buffers(installed: Any, llm: TrtLlm) -> None:
     expected = llm.forward(embeds(3), llm.new_cache()).logits
     gc.collect()
     used = installed.gpu.used
@@ -220,7 +222,7 @@ def test_the_cache_begins_with_zeros_and_its_buffers_are_used_again(installed: A
     del both
 
 
-def test_outputs_stay_when_the_model_runs_on(llm: TrtLlm) -> None:
+def test_outputs_do_not_change_in_later_passes(llm: TrtLlm) -> None:
     cache = llm.new_cache()
     first = llm.forward(embeds(3), cache)
     kept = first.logits.copy(), first.hidden.copy()
@@ -229,7 +231,9 @@ def test_outputs_stay_when_the_model_runs_on(llm: TrtLlm) -> None:
     np.testing.assert_array_equal(first.hidden, kept[1])
 
 
-def test_refuses_what_is_not_its_own(installed: Any, llm: TrtLlm, tiny_llm: Any, tmp_path: Path) -> None:
+def test_wrong_inputs_and_caches_of_other_models_are_refused(
+    installed: Any, llm: TrtLlm, tiny_llm: Any, tmp_path: Path
+) -> None:
     cache = llm.new_cache()
     with pytest.raises(ValueError, match=r"embeddings are float64 \[2, 32\], expected float32 \[S, 32\]"):
         llm.forward(embeds(2).astype(np.float64), cache)
@@ -259,7 +263,7 @@ def test_close_frees_everything(installed: Any, tiny_llm: Any, tmp_path: Path) -
     llm.close()
 
 
-def test_a_cache_that_finds_no_room_takes_none(installed: Any, tiny_llm: Any, tmp_path: Path) -> None:
+def test_a_cache_that_does_not_fit_leaves_no_buffers(installed: Any, tiny_llm: Any, tmp_path: Path) -> None:
     file = installed.engine(tmp_path / "llm.engine", tiny_llm.manifest, "llm", tiny_llm.graph)
     with installed.open_llm(tiny_llm.manifest, file) as llm:
         used = installed.gpu.used
@@ -275,22 +279,26 @@ def test_a_cache_that_finds_no_room_takes_none(installed: Any, tiny_llm: Any, tm
         llm.forward(embeds(2), llm.new_cache())
 
 
-@pytest.mark.parametrize("of_llm", [1, 2])
-def test_decoding_is_one_launch_on_rtx(rtx: Any, tiny_llm: Any, of_llm: int, tmp_path: Path) -> None:
-    file = rtx.engine(tmp_path / "llm.engine", tiny_llm.manifest, "llm", tiny_llm.graph, of_llm=of_llm)
+@pytest.mark.parametrize("llm_profiles", [1, 2])
+def test_rtx_captures_decode_steps_in_a_cuda_graph(
+    rtx: Any, tiny_llm: Any, llm_profiles: int, tmp_path: Path
+) -> None:
+    file = rtx.engine(
+        tmp_path / "llm.engine", tiny_llm.manifest, "llm", tiny_llm.graph, llm_profiles=llm_profiles
+    )
     with rtx.open_llm(tiny_llm.manifest, file):
         rest, full, decode = (context.config for context in rtx.trt.engines[0].contexts)
         strategies = rtx.trt.CudaGraphStrategy
         assert decode.cuda_graph_strategy is strategies.WHOLE_GRAPH_CAPTURE
-        assert [context.profile for context in rtx.trt.engines[0].contexts] == [0, 0, of_llm - 1]
+        assert [context.profile for context in rtx.trt.engines[0].contexts] == [0, 0, llm_profiles - 1]
         assert {rest.cuda_graph_strategy, full.cuda_graph_strategy} == {strategies.DISABLED}
         memory = rtx.trt.ExecutionContextAllocationStrategy
         assert (rest.strategy, full.strategy) == (memory.ON_PROFILE_CHANGE, memory.ON_PROFILE_CHANGE)
         assert decode.strategy is memory.STATIC
 
 
-def test_no_kernel_on_rtx_stands_in_for_another_one(rtx: Any, tiny_llm: Any, tmp_path: Path) -> None:
-    """What `verify` ran is what runs later: kernels for full passes and for steps, others for all else."""
+def test_rtx_compiles_kernels_before_they_run(rtx: Any, tiny_llm: Any, tmp_path: Path) -> None:
+    """`verify` runs the kernels of later runs: specialized for full chunks and steps, else generic ones."""
     file = rtx.engine(tmp_path / "llm.engine", tiny_llm.manifest, "llm", tiny_llm.graph)
     with rtx.open_llm(tiny_llm.manifest, file) as llm:
         contexts = rtx.trt.engines[0].contexts
@@ -302,7 +310,7 @@ def test_no_kernel_on_rtx_stands_in_for_another_one(rtx: Any, tiny_llm: Any, tmp
         assert [context.passes for context in contexts] == [1, 2, 1]
 
 
-def test_tensorrt_has_one_context_for_all_prefill_passes(
+def test_tensorrt_has_one_context_for_all_prefill_chunks(
     installed_as: Any, tiny_llm: Any, tmp_path: Path
 ) -> None:
     thor = installed_as("thor")
@@ -313,12 +321,12 @@ def test_tensorrt_has_one_context_for_all_prefill_passes(
         assert [context.passes for context in thor.trt.engines[0].contexts] == [2, 1]
 
 
-def test_compiled_kernels_are_kept_for_the_next_time(rtx: Any, tiny_llm: Any, tmp_path: Path) -> None:
+def test_compiled_kernels_are_kept_for_each_engine(rtx: Any, tiny_llm: Any, tmp_path: Path) -> None:
     file = rtx.engine(tmp_path / "llm.engine", tiny_llm.manifest, "llm", tiny_llm.graph)
     compiled = []
     for _ in range(2):
         with rtx.open_llm(tiny_llm.manifest, file) as llm:
-            # Not at the end alone: a program that is stopped does not close.
+            # Kept before the end: a killed program does not close.
             assert len(list((tmp_path / "cache" / "lira-edge" / "kernels").glob("*/*.bin"))) == 1
             for rows in (1, 9):
                 llm.forward(embeds(rows), llm.new_cache())

@@ -1,4 +1,4 @@
-"""A stage's native runner: the portable stage's answers, and what is copied and waited for."""
+"""A stage's TensorRT runner: the portable stage's outputs, and what is copied and waited for."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def bundle(made_bundle: Path) -> Bundle:
 
 @pytest.fixture
 def open_stage(installed: Any, bundle: Bundle, tmp_path: Path) -> Iterator[Open]:
-    """Opens a stage of the bundle; closed in the end, when nothing may be left on the device."""
+    """Open stages of the bundle; close them at the end, and expect nothing left on the device."""
     with ExitStack() as opened:
 
         def open_one(name: str) -> TrtStage:
@@ -60,7 +60,7 @@ def same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize("name", ["semantic_encoder", "pixel_encoder", "sefe", "pixel_decoder"])
-def test_answers_as_the_portable_stage(bundle: Bundle, open_stage: Open, name: str) -> None:
+def test_outputs_equal_the_portable_stages(bundle: Bundle, open_stage: Open, name: str) -> None:
     runner = open_stage(name)
     assert runner.name == name
     feeds = bundle.check_vectors(name).inputs
@@ -77,7 +77,7 @@ Feeds = dict[str, np.ndarray]
 
 
 def image_and_masks(bundle: Bundle, open_stage: Open) -> tuple[TrtStage, TrtStage, list[Feeds]]:
-    """The pixel encoder, the pixel decoder, and the former's inputs for two images."""
+    """Return the pixel encoder, the pixel decoder, and the encoder's inputs for two images."""
     pixels = bundle.check_vectors("pixel_encoder").inputs["pixel_values"]
     images = [{"pixel_values": pixels * scale} for scale in (1, 2)]
     return open_stage("pixel_encoder"), open_stage("pixel_decoder"), images
@@ -104,7 +104,7 @@ def test_an_images_features_stay_on_the_device(installed: Any, bundle: Bundle, o
         assert installed.copies == [("in", HIDDEN), ("out", MASK)]
 
 
-def test_nobody_waits_until_a_result_is_needed(installed: Any, bundle: Bundle, open_stage: Open) -> None:
+def test_the_host_waits_only_when_it_needs_a_result(installed: Any, bundle: Bundle, open_stage: Open) -> None:
     encoder, decoder, images = image_and_masks(bundle, open_stage)
     installed.gpu.waits = 0
     image = encoder.start(images[0])
@@ -115,9 +115,7 @@ def test_nobody_waits_until_a_result_is_needed(installed: Any, bundle: Bundle, o
     np.testing.assert_array_equal(mask.numpy("mask_logits"), wanted)
 
 
-def test_memory_of_what_is_dropped_goes_to_a_later_pass(
-    installed: Any, bundle: Bundle, open_stage: Open
-) -> None:
+def test_a_later_pass_reuses_dropped_memory(installed: Any, bundle: Bundle, open_stage: Open) -> None:
     encoder, decoder, images = image_and_masks(bundle, open_stage)
     used = set()
     for i in range(6):
@@ -128,7 +126,7 @@ def test_memory_of_what_is_dropped_goes_to_a_later_pass(
     assert len(used) == 1
 
 
-def test_a_later_pass_does_not_overwrite_what_is_still_read(
+def test_reused_memory_is_overwritten_only_after_its_last_read(
     installed: Any, bundle: Bundle, open_stage: Open
 ) -> None:
     encoder, decoder, images = image_and_masks(bundle, open_stage)
@@ -156,7 +154,7 @@ def test_arrays_may_change_once_a_pass_has_started(bundle: Bundle, open_stage: O
         np.testing.assert_array_equal(mask.numpy("mask_logits"), each["mask_logits"])
 
 
-def test_results_are_the_callers_own(bundle: Bundle, open_stage: Open) -> None:
+def test_results_never_change_and_are_read_only(bundle: Bundle, open_stage: Open) -> None:
     runner = open_stage("pixel_encoder")
     feeds = dict(bundle.check_vectors("pixel_encoder").inputs)
     first = runner.run(feeds)
@@ -167,7 +165,7 @@ def test_results_are_the_callers_own(bundle: Bundle, open_stage: Open) -> None:
         first["queries"][:] = 0
 
 
-def test_closing_waits_for_who_still_reads(installed: Any, bundle: Bundle, open_stage: Open) -> None:
+def test_closing_waits_for_passes_that_still_read(installed: Any, bundle: Bundle, open_stage: Open) -> None:
     encoder, decoder, images = image_and_masks(bundle, open_stage)
     features = encoder.start(images[0]).outputs["mask_features"]
     feeds = {"hidden_states": hidden_state(2), "mask_features": features}
@@ -190,7 +188,7 @@ def test_a_tensor_of_another_kind_of_engine_is_refused(bundle: Bundle, open_stag
             decoder.start({"hidden_states": hidden_state(1), "mask_features": features})
 
 
-def test_buffers_grow_with_a_size_that_varies(installed: Any, bundle: Bundle, open_stage: Open) -> None:
+def test_buffers_grow_with_a_dynamic_size(installed: Any, bundle: Bundle, open_stage: Open) -> None:
     runner = open_stage("sefe")
     feeds = dict(bundle.check_vectors("sefe").inputs)
     rng = np.random.default_rng(0)
@@ -202,7 +200,7 @@ def test_buffers_grow_with_a_size_that_varies(installed: Any, bundle: Bundle, op
     assert used[1] - used[0] == 12 * 8 * 4 and used[2] == used[1]
 
 
-def test_a_buffer_that_grows_waits_for_the_pass_before(bundle: Bundle, open_stage: Open) -> None:
+def test_a_growing_buffer_waits_for_the_previous_pass(bundle: Bundle, open_stage: Open) -> None:
     runner = open_stage("sefe")
     feeds = dict(bundle.check_vectors("sefe").inputs)
     rng = np.random.default_rng(0)
@@ -212,26 +210,25 @@ def test_a_buffer_that_grows_waits_for_the_pass_before(bundle: Bundle, open_stag
         same({name: one.numpy(name) for name in one.outputs}, expected(bundle, "sefe", each))
 
 
-def test_an_output_has_the_shape_of_the_pass_that_it_is_of(bundle: Bundle, open_stage: Open) -> None:
-    """Shapes are inferred again where an input's shape is another one."""
+def test_shapes_are_inferred_again_only_if_an_input_shape_changes(bundle: Bundle, open_stage: Open) -> None:
     runner = open_stage("sefe")
     feeds = dict(bundle.check_vectors("sefe").inputs)
-    asked = 0
+    count = 0
     context: Any = runner._context._context  # type: ignore[union-attr]
     infer = context.infer_shapes
 
     def counted() -> list[str]:
-        nonlocal asked
-        asked += 1
+        nonlocal count
+        count += 1
         return list(infer())
 
     context.infer_shapes = counted
     for rows in (2, 2, 5):
         runner.run({**feeds, "features": np.zeros((1, rows, 8), np.float32)})
-    assert asked == 2 + 3  # the stand-in itself asks once a pass
+    assert count == 2 + 3  # the stand-in itself infers once a pass
 
 
-def test_feeds_that_do_not_fit_are_refused_and_harm_nothing(bundle: Bundle, open_stage: Open) -> None:
+def test_wrong_feeds_are_refused_and_the_stage_still_runs(bundle: Bundle, open_stage: Open) -> None:
     runner = open_stage("sefe")
     feeds = dict(bundle.check_vectors("sefe").inputs)
     wanted = expected(bundle, "sefe", feeds)
@@ -248,7 +245,7 @@ def test_feeds_that_do_not_fit_are_refused_and_harm_nothing(bundle: Bundle, open
     same(runner.run(feeds), wanted)
 
 
-def test_a_mask_waits_for_its_own_stream_alone(
+def test_a_mask_waits_for_its_own_stream_only(
     installed: Any, bundle: Bundle, open_stage: Open, tiny_llm: Any, tmp_path: Path
 ) -> None:
     decoder = open_stage("pixel_decoder")
@@ -262,10 +259,10 @@ def test_a_mask_waits_for_its_own_stream_alone(
         assert len(stream.queue) == waiting > 0
 
 
-def test_a_result_is_waited_for_without_the_lock_and_copied_with_it(
+def test_fetch_waits_without_the_lock_and_copies_with_it(
     installed: Any, bundle: Bundle, open_stage: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others go on while one waits; nobody frees what is being copied. The lock is that of all stages."""
+    """Other threads go on during the wait; none frees what is being copied. All stages share the lock."""
     encoder, decoder, images = image_and_masks(bundle, open_stage)
     driver = installed.driver
     assert encoder._lock is decoder._lock is driver.lock
@@ -286,7 +283,7 @@ def test_a_result_is_waited_for_without_the_lock_and_copied_with_it(
     assert held == [("wait", False), ("copy", True)]
 
 
-def test_a_stage_is_not_closed_under_who_starts_a_pass(installed: Any, open_stage: Open) -> None:
+def test_closing_waits_for_the_lock(installed: Any, open_stage: Open) -> None:
     decoder = open_stage("pixel_decoder")
     closing = threading.Thread(target=decoder.close)
     with installed.driver.lock:
@@ -297,7 +294,7 @@ def test_a_stage_is_not_closed_under_who_starts_a_pass(installed: Any, open_stag
     assert installed.gpu.used == 0
 
 
-def test_a_result_does_not_wait_for_the_pass_behind_it(bundle: Bundle, open_stage: Open) -> None:
+def test_a_result_does_not_wait_for_a_later_pass(bundle: Bundle, open_stage: Open) -> None:
     encoder, decoder, images = image_and_masks(bundle, open_stage)
     features = encoder.start(images[0]).outputs["mask_features"]
     first, second = (
@@ -343,7 +340,7 @@ def test_threads_take_turns(bundle: Bundle, open_stage: Open, monkeypatch: pytes
         same(found[i], expected(bundle, "pixel_decoder", feeds[i]))
 
 
-def test_a_pass_that_tensorrt_refuses_says_why(
+def test_a_refused_pass_is_an_error_with_tensorrts_reason(
     installed: Any, bundle: Bundle, open_stage: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = open_stage("pixel_decoder")
@@ -357,7 +354,7 @@ def test_a_pass_that_tensorrt_refuses_says_why(
     monkeypatch.undo()
 
 
-def test_shapes_that_tensorrt_refuses_say_why(
+def test_refused_shapes_are_an_error_with_tensorrts_reason(
     installed: Any, bundle: Bundle, open_stage: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = open_stage("pixel_decoder")
@@ -374,7 +371,7 @@ def test_shapes_that_tensorrt_refuses_say_why(
         runner.run(bundle.check_vectors("pixel_decoder").inputs)
 
 
-def test_closed_is_closed(installed: Any, bundle: Bundle, open_stage: Open) -> None:
+def test_a_closed_stage_is_freed_and_refuses_to_run(installed: Any, bundle: Bundle, open_stage: Open) -> None:
     runner = open_stage("pixel_decoder")
     feeds = bundle.check_vectors("pixel_decoder").inputs
     runner.run(feeds)

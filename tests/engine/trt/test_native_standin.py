@@ -1,4 +1,4 @@
-"""The stand-ins notice misuse: what the native runners may not do fails here, once on purpose."""
+"""The stand-ins notice misuse: what the runners must not do is done here, once on purpose."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def one_pass(current: Any, made_bundle: Path, tmp_path: Path) -> Pass:
     return Pass(current, Bundle.open(made_bundle), tmp_path / "pixel_decoder.engine")
 
 
-def test_by_the_book(one_pass: Pass) -> None:
+def test_a_correct_pass_has_its_answer_after_the_wait(one_pass: Pass) -> None:
     one_pass.bind()
     one_pass.copy_in()
     one_pass.context.execute(one_pass.stream)
@@ -67,18 +67,18 @@ def test_by_the_book(one_pass: Pass) -> None:
 
 
 @pytest.mark.parametrize("name", ["hidden_states", "mask_features", "mask_logits"])
-def test_an_address_that_is_not_set(one_pass: Pass, name: str) -> None:
+def test_a_missing_address_is_refused(one_pass: Pass, name: str) -> None:
     one_pass.bind(name)
     with pytest.raises(LiraError, match=f"no address is set for {name}"):
         one_pass.context.execute(one_pass.stream)
 
 
-def test_a_shape_that_the_engine_does_not_have(one_pass: Pass) -> None:
+def test_a_wrong_shape_is_refused(one_pass: Pass) -> None:
     with pytest.raises(LiraError, match=r"input hidden_states is \[2, 8\], the engine takes \[1, 8\] to"):
         one_pass.context.set_shape("hidden_states", (2, 8))
 
 
-def test_a_buffer_that_is_too_small(current: Any, one_pass: Pass) -> None:
+def test_a_small_buffer_is_misuse(current: Any, one_pass: Pass) -> None:
     one_pass.buffers["mask_logits"] = one_pass.driver.allocate(one_pass.wanted.nbytes - 4)
     one_pass.bind()
     with pytest.raises(current.misuse, match=r"mask_logits: 256 bytes at .* go beyond 252"):
@@ -88,7 +88,7 @@ def test_a_buffer_that_is_too_small(current: Any, one_pass: Pass) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-def test_a_buffer_that_was_freed(current: Any, one_pass: Pass, when: str) -> None:
+def test_a_freed_buffer_is_misuse(current: Any, one_pass: Pass, when: str) -> None:
     one_pass.bind()
     one_pass.copy_in()
     if when == "meanwhile":
@@ -104,7 +104,7 @@ def test_a_buffer_that_was_freed(current: Any, one_pass: Pass, when: str) -> Non
         one_pass.buffers["mask_features"].free()
 
 
-def test_an_array_that_changes_or_dies_before_its_copy(current: Any, one_pass: Pass) -> None:
+def test_a_copy_takes_later_values_and_a_dead_array_is_misuse(current: Any, one_pass: Pass) -> None:
     one_pass.bind()
     one_pass.feeds = {name: array.copy() for name, array in one_pass.feeds.items()}
     one_pass.copy_in()
@@ -129,7 +129,7 @@ def test_streams_do_not_wait_for_each_other(one_pass: Pass) -> None:
     assert np.isnan(found).all()
 
 
-def test_an_event_waits_for_what_is_before_it(one_pass: Pass) -> None:
+def test_an_event_waits_for_the_work_before_it(one_pass: Pass) -> None:
     one_pass.bind()
     one_pass.copy_in()
     one_pass.context.execute(one_pass.stream)
@@ -144,7 +144,7 @@ def test_an_event_waits_for_what_is_before_it(one_pass: Pass) -> None:
     assert np.isnan(later).all()
 
 
-def test_a_thread_without_the_context(rtx: Any) -> None:
+def test_a_thread_without_the_context_is_misuse(rtx: Any) -> None:
     with pytest.raises(rtx.misuse, match="no context is current"):
         rtx.driver.allocate(1)
 
@@ -156,7 +156,7 @@ def test_a_thread_without_the_context(rtx: Any) -> None:
         ("orin", 1, "key_cache_out.0 overlaps key_cache.0"),
     ],
 )
-def test_caches_bound_as_the_other_dialect_wants_them(
+def test_caches_bound_for_the_other_dialect_are_misuse(
     installed_as: Any, tiny_llm: Any, tmp_path: Path, flavour: str, sets: int, message: str
 ) -> None:
     installed = installed_as(flavour)
@@ -170,10 +170,9 @@ def test_caches_bound_as_the_other_dialect_wants_them(
 @pytest.mark.parametrize(
     ("kind", "method"), [(CudaStream, "synchronize"), (CudaEvent, "synchronize"), (CudaDriver, "zero")]
 )
-def test_a_wait_or_a_zero_that_is_left_out(
+def test_logits_are_wrong_without_each_wait_and_zero(
     installed: Any, tiny_llm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, method: str
 ) -> None:
-    """Each of them is needed: without it the answers are wrong."""
     file = installed.engine(tmp_path / "llm.engine", tiny_llm.manifest, "llm", tiny_llm.graph)
     embeds = np.random.default_rng(0).standard_normal((300, 32), dtype=np.float32)
     with installed.open_llm(tiny_llm.manifest, file) as llm:
@@ -190,7 +189,7 @@ def test_a_wait_or_a_zero_that_is_left_out(
 @pytest.mark.parametrize(
     ("kind", "method"), [(CudaStream, "wait"), (CudaEvent, "record"), (CudaEvent, "synchronize")]
 )
-def test_an_order_of_streams_that_is_left_out(
+def test_masks_are_wrong_without_each_order_of_streams(
     rtx: Any,
     made_bundle: Path,
     tmp_path: Path,
@@ -198,7 +197,7 @@ def test_an_order_of_streams_that_is_left_out(
     kind: type,
     method: str,
 ) -> None:
-    """Two images, a mask of each, nobody waiting in between: each of them is needed."""
+    """Two images, a mask of each, no wait in between."""
     bundle = Bundle.open(made_bundle)
     pixels = bundle.check_vectors("pixel_encoder").inputs["pixel_values"]
 

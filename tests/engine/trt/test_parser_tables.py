@@ -1,4 +1,4 @@
-"""What TensorRT's ONNX parser takes, as its operator tables say, against the graphs that it is given.
+"""The lowered graphs against the operator tables of TensorRT's ONNX parser.
 
 Facts from docs/operators.md of github.com/onnx/onnx-tensorrt:
 
@@ -7,8 +7,8 @@ Facts from docs/operators.md of github.com/onnx/onnx-tensorrt:
   release 10.6) lists what 10.2 and 10.3 added: tensor `axes` of Slice, another plugin for ScatterElements.
 - `cache_update`, from TensorRT 10.15 on: the table headed "TensorRT 10.15" (opsets 9 to 24).
 
-The importers of 10.1 refuse no newer opset; their ONNX is 1.16, whose newest one is 21. An int4 graph is in
-it because DequantizeLinear has no blocks before. DOUBLE is read as FLOAT. Blocks of int4 weights: 64 and 128
+The importers of 10.1 refuse no newer opset; their ONNX is 1.16, whose newest one is 21. An int4 graph has it:
+DequantizeLinear has no blocks in older ones. DOUBLE is read as FLOAT. Blocks of int4 weights: 64 and 128
 (NVIDIA's TensorRT documentation, "Quantization Schemes").
 """
 
@@ -66,13 +66,13 @@ NEWER = OLDER | {
 TABLES = {"decomposed": OLDER, "cache_update": NEWER}
 OPSETS = {"decomposed": range(9, 21), "cache_update": range(9, 25)}
 
-# The inputs that hold an operator's data, where not all do: the others are shapes, indices, axes, conditions.
+# The inputs that hold an operator's data, if not all do: the others are shapes, indices, axes, conditions.
 _FIRST = {"Reshape", "Expand", "Gather", "Slice", "Split", "Squeeze", "Unsqueeze", "Resize", "Tile", "TopK"}
 _DATA: dict[str, tuple[int, ...]] = dict.fromkeys(_FIRST | {"DequantizeLinear", "QuantizeLinear"}, (0,))
 _DATA |= {name: (0,) for name in OLDER if name.startswith("Reduce")}
 _DATA |= {"Where": (1, 2), "ScatterElements": (0, 2), "ScatterND": (0, 2), "TensorScatter": (0, 1)}
 _DATA |= {"Attention": (0, 1, 2), "RotaryEmbedding": (0, 1, 2)}
-# An input that has to be constant.
+# The input that must be constant.
 _CONSTANT = {"Squeeze": 1, "Unsqueeze": 1, "Slice": 3, "Resize": 3, "TopK": 1}
 _CONSTANT |= {name: 1 for name in OLDER if name.startswith("Reduce")}
 
@@ -98,8 +98,8 @@ class Graph:
         for one in graph.initializer:
             self.types[one.name], self.shapes[one.name] = one.data_type, list(one.dims)
 
-    def complaints(self, dialect: str) -> Iterator[str]:
-        """What the parser of that dialect does not take."""
+    def unsupported(self, dialect: str) -> Iterator[str]:
+        """Yield what the parser of that dialect does not support."""
         opsets = {one.domain: one.version for one in self.model.opset_import}
         if opsets.keys() != {""}:
             yield f"domains {sorted(opsets)}"
@@ -116,7 +116,7 @@ class Graph:
         return all(isinstance(size, int) for size in self.shapes[name])
 
     def number(self, name: str) -> float:
-        """Of an initializer; beyond all limits where it is none."""
+        """Return the value of an initializer; infinity for any other tensor."""
         found = [numpy_helper.to_array(one) for one in self.model.graph.initializer if one.name == name]
         return float(found[0].item()) if found else float("inf")
 
@@ -159,7 +159,7 @@ def _resize(graph: Graph, node: onnx.NodeProto, given: dict[str, Any]) -> bool:
 
 
 def _dequantize(graph: Graph, node: onnx.NodeProto, given: dict[str, Any]) -> bool:
-    """Symmetric; an int4 weight has one blocked dimension, which is one of the last two, and rows of whole
+    """Symmetric only. An int4 weight has one blocked dimension, one of the last two, and rows of whole
     bytes."""
     shape, scales = (graph.shapes[name] for name in node.input[:2])
     if node.input[1] not in graph.constants or (len(node.input) > 2 and node.input[2] not in graph.constants):
@@ -178,7 +178,7 @@ def _dequantize(graph: Graph, node: onnx.NodeProto, given: dict[str, Any]) -> bo
 
 
 def _attention(graph: Graph, node: onnx.NodeProto, given: dict[str, Any]) -> bool:
-    """Given and returned are q, k, v and a mask, all 4D, and y."""
+    """Inputs q, k, v and a mask, all 4D; one output, y."""
     return (
         len(list(filter(None, node.input))) <= 4
         and all(len(graph.shapes[name]) == 4 for name in node.input if name)
@@ -222,11 +222,11 @@ def lowered(model: ir.Model, stage: str, precision: str, dialect: str) -> Graph:
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("dialect", TABLES)
-def test_the_parser_has_what_stages_are_lowered_to(
+def test_the_parser_supports_lowered_stages(
     nano_bundle: Path, dialect: str, precision: str, stage: str
 ) -> None:
     graph = lowered(ir.load(Bundle.open(nano_bundle).stage_file(stage)), stage, precision, dialect)
-    assert not list(graph.complaints(dialect))
+    assert not list(graph.unsupported(dialect))
 
 
 LLM = LlmConfig(
@@ -247,56 +247,58 @@ LLM = LlmConfig(
 @pytest.mark.parametrize("context", [64, 96])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int4"])
 @pytest.mark.parametrize("dialect", TABLES)
-def test_the_parser_has_what_language_models_are_lowered_to(
+def test_the_parser_supports_lowered_language_models(
     random_llm: Callable[[LlmConfig, int], ir.Model], dialect: str, precision: str, context: int
 ) -> None:
     """With biases, and with positions up to and beyond the trained ones."""
     graph = lowered(random_llm(LLM, context), "llm", precision, dialect)
-    assert not list(graph.complaints(dialect))
+    assert not list(graph.unsupported(dialect))
     assert graph.has("DequantizeLinear") == (precision == "int4")
     assert graph.has("Pow") == (context > 64)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("dialect", TABLES)
-def test_the_parser_has_operands_in_eight_bits(random_llm: Any, dialect: str, kind: str) -> None:
+def test_the_parser_supports_operands_in_eight_bits(random_llm: Any, dialect: str, kind: str) -> None:
     passes = tensorrt_pipeline("llm", kind, dialect, ranges=lambda name: 8.0)
     graph = Graph(ir.serde.serialize_model(apply(random_llm(LLM, 64), passes)))
-    assert graph.has("QuantizeLinear") and not list(graph.complaints(dialect))
+    assert graph.has("QuantizeLinear") and not list(graph.unsupported(dialect))
 
 
-def test_int4_is_in_a_newer_opset_for_its_blocks_alone(random_llm: Any) -> None:
+def test_int4_needs_a_newer_opset_for_its_blocks_only(random_llm: Any) -> None:
     passes = [*tensorrt_pipeline("llm", "int4", "decomposed"), DowngradeOpset(20, ir_version=9)]
     with pytest.raises(LiraError, match=r"operator DequantizeLinear .* cannot be expressed in opset 20"):
         apply(random_llm(LLM, 64), passes)
 
 
-def test_the_tables_refuse(nano_bundle: Path, random_llm: Any) -> None:
+def test_the_tables_refuse_a_newer_dialect_and_broken_restrictions(
+    nano_bundle: Path, random_llm: Any
+) -> None:
     """The newer dialect for the older parser, and each restriction that is broken."""
     newer = lowered(random_llm(LLM, 64), "llm", "fp16", "cache_update")
-    said = "\n".join(newer.complaints("decomposed"))
+    said = "\n".join(newer.unsupported("decomposed"))
     for operator in ("Attention", "TensorScatter", "RotaryEmbedding", "RMSNormalization"):
         assert f"{operator} " in said
     assert "opset 24" in said and "no such operator" in said
 
-    def complaints(model: onnx.ModelProto) -> str:
-        return "\n".join(Graph(model).complaints("decomposed"))
+    def unsupported(model: onnx.ModelProto) -> str:
+        return "\n".join(Graph(model).unsupported("decomposed"))
 
     encoder = apply(
         ir.load(Bundle.open(nano_bundle).stage_file("pixel_encoder")),
         tensorrt_pipeline("pixel_encoder", "fp16", "decomposed"),
     )
     model = ir.serde.serialize_model(encoder)
-    assert not complaints(model)
+    assert not unsupported(model)
     resize = next(node for node in model.graph.node if node.op_type == "Resize")
     next(one for one in resize.attribute if one.name == "antialias").i = 1
-    assert f"Resize {resize.name}: " in complaints(model)
+    assert f"Resize {resize.name}: " in unsupported(model)
 
     int4 = ir.serde.serialize_model(
         apply(random_llm(LLM, 64), tensorrt_pipeline("llm", "int4", "decomposed"))
     )
     store = next(node for node in int4.graph.node if node.op_type == "ScatterElements")
     store.attribute.append(helper.make_attribute("reduction", "add"))
-    assert f"ScatterElements {store.name}: " in complaints(int4)
+    assert f"ScatterElements {store.name}: " in unsupported(int4)
     small = tensorrt_pipeline("llm", "int4", "decomposed", block=32)
-    assert "DequantizeLinear " in complaints(ir.serde.serialize_model(apply(random_llm(LLM, 64), small)))
+    assert "DequantizeLinear " in unsupported(ir.serde.serialize_model(apply(random_llm(LLM, 64), small)))

@@ -1,4 +1,4 @@
-"""What the real TensorRT for RTX makes of the lowered graphs: it compiles ahead of time, without a GPU."""
+"""The real TensorRT for RTX compiles the lowered graphs: ahead of time, without a GPU."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx")
 
 
 def compiled(model: ir.Model, profiles: list[Ranges], folder: Path, capability: str = "8.9") -> int:
-    """Layers of the network that an engine was made of."""
+    """Compile an engine; return the layers of its network."""
     ir.save(model, folder / "g.onnx", external_data="g.data", size_threshold_bytes=1024)
     job = Job("tensorrt-rtx", str(folder / "g.onnx"), str(folder / "g.engine"), profiles, [capability])
     layers = compile_in_process(job, lambda phase: None)["layers"]
@@ -49,14 +49,14 @@ def profiles_of(bundle: Bundle, stage: str) -> list[Ranges]:
 
 @pytest.mark.parametrize("precision", ["fp16", "int4"])
 @pytest.mark.parametrize("model", ["nano", "golden"])
-def test_all_engines_of_a_bundle(
+def test_every_stage_of_a_bundle_compiles(
     model: str,
     precision: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
-    """The golden model has heads of 8 columns, an odd vocabulary, and a cache shorter than a prefill pass."""
+    """The golden model has heads of 8 columns, an odd vocabulary, a cache shorter than a prefill chunk."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = tmp_path / "bundle"
     shutil.copytree(request.getfixturevalue(f"{model}_bundle"), root)
@@ -72,8 +72,10 @@ def test_all_engines_of_a_bundle(
 
 
 @pytest.mark.parametrize("dialect", ["cache_update", "decomposed"])
-def test_the_parser_looks_for_the_sampling_plugin(nano_bundle: Path, dialect: str, tmp_path: Path) -> None:
-    """TensorRT for RTX has no such plugin: one that comes to nothing takes its place in the registry."""
+def test_the_parser_finds_the_sampling_plugin_by_its_version(
+    nano_bundle: Path, dialect: str, tmp_path: Path
+) -> None:
+    """TensorRT for RTX has no such plugin: a creator that creates none takes its place."""
     import tensorrt_rtx as trt
 
     class Creator(trt.IPluginCreatorV3One):  # type: ignore[misc]
@@ -114,7 +116,7 @@ def test_fp32_compiles(nano_bundle: Path, stage: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_older_dialect_compiles_too(nano_bundle: Path, stage: str, tmp_path: Path) -> None:
-    """What TensorRT 10.3 is given, by the only compiler that is here."""
+    """The graphs for TensorRT 10.3, compiled by TensorRT for RTX."""
     bundle = Bundle.open(nano_bundle)
     precision = "int4" if stage == "llm" else "fp16"
     model = apply(ir.load(bundle.stage_file(stage)), tensorrt_pipeline(stage, precision, "decomposed"))
@@ -133,7 +135,7 @@ SMALL = LlmConfig(
 )
 VARIANTS = {
     "one_kv_head": replace(SMALL, num_kv_heads=1),
-    "every_head_its_own": replace(SMALL, num_kv_heads=8),
+    "a_kv_head_per_head": replace(SMALL, num_kv_heads=8),
     "narrow_heads": replace(SMALL, num_heads=32, num_kv_heads=8),
     "two_heads": replace(SMALL, num_heads=2, num_kv_heads=1),
     "qwen2": replace(SMALL, family="qwen2", rms_norm_eps=1e-6, tie_word_embeddings=True),
@@ -143,7 +145,7 @@ CAPACITY = 320
 
 @pytest.mark.parametrize("dialect", ["cache_update", "decomposed"])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_variants_of_the_language_model(
+def test_variants_of_the_language_model_compile(
     random_llm: Callable[[LlmConfig, int], ir.Model], name: str, dialect: str, tmp_path: Path
 ) -> None:
     config = VARIANTS[name]
@@ -154,7 +156,7 @@ def test_variants_of_the_language_model(
 
 @pytest.mark.parametrize("precision", ["fp16", "int4"])
 @pytest.mark.parametrize("dialect", ["cache_update", "decomposed"])
-def test_positions_beyond_the_trained_length(
+def test_positions_beyond_the_trained_length_compile(
     golden_checkpoint: Checkpoint, precision: str, dialect: str, tmp_path: Path
 ) -> None:
     """The golden language model with dynamic NTK scaling, trained for 64 positions."""
@@ -178,7 +180,7 @@ def llm_profiles(config: LlmConfig) -> list[Ranges]:
 def test_operands_in_eight_bits_compile(
     nano_bundle: Path, stage: str, kind: str, capability: str, dialect: str, tmp_path: Path
 ) -> None:
-    """Every product with a weight, behind Q/DQ. fp8 needs compute capability 8.9."""
+    """Every matmul with a weight, behind Q/DQ. fp8 needs compute capability 8.9."""
     bundle = Bundle.open(nano_bundle)
     passes = tensorrt_pipeline(stage, kind, dialect, ranges=lambda name: 8.0)
     model = apply(ir.load(bundle.stage_file(stage)), passes)
@@ -186,7 +188,7 @@ def test_operands_in_eight_bits_compile(
     assert compiled(model, profiles_of(bundle, stage), tmp_path, capability) > 10
 
 
-def test_what_the_compiler_refuses_is_told(tmp_path: Path) -> None:
+def test_a_graph_that_the_compiler_refuses_is_a_one_line_error(tmp_path: Path) -> None:
     graph = tmp_path / "llm.onnx"
     graph.write_bytes(b"no graph")
     job = Job("tensorrt-rtx", str(graph), str(tmp_path / "llm.engine"), [], [])

@@ -1,5 +1,5 @@
-"""Builds for TensorRT: what decides an engine, and which engines are refused. With a compiler that stands in
-for TensorRT's (the real one: test_real_compiler.py)."""
+"""Builds for TensorRT: what an engine depends on, and which engines are refused. With a stand-in for
+TensorRT's compiler (the real one: test_real_compiler.py)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 import enum
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -29,9 +28,8 @@ from lira_engine.targets import target_named
 from lira_engine.trt import build as trt_build
 from lira_engine.trt import target as trt_target
 from lira_engine.trt.compile import Job
-from lira_engine.trt.flavour import Flavour, dialect_of, load_flavour, parse_version
+from lira_engine.trt.flavour import Flavour, dialect_of
 from lira_engine.trt.options import RtxOptions
-from lira_engine.trt.profiles import ANY, DECODE, PREFILL, PREFILL_ROWS, Sizes, input_ranges, stage_profiles
 from lira_export.config import LlmConfig
 
 VERSIONS = {"tensorrt": (10, 3, 0), "tensorrt-rtx": (1, 7, 1)}
@@ -46,7 +44,7 @@ def flavour(target: str) -> Flavour:
 
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Job]:
-    """What the compiler was asked for. Its engines are the graphs' bytes."""
+    """The compiler's jobs. Its engines are the graphs' bytes."""
     asked: list[Job] = []
 
     def compile_in_process(job: Job, phase: Callable[[str], None]) -> dict[str, int]:
@@ -80,14 +78,14 @@ def test_every_stage_is_lowered_compiled_and_recorded(
     assert record.options["dialect"] == ("decomposed" if target == "tensorrt" else "cache_update")
     assert record.machine.get("gpu") == ("Orin" if target == "tensorrt" else None)
     assert [job.target for job in jobs] == [target] * 5
-    of_llm = 2 if target == "tensorrt" else 1  # int4: below
-    assert [len(job.profiles) for job in jobs] == [of_llm if stage == "llm" else 1 for stage in STAGES]
+    llm_profiles = 2 if target == "tensorrt" else 1  # int4: below
+    assert [len(job.profiles) for job in jobs] == [llm_profiles if stage == "llm" else 1 for stage in STAGES]
     assert {job.workspace for job in jobs} == {None}
     assert all((job.timing_cache is not None) == (target == "tensorrt") for job in jobs)
     usable_build(Bundle.open(bundle_path), target_named(target), "fp16")
 
 
-def test_the_lowered_language_model_keeps_its_cache_in_half(
+def test_an_int4_language_model_keeps_its_cache_in_fp16(
     nano_bundle: Path, jobs: list[Job], tmp_path: Path
 ) -> None:
     root = shutil.copytree(nano_bundle, tmp_path / "nano")
@@ -113,7 +111,7 @@ def test_a_second_build_does_nothing_and_other_options_build_again(
     assert len(jobs) == 10
 
 
-def test_the_last_build_says_how_long_it_took(bundle_path: Path, jobs: list[Job]) -> None:
+def test_a_build_says_how_long_the_last_one_took(bundle_path: Path, jobs: list[Job]) -> None:
     said: list[str] = []
     build(bundle_path, "tensorrt-rtx", "fp16")
     build(bundle_path, "tensorrt-rtx", "fp16", force=True, progress=lambda stage, phase: said.append(phase))
@@ -145,7 +143,7 @@ def test_engines_of_another_version_or_gpu_are_refused(
         usable_build(bundle, target_named("tensorrt"), "fp16")
 
 
-def test_what_a_record_does_not_say_is_not_taken_for_right(bundle_path: Path, jobs: list[Job]) -> None:
+def test_a_record_without_gpu_or_version_is_refused(bundle_path: Path, jobs: list[Job]) -> None:
     options = target_named("tensorrt").given_options({"lm_head_parts": 2}, "int4")
     file = build(bundle_path, "tensorrt", "fp16", options) / "build.json"
     text = file.read_text()
@@ -164,7 +162,7 @@ def test_what_a_record_does_not_say_is_not_taken_for_right(bundle_path: Path, jo
 def test_engines_of_another_board_are_refused(
     bundle_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """nvidia-smi, where a board has it, calls the GPUs of all boards alike; kernel timings are not shared."""
+    """nvidia-smi gives the GPUs of all boards one name. Boards do not share kernel timings."""
     board = Jetson("NVIDIA Jetson Orin Nano Developer Kit (p3768-0000+p3767-0005)", "36.4.3", "6.2")
     monkeypatch.setattr(trt_target, "jetson", lambda: board)
     record = read_build(build(bundle_path, "tensorrt", "fp16"), "")
@@ -172,7 +170,7 @@ def test_engines_of_another_board_are_refused(
     bundle = Bundle.open(bundle_path)
     usable_build(bundle, target_named("tensorrt"), "fp16")
     caches = {jobs[-1].timing_cache}
-    assert {job.workspace for job in jobs} == {1 << 30}  # of the memory that all share
+    assert {job.workspace for job in jobs} == {1 << 30}  # of the memory that CPU and GPU share
     other = dataclasses.replace(board, model="NVIDIA Jetson AGX Orin Developer Kit (p3737-0000+p3701-0005)")
     for here, reason in (
         (other, r"gpu .*Orin Nano.*, this is .*AGX Orin"),
@@ -226,7 +224,7 @@ def test_edited_options_are_refused(
         usable_build(Bundle.open(bundle_path), target_named("tensorrt-rtx"), "fp16")
 
 
-def test_too_little_memory_is_refused_with_the_figure(
+def test_too_little_memory_is_refused_with_the_figures(
     bundle_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trt_build, "available_mib", lambda: 700)
@@ -248,7 +246,7 @@ def test_the_memory_of_a_compilation_grows_with_the_weights(monkeypatch: pytest.
     )
 
 
-def test_bad_options_are_one_line_each(bundle_path: Path, jobs: list[Job]) -> None:
+def test_each_bad_option_is_a_one_line_error(bundle_path: Path, jobs: list[Job]) -> None:
     for target, given, reason in (
         ("cpu", {"lm_head_parts": 2}, "target cpu has no option lm head parts"),
         ("tensorrt", {"encoders": "int8"}, "target tensorrt has no option encoders"),
@@ -307,7 +305,7 @@ def test_what_cannot_be_built_is_refused_before_the_first_stage(
 
 
 @pytest.mark.parametrize("version, plugin", [((10, 3, 0), "1"), ((10, 11, 0), "2"), ((11, 4, 1), "2")])
-def test_sampling_by_the_plugin_that_the_version_has(
+def test_sampling_uses_the_plugin_of_the_installed_version(
     nano_bundle: Path,
     jobs: list[Job],
     tmp_path: Path,
@@ -329,7 +327,7 @@ def test_sampling_by_the_plugin_that_the_version_has(
     assert not any(node.op_type == PLUGIN for node in ir.load(folder / "pixel_encoder.engine").graph)
 
 
-def test_compute_capabilities_of_the_command_line(
+def test_the_command_line_sorts_compute_capabilities(
     bundle_path: Path, jobs: list[Job], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for text, code in (("8.9, 8.6,8.9", 0), ("", 2), ("8.9,", 2)):
@@ -339,10 +337,10 @@ def test_compute_capabilities_of_the_command_line(
     assert jobs[0].compute_capabilities == ["8.6", "8.9"] and len(jobs) == 5
 
 
-def test_too_little_disk_counts_kernels(
+def test_the_disk_check_counts_kernels(
     bundle_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Engines of small weights are kernels mostly: those of lira-nano take 34 MiB."""
+    """Engines with small weights are mostly kernels: those of lira-nano take 34 MiB."""
     free = 40 << 20
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(free, free, free))
     with pytest.raises(LiraError, match=r"has 40 MiB of disk left, the build needs about 8\d MiB"):
@@ -352,7 +350,7 @@ def test_too_little_disk_counts_kernels(
 def test_int4_without_a_weight_in_int4_is_refused(
     bundle_path: Path, nano_bundle: Path, jobs: list[Job], tmp_path: Path
 ) -> None:
-    """lira-nano's weights have blocks of 32, which TensorRT does not document and that for RTX compiles."""
+    """lira-nano's weights fit blocks of 32: only TensorRT for RTX compiles them, undocumented."""
     root = shutil.copytree(nano_bundle, tmp_path / "nano")
     for path, target, sizes in ((bundle_path, "tensorrt-rtx", "32, 64, 128"), (root, "tensorrt", "64, 128")):
         with pytest.raises(LiraError, match=f"no weight of .* in blocks of {sizes} inputs: take --precision"):
@@ -363,7 +361,7 @@ def test_int4_without_a_weight_in_int4_is_refused(
 
 
 @pytest.mark.parametrize("block, bits", [(128, 4), (64, 4), (32, 16)])
-def test_blocks_and_the_bits_of_the_lm_head_are_those_of_the_options(
+def test_options_set_block_size_and_lm_head_bits(
     bundle_path: Path,
     random_llm: Callable[[LlmConfig, int], ir.Model],
     jobs: list[Job],
@@ -411,39 +409,3 @@ def test_kernel_timings_are_not_shared_between_versions(
         monkeypatch.setitem(VERSIONS, "tensorrt", version)
         build(bundle_path, "tensorrt", "fp16")
     assert len(jobs) == 10 and len({job.timing_cache for job in jobs}) == 2
-
-
-def test_versions_and_dialects() -> None:
-    assert parse_version("10.3.0.post1") == (10, 3, 0) and parse_version("1.7.1.20") == (1, 7, 1, 20)
-    dialects = [dialect_of("tensorrt", version) for version in ((10, 3), (10, 14), (10, 15), (11, 0))]
-    assert dialects == ["decomposed", "decomposed", "cache_update", "cache_update"]
-    assert dialect_of("tensorrt-rtx", (1, 7, 1)) == "cache_update"
-
-
-def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(
-        LiraError, match=r"needs tensorrt .*on JetPack `sudo apt install.*pip install 'lira-edge\[tensorrt\]'"
-    ):
-        load_flavour("tensorrt")
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    with pytest.raises(LiraError, match=r"pip install 'lira-edge\[rtx\]'"):
-        load_flavour("tensorrt-rtx")
-
-
-def test_profiles(bundle_path: Path) -> None:
-    manifest = Bundle.open(bundle_path).manifest
-    short = stage_profiles(manifest, "llm")
-    assert manifest.model.context_length == 16 and [p["S"].most for p in short] == [16, 1]
-    long = dataclasses.replace(
-        manifest, model=dataclasses.replace(manifest.model, context_length=PREFILL_ROWS)
-    )
-    assert stage_profiles(long, "llm") == [PREFILL, DECODE] and stage_profiles(long, "llm", 1) == [ANY]
-    ranges = input_ranges(manifest.stages["llm"], PREFILL)
-    width = manifest.model.hidden_size
-    assert ranges["inputs_embeds"] == ((1, 1, width), (1, 256, width), (1, 256, width))
-    assert ranges["logit_positions"] == ((1,), (1,), (4,)) and "position" not in ranges
-    (sefe,) = stage_profiles(manifest, "sefe")
-    rows = manifest.model.tokens_per_tile
-    assert sefe["M"] == Sizes(rows, 7 * rows, 13 * rows)  # 6 tiles, up to 12 if asked for; the thumbnail, too
-    assert stage_profiles(manifest, "pixel_encoder") == [{}]
