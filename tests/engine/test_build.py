@@ -254,7 +254,7 @@ def test_choices_are_listed(bundle_path: Path) -> None:
     for act in (build, open_engines):
         with pytest.raises(LiraError, match=r"there is no target 'tpu'; expected cpu, .*, or portable to"):
             act(bundle_path, "tpu")
-        with pytest.raises(LiraError, match="precision 'int3' is not one that target cpu has: fp32"):
+        with pytest.raises(LiraError, match="target cpu has no precision 'int3'; expected fp32"):
             act(bundle_path, "cpu", "int3")
     with pytest.raises(LiraError, match=r"target portable runs .*: nothing is built or verified"):
         build(bundle_path, "portable")
