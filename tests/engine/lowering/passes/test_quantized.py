@@ -9,6 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from lira_engine.engines.accuracy import rms_error
+from lira_engine.engines.precision import PRECISIONS
 from lira_engine.lowering.cpu import cpu_pipeline
 from lira_engine.lowering.int4_blocks import dequantize, quantize, residual
 from lira_engine.lowering.passes.quantize_matmul import QuantizeMatMul, WeightBits
@@ -121,8 +123,7 @@ def test_widened_weights_keep_their_values(dtype: str, x: np.ndarray, tmp_path: 
 @pytest.mark.parametrize("fault", ["order", "scales", "nibbles"])
 def test_a_wrong_packing_is_far_off(fault: str, x: np.ndarray, tmp_path: Path) -> None:
     """What a build accepts of 4-bit weights (lira_engine.engines.accuracy) is far from any such fault."""
-    from lira_engine.engines.accuracy import RMS_TOLERANCE, rms_error
-
+    tolerance = PRECISIONS["int4"].tolerance
     model = QuantizeMatMul(lambda name: WeightBits(4))(product()).model
     right = run(model, x, tmp_path)
     packed, scales = (model.graph.initializers[f"w.q4.{part}"] for part in ("packed", "scales"))
@@ -135,8 +136,8 @@ def test_a_wrong_packing_is_far_off(fault: str, x: np.ndarray, tmp_path: Path) -
     else:
         packed.const_value = ir.tensor(p << 4 | p >> 4, name=packed.name)
     expected = x @ weight()
-    assert rms_error(right, expected) < RMS_TOLERANCE["int4"] / 4
-    assert rms_error(run(model, x, tmp_path), expected) > RMS_TOLERANCE["int4"]
+    assert rms_error(right, expected) < tolerance / 4
+    assert rms_error(run(model, x, tmp_path), expected) > tolerance
 
 
 def test_the_language_models_weights(tmp_path: Path) -> None:
