@@ -14,7 +14,7 @@ import onnxruntime
 
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.engines.accuracy import relative_error
-from lira_engine.ort.session import giving_back, open_session
+from lira_engine.ort.session import open_session, shrinking_arena
 from lira_engine.ort.stage import OrtStage
 
 LAYERS = 4
@@ -86,7 +86,7 @@ def pixel_run(work: Path, kind: str) -> dict[str, Any]:
     settings = onnxruntime.SessionOptions()
     settings.enable_cpu_mem_arena = others != "plain"
     session = onnxruntime.InferenceSession(path, settings) if others else open_session(path)
-    options = None if others else giving_back()
+    options = None if others else shrinking_arena()
     weights = rss_mib()
     session.run(None, dict(pixels), options)
     started = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lira_engine.lazy import attributes
 
-TYPE_CHECKING = False  # typing takes longer to import than all that the command line does before Ctrl-C
+TYPE_CHECKING = False  # importing typing takes longer than all else that runs before Ctrl-C is handled
 if TYPE_CHECKING:
     from lira_engine.bundle.bundle import Bundle as Bundle
     from lira_engine.bundle.manifest import Manifest as Manifest

@@ -1,4 +1,4 @@
-"""Bundle to engines: every stage lowered and built for a target; all are kept, or none."""
+"""Build the engines of a bundle: every stage, lowered for a target; keep all of them or none."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class BuildPlan:
     """What `build` would do.
 
     Attributes:
-        folder: the one that it writes. up_to_date: it has nothing to do. precisions: of each stage, or the
-            choices that it has. engine_bytes: about how large each stage's engine becomes.
-        disk_bytes: about what the build needs meanwhile, of free_bytes. peak_mib: about its peak memory, of
-            available_mib; None if nobody measured it.
-        last_seconds: how long the same build took last time on this machine.
+        folder: where it writes. up_to_date: it has nothing to do. precisions: the ones that each stage may
+            have. engine_bytes: expected size of each stage's engine.
+        disk_bytes: expected disk use during the build, of free_bytes. peak_mib: expected peak memory, of
+            available_mib; None if it was not measured.
+        last_seconds: duration of the same build last time on this machine.
     """
 
     folder: Path
@@ -56,17 +56,15 @@ def build(
     force: bool = False,
     progress: Progress = lambda stage, phase: None,
 ) -> Path:
-    """Build the engines of a bundle for `target` and return their folder; do nothing if they are up to date,
-    unless `force` is set.
+    """Build the engines of a bundle for `target` and return their folder; do nothing if they are up to date
+    and `force` is not set.
 
     Args:
-        precision: int8 and int4 are the language model's weights. options: of the target's `options` class;
-            None for its defaults. threads: of the checks.
+        precision: int8 and int4 quantize the language model's weights. options: of the target's `options`
+            class; None for its defaults. threads: for the checks.
 
-    Raises:
-        LiraError: a target or precision that there is not, too little disk space or memory, a stage that the
-            target refuses, or one whose outputs on its check vectors differ from the recorded ones; then no
-            engine is left behind.
+    Raises LiraError for an unknown target or precision, too little disk space or memory, a stage that the
+    target refuses, or wrong outputs on the check vectors; then no engine is kept.
     """
     work = _Work.prepare(bundle, target, precision, options, threads, progress)
     if not force and work.up_to_date():
@@ -89,7 +87,7 @@ def plan_build(
     options: Options | None = None,
     force: bool = False,
 ) -> BuildPlan:
-    """What `build` would do with the same arguments; nothing is written. Raises LiraError as `build` does
+    """Return what `build` would do with the same arguments, without writing. Raises LiraError as `build` does
     before it begins."""
     work = _Work.prepare(bundle, target, precision, options, None, lambda stage, phase: None)
     _check_place(work.folder, work.target)
@@ -111,7 +109,7 @@ _DURATIONS = Durations("engine-build-times")
 
 @dataclass(frozen=True)
 class _Work:
-    """One build, prepared."""
+    """A prepared build: its checked arguments and its builder."""
 
     bundle: Bundle
     target: Target
@@ -148,7 +146,7 @@ class _Work:
 
     @property
     def portable(self) -> dict[str, int]:
-        """Bytes of the portable files of each stage."""
+        """Bytes of each stage's portable files."""
         files = self.bundle.manifest.files
         return {
             stage: sum(files[name].bytes for name in self.bundle.stage_sources(stage)) for stage in STAGES
@@ -156,7 +154,7 @@ class _Work:
 
     @property
     def key(self) -> str:
-        """The same work takes about the same time."""
+        """Key of the recorded duration: builds with the same key take about the same time."""
         weights = sum(self.portable.values())
         return f"{self.bundle.manifest.name} {weights} {self.target.name} {self.precision} {self.options}"
 
@@ -167,7 +165,7 @@ class _Work:
             return False
 
     def run(self, folder: Path) -> Build:
-        """Build every stage into `folder`; the record of it."""
+        """Build every stage into `folder` and return the record."""
         stages = {stage: self.builder.stage(stage, folder) for stage in STAGES}
         files = self.bundle.manifest.files
         sources = [name for stage in STAGES for name in self.bundle.stage_sources(stage)]
@@ -194,7 +192,7 @@ class _Work:
 
 
 def _check_place(folder: Path, target: Target) -> None:
-    """Raise LiraError if other things than engines lie in the place of an engine folder."""
+    """Raises LiraError if `folder` has no record of a build, but files that are not engines."""
     if folder.is_dir() and not (folder / BUILD_NAME).exists():
         for path in sorted(folder.iterdir()):
             if path.suffix not in (".onnx", ".data", ".npz", target.suffix):

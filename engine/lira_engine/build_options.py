@@ -1,4 +1,4 @@
-"""The options of `lira-edge build`, as the targets have them."""
+"""Make the options of `lira-edge build` from those of the targets."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lira_engine.targets import TARGETS
 
 
 def target_help() -> str:
-    """The targets with their titles."""
+    """Return the targets with their titles."""
     return "; ".join(f"{name} ({target.title})" for name, target in TARGETS.items())
 
 
 def precision_help() -> str:
-    """The precisions of the targets, the default first."""
+    """Return the precisions of the targets, the default first."""
     by_target: dict[str, list[str]] = {}
     for name, target in TARGETS.items():
         by_target.setdefault(", ".join(target.precisions), []).append(name)
@@ -26,7 +26,7 @@ def precision_help() -> str:
 
 
 def with_build_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command with `**given` an option for each option that any target has."""
+    """Return `command` with an option in the place of `**given` for each option that any target has."""
     named: dict[str, dict[str, Option]] = {}
     for name, target in TARGETS.items():
         for option in target.options.all():
@@ -56,7 +56,7 @@ def _parameter(name: str, by_target: dict[str, Option]) -> inspect.Parameter:
 
 
 def _help(by_target: dict[str, Option]) -> str:
-    """What the option does, and the choices of each target."""
+    """Return what the option does, and its choices for each target."""
     texts: dict[str, dict[str, list[str]]] = {}
     for target, option in by_target.items():
         texts.setdefault(option.help, {}).setdefault(_choices(option), []).append(target)
@@ -71,7 +71,7 @@ def _help(by_target: dict[str, Option]) -> str:
 
 
 def _choices(option: Option) -> str:
-    """ "32 (default), 64, 128" """
+    """Return text such as "32 (default), 64, 128"; "" for a flag."""
     if isinstance(option.default, bool) or not (option.choices or option.default):
         return ""
     return ", ".join(

@@ -21,23 +21,23 @@ def build(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="int8 and int4 are the language model's weights. The first one of a target is its default. "
+            help="int8 and int4 quantize the language model's weights. A target's first one is its default. "
             f"{precision_help()}"
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="For the checks of targets that are run at the build.")
+        int | None, typer.Option(min=1, help="For the checks of targets that run engines at the build.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build again what is up to date.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build even if the engines are up to date.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be written, and what it needs; write nothing.")
+        bool, typer.Option("--dry-run", help="Say what would be written and what it needs; write nothing.")
     ] = False,
     **given: object,
 ) -> None:
     """Build the engines of a bundle for one target, and check them on the bundle's check vectors.
 
-    Writes BUNDLE/engines/TARGET-PRECISION/, whole or not at all. Engines that cannot run on this machine are
-    checked by `lira-edge verify` on the one that will run them.
+    Writes BUNDLE/engines/TARGET-PRECISION/, whole or not at all. Engines that this machine cannot run are
+    checked by `lira-edge verify` on the machine that will run them.
     """
     from lira_engine.build import build as build_engines
     from lira_engine.build import plan_build
@@ -105,7 +105,7 @@ def doctor(
         Path | None, typer.Argument(metavar="BUNDLE", help="Also say which of its engines can run here.")
     ] = None,
 ) -> None:
-    """Say what this machine can run, what is missing, and the line that installs it."""
+    """Say what this machine can run, what is missing, and the command that installs it."""
     from lira_engine.doctor import examine
 
     print_tables(examine(bundle))

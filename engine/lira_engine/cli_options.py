@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lira_engine.targets import PORTABLE, TARGETS
 
 
 def _default_precisions() -> str:
-    """ "fp32 for cpu, portable; fp16 for cuda, ..." """
+    """Return "fp32 for cpu, portable; fp16 for cuda, ..."."""
     by_precision: dict[str, list[str]] = {}
     for target in (*TARGETS.values(), PORTABLE):
         by_precision.setdefault(target.precisions[0], []).append(target.name)

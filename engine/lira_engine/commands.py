@@ -1,4 +1,4 @@
-"""The sub-commands of `lira-edge`: found by entry point, and only the one that is called is imported."""
+"""Find the sub-commands of `lira-edge` by entry point, and import only the one that is called."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from lira_engine.system.terminal import plain_console
 GROUP = "lira_edge.commands"
 _PROGRAM = "lira-edge"
 _COMPLETE = "_LIRA_EDGE_COMPLETE"
-"""Environment variable by which the script that --install-completion writes asks for completions."""
-# What the parser says about arguments. Its base class moved between versions of typer and click.
+"""Environment variable that the script of --install-completion sets to ask for completions."""
+# The parser's error about arguments. It moved between versions of typer and click.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 def run(arguments: list[str]) -> int:
-    """Run one sub-command; its exit code. Raises what it raises, and LiraError where there is no such one."""
+    """Run one sub-command and return its exit code. Raises what it raises, and LiraError if it is unknown."""
     commands = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
     if _COMPLETE in os.environ or arguments[:1] in (["--install-completion"], ["--show-completion"]):
-        _all_at_once(commands).main(arguments, prog_name=_PROGRAM)  # ends with SystemExit
+        _all_commands(commands).main(arguments, prog_name=_PROGRAM)  # ends with SystemExit
     if not arguments or arguments[0] in ("--help", "-h"):
         _list_commands(commands)
     elif arguments[0] == "--version":
@@ -50,7 +50,7 @@ def _run(entry: metadata.EntryPoint, arguments: list[str]) -> int:
     app.command(entry.name)(entry.load())
     command, name = typer.main.get_command(app), f"lira-edge {entry.name}"
     try:
-        # Not by its `main`, which has ways of its own with Ctrl-C and pipes that nobody reads.
+        # Not by its `main`, which handles Ctrl-C and closed pipes in its own way.
         with command.make_context(name, arguments) as context:
             command.invoke(context)
         code = 0
@@ -63,10 +63,10 @@ def _run(entry: metadata.EntryPoint, arguments: list[str]) -> int:
     return code
 
 
-def _all_at_once(commands: dict[str, metadata.EntryPoint]) -> Any:
-    """All commands that can run as one, which a shell can ask for completions. Imports all of them."""
+def _all_commands(commands: dict[str, metadata.EntryPoint]) -> Any:
+    """Return one parser of all commands that can run, for a shell's completions. Imports all of them."""
     app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
-    app.callback()(lambda: None)  # a group also where there is one command
+    app.callback()(lambda: None)  # else a single command would not be a group
     for name, entry in sorted(commands.items()):
         if not lacking(entry)[0]:
             app.command(name)(entry.load())
@@ -86,7 +86,7 @@ def _list_commands(commands: dict[str, metadata.EntryPoint]) -> None:
 
 
 def _summary(entry: metadata.EntryPoint) -> str:
-    """First line of the command's docstring, read from its source: importing it may need what is missing."""
+    """Return the first line of a command's docstring from its source: importing it may fail."""
     package, _, rest = entry.module.partition(".")
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:

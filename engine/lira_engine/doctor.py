@@ -1,4 +1,4 @@
-"""What this machine is, what it can run, and what is missing."""
+"""Describe this machine: its hardware, its packages, the targets that it can run, and what is missing."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from lira_engine.targets import PORTABLE, TARGETS
 
 
 def examine(bundle: Path | None = None) -> Tables:
-    """Tables about the machine, the installed packages, and the targets that can run here; of a bundle also
-    which of its engines can. Raises LiraError if `bundle` is none."""
+    """Return tables about the machine, the installed packages, the targets that can run here, and the engines
+    of `bundle` that can. Raises LiraError if it is not a bundle."""
     tables: Tables = [("machine", _machine()), ("packages", _packages()), ("targets", _targets())]
     if bundle is not None:
         tables.append((f"engines of {bundle}", engine_rows(Bundle.open(bundle))))
@@ -63,7 +63,7 @@ def _packages() -> list[tuple[str, ...]]:
         lacking = missing_packages(extra)
         if lacking:
             line = install_line(extra)
-            if extra == "cuda" and installed("onnxruntime"):  # their files have the same names
+            if extra == "cuda" and installed("onnxruntime"):  # both wheels have the same files
                 line = f"pip uninstall -y onnxruntime, then {line}"
             rows.append((f"[{extra}]", f"lacks {', '.join(lacking)}", line))
         else:
@@ -72,7 +72,7 @@ def _packages() -> list[tuple[str, ...]]:
 
 
 def _targets() -> list[tuple[str, ...]]:
-    """A row per target; the portable graphs behind those of the CPU."""
+    """Return a row per target, the portable graphs after the CPU."""
     cpu, *others = TARGETS.values()
     found = [one.readiness() for one in (cpu, PORTABLE, *others)]
     return [(one.target, one.state, one.note) for one in found]

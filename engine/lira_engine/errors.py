@@ -1,4 +1,4 @@
-"""The errors that a user can cause."""
+"""Errors that a user can mend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 class LiraError(Exception):
-    """Something that the user can mend: one line with what was found, what was expected, and what to do.
+    """An error that the user can mend: one line with what was found, what was expected, and what to do.
 
     The command line prints it without a traceback and exits with code 2.
     """
@@ -22,8 +22,8 @@ class OutOfMemory(LiraError):
     """The system refused memory or threads (see `out_of_memory`)."""
 
 
-# What says that memory was refused, in the words of the C library, ONNX Runtime, torch, oneDNN, OpenCV and
-# CUDA. A full "static TLS block" is no lack of memory, for all that its message says.
+# Messages about refused memory of the C library, ONNX Runtime, torch, oneDNN, OpenCV and CUDA. A full "static
+# TLS block" is no lack of memory, although its message says so.
 _NO_MEMORY = re.compile(
     r"bad_?alloc|(?:cannot|can't|could not|failed to|unable to) allocate(?! memory in static)"
     r"|out ?of ?memory|insufficient memory|not enough memory|AllocateRawInternal|failed to map segment"
@@ -39,10 +39,10 @@ _FORBIDDEN = re.compile(r"operation not permitted|permission denied", re.IGNOREC
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """The line for a user whose system refused memory or threads, where that is what `error` comes from.
+    """Return the message for the user if `error` comes from refused memory or threads, else None.
 
-    None for any other error. Libraries say so in classes of their own, and an import in an ImportError: what
-    they say is looked at, and what the error was raised from.
+    Libraries raise their own classes for this, an import raises ImportError: the messages of the error and of
+    its causes decide.
     """
     seen: list[BaseException] = []
     cause: BaseException | None = error
@@ -57,8 +57,7 @@ def out_of_memory(error: BaseException) -> str | None:
 
 @contextmanager
 def memory_errors_told() -> Iterator[None]:
-    """Raise OutOfMemory, whatever a library raises, where the system refuses memory or threads to the
-    block."""
+    """Raises OutOfMemory if the system refuses memory or threads to the block, whatever a library raises."""
     try:
         yield
     except Exception as error:
@@ -75,7 +74,7 @@ def _refusal(error: BaseException) -> str | None:
         return None
     number = error.errno if isinstance(error, OSError) else None
     said = " ".join(str(error if number is None else os.strerror(number)).split())
-    waiting = hasattr(error, "characters_written")  # for whoever reads our output
+    waiting = hasattr(error, "characters_written")  # EAGAIN of a full output pipe, not of a fork
     threads, memory = _NO_THREADS.search(said), _NO_MEMORY.search(said)
     if threads or (number == errno.EAGAIN and not waiting):
         return (
@@ -84,7 +83,7 @@ def _refusal(error: BaseException) -> str | None:
             "processes (ulimit -v, ulimit -u, the container's)"
         )
     if isinstance(error, MemoryError) or number == errno.ENOMEM or memory:
-        if _FORBIDDEN.search(said):  # a disk from which no code may be loaded
+        if _FORBIDDEN.search(said):  # a disk that is mounted noexec
             return None
         return (
             f"out of memory ({_told(said, memory)}): close other programs, add swap, raise "
@@ -94,14 +93,14 @@ def _refusal(error: BaseException) -> str | None:
 
 
 def _told(said: str, found: re.Match[str] | None) -> str:
-    """What fits into a line of what a library said: all of it, or from the words that were recognised on."""
+    """Return at most 120 characters of a library's message; if it is longer, from the recognised words on."""
     if len(said) > 120 and found is not None:
         said = said[found.start() :]
     return said[:120] or "the system refused it"
 
 
 def quoted(path: Path) -> str:
-    """A path as a command in a message takes it."""
+    """Return a path, quoted for a command in a message."""
     text = str(path)
     if text.startswith("-"):
         text = os.path.join(".", text)
@@ -111,18 +110,18 @@ def quoted(path: Path) -> str:
 
 
 def how_it_ended(code: int) -> str:
-    """What became of a child process with this exit code, which is negative where a signal killed it."""
+    """Return how a child process ended, by its exit code, which is negative if a signal killed it."""
     if code >= 0:
         return f"ended with code {code}"
     return f"was killed by signal {-code}" + (" (most likely too little memory)" if code == -9 else "")
 
 
 class Closed(LiraError, ValueError):
-    """What was closed is used: a mask, an image or a question after `Lira.close`."""
+    """A closed object is used: a mask, an image or a question after `Lira.close`."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what} is closed, and what it made is gone: ask, and look at masks, before that")
+        super().__init__(f"{what} is closed and its results are gone: ask, and read masks, before closing it")
 
 
 class ContextFull(LiraError):
-    """A forward pass does not fit into what is left of the KV cache. The cache is as it was before."""
+    """A forward pass does not fit into the rest of the KV cache, which is unchanged."""

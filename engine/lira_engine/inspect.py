@@ -1,4 +1,4 @@
-"""What a folder holds, as titled tables of text."""
+"""Describe a folder, as titled tables of text."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ DESCRIBERS = "lira_edge.describers"
 
 
 def describe(path: Path, verify: bool = False) -> Tables:
-    """Tables about a bundle, an engine folder, or what another package knows (a checkpoint folder).
+    """Return tables about a bundle, an engine folder, or a folder that another package knows (a checkpoint).
 
-    The files' hashes are checked (all of them again with `verify`). Raises LiraError where something is wrong
-    with the folder, or it is none of these.
+    Checks the files' hashes, with `verify` also those in the cache. Raises LiraError if the folder is damaged
+    or of another kind.
     """
     if not path.is_dir():
         raise LiraError(f"{path} is not a folder; expected a bundle, an engine folder or a checkpoint folder")
@@ -84,7 +84,7 @@ def _describe_bundle(bundle: Bundle) -> Tables:
 
 
 def _provenance(provenance: Mapping[str, object]) -> list[str]:
-    """The checkpoint's files, and the repositories and revisions of what came from the hub."""
+    """Return the checkpoint's files, and the repositories and revisions of files from the hub."""
     rows = []
     for name, facts in _objects(provenance.get("checkpoint_files")):
         rows.append(f"{name} {str(facts.get('sha256'))[:12]}")
@@ -94,7 +94,7 @@ def _provenance(provenance: Mapping[str, object]) -> list[str]:
 
 
 def _objects(value: object) -> list[tuple[str, Mapping[str, object]]]:
-    """The members of a JSON object that are objects."""
+    """Return the members of a JSON object that are objects."""
     found = value.items() if isinstance(value, dict) else ()
     return [(name, member) for name, member in found if isinstance(member, dict)]
 
@@ -108,7 +108,7 @@ def _stage_rows(name: str, stage: StageSpec) -> list[tuple[str, ...]]:
 
 
 def _shown(tensors: Mapping[str, TensorSpec]) -> list[tuple[str, TensorSpec]]:
-    """Of numbered tensors (a cache's layers) only the first, with the count in its name."""
+    """Return the tensors, numbered ones (a cache's layers) as one with the range in its name."""
     shown: dict[str, tuple[str, TensorSpec, int]] = {}
     for name, spec in tensors.items():
         stem, _, number = name.rpartition(".")
@@ -122,17 +122,17 @@ def _shown(tensors: Mapping[str, TensorSpec]) -> list[tuple[str, TensorSpec]]:
 
 
 def tensor_text(name: str, spec: TensorSpec) -> str:
-    """`pixel_values float32 [T, 3, 448, 448]`"""
+    """Return text such as `pixel_values float32 [T, 3, 448, 448]`."""
     return f"{name} {spec.dtype} [{', '.join(map(str, spec.shape))}]"
 
 
 def size_text(size: int) -> str:
-    """Bytes in the unit that suits: `12.5 MiB`"""
+    """Return a number of bytes as text such as `12.5 MiB`."""
     return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
 
 
 def engine_rows(bundle: Bundle) -> list[tuple[str, ...]]:
-    """A bundle's engines: "ready" for those that `lira-edge run` takes on this machine, else why not."""
+    """Return a bundle's engines: "ready" if `lira-edge run` accepts them on this machine, else why not."""
     rows: list[tuple[str, ...]] = []
     for record in sorted((bundle.path / "engines").glob(f"[!.]*/{BUILD_NAME}")):
         target, _, precision = record.parent.name.rpartition("-")
@@ -186,7 +186,7 @@ def _describe_engines(path: Path, verify: bool) -> Tables:
 
 
 def _state(bundle: Path, target: str, precision: str) -> list[tuple[str, ...]]:
-    """Whether engines are ready, of a folder that lies in its bundle."""
+    """Return whether engines are ready, if their folder is inside its bundle."""
     if not (bundle / MANIFEST_NAME).is_file():
         return []
     try:
@@ -197,7 +197,7 @@ def _state(bundle: Path, target: str, precision: str) -> list[tuple[str, ...]]:
 
 
 def stage_table(build: Build) -> tuple[str, list[tuple[str, ...]]]:
-    """What each stage came out as."""
+    """Return the title and the rows of a table of the built stages."""
     sizes = {
         stage: sum(entry.bytes for name, entry in build.files.items() if name.startswith(f"{stage}."))
         for stage in build.precisions
@@ -220,7 +220,7 @@ def stage_table(build: Build) -> tuple[str, list[tuple[str, ...]]]:
 
 
 def plan_tables(plan: BuildPlan) -> Tables:
-    """What a build would do, for people."""
+    """Return tables about what a build would do."""
     last = "never built here" if plan.last_seconds is None else duration_text(plan.last_seconds)
     memory = "not measured" if plan.peak_mib is None else f"{plan.peak_mib:,} MiB"
     if plan.available_mib is not None:
@@ -245,5 +245,5 @@ def plan_tables(plan: BuildPlan) -> Tables:
 
 
 def duration_text(seconds: float) -> str:
-    """ "45 s", "12 min" """
+    """Return text such as "45 s" or "12 min"."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

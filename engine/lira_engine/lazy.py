@@ -1,7 +1,7 @@
-"""Names of a package that are imported when they are first used.
+"""Import a package's names when they are first used.
 
-The command line lists its commands without loading NumPy or ONNX; and where they cannot be loaded, or Ctrl-C
-comes meanwhile, the command line is there to say so.
+The command line lists its commands without loading NumPy or ONNX, and can report that they cannot be loaded,
+or that Ctrl-C came meanwhile.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A package's `__getattr__`; `homes`: the names that it has, and the module of the package of each."""
+    """Return a package's `__getattr__`; `homes`: name -> module of the package that defines it."""
 
     def find(name: str) -> Any:
         if name not in homes:

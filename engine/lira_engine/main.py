@@ -1,6 +1,6 @@
-"""The command `lira-edge`: how it begins, and how it ends.
+"""The command `lira-edge`: set up the process, run a sub-command, report errors, exit.
 
-Imports next to nothing before Ctrl-C is taken care of.
+Imports almost nothing before Ctrl-C is handled.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _LEAST_MEMORY = 192 << 20
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one sub-command and exit: 0, or 2 for anything that the user can mend, or 130 when interrupted.
+    """Run one sub-command and exit: 0, or 2 for an error that the user can mend, or 130 when interrupted.
 
-    arguments: those of the process where they are None; then the process is taken to be the command's own.
+    arguments: None takes the process's own, and sets up its signals and streams.
     """
     if arguments is not None:
         raise SystemExit(_run(arguments))
@@ -36,19 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             interrupts.unwind()
             code = _run(sys.argv[1:])
         finally:
-            interrupts.end_at_once()  # nothing to clean up any more
-    except KeyboardInterrupt:  # while an end was reported
+            interrupts.end_at_once()  # nothing left to clean up
+    except KeyboardInterrupt:  # during the report of another end
         code = interrupts.report()
     if interrupts.received() and code == interrupts.EXIT_CODE:
         with suppress(OSError):
             sys.stdout.flush()
-        os._exit(code)  # threads may go on for long, and nobody waits for them any more
+        os._exit(code)  # threads may run on for long: do not wait for them
     raise SystemExit(code)
 
 
 def _prepare_process() -> None:
-    """Make up for what a shell or a service left out, and keep libraries from talking to the user."""
-    for descriptor in range(3):  # else the next file that is opened is taken for the closed output
+    """Replace closed standard streams, and keep libraries from printing to the user."""
+    for descriptor in range(3):  # else the next opened file gets the descriptor of the closed output
         try:
             os.fstat(descriptor)
         except OSError:
@@ -59,19 +59,19 @@ def _prepare_process() -> None:
             setattr(sys, name, nowhere)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    # NumPy's products are small here. OpenBLAS takes memory for each thread, and where the system refuses
-    # one it prints six lines and interrupts the process.
+    # NumPy's matmuls are small here. OpenBLAS allocates memory for each thread, and if the system refuses a
+    # thread, it prints six lines and interrupts the process.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _run(arguments: Sequence[str]) -> int:
-    """The exit code; what ended the command is said in one line. A bug keeps its traceback."""
+    """Run a sub-command and return the exit code. Prints an error as one line; a bug keeps its traceback."""
     for stream in (sys.stdout, sys.stderr):
-        # Code pages of Windows lack some of our signs, and UTF-8 the bytes of a name that is not UTF-8.
+        # Windows code pages lack some of our characters; UTF-8 cannot encode the bytes of some file names.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        # OpenBLAS ends the process where it gets no memory, and NumPy loads it: any command needs this much.
+        # OpenBLAS, which NumPy loads, ends the process if it gets no memory: any command needs this much.
         with mmap.mmap(-1, _LEAST_MEMORY):
             pass
         from lira_engine.commands import run
@@ -82,7 +82,7 @@ def _run(arguments: Sequence[str]) -> int:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) or interrupts.received():
             return interrupts.report()
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
             return 141
         reason = _reason(error)
         if reason is None:
@@ -92,7 +92,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _reason(error: BaseException) -> str | None:
-    """What the user can mend, or None."""
+    """Return the message of an error that the user can mend, or None."""
     from lira_engine.errors import LiraError, out_of_memory
     from lira_engine.system.atomic import system_error
 
@@ -101,15 +101,15 @@ def _reason(error: BaseException) -> str | None:
         return refused
     if isinstance(error, LiraError):
         return str(error)
-    if isinstance(error, OSError) and error.errno is not None:  # the system's
+    if isinstance(error, OSError) and error.errno is not None:  # from the system, not a library
         return system_error(error)
     return None
 
 
-def _nobody_reads() -> bool:
-    """Whether it is the output that leads nowhere any more, not another pipe."""
+def _output_is_closed() -> bool:
+    """Return whether the reader of the standard output is gone, not that of another pipe."""
     try:
-        print(flush=True)  # what was to be written before may be gone already
+        print(flush=True)  # the buffer may be empty already
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True

@@ -24,10 +24,10 @@ def open_engines(
 ) -> Engines:
     """Open engines that `lira-edge build` made for `target`, or the portable graphs as they are ("portable").
 
-    `threads` is for those that run on the CPU; None leaves the number to ONNX Runtime. `unverified` opens
-    engines for a GPU that `lira-edge verify` did not check on this one.
-    Raises LiraError if they are missing, stale, altered, foreign or not verified, with the command that mends
-    it.
+    `threads` is for engines on the CPU; None leaves the number to ONNX Runtime. `unverified` also opens
+    engines that `lira-edge verify` did not check on this machine's GPU.
+    Raises LiraError, with the command that mends it, if they are missing, stale, altered, foreign or not
+    verified.
     """
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle)
@@ -52,7 +52,7 @@ def open_llm(
     unverified: bool = False,
     verify: Verify = "hashes",
 ) -> LlmRunner:
-    """Open the language model alone; `verify` as in bundle.integrity. Raises LiraError as `open_engines`."""
+    """Open only the language model; `verify`: see bundle.integrity. Raises LiraError as `open_engines`."""
     opener, files = _prepared(bundle, target, precision, threads, unverified, verify)
     return opener.llm(files["llm"])
 
@@ -65,7 +65,7 @@ def _prepared(
     unverified: bool,
     verify: Verify = "hashes",
 ) -> tuple[Opener, dict[str, Path]]:
-    """What opens the engines, and the file of each stage."""
+    """Return the opener of the engines, and the file of each stage."""
     if target == PORTABLE.name:
         PORTABLE.check_precision(precision)
         opener = PORTABLE.opener(bundle, precision, threads=threads)

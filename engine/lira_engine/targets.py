@@ -1,4 +1,4 @@
-"""The targets that lira-edge builds for: the table that a new target joins."""
+"""The table of targets. A new target gets a line here."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from lira_engine.ort.target import CpuTarget, CudaTarget, PortableTarget
 from lira_engine.trt.target import RtxTarget, TensorRtTarget
 
 PORTABLE = PortableTarget()
-"""Runs the bundle's graphs as they are: nothing is built."""
+"""Runs a bundle's graphs as they are, without a build."""
 TARGETS: dict[str, Target] = {
     one.name: one for one in (CpuTarget(), CudaTarget(), TensorRtTarget(), RtxTarget())
 }
-"""By name, in the order in which they are listed."""
+"""The targets by name, in the order of help texts."""
 
 
 def target_named(name: str) -> Target:
-    """A target that engines are built for. Raises LiraError if there is none of that name."""
+    """Return a target that engines are built for. Raises LiraError if there is none of that name."""
     if name == PORTABLE.name:
         raise LiraError("target portable runs a bundle's graphs as they are: nothing is built or verified")
     if name not in TARGETS:
@@ -28,6 +28,5 @@ def target_named(name: str) -> Target:
 
 
 def default_precision(target: str) -> str:
-    """The precision of a target, or of "portable", if none is asked for. Raises LiraError as
-    `target_named`."""
+    """Return the default precision of a target or of "portable". Raises LiraError as `target_named`."""
     return (PORTABLE if target == PORTABLE.name else target_named(target)).precisions[0]

@@ -1,4 +1,4 @@
-"""A bundle of hand-made graphs, written in a few milliseconds: right in form, without meaning."""
+"""A bundle of hand-made graphs with random weights, written in a few milliseconds."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ FLOAT_STAGES: dict[str, tuple[dict[str, list[int | str]], dict[str, list[int]]]]
 
 @pytest.fixture(autouse=True)
 def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's cache folder, for this test alone."""
+    """The user's cache folder, for this test only."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture(scope="session")
 def made_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The one that `bundle_path` copies."""
+    """The bundle that `bundle_path` copies; tests only read it."""
     root = tmp_path_factory.mktemp("made") / "tiny"
     (root / "checks").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -113,7 +113,7 @@ def made_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bundle_path(made_bundle: Path, tmp_path: Path) -> Path:
-    """A bundle to spoil. Its files look old, so that their hashes are remembered."""
+    """A copy of the bundle that a test may change."""
     target = tmp_path / "bundle"
     for source in made_bundle.rglob("*"):
         copy = target / source.relative_to(made_bundle)
@@ -125,13 +125,13 @@ def bundle_path(made_bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hashes are remembered at once, not only of files that have been as they are for a while."""
+    """Hashes are cached at once, even those of files that changed just now."""
     monkeypatch.setattr("lira_engine.bundle.integrity._SETTLED_NS", -(10**12))
 
 
 @pytest.fixture
 def edit_manifest() -> Any:
-    """edit(bundle, change): `change` gets the parsed lira.json and may change it."""
+    """edit(bundle, change): write lira.json again after `change` edited its parsed JSON in place."""
 
     def edit(bundle: Path, change: Any) -> None:
         data = json.loads((bundle / "lira.json").read_text())
@@ -143,14 +143,14 @@ def edit_manifest() -> Any:
 
 @pytest.fixture(scope="session")
 def random_llm() -> Callable[[LlmConfig, int], ir.Model]:
-    """random_llm(config, context_length): a language model's portable graph with weights of no meaning, the
-    same each time."""
+    """random_llm(config, context_length): a language model's portable graph with random weights, the same
+    each time."""
     return lambda config, context_length: build_llm(config, _RandomWeights(config), context_length)
 
 
 @pytest.fixture(scope="session")
 def memory() -> Callable[[Any], np.ndarray]:
-    """memory(value): the CPU memory of a tensor of ONNX Runtime itself, not a copy."""
+    """memory(value): an array that shares the CPU memory of an ONNX Runtime tensor."""
 
     def view(value: Any) -> np.ndarray:
         dtype = np.dtype({"tensor(float)": np.float32, "tensor(float16)": np.float16}[value.data_type()])
@@ -164,7 +164,7 @@ def memory() -> Callable[[Any], np.ndarray]:
 
 @pytest.fixture
 def printed_by(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """printed_by(*arguments): what `lira-edge ARGUMENTS` prints; it must succeed."""
+    """printed_by(*arguments): the output of `lira-edge ARGUMENTS`, which must succeed."""
 
     def run(*arguments: str) -> str:
         with pytest.raises(SystemExit) as caught:
@@ -178,8 +178,8 @@ def printed_by(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
-    """record(answers, release, arch, packages...): what a machine's programs print, the line of its L4T file,
-    and the versions of what is installed there (TensorRT by its module's name)."""
+    """record(answers, release, arch, packages...): replace what a machine's programs print, the line of its
+    L4T file, its architecture, and its installed packages (name=version; TensorRT by its module's name)."""
 
     def record(
         answers: dict[str, list[str]], release: str = "", arch: str = "x86_64", **packages: str
@@ -198,8 +198,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., N
         compatible.write_bytes(b"nvidia,p3768-0000+p3767-0005-super\0nvidia,p3767-0005\0nvidia,tegra234\0")
         monkeypatch.setattr(machine, "_COMPATIBLE", compatible)
         monkeypatch.setattr(platform, "machine", lambda: arch)
-        for room in (doctor, readiness, trt_target, setting):
-            monkeypatch.setattr(room, "installed", lambda package: packages.get(package.replace("-", "_")))
+        for user in (doctor, readiness, trt_target, setting):
+            monkeypatch.setattr(user, "installed", lambda package: packages.get(package.replace("-", "_")))
 
         def module(name: str) -> ModuleType:
             if name not in packages:
@@ -247,7 +247,7 @@ def _semantic_encoder(rng: np.random.Generator) -> Any:
 
 
 def _sums(name: str, rng: np.random.Generator, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
-    """Every output is a table plus the sums of all inputs."""
+    """Return a graph whose outputs are a constant table each, plus the sum of all inputs."""
     nodes = [helper.make_node("ReduceSum", [key], [f"{key}.sum"], keepdims=0) for key in inputs]
     nodes.append(helper.make_node("Sum", [f"{key}.sum" for key in inputs], ["total"]))
     nodes += [helper.make_node("Add", [f"{key}.table", "total"], [key]) for key in outputs]
@@ -269,7 +269,7 @@ def _llm() -> Any:
 
 
 class _RandomWeights(dict[str, np.ndarray]):
-    """For whatever a language model's graph asks."""
+    """Random weights of every name that a language model's graph reads."""
 
     def __init__(self, config: LlmConfig) -> None:
         super().__init__()
@@ -285,7 +285,7 @@ class _RandomWeights(dict[str, np.ndarray]):
         rows = {"k": kv, "v": kv, "gate": wide, "up": wide, "lm_head": c.vocab_size}.get(part, c.hidden_size)
         vector = name.endswith(("norm", "bias"))
         shape = (rows,) if vector else (rows, wide if part == "down" else c.hidden_size)
-        random = np.random.default_rng(list(name.encode()))  # in whichever order they are read
+        random = np.random.default_rng(list(name.encode()))  # the same in any order of reads
         self[name] = random.uniform(-0.2, 0.2, shape).astype(np.float32)
         return self[name]
 
@@ -301,7 +301,7 @@ def _write_checks(root: Path, name: str, stage: StageSpec, rng: np.random.Genera
         for key in feeds:
             if "cache" in key:
                 feeds[key][:, :, 4:] = 0
-    # Not ONNX Runtime: the one of Python 3.10 cannot run the language model's portable graph.
+    # Not ONNX Runtime: its last version for Python 3.10 cannot run the language model's portable graph.
     evaluator = ReferenceEvaluator(onnx.load(root / stage.file))
     found = dict(zip(stage.outputs, evaluator.run(list(stage.outputs), feeds), strict=True))
     arrays = {f"in.{key}": array for key, array in feeds.items()}

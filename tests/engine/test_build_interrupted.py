@@ -1,4 +1,4 @@
-"""Builds that are killed, and builds beside each other."""
+"""A killed build leaves nothing usable, and concurrent builds do not disturb each other."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ SLOW = """
 
 @contextmanager
 def building(bundle: Path) -> Iterator[subprocess.Popen[str]]:
-    """A build that has written its engines and waits for a line before it checks the last one."""
+    """Run a build that has written its engines and waits for a line before it checks the last one."""
     command = [sys.executable, "-c", textwrap.dedent(SLOW), str(bundle)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         yield process
 
 
-def test_a_killed_build_leaves_nothing_that_is_accepted(bundle_path: Path) -> None:
+def test_a_killed_build_leaves_no_usable_engines(bundle_path: Path) -> None:
     with building(bundle_path) as process:
         process.kill()
     (left,) = os.listdir(bundle_path / "engines")
     assert left.startswith(".cpu-fp32.partial-") and len(os.listdir(bundle_path / "engines" / left)) >= 5
     with pytest.raises(LiraError, match="holds no engines"):
         usable_build(Bundle.open(bundle_path), target_named("cpu"), "fp32")
-    build(bundle_path, "cpu", "int8", threads=1)  # any build sweeps what a dead one left
+    build(bundle_path, "cpu", "int8", threads=1)  # any build removes the files of a dead one
     assert os.listdir(bundle_path / "engines") == ["cpu-int8"]
 
 
-def test_builds_beside_each_other(bundle_path: Path) -> None:
+def test_concurrent_builds_keep_each_others_files(bundle_path: Path) -> None:
     with building(bundle_path) as process:
         for precision in ("fp32", "int8"):
             build(bundle_path, "cpu", precision, threads=1)
-        assert len(os.listdir(bundle_path / "engines")) == 3  # nobody took the slow one's work away
+        assert len(os.listdir(bundle_path / "engines")) == 3  # the slow build's files are still there
         process.communicate("go on\n")
     assert process.returncode == 0
     assert sorted(os.listdir(bundle_path / "engines")) == ["cpu-fp32", "cpu-int8"]

@@ -1,4 +1,4 @@
-"""What a build would do, and the command that repeats one."""
+"""The plan of a build, and the command that reproduces one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_dry_run_fails_as_the_build_would(bundle_path: Path) -> None:
         plan_build(bundle_path)
 
 
-def test_a_build_ends_with_the_command_that_repeats_it(
+def test_a_build_ends_with_the_command_that_reproduces_it(
     bundle_path: Path, printed_by: Callable[..., str]
 ) -> None:
     given = ("--precision", "int4", "--block-size", "128", "--encoders", "fp32", "--threads", "1")
@@ -64,9 +64,10 @@ def test_a_build_ends_with_the_command_that_repeats_it(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
-def test_the_disk_that_a_build_needs_is_foreseen(nano_bundle: Path, tmp_path: Path, precision: str) -> None:
-    """At least what it writes, at most three times that: weights come in more or fewer bits than the file
-    says."""
+def test_the_expected_disk_covers_what_a_build_writes(
+    nano_bundle: Path, tmp_path: Path, precision: str
+) -> None:
+    """At most three times that: the estimate does not know each weight's bits."""
     bundle = shutil.copytree(nano_bundle, tmp_path / "nano")
     expected = plan_build(bundle, "cpu", precision).disk_bytes
     folder = build(bundle, "cpu", precision, threads=1)

@@ -1,4 +1,4 @@
-"""The command that reproduces a run: the shell and the parser read from it what was given."""
+"""The command that reproduces a run: a shell and the parser read the same arguments from it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_true_is_a_flag_and_a_list_repeats_its_option() -> None:
 
 
 @pytest.mark.parametrize("argument", ["-x", "--seed", "it's $HOME", "", "hub:a/b@c"])
-def test_the_parser_reads_what_was_given(argument: str) -> None:
+def test_the_parser_reads_the_same_arguments(argument: str) -> None:
     found = {}
 
     def command(

@@ -1,4 +1,4 @@
-"""`lira-edge doctor` says what this machine can run."""
+"""`lira-edge doctor` says what this machine can run and what is missing."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ OnnxRuntime = Callable[[tuple[str | None, list[str]]], None]
 
 @pytest.fixture
 def has_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> OnnxRuntime:
-    """has_onnxruntime((version, providers)): what is installed."""
+    """has_onnxruntime((version, providers)): replace the installed ONNX Runtime."""
 
     def found(version_and_providers: tuple[str | None, list[str]]) -> None:
-        for room in (doctor, ort_target):
-            monkeypatch.setattr(room, "onnxruntime_here", lambda: version_and_providers)
+        for user in (doctor, ort_target):
+            monkeypatch.setattr(user, "onnxruntime_here", lambda: version_and_providers)
 
     return found
 
 
-def test_doctor(printed_by: Any) -> None:
+def test_doctor_lists_machine_packages_and_targets(printed_by: Any) -> None:
     printed = printed_by("doctor")
     for expected in (
         r"memory +[\d.]+ GiB",
@@ -55,7 +55,9 @@ def test_doctor(printed_by: Any) -> None:
         assert re.search(expected, printed), expected
 
 
-def test_doctor_on_a_bare_machine(monkeypatch: pytest.MonkeyPatch, has_onnxruntime: OnnxRuntime) -> None:
+def test_doctor_names_the_missing_packages(
+    monkeypatch: pytest.MonkeyPatch, has_onnxruntime: OnnxRuntime
+) -> None:
     has_onnxruntime((None, []))
     monkeypatch.setattr(doctor, "missing_packages", lambda extra: ["x"])
     tables = dict(doctor.examine())
@@ -74,7 +76,7 @@ def targets() -> dict[str, tuple[str, ...]]:
 R36 = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64"
 
 
-def test_doctor_on_a_jetson(recorded: Record) -> None:
+def test_doctor_describes_a_jetson(recorded: Record) -> None:
     recorded(ORIN, R36, "aarch64", tensorrt="10.3.0", pycuda="2024.1.2")
     tables = dict(doctor.examine())
     assert ("gpu", "Orin (nvgpu), [N/A], 540.4.0 (driver)") in tables["machine"]
@@ -91,7 +93,7 @@ def test_doctor_on_a_jetson(recorded: Record) -> None:
     assert "problems" not in tables
 
 
-def test_doctor_says_what_does_not_fit_a_jetson(recorded: Record) -> None:
+def test_doctor_names_what_does_not_fit_a_jetson(recorded: Record) -> None:
     recorded(ORIN, R36, "aarch64", tensorrt="10.7.0", pycuda="2024.1.2")
     assert targets()["tensorrt"] == ("yes", "tensorrt 10.7.0; JetPack 6.2+b77 comes with TensorRT 10.3")
     recorded(ORIN, R36, "aarch64", tensorrt="10.3.0")
@@ -102,7 +104,9 @@ def test_doctor_says_what_does_not_fit_a_jetson(recorded: Record) -> None:
     assert answer == "no" and "sudo apt install tensorrt python3-libnvinfer" in note
 
 
-def test_doctor_on_a_jetson_without_nvidia_smi(recorded: Record, has_onnxruntime: OnnxRuntime) -> None:
+def test_doctor_finds_a_jetsons_gpu_without_nvidia_smi(
+    recorded: Record, has_onnxruntime: OnnxRuntime
+) -> None:
     recorded({}, R36, "aarch64", tensorrt="10.3.0", pycuda="2024.1.2")
     has_onnxruntime(("1.23.0", ["CUDA", "CPU"]))
     assert ("gpu", "the board's own (no answer from nvidia-smi)") in dict(doctor.examine())["machine"]
@@ -110,14 +114,14 @@ def test_doctor_on_a_jetson_without_nvidia_smi(recorded: Record, has_onnxruntime
     assert targets()["tensorrt"] == ("yes", "tensorrt 10.3.0")
 
 
-def test_tensorrt_of_a_jetpack() -> None:
+def test_each_jetpack_has_its_tensorrt() -> None:
     assert tensorrt_of("6.2+b77") == tensorrt_of("6.2.1+b38") == (10, 3)
     assert tensorrt_of("7.2.2-b10") == (11, 4, 1)
     assert tensorrt_of("7.2+b12") == tensorrt_of("7.2.0") == (10, 16)
     assert tensorrt_of("7.0") is tensorrt_of("7.2.1") is tensorrt_of("5.1.2") is None
 
 
-def test_doctor_on_an_rtx_machine(recorded: Record, has_onnxruntime: OnnxRuntime) -> None:
+def test_doctor_describes_an_rtx_machine(recorded: Record, has_onnxruntime: OnnxRuntime) -> None:
     recorded(RTX, tensorrt_rtx="1.7.1", pycuda="2025.1")
     shown = "NVIDIA GeForce RTX 4090, 24564 MiB, 580.95.05 (driver), compute capability 8.9"
     assert ("gpu", shown) in dict(doctor.examine())["machine"]
@@ -130,7 +134,7 @@ def test_doctor_on_an_rtx_machine(recorded: Record, has_onnxruntime: OnnxRuntime
     assert targets()["tensorrt-rtx"] == ("no", expected)
     recorded({}, tensorrt_rtx="1.7.1")  # engines for RTX are built without a GPU
     assert targets()["tensorrt-rtx"] == ("build only", "tensorrt-rtx 1.7.1, no NVIDIA GPU found")
-    for target in ("cuda", "tensorrt"):  # and not what to install
+    for target in ("cuda", "tensorrt"):  # no install command without a GPU
         assert targets()[target][1].startswith("no NVIDIA GPU found")
     recorded(RTX)
     answer, note = targets()["tensorrt-rtx"]
@@ -148,7 +152,7 @@ def test_doctor_on_an_rtx_machine(recorded: Record, has_onnxruntime: OnnxRuntime
         ("12", "Windows", "536.99", 537),
     ],
 )
-def test_doctor_compares_the_driver(
+def test_doctor_names_a_driver_that_is_too_old(
     recorded: Record,
     monkeypatch: pytest.MonkeyPatch,
     cuda: str,
@@ -169,7 +173,7 @@ def test_doctor_compares_the_driver(
         assert targets()["tensorrt"] == ("no", f"tensorrt 11.4.1; {note}")
 
 
-def test_doctor_says_which_engines_a_card_takes(recorded: Record) -> None:
+def test_doctor_names_the_build_for_a_card(recorded: Record) -> None:
     recorded({**RTX, "--query-gpu=compute_cap": ["7.5"]}, tensorrt_rtx="1.7.1", pycuda="2025.1")
     note = "tensorrt-rtx 1.7.1; for NVIDIA GeForce RTX 4090: `build ... --compute-capability 7.5`"
     assert targets()["tensorrt-rtx"] == ("yes", note)
@@ -178,13 +182,13 @@ def test_doctor_says_which_engines_a_card_takes(recorded: Record) -> None:
     assert targets()["tensorrt-rtx"] == ("no", note)
 
 
-def test_doctor_replaces_the_wheel_that_is_in_the_way(recorded: Record) -> None:
+def test_doctor_removes_onnxruntime_before_onnxruntime_gpu(recorded: Record) -> None:
     recorded(RTX, onnxruntime="1.32.0")
     rows = {name: rest for name, *rest in dict(doctor.examine())["packages"]}
     assert rows["[cuda]"][1] == "pip uninstall -y onnxruntime, then pip install 'lira-edge[cuda]'"
 
 
-def test_doctor_with_both_wheels(recorded: Record) -> None:
+def test_doctor_reports_both_onnxruntime_wheels(recorded: Record) -> None:
     recorded(RTX, onnxruntime="1.23.2", onnxruntime_gpu="1.23.2")
     ((problem,),) = dict(doctor.examine())["problems"]
     assert "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'lira-edge[cuda]'" in problem

@@ -1,4 +1,4 @@
-"""Which errors say that the system refused memory or threads, and which only sound like it."""
+"""Errors about refused memory or threads are recognised, similar ones are not."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("error", MEMORY, ids=lambda error: str(error)[:40])
-def test_refused_memory_is_told(error: BaseException) -> None:
+def test_refused_memory_is_recognised(error: BaseException) -> None:
     said = out_of_memory(error)
     assert said is not None and said.startswith("out of memory (") and "close other programs" in said
     assert len(said) < 300 and "\n" not in said
 
 
 @pytest.mark.parametrize("error", THREADS, ids=lambda error: str(error)[:40])
-def test_refused_threads_are_told(error: BaseException) -> None:
+def test_refused_threads_are_recognised(error: BaseException) -> None:
     said = out_of_memory(error)
     assert said is not None and said.startswith("the system refused a thread") and "--threads 1" in said
 
 
 @pytest.mark.parametrize("error", OTHERS, ids=lambda error: str(error)[:40])
-def test_what_only_sounds_like_it_is_not(error: BaseException) -> None:
+def test_similar_errors_are_not_recognised(error: BaseException) -> None:
     assert out_of_memory(error) is None
 
 
-def test_what_an_error_comes_from_counts() -> None:
+def test_the_cause_of_an_error_is_recognised() -> None:
     def raised() -> BaseException:
         try:
             try:
@@ -74,5 +74,5 @@ def test_what_an_error_comes_from_counts() -> None:
     assert said is not None and "Unable to allocate 1 GiB" in said and "damaged" not in said
 
 
-def test_a_line_that_was_made_is_kept() -> None:
+def test_the_message_of_out_of_memory_is_kept() -> None:
     assert out_of_memory(OutOfMemory("out of memory (of the compiler)")) == "out of memory (of the compiler)"

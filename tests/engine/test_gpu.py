@@ -1,5 +1,5 @@
-"""On a machine with an NVIDIA GPU: the miniature built, verified, and asked. Run by `make test-gpu`; where a
-target cannot run, it is skipped by name, with what is missing."""
+"""Build, verify and ask lira-nano on an NVIDIA GPU. Run by `make test-gpu`; a target that cannot run is
+skipped by name, with what is missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TARGETS = ("cuda", "tensorrt", "tensorrt-rtx")
 
 @pytest.fixture(params=TARGETS)
 def target(request: pytest.FixtureRequest) -> str:
-    """A target that runs here, by what `lira-edge doctor` says."""
+    """A target that `lira-edge doctor` says runs here."""
     name: str = request.param
     rows = {row[0]: row[1:] for row in dict(doctor.examine())["targets"]}
     runs, note = rows[name][:2]
@@ -32,10 +32,10 @@ def target(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int4"])
-def test_from_build_to_mask(
+def test_gpu_engines_answer_as_the_portable_graphs(
     target: str, precision: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """The engines are right on the check vectors, and a grounded answer is the portable graphs' one."""
+    """The engines pass their check vectors; a grounded answer equals the portable graphs', int4's aside."""
     if (target, precision) == ("tensorrt", "int4"):
         pytest.skip("target tensorrt takes int4 weights in blocks of 64 inputs, lira-nano has none")
     bundle = tmp_path / "nano"

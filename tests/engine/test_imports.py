@@ -1,4 +1,4 @@
-"""What importing the packages loads (which may import which is in pyproject.toml, for import-linter)."""
+"""Importing a package loads no heavy library (pyproject.toml says which package may import which)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_importing_loads_nothing_heavy(package: str) -> None:
 
 
 @pytest.mark.parametrize("module", ["lira_engine.ort.session", "lira_engine.ort.llm"])
-def test_a_missing_onnxruntime_is_one_line(module: str) -> None:
+def test_a_missing_onnxruntime_is_an_error_of_one_line(module: str) -> None:
     code = (
         "import sys, importlib; sys.modules['onnxruntime'] = None\n"
         "from lira_engine import LiraError\n"

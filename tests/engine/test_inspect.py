@@ -1,4 +1,4 @@
-"""`lira-edge inspect` says what a folder holds, and whether engines are ready."""
+"""`lira-edge inspect` describes a folder, and says whether engines are ready."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RTX = {
 }
 
 
-def test_inspect_bundle(bundle_path: Path, printed_by: Any) -> None:
+def test_inspect_describes_a_bundle(bundle_path: Path, printed_by: Any) -> None:
     printed = printed_by("inspect", str(bundle_path))
     for expected in (
         r"bundle tiny",
@@ -40,7 +40,7 @@ def test_inspect_bundle(bundle_path: Path, printed_by: Any) -> None:
         assert re.search(expected, printed), expected
 
 
-def test_build_and_inspect_engines(bundle_path: Path, printed_by: Any) -> None:
+def test_inspect_describes_built_engines(bundle_path: Path, printed_by: Any) -> None:
     printed = printed_by("build", str(bundle_path), "--threads", "1")
     row = r"^llm +fp32 +[\d.]+ KiB +\d\.\de-\d\d +\d+\.\d s *$"
     assert "llm is done after" in printed and re.search(row, printed, re.M)
@@ -58,7 +58,7 @@ def test_build_and_inspect_engines(bundle_path: Path, printed_by: Any) -> None:
         describe(folder)
 
 
-def test_inspect_asks_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inspect_asks_other_packages_about_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Entry:
         name, extras = "checkpoint", ["export"]
         answer: Any = None
@@ -89,7 +89,7 @@ def test_inspect_asks_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("9.0", "cuda --precision fp16"),
     ],
 )
-def test_the_build_that_a_card_takes_is_named(
+def test_an_unfit_engine_names_the_build_for_the_card(
     bundle_path: Path, recorded: Record, monkeypatch: pytest.MonkeyPatch, capability: str, command: str
 ) -> None:
     folder = bundle_path / "engines" / "tensorrt-rtx-int4"
@@ -105,7 +105,7 @@ def test_the_build_that_a_card_takes_is_named(
 def test_engines_that_cannot_run_here_are_not_ready(
     bundle_path: Path, recorded: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`inspect BUNDLE` and `doctor BUNDLE` call those ready that `run` takes."""
+    """`inspect BUNDLE` and `doctor BUNDLE` call engines ready if `run` accepts them."""
     options = {"compute_capabilities": ["8.6"], "lm_head_parts": 1}
     folder = bundle_path / "engines" / "tensorrt-rtx-fp16"
     built = read_build(build(bundle_path, "cpu", "fp32").rename(folder), "")
@@ -151,7 +151,7 @@ def test_cpu_engines_are_not_ready_without_onnx_runtime(
     assert dict(describe(bundle_path))["engines"] == [("cpu-fp32", said)]
 
 
-def test_an_engine_folder_says_whether_run_takes_it(bundle_path: Path, printed_by: Any) -> None:
+def test_inspect_says_whether_an_engine_folder_is_ready(bundle_path: Path, printed_by: Any) -> None:
     folder = build(bundle_path)
     assert re.search(r"state +ready", printed_by("inspect", str(folder)))
     record = json.loads((folder / "build.json").read_text())

@@ -1,4 +1,4 @@
-"""The root command: imports only what is called, and turns errors into one line and an exit code."""
+"""The root command imports only the called command, and turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ metadata.entry_points = lambda group: metadata.EntryPoints([entry])
 sys.argv[1:] = ["play"]
 main.main()
 """
-"""`lira-edge play` of the plugin below, in a process of its own."""
+"""Runs `lira-edge play` of the plugin below in another process."""
 
 
-def beside(plugin: Path) -> dict[str, str]:
-    """The environment of a process that finds the plugin."""
+def environment_with(plugin: Path) -> dict[str, str]:
+    """Return the environment of a process that finds the plugin."""
     paths = [str(plugin.parents[1]), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def run(*arguments: str) -> int:
-    """The exit code of `lira-edge ARGUMENTS`."""
+    """Return the exit code of `lira-edge ARGUMENTS`."""
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert isinstance(caught.value.code, int)
@@ -42,7 +42,7 @@ def run(*arguments: str) -> int:
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installed package with the command `play`; its source may be changed before the command runs."""
+    """The source file of an installed package with the command `play`; a test writes it."""
     package = tmp_path / "lira_plugin"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -54,7 +54,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return package / "cli.py"
 
 
-def test_lists_commands_without_importing_them(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_of_commands_imports_none(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plugin.write_text('raise ImportError\ndef play():\n    """Play a game.\n\n    At length."""\n')
     for arguments in ((), ("--help",), ("-h",)):
         assert run(*arguments) == 0
@@ -63,7 +63,7 @@ def test_lists_commands_without_importing_them(plugin: Path, capsys: pytest.Capt
     assert "lira_plugin.cli" not in sys.modules
 
 
-def test_runs_a_command(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_gets_its_arguments(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plugin.write_text("def play(name: str, times: int = 1) -> None:\n    print(name * times)\n")
     assert run("play", "ab", "--times", "2") == 0
     assert capsys.readouterr().out == "abab\n"
@@ -80,7 +80,7 @@ def test_runs_a_command(plugin: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (("ab", "cd"), "Got unexpected extra argument"),
     ],
 )
-def test_wrong_arguments_are_one_line(
+def test_wrong_arguments_are_an_error_of_one_line(
     plugin: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], reason: str
 ) -> None:
     plugin.write_text("def play(name: str, times: int = 1) -> None:\n    print(name * times)\n")
@@ -115,7 +115,7 @@ def test_wrong_arguments_are_one_line(
         ("LiraError('a path\\nof two lines')", 2, "error: a path of two lines\n"),
     ],
 )
-def test_errors_are_one_line(
+def test_an_error_is_one_line_with_an_exit_code(
     plugin: Path, capsys: pytest.CaptureFixture[str], raised: str, code: int, line: str
 ) -> None:
     plugin.write_text(f"from lira_engine import LiraError\ndef play() -> None:\n    raise {raised}\n")
@@ -123,7 +123,7 @@ def test_errors_are_one_line(
     assert capsys.readouterr() == ("", line)
 
 
-def test_another_pipe_than_the_output_does_not_end_it_quietly(
+def test_a_broken_pipe_other_than_the_output_is_an_error(
     plugin: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plugin.write_text("def play() -> None:\n    raise BrokenPipeError(32, 'Broken pipe')\n")
@@ -131,7 +131,7 @@ def test_another_pipe_than_the_output_does_not_end_it_quietly(
     assert "Broken pipe; choose another path or disk\n" in capsys.readouterr().err
 
 
-def test_interrupted_while_importing(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_import_exits_with_130(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plugin.write_text("raise KeyboardInterrupt\n")
     assert run("play") == 130
     assert capsys.readouterr() == ("", "interrupted\n")
@@ -143,12 +143,11 @@ def test_a_bug_keeps_its_traceback(plugin: Path) -> None:
         main(["play"])
 
 
-@pytest.mark.skipif(os.name != "posix", reason="of Linux and macOS")
-def test_output_that_goes_nowhere(plugin: Path) -> None:
-    """A full disk, and a reader that has enough."""
+@pytest.mark.skipif(os.name != "posix", reason="needs /dev/full and pipes of Linux or macOS")
+def test_a_full_disk_is_an_error_and_a_closed_pipe_is_not(plugin: Path) -> None:
     plugin.write_text("def play() -> None:\n    for _ in range(100000):\n        print('a line')\n")
     command = [sys.executable, "-c", PLAY]
-    environment = beside(plugin)
+    environment = environment_with(plugin)
     if Path("/dev/full").is_char_device():
         with open("/dev/full", "w") as full:
             done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
@@ -163,14 +162,14 @@ def test_output_that_goes_nowhere(plugin: Path) -> None:
         assert reading.wait(30) == 141 and reading.stderr.read() == ""
 
 
-def test_signs_that_the_output_does_not_have(plugin: Path) -> None:
+def test_characters_outside_the_outputs_encoding_are_replaced(plugin: Path) -> None:
     plugin.write_text("def play() -> None:\n    print('\u25a0 red')\n", encoding="utf-8")
-    environment = {**beside(plugin), "PYTHONIOENCODING": "cp1252"}
+    environment = {**environment_with(plugin), "PYTHONIOENCODING": "cp1252"}
     done = subprocess.run([sys.executable, "-c", PLAY], capture_output=True, env=environment, check=True)
     assert done.stdout.split() == [b"?", b"red"]
 
 
-def test_an_extra_that_is_missing(
+def test_a_missing_extra_names_its_install_command(
     plugin: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugin.write_text('import nowhere_to_be_found\ndef play() -> None:\n    """Play a game."""\n')
@@ -185,7 +184,7 @@ def test_an_extra_that_is_missing(
     assert capsys.readouterr() == ("", needed)
 
 
-def test_unknown_command_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_is_refused_and_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("paint") == 2
     expected = "error: there is no command 'paint'; there are: bench, build, doctor"
     assert capsys.readouterr().err.startswith(expected)
@@ -195,12 +194,12 @@ def test_unknown_command_and_version(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize("name", [entry.name for entry in metadata.entry_points(group=commands.GROUP)])
 def test_every_command_has_a_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Square brackets in a text would be taken for markup."""
+    """Square brackets in a help text could be read as markup."""
     assert run(name, "--help") == 0
     assert f"lira-edge {name}" in capsys.readouterr().out
 
 
-def test_extras_of_the_distribution() -> None:
+def test_extras_list_their_packages_and_never_both_onnxruntime_wheels() -> None:
     found = extras()
     assert found["cpu"] == ("onnxruntime",) and found["cuda"] == ("onnxruntime-gpu",)
     assert "torch" in found["export"]
@@ -211,7 +210,7 @@ def test_extras_of_the_distribution() -> None:
     assert missing_packages("cpu") == []
 
 
-def test_the_installed_script() -> None:
+def test_the_installed_script_reports_an_error() -> None:
     script = Path(sys.executable).with_name("lira-edge")
     done = subprocess.run([script, "inspect", "/nowhere"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -234,7 +233,7 @@ def test_the_installed_script() -> None:
     ],
 )
 @pytest.mark.parametrize("where", ["import", "command"])
-def test_refused_memory_is_one_line(
+def test_refused_memory_is_an_error_of_one_line(
     plugin: Path, capsys: pytest.CaptureFixture[str], raised: str, line: str, where: str
 ) -> None:
     source = "from lira_engine import OutOfMemory\ndef play() -> None:\n    "
@@ -248,8 +247,8 @@ def test_refused_memory_is_one_line(
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits address space")
 @pytest.mark.parametrize("mib", [120, 260, 340])
-def test_a_limit_of_memory_is_one_line(mib: int, tmp_path: Path) -> None:
-    """Less than NumPy and OpenCV, and than ONNX Runtime: in each of them something else fails first."""
+def test_a_memory_limit_is_an_error_of_one_line(mib: int, tmp_path: Path) -> None:
+    """The limits are below what NumPy, OpenCV and ONNX Runtime need: each fails at another place."""
     command = [sys.executable, "-c", "from lira_engine.main import main; main()"]
     image = tmp_path / "image.png"
     image.write_bytes(b"")
@@ -265,7 +264,7 @@ def test_a_limit_of_memory_is_one_line(mib: int, tmp_path: Path) -> None:
 def test_a_shell_completes_commands_and_options(
     plugin: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As the script that --install-completion writes asks."""
+    """The test asks like the script that --install-completion writes."""
     plugin.write_text('def play(level: int = 1) -> None:\n    """Play a game."""\n')
     monkeypatch.setenv("_LIRA_EDGE_COMPLETE", "complete_bash")
     for words, expected in (("lira-edge pl", "play"), ("lira-edge play --le", "--level")):

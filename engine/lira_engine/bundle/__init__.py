@@ -1,1 +1,1 @@
-"""A bundle: the folder that `lira-edge export` writes and every other command reads."""
+"""The bundle: the folder that `lira-edge export` writes and every other command reads."""

@@ -1,4 +1,4 @@
-"""A bundle: the folder that `lira-edge export` writes and everything else reads."""
+"""Open a bundle: check its folder against its manifest, and hand out its parts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from lira_engine.system.text import check_path
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. `path` is the folder, `manifest` its `lira.json`, `reads` the listed files that each
-    ONNX file keeps tensors in."""
+    """An opened bundle. `path` is the folder, `manifest` its `lira.json`, `reads` the external data files of
+    each ONNX file."""
 
     path: Path
     manifest: Manifest
@@ -28,9 +28,9 @@ class Bundle:
 
     @classmethod
     def open(cls, path: PathLike[str] | str, verify: Verify = "hashes") -> Bundle:
-        """Read `lira.json` and check the folder against it (see `verify_folder` for what `verify` means).
+        """Read `lira.json` and check the folder against it (`verify`: see `verify_folder`).
 
-        Raises LiraError where a file is missing, altered or outside the folder, or the format is newer.
+        Raises LiraError if a file is missing, altered or outside the folder, or the format is newer.
         """
         if not isinstance(path, (str, PathLike)):
             raise LiraError(f"the bundle is of type {type(path).__name__}; expected a path")
@@ -46,13 +46,14 @@ class Bundle:
 
     @cached_property
     def embeddings(self) -> np.ndarray:
-        """The token-embedding table [V, C] float32 or float16, memory-mapped: only the rows used are read."""
+        """Token embeddings [V, C] float32 or float16, memory-mapped: only the rows in use are read."""
         model = self.manifest.model
         return self._array("embeddings.npy", (model.vocab_size, model.hidden_size), ("float32", "float16"))
 
     @cached_property
     def separators(self) -> np.ndarray:
-        """[2, C] float32: what stands between tile features and pixel tokens, and before the query tokens."""
+        """Embeddings [2, C] float32 that separate tile features from pixel tokens, and these from query
+        tokens."""
         return self._array("separators.npy", (2, self.manifest.model.hidden_size))
 
     @property
@@ -60,20 +61,20 @@ class Bundle:
         return self._listed("tokenizer.json")
 
     def stage_file(self, stage: str) -> Path:
-        """The portable graph of a stage."""
+        """Return the path of a stage's portable graph."""
         return self._listed(self.manifest.stages[stage].file)
 
     def check_vectors(self, stage: str) -> CheckVectors:
-        """The stage's recorded inputs and outputs. Raises LiraError if they cannot be read or lack one."""
+        """Return a stage's recorded inputs and outputs. Raises LiraError as `CheckVectors.load` does."""
         spec = self.manifest.stages[stage]
         return CheckVectors.load(self._listed(spec.check), spec)
 
     def engine_folder(self, target: str, precision: str) -> Path:
-        """Where the engines for a target are, or will be."""
+        """Return the folder of a target's engines, which need not exist."""
         return self.path / "engines" / f"{target}-{precision}"
 
     def stage_sources(self, stage: str) -> tuple[str, ...]:
-        """The listed files that a stage's engine is made from: its graph and the graph's external data."""
+        """Return the listed files that a stage's engine is built from: its graph and external data."""
         file = self.manifest.stages[stage].file
         return (file, *sorted(self.reads[file]))
 

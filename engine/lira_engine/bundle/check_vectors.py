@@ -1,6 +1,6 @@
-"""Check vectors: the file that says what a stage answers to recorded inputs (`checks/STAGE.npz` in a bundle).
+"""Check vectors: a stage's recorded inputs and reference outputs (`checks/STAGE.npz` in a bundle).
 
-Arrays `in.NAME`, `out.NAME` and `noise.NAME`, by the names of the stage's tensors.
+The file holds arrays `in.NAME`, `out.NAME` and `noise.NAME`, by the names of the stage's tensors.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from lira_engine.errors import LiraError
 class CheckVectors:
     """Inputs of a stage and the outputs of the fp32 torch reference, by tensor name.
 
-    `noise`: output -> how far it moves, relative to its largest value, when the inputs move by fp32 rounding,
-    where the exporter measured it.
+    `noise`: change of an output, relative to its largest value, when the inputs are perturbed by fp32
+    rounding; for the outputs that the exporter measured.
     """
 
     inputs: Mapping[str, np.ndarray]
@@ -38,9 +38,9 @@ class CheckVectors:
 
     @classmethod
     def load(cls, file: Path, spec: StageSpec) -> CheckVectors:
-        """Read the file of the stage that `spec` declares.
+        """Read the check vectors of the stage that `spec` declares.
 
-        The language model's vectors may lack its KV cache, which is large, if they begin with an empty one.
+        The language model's may lack the KV cache, which is large, if they begin with an empty one.
         Raises LiraError if the file cannot be read or lacks a tensor of `spec`.
         """
         try:

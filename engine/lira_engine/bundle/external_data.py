@@ -1,4 +1,4 @@
-"""Weights in files beside an ONNX file: writing them, and which ones a file reads."""
+"""External data of ONNX files: write weights beside a graph, and list the files that a graph reads."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ EXTERNAL_FROM_BYTES = 1024
 
 
 def external_locations(path: Path) -> set[str]:
-    """The files that an ONNX file keeps tensors in, as it names them. Loads no tensor and opens none of them.
+    """Return the external data files of an ONNX file, as it names them, without opening them.
 
-    Raises LiraError where `path` is not an ONNX file.
+    Raises LiraError if `path` is not an ONNX file.
     """
     model = onnx.ModelProto()
     try:
@@ -53,17 +53,16 @@ def _scan_nodes(nodes: Iterable[onnx.NodeProto], found: set[str]) -> None:
 def _scan_tensors(tensors: Iterable[onnx.TensorProto], found: set[str]) -> None:
     for tensor in tensors:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            # Without a location nothing can be read: the empty name is then refused like any foreign one.
+            # A tensor without a location yields the empty name, which is refused like any foreign one.
             found.add(next((entry.value for entry in tensor.external_data if entry.key == "location"), ""))
 
 
 def save_graph(model: ir.Model, file: Path, written: Callable[[int], None] = lambda offset: None) -> None:
-    """Write a graph, its weights into FILE.data beside it, to be memory-mapped; what is small stays in the
-    graph. Always beside it: no size is a special case. Lazy weights are made one at a time; `written` is told
-    how many bytes of them are there.
+    """Write a graph, and its weights into FILE.data beside it, to be memory-mapped; small ones stay in the
+    graph. Lazy weights are computed one at a time; `written` gets the bytes written before each.
 
-    Raises LiraError where the weights were not written whole: numpy, which writes them, names no reason where
-    a disk is full, and none at all where only the last few bytes are lost.
+    Raises LiraError if the weights were not written whole: numpy, which writes them, gives no reason if the
+    disk is full, and raises nothing if only the last few bytes are lost.
     """
     data, expected = file.with_name(f"{file.name}.data"), 0
 
@@ -79,7 +78,7 @@ def save_graph(model: ir.Model, file: Path, written: Callable[[int], None] = lam
             file,
             external_data=data.name,
             size_threshold_bytes=EXTERNAL_FROM_BYTES,
-            max_workers=1,  # each worker has a tensor in memory
+            max_workers=1,  # each worker holds a tensor in memory
             callback=lambda tensor, info: starts(tensor, info.offset),
         )
     except OSError as error:

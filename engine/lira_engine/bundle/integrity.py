@@ -1,4 +1,4 @@
-"""Is a folder what its manifest says: paths inside it, nothing missing, nothing altered."""
+"""Check a folder against its manifest: paths inside it, nothing missing, nothing altered."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from lira_engine.system.cache import cache_folder
 
 Verify = Literal["hashes", "full", "sizes"]
 
-# A file that changed this recently may change again within the same time stamp: its hash is not remembered.
+# A file that changed this recently may change again within the same time stamp: its hash is not cached.
 _SETTLED_NS = 2_000_000_000
 
 
 def confined(root: Path, name: str) -> Path:
-    """The path of `name` below `root`. Raises LiraError where it, or a link on it, leads out of `root`."""
+    """Return the path of `name` below `root`. Raises LiraError if it, or a link on it, leads outside."""
     pure = PurePosixPath(name)
     plain = str(pure) == name and name not in ("", ".") and not any(c in name for c in "\\:\0")
     if not plain or pure.is_absolute() or ".." in pure.parts:
@@ -39,11 +39,11 @@ def confined(root: Path, name: str) -> Path:
 def verify_folder(
     root: Path, files: Mapping[str, FileEntry], mend: str, verify: Verify = "hashes"
 ) -> dict[str, tuple[str, ...]]:
-    """Check every listed file below `root`: confined path, presence, size, SHA-256, and that the files which
-    an ONNX file reads tensors from are listed too. Returns these files, by the ONNX file's name.
+    """Check every listed file below `root`: confined path, presence, size, SHA-256, and that an ONNX file's
+    external data is listed too. Return the external data files by the ONNX file's name.
 
-    "hashes" remembers, in the user's cache folder, which files were hashed in which state (size, times,
-    inode), so that only the first opening of a large bundle takes long; "full" hashes everything again;
+    `verify`: "hashes" remembers, in the user's cache folder, the state (size, times, inode) in which a file
+    was hashed, so that only the first opening of a large bundle takes long; "full" hashes everything again;
     "sizes" hashes nothing. Raises LiraError that ends with `mend`, what the user should do.
     """
     try:
@@ -58,10 +58,10 @@ def verify_folder(
 def _verify_folder(
     root: Path, files: Mapping[str, FileEntry], mend: str, verify: Verify
 ) -> dict[str, tuple[str, ...]]:
-    memory = _Memory(root)
+    cache = _Cache(root)
     paths = {name: confined(root, name) for name in files}
     states = {name: _state(paths[name], entry, mend) for name, entry in files.items()}
-    facts = {} if verify == "full" else memory.recall(states)
+    facts = {} if verify == "full" else cache.recall(states)
     new = [name for name in files if name not in facts]
     if verify != "sizes":
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
@@ -87,12 +87,12 @@ def _verify_folder(
                     f"do not use it, {mend}"
                 )
     if new and verify != "sizes":
-        memory.keep(states, facts)
+        cache.keep(states, facts)
     return reads
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces."""
+    """Return the hexadecimal SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(1 << 20):
@@ -101,7 +101,8 @@ def sha256_of(path: Path) -> str:
 
 
 def _state(path: Path, entry: FileEntry, mend: str) -> list[int]:
-    """What a file's change would change; the time of the inode's change cannot be set back by hand."""
+    """Return facts that differ after a file is changed; its ctime cannot be set back by hand. Raises
+    LiraError if the file is missing or has another size than `entry`."""
     if not path.is_file():
         raise LiraError(f"{path} is missing; {mend}")
     found = path.stat()
@@ -113,22 +114,20 @@ def _state(path: Path, entry: FileEntry, mend: str) -> list[int]:
 def _reads(path: Path) -> list[str]:
     if path.suffix != ".onnx":
         return []
-    from lira_engine.bundle.external_data import (
-        external_locations,  # onnx is slow to import and rarely needed here
-    )
+    from lira_engine.bundle.external_data import external_locations  # imports onnx, which is slow
 
     return sorted(external_locations(path))
 
 
-class _Memory:
-    """Which files of one folder were verified, and in which state. Losing it costs time only."""
+class _Cache:
+    """The cache of verified files of one folder, each with its state. Losing it only costs time."""
 
     def __init__(self, root: Path) -> None:
         key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
         self._path = cache_folder() / "verified" / f"{key}.json"
 
     def recall(self, states: Mapping[str, list[int]]) -> dict[str, Any]:
-        """Facts about the files that are still in the state that they were verified in."""
+        """Return the facts about files that are still in the state in which they were verified."""
         with suppress(OSError, ValueError, TypeError, KeyError):
             known = json.loads(self._path.read_text(encoding="utf-8"))
             return {name: known[name]["fact"] for name, state in states.items() if _same(known, name, state)}

@@ -1,4 +1,4 @@
-"""`lira.json`: what a bundle is, readable by a person and checked key by key."""
+"""`lira.json`: the description of a bundle, readable by people and checked key by key."""
 
 from __future__ import annotations
 
@@ -17,17 +17,15 @@ FORMAT = "lira-bundle"
 FORMAT_VERSION = 1
 MANIFEST_NAME = "lira.json"
 MEND = "copy the bundle again, or make it again with `lira-edge export CHECKPOINT_DIR -o BUNDLE`"
-"""What the user does about a damaged bundle."""
+"""What the user can do about a damaged bundle."""
 STAGES = ("semantic_encoder", "pixel_encoder", "sefe", "llm", "pixel_decoder")
-
-
 MAX_TILES = 12
-"""Tiles that an image may be cut into, its thumbnail not counted; a bundle's own number may be smaller."""
+"""Most tiles that an image is cut into, without its thumbnail; a bundle's own limit may be smaller."""
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Sizes of the model. `context_length` is the number of KV cache slots; `mask_size` is pixel_size / 4."""
+    """Sizes of the model. `context_length` is the number of KV cache rows; `mask_size` is pixel_size / 4."""
 
     family: str
     hidden_size: int
@@ -51,7 +49,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class TileSpec:
-    """Input of the semantic encoder: tiles of `size` x `size` pixels, mean and std for values in 0..1."""
+    """Input of the semantic encoder: tiles of `size` x `size` pixels; mean and std for values in 0..1."""
 
     size: int
     mean: tuple[float, ...]
@@ -73,7 +71,7 @@ class PixelSpec:
 
 @dataclass(frozen=True)
 class RegionSpec:
-    """The highlighted crop: what lies outside the mask is multiplied by `brightness`."""
+    """The highlighted crop: pixels outside the mask are multiplied by `brightness`."""
 
     brightness: float
 
@@ -100,7 +98,7 @@ class TokenSpec:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A task's question, where {expression} takes what the user names, and the tokens that end its answer."""
+    """A task's question, whose {expression} the user gives, and the tokens that end its answer."""
 
     question: str
     max_new_tokens: int
@@ -111,7 +109,7 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class PromptSpec:
-    """`system` is the whole system block; `user` holds <image>, which takes the prefix, and {question}."""
+    """`system` is the whole system block; `user` holds <image>, for the prefix, and behind it {question}."""
 
     system: str
     user: str
@@ -121,7 +119,7 @@ class PromptSpec:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A graph's input or output. A dimension that is a name varies from call to call."""
+    """A graph's input or output. A dimension with a name varies from call to call."""
 
     dtype: str
     shape: tuple[int | str, ...]
@@ -129,7 +127,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage: its portable graph and check vectors (paths in the bundle), its tensors by name."""
+    """A stage: its portable graph and check vectors (paths in the bundle), its tensors by name."""
 
     file: str
     check: str
@@ -145,7 +143,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that `lira.json` says. `provenance` is free-form: where the weights came from."""
+    """The content of `lira.json`. `provenance` is free-form: the origin of the weights."""
 
     name: str
     lira_edge_version: str
@@ -159,7 +157,8 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: object, where: str = MANIFEST_NAME) -> Manifest:
-        """Raises LiraError for another format, a newer format version, and missing, unknown or wrong keys."""
+        """Return the manifest in parsed JSON; `where` begins error messages. Raises LiraError for another
+        format, a newer format version, and missing, unknown or wrong keys."""
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise LiraError(f'{where} is not a lira-edge bundle: it lacks "format": "{FORMAT}"')
         version = data.get("format_version")
@@ -177,7 +176,7 @@ class Manifest:
 
     @classmethod
     def load(cls, path: Path) -> Manifest:
-        """Read and check a `lira.json`. Raises LiraError where it is absent or not JSON."""
+        """Read and check a `lira.json`. Raises LiraError if it is missing or not JSON, or as `from_json`."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
@@ -193,11 +192,11 @@ class Manifest:
         return {"format": FORMAT, "format_version": FORMAT_VERSION, **schema.write(self)}
 
     def dumps(self) -> str:
-        """The text of `lira.json`."""
+        """Return the text of `lira.json`."""
         return json_text(self.to_json())
 
     def _check(self, where: str) -> None:
-        """Rules that join several keys."""
+        """Raises LiraError for values that break a rule beyond their type."""
         if set(self.stages) != set(STAGES):
             raise LiraError(f"{where}.stages: found {', '.join(self.stages)}; expected {', '.join(STAGES)}")
         for name, entry in self.files.items():

@@ -1,4 +1,4 @@
-"""JSON objects to frozen dataclasses and back, with errors that name the key."""
+"""Read JSON objects into frozen dataclasses and write them back, with errors that name the key."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or 
 
 
 def read(cls: type[T], value: object, where: str) -> T:
-    """Build dataclass `cls` from parsed JSON. `where` starts the key's path in messages ("lira.json").
+    """Return an instance of dataclass `cls` from parsed JSON. `where` begins the key's path in messages.
 
     Fields: int, float, str, bool, Any, dataclasses, tuple[X, ...], dict[str, X], and unions of these.
-    A missing key takes the field's default, or is an error where there is none; an unknown key is an error.
+    A missing key takes the field's default. Raises LiraError if it has none, and for unknown keys and values
+    of another type.
     """
     return typing.cast(T, _read(cls, value, where))
 
 
 def write(value: Any) -> Any:
-    """The JSON form of what `read` builds."""
+    """Return the JSON form of an instance that `read` builds."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: write(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""How far an engine's outputs may be from the recorded ones."""
+"""Compare an engine's outputs with the recorded ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from lira_engine.engines.precision import PRECISIONS, precision_named
 from lira_engine.errors import LiraError
 
-_NOISE_MARGIN = 10  # between what rounded inputs and what other roundings inside move an output by
+_NOISE_MARGIN = 10  # other roundings inside a stage move an output further than rounded inputs do
 
 
 def check_outputs(
@@ -19,14 +19,14 @@ def check_outputs(
     expected: Mapping[str, np.ndarray],
     noise: Mapping[str, float],
 ) -> dict[str, float]:
-    """The error of each output: of fp32 its largest deviation, of other precisions the root mean square.
+    """Return the relative error of each output: the largest for fp32, the RMS for other precisions.
 
     Args:
-        what: how the error message begins. found, expected: outputs by name; those that were not found are
-            left out. noise: of the expected ones, see `accepted_error`.
+        what: start of the error message. found, expected: outputs by name; one that is not in `found` is
+            left out. noise: of the expected outputs, see `accepted_error`.
 
-    Raises LiraError if an error is above the tolerance of `precision`, an output is not finite where it
-    should be, or too many booleans or integers differ (engines.precision).
+    Raises LiraError if an error is above the tolerance of `precision`, an output is not finite although the
+    expected one is, or too many booleans or integers differ (engines.precision).
     """
     accepted = precision_named(precision)
     errors = {}
@@ -35,15 +35,16 @@ def check_outputs(
             continue
         exact = not np.issubdtype(array.dtype, np.floating)
         if exact and accepted.flipped and found[output].shape == array.shape:
-            error, limit = float((found[output] != array).mean()), accepted.flipped
+            error, limit, of = float((found[output] != array).mean()), accepted.flipped, "its elements"
         elif precision == "fp32" or exact:
             error, limit = relative_error(found[output], array), accepted_error(noise.get(output, 0.0))
+            of = "the largest value"
         else:
-            error, limit = rms_error(found[output], array), accepted.tolerance
+            error, limit, of = rms_error(found[output], array), accepted.tolerance, "its RMS"
         if not error <= limit:
             raise LiraError(
-                f"{what} is wrong: output {output} differs from the recorded one by {error:.1e} of "
-                f"{'its' if precision != 'fp32' else 'the largest'} value, at most {limit:.0e} is accepted"
+                f"{what} is wrong: output {output} differs from the recorded one by {error:.1e} of {of}, "
+                f"at most {limit:.0e} is accepted"
             )
         errors[output] = error
     if not errors:
@@ -52,13 +53,13 @@ def check_outputs(
 
 
 def accepted_error(noise: float) -> float:
-    """The largest relative error of an fp32 output that the reference knows no better than to `noise`."""
+    """Return the tolerance of an fp32 output whose reference has a relative error of `noise` itself."""
     return max(PRECISIONS["fp32"].tolerance, _NOISE_MARGIN * noise)
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """Largest absolute difference divided by the largest absolute expected value; infinite where shapes,
-    dtypes, non-finite values or anything that is not floating point differ."""
+    """Return the largest absolute difference divided by the largest absolute expected value; infinity if
+    shapes, dtypes, non-finite values, integers or booleans differ."""
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return float("inf")
     if not np.issubdtype(expected.dtype, np.floating):
@@ -77,8 +78,8 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def rms_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """Root mean square of the difference divided by that of the expected values; infinite where shapes or
-    dtypes differ, or anything is not finite."""
+    """Return the root mean square of the difference divided by that of the expected values; infinity if
+    shapes or dtypes differ, or a found value is not finite."""
     if found.shape != expected.shape or found.dtype != expected.dtype or not np.isfinite(found).all():
         return float("inf")
     power = float(np.square(expected, dtype=np.float64).mean())

@@ -1,4 +1,4 @@
-"""What builds one stage: lowers it, writes its engine and checks it."""
+"""The contract of a builder, which lowers a stage, writes its engine and checks it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Protocol
 
 Progress = Callable[[str, str], None]
-"""Called with a stage's name and its current phase; "done" at its end."""
+"""Called with a stage's name and the phase that begins; the last phase is "done"."""
 
 
 @dataclass(frozen=True)
 class BuiltStage:
-    """A stage that was built.
+    """A built stage.
 
     Attributes:
-        errors: of its outputs on the check vectors, if they were run. speedup: int8 over fp32, if both were
-            tried. peak_mib: peak memory of the process that compiled it, if it had one of its own.
+        errors: of its outputs on the check vectors, if these were run. speedup: int8 over fp32, if both were
+            timed. peak_mib: peak memory of the process that compiled it, if it had its own.
         kept_fp32: weights that do not fit into fp16.
     """
 

@@ -1,4 +1,4 @@
-"""A fingerprint of the code that decides how engines come out: engines of other code are stale."""
+"""Fingerprint the code that decides what is in an engine: engines built by other code are stale."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 _ROOT = Path(__file__).parent.parent
-# Of all targets; what only one target's engines depend on is in its `sources`.
+# For all targets; code that only one target's engines depend on is in its `sources`.
 _COMMON = (
     "bundle/external_data.py",
     "engines/builder.py",
@@ -21,9 +21,9 @@ _COMMON = (
 
 @cache
 def lowering_fingerprint(sources: tuple[Path, ...]) -> str:
-    """The first 12 hexadecimal digits of a SHA-256 over the code. Reads it, imports none of it.
+    """Return the first 12 hexadecimal digits of a SHA-256 over the code, without importing it.
 
-    `sources`: of a target, see engines.target.
+    `sources`: those of a target (engines.target).
     """
     digest = hashlib.sha256()
     for name, path in lowering_sources(sources):
@@ -33,8 +33,8 @@ def lowering_fingerprint(sources: tuple[Path, ...]) -> str:
 
 
 def lowering_sources(sources: tuple[Path, ...]) -> list[tuple[str, Path]]:
-    """The files that the fingerprint covers, in its order, each with its name: the path in this package, or
-    the file's name elsewhere."""
+    """Return the files that the fingerprint covers, in its order, each with its name: the path in this
+    package, or the file name of a file outside it."""
     found = {path for pattern in _COMMON for path in _ROOT.glob(pattern)} | set(sources)
     return sorted((_name(path), path) for path in found)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 LM_HEAD = "lm_head"
-"""The weight that makes logits of hidden states."""
+"""The weight that maps hidden states to logits."""
 
 
 def is_cache(name: str) -> bool:

@@ -1,7 +1,7 @@
-"""What a lowered language model answers on the check vectors: the engine that was made of it is held to that.
+"""Outputs of a lowered language model on the check vectors, which its compiled engine must reproduce.
 
-Four bits move the outputs so far from the fp32 ones that a kernel which is wrong at some rows could hide
-there. The same weights, computed by ONNX Runtime at the build, leave no such room.
+int4 weights move outputs so far from the fp32 ones that a kernel which is wrong in some rows could go
+unnoticed. ONNX Runtime's outputs, computed at the build with the same int4 weights, reveal it.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from lira_engine.engines.accuracy import check_outputs
 
 
 def file_name(stage: str) -> str:
-    """In an engine folder; not every stage has one."""
+    """Return the name of the file in an engine folder; not every stage has one."""
     return f"{stage}.expected.npz"
 
 
 def write(folder: Path, stage: str, outputs: Mapping[str, np.ndarray]) -> None:
-    """Keep outputs, by name, in an engine folder."""
+    """Write outputs, by name, into an engine folder."""
     arrays: dict[str, Any] = dict(outputs)
     with open(folder / file_name(stage), "wb") as file:
         np.savez(file, **arrays)
 
 
 def read(folder: Path, stage: str) -> dict[str, np.ndarray]:
-    """The outputs by name."""
+    """Return the outputs by name."""
     with np.load(folder / file_name(stage), allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
 
 def check(what: str, found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The error of each output. Raises LiraError, which begins with `what`, if an engine's outputs are
-    further from those of the same weights than roundings to fp16 bring them."""
+    """Return the error of each output. Raises LiraError, which begins with `what`, if one is above the
+    tolerance of fp16: both sides have the same weights."""
     return check_outputs(f"{what}, beside its own lowered graph,", "fp16", found, expected, {})

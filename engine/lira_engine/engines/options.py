@@ -1,7 +1,7 @@
-"""What a target lets choose at a build: one dataclass per target, whose fields are the command's options.
+"""Build options: one dataclass per target, whose fields are options of `lira-edge build`.
 
-`lira-edge build` takes its options, their help and their defaults from these fields; so do the records of
-builds and the commands that error messages name.
+The command takes its options, their help and their defaults from these fields; so do the records of builds
+and the commands in error messages.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _KEY = "option"
 
 @dataclass(frozen=True)
 class Option:
-    """What the command line says of a field.
+    """A field of an options class, as the command line has it.
 
     Attributes:
         help: what the option does; its choices and default are added. choices: all values that it takes; ()
-            where the options' `check` decides. quantized: it has an effect only where the language model's
-            weights are quantized. argument: its name on the command line, without dashes.
+            if the options' `check` decides. quantized: it has an effect only if the language model's weights
+            are quantized. argument: its name on the command line, without dashes.
     """
 
     name: str
@@ -40,22 +40,22 @@ class Option:
         return self.name.replace("_", " ")
 
     def parsed(self, text: Any) -> Any:
-        """A value of the command line as the field has it."""
+        """Return a command line value in the field's type."""
         if isinstance(self.default, tuple) and isinstance(text, str):
             return tuple(part.strip() for part in text.split(","))
         return text
 
     def written(self, value: Any) -> str:
-        """What sets the option to `value` on the command line, with a space before it."""
+        """Return the argument that sets the option to `value`, with a space before it."""
         return f" --{self.argument}" if value is True else f" --{self.argument} {self.text(value)}"
 
     @staticmethod
     def text(value: Any) -> Any:
-        """A value as the command line has it."""
+        """Return a field's value in the form of the command line."""
         return ",".join(value) if isinstance(value, tuple) else value
 
     def check(self, value: Any) -> None:
-        """Raise LiraError if `value` has another type than the default, or is not one of the choices."""
+        """Raises LiraError if `value` has another type than the default, or is not one of the choices."""
         listed = isinstance(value, tuple) and all(isinstance(one, str) for one in value)
         if type(value) is not type(self.default) or (isinstance(value, tuple) and not listed):
             raise LiraError(f"{self.label} {value!r}: expected {_kind(self.default)}")
@@ -71,14 +71,14 @@ def option(
     quantized: bool = False,
     argument: str | None = None,
 ) -> Any:
-    """A field of an options class. See `Option`."""
+    """Return a field of an options class. See `Option`."""
     facts = {"help": help, "choices": tuple(choices), "quantized": quantized, "argument": argument}
     return dataclasses.field(default=default, metadata={_KEY: facts})
 
 
 @dataclass(frozen=True)
 class Options:
-    """Base of all options. Raises LiraError for values that a field does not take."""
+    """Base class of a target's options. Raises LiraError for values that a field does not take."""
 
     def __post_init__(self) -> None:
         for one in self.all():
@@ -86,11 +86,11 @@ class Options:
         self.check()
 
     def check(self) -> None:
-        """Raise LiraError for what `Option.choices` do not say."""
+        """Raises LiraError for values that break a rule beyond `Option.choices`."""
 
     @classmethod
     def all(cls) -> tuple[Option, ...]:
-        """The options, in the order of the fields."""
+        """Return the options, in the order of the fields."""
         found = []
         for field in fields(cls):
             facts = dict(field.metadata[_KEY])
@@ -100,17 +100,17 @@ class Options:
 
     @classmethod
     def effective(cls, quantized: bool) -> tuple[Option, ...]:
-        """The options that have an effect in a build with, or without, quantized weights."""
+        """Return the options that have an effect in a build with, or without, quantized weights."""
         return tuple(one for one in cls.all() if quantized or not one.quantized)
 
     @classmethod
     def given(
         cls: type[OptionsType], values: Mapping[str, Any], target: str, precision: str, quantized: bool
     ) -> OptionsType:
-        """The options of a command line, defaults where it names none.
+        """Return options from the `values` that a command line sets; the others have their defaults.
 
-        Raises LiraError for an option that the target lacks, or that has no effect in this precision, and for
-        values that it does not take.
+        Raises LiraError for an option that the target lacks or that has no effect at this precision, and for
+        a value that an option does not take.
         """
         known = {one.name: one for one in cls.all()}
         effective = {one.name for one in cls.effective(quantized)}
@@ -123,13 +123,14 @@ class Options:
         return cls(**{name: known[name].parsed(value) for name, value in values.items()})
 
     def recorded(self, quantized: bool) -> dict[str, Any]:
-        """The effective options as JSON has them."""
+        """Return the effective options as JSON values."""
         found = {one.name: getattr(self, one.name) for one in self.effective(quantized)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
     @classmethod
     def read(cls: type[OptionsType], recorded: Mapping[str, Any], quantized: bool) -> OptionsType:
-        """What `recorded` wrote; other keys are ignored. Raises LiraError if one is missing or wrong."""
+        """Return the options that `recorded` wrote, ignoring other keys. Raises LiraError if one is missing
+        or wrong."""
         values: dict[str, Any] = {}
         for one in cls.effective(quantized):
             if one.name not in recorded:
@@ -140,8 +141,8 @@ class Options:
 
     @classmethod
     def arguments(cls, recorded: Mapping[str, Any], quantized: bool) -> str:
-        """What asks `lira-edge build` for the options of a record that are not the defaults, a space before
-        each; "" for a record that no build wrote."""
+        """Return the arguments of `lira-edge build` for the recorded options that are not the defaults, a
+        space before each; "" for a record that no build wrote."""
         try:
             options = cls.read(recorded, quantized)
         except LiraError:

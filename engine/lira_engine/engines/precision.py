@@ -1,7 +1,7 @@
-"""The precisions that engines have: what is kept in how many bits, and how far outputs may then be off.
+"""The table of precisions: bits of the weights, and tolerances of the outputs.
 
-A precision is added here, in the lowering of each target that takes it (lira_engine.lowering), and in the
-`precisions` of these targets.
+To add a precision, add it here, to the lowering of each target that takes it (lira_engine.lowering), and to
+the `precisions` of these targets.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ class Precision:
     """One precision of weights and arithmetic.
 
     Attributes:
-        weight_bits: of the language model's weights where these alone are quantized; None where all stages
-            have this precision.
-        tolerance: largest accepted error of an output: of fp32 its largest deviation relative to the largest
-            value, of the others the root mean square of the deviation relative to that of the output.
-        flipped: largest accepted share of wrong elements in an output of booleans or integers.
+        tolerance: largest accepted error of an output: for fp32 the largest deviation relative to the largest
+            value, for the others the root mean square of the deviation relative to that of the output.
         disk_share: bytes of an engine per byte of the portable graph, whose weights are mostly fp16.
+        weight_bits: bits of the language model's weights if only these are quantized; None if all stages
+            have this precision.
+        flipped: largest accepted share of wrong elements in an output of booleans or integers.
     """
 
     name: str
@@ -32,19 +32,21 @@ class Precision:
 
     @property
     def quantized(self) -> bool:
-        """Whether the language model's weights are."""
+        """Whether the language model's weights are quantized."""
         return self.weight_bits is not None
 
 
-# fp32: sums in another order move an output by about 1e-6 of its largest value per layer; a wrong axis, a
-# lost bias or an attention mask off by one moves it by more than 1e-2.
+# Why these tolerances.
 #
-# fp16: each factor is rounded by 0.03 %. lira-nano's stages are off by up to 0.02 %, LIRA-2B's by 0.06 % with
-# sums in fp32 (docs/true-size.md), with sums in fp16 by more. A kernel that is wrong at some positions is off
-# by more than 2 %. Which query owns a cell is decided by comparing sums: fp16 flips close ones.
+# fp32: another order of summation changes an output by about 1e-6 of its largest value per layer; a wrong
+# axis, a lost bias or an attention mask off by one changes it by more than 1e-2.
+#
+# fp16: each operand is rounded by 0.03 %. lira-nano's stages are off by up to 0.02 %, LIRA-2B's by 0.06 %
+# with sums in fp32 (docs/true-size.md), more with sums in fp16. A kernel that is wrong at some positions is
+# off by more than 2 %. Comparisons of sums decide which query owns a cell: fp16 flips near ties.
 #
 # int8, int4: weights in 8 (4) bits change each matmul by 0.6 % (9 %), which adds up over the layers. Weights
-# that are packed, scaled or ordered wrongly make an error of 100 % and more.
+# that are packed, scaled or ordered wrongly cause an error of 100 % and more.
 PRECISIONS = {
     one.name: one
     for one in (
@@ -57,7 +59,7 @@ PRECISIONS = {
 
 
 def precision_named(name: str) -> Precision:
-    """Raises LiraError if there is no such precision."""
+    """Return a precision of the table. Raises LiraError if it is not there."""
     if name not in PRECISIONS:
         raise LiraError(f"there is no precision {name!r}; expected {', '.join(PRECISIONS)}")
     return PRECISIONS[name]

@@ -1,4 +1,4 @@
-"""`build.json`: the record of a build, which lies beside its engines."""
+"""`build.json`: the record of a build, stored beside its engines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Verified:
             the fp32 language model; None if that one was not run.
         cutting: error of the answer's logits, computed pass by pass, against those of all rows in one pass.
         lowered: error of the language model's outputs against those of its own lowered graph, if the build
-            recorded them. placement: which execution providers ran the nodes of each stage, where the target
+            recorded them. placement: which execution providers ran the nodes of each stage, if the target
             has several.
     """
 
@@ -46,9 +46,9 @@ class Build:
     """The record of a build.
 
     Attributes:
-        lowering: fingerprint of the code that decided how engines come out (engines.fingerprint).
-        sources: SHA-256 of the bundle's files that it was built from. precisions: of each stage.
-        speedups: int8 over fp32, of the stages for which both were tried. errors: of each stage's outputs on
+        lowering: fingerprint of the code that built the engines (engines.fingerprint).
+        sources: SHA-256 of the bundle's files that they were built from. precisions: of each stage.
+        speedups: int8 over fp32, of stages for which both were timed. errors: of each stage's outputs on
             the check vectors, if they were run (engines.accuracy). peaks_mib: peak memory of the process that
             compiled a stage. kept_fp32: weights of a stage that do not fit into fp16. verified: what
             `lira-edge verify` found last.
@@ -72,13 +72,14 @@ class Build:
     verified: Verified | None = None
 
     def dumps(self) -> str:
-        """The text of `build.json`."""
+        """Return the text of `build.json`."""
         data = {"format": FORMAT, "format_version": FORMAT_VERSION, **schema.write(self)}
         return json.dumps(data, indent=1) + "\n"
 
 
 def read_build(folder: Path, mend: str) -> Build:
-    """The record of an engine folder, its files not yet checked. Raises LiraError where there is none."""
+    """Return the record of an engine folder without checking the files. Raises LiraError, which ends with
+    `mend`, if there is none or it cannot be read."""
     path = folder / BUILD_NAME
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

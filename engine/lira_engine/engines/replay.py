@@ -1,4 +1,4 @@
-"""A stage's runner on the bundle's check vectors, used as the runtime uses it."""
+"""Run a stage on the bundle's check vectors, in the way in which the runtime runs it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lira_engine.engines.runner import LlmRunner, StageRunner
 from lira_engine.errors import LiraError
 
 SINGLE_STEPS = 2
-"""Rows at the end of the check vectors that go one by one, as decoding does."""
+"""Rows at the end of the check vectors that are run one by one, like decode steps."""
 
 
 def run_stage(runner: StageRunner, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A stage's outputs; tiles go through the semantic encoder one at a time, as the runtime gives them."""
+    """Return a stage's outputs. The semantic encoder gets its tiles one at a time, as from the runtime."""
     if runner.name != "semantic_encoder":
         return runner.run(feeds)
     tiles = [runner.run({"pixel_values": tile[None]}) for tile in feeds["pixel_values"]]
@@ -24,8 +24,11 @@ def run_stage(runner: StageRunner, feeds: Mapping[str, np.ndarray]) -> dict[str,
 
 
 def run_llm(llm: LlmRunner, vectors: CheckVectors) -> dict[str, np.ndarray]:
-    """The language model on check vectors that begin with an empty cache: first half, second half, and the
-    last rows one by one, each pass reading what those before it left in the cache."""
+    """Return the language model's outputs: prefill in two halves, then the last rows one by one, each pass
+    on the cache that the passes before it filled.
+
+    Raises LiraError if the check vectors do not begin with an empty cache.
+    """
     inputs = vectors.inputs
     if inputs["position"].any():
         raise LiraError(

@@ -1,4 +1,4 @@
-"""The contract of a built stage: feeds in, tensors out. Runners know nothing of prompts, masks or phases."""
+"""The contract of a runner: feeds in, tensors out. Runners know nothing of prompts, masks or phases."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Self = TypeVar("Self", bound="Closing")
 
 
 class Tensor(Protocol):
-    """An input or output: an array, or memory of the engine that made it, which other stages of the same
-    `Engines` take as it is."""
+    """An input or output: an array, or a tensor in an engine's memory, which other stages of the same
+    `Engines` accept without a copy."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -28,25 +28,25 @@ class Tensor(Protocol):
 
 
 Feeds = Mapping[str, Tensor]
-"""By the input's name."""
+"""A stage's inputs by name."""
 
 
 class Pass(Protocol):
-    """One pass of a stage. TensorRT works on it meanwhile; ONNX Runtime begins when a result is needed."""
+    """One pass of a stage. TensorRT runs it in the background, ONNX Runtime when a result is needed."""
 
     @property
     def outputs(self) -> Mapping[str, Tensor]:
-        """To be fed to other stages, without a copy through host memory. Nobody waits for them."""
+        """Outputs to feed to other stages, without a copy through host memory. Does not wait for the pass."""
         ...
 
     def numpy(self, name: str) -> np.ndarray:
-        """An output in host memory, not to be written to. Waits for the pass. Raises ValueError where the
-        stage was closed."""
+        """Wait for the pass and return an output in host memory, read-only. Raises ValueError if the stage
+        was closed."""
         ...
 
 
 class StageRunner(Protocol):
-    """One stage, ready to run. A context manager that closes itself."""
+    """A stage that is ready to run. A context manager that closes itself."""
 
     @property
     def name(self) -> str: ...
@@ -58,18 +58,18 @@ class StageRunner(Protocol):
     def output_specs(self) -> Mapping[str, TensorSpec]: ...
 
     def start(self, feeds: Feeds) -> Pass:
-        """Arrays of `feeds` must not change until the pass is over.
+        """Start a pass and return it. Arrays of `feeds` must not change until it is over.
 
-        Raises LiraError where the feeds are not what `input_specs` says.
+        Raises LiraError if the feeds do not match `input_specs`.
         """
         ...
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        """`start`, and all outputs in host memory."""
+        """Run a pass and return all outputs in host memory."""
         ...
 
     def close(self) -> None:
-        """Free the engine's memory. It cannot run afterwards, and passes not waited for are lost."""
+        """Free the engine's memory. The stage cannot run afterwards; results not yet read are lost."""
         ...
 
     def __enter__(self) -> StageRunner: ...
@@ -83,49 +83,50 @@ class StageRunner(Protocol):
 
 
 class KvCache(Protocol):
-    """Keys and values of one running sequence. They live inside the engine and are updated in place."""
+    """Keys and values of one sequence, in the engine's memory. A pass updates them in place."""
 
     @property
     def capacity(self) -> int:
-        """Rows that fit."""
+        """Number of rows that fit."""
         ...
 
     @property
     def length(self) -> int:
-        """Rows that are filled."""
+        """Number of rows that are filled."""
         ...
 
     def truncate(self, length: int) -> None:
-        """Forget the rows from `length` on, keep those before. Raises ValueError where there are fewer."""
+        """Keep the first `length` rows. Raises ValueError if fewer are filled."""
         ...
 
 
 @dataclass(frozen=True)
 class LlmOutput:
-    """At K positions: next-token logits [K, V], hidden states after the final norm [K, C]; float32."""
+    """At K positions: next-token logits [K, V] and hidden states after the final norm [K, C], float32."""
 
     logits: np.ndarray
     hidden: np.ndarray
 
 
 class LlmRunner(Protocol):
-    """The language model with its cache. A context manager that closes itself."""
+    """The language model with its KV cache. A context manager that closes itself."""
 
     @property
     def capacity(self) -> int:
-        """Rows of a cache."""
+        """Number of rows of a cache."""
         ...
 
     def new_cache(self) -> KvCache:
-        """An empty cache for one sequence."""
+        """Return an empty cache for one sequence."""
         ...
 
     def forward(
         self, embeds: np.ndarray, cache: KvCache, logit_positions: Sequence[int] = (-1,)
     ) -> LlmOutput:
-        """Append `embeds` [S, C] float32 to the sequence in `cache`; answer for `logit_positions` (into S).
+        """Append `embeds` [S, C] float32 to the sequence in `cache`; return the outputs at `logit_positions`,
+        indices into S, negative ones from the end.
 
-        Raises ContextFull, with the cache as it was, where S rows do not fit.
+        Raises ContextFull, with the cache unchanged, if S rows do not fit.
         """
         ...
 
@@ -160,7 +161,7 @@ class Closing:
 
 
 class Stage(Closing):
-    """The part of a `StageRunner` that is the same in all."""
+    """The part of a `StageRunner` that all backends share."""
 
     name: str
     input_specs: Mapping[str, TensorSpec]
@@ -170,13 +171,13 @@ class Stage(Closing):
         raise NotImplementedError
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        """All outputs by name, in host memory. Raises LiraError as `start` does."""
+        """Return all outputs by name, in host memory. Raises LiraError as `start` does."""
         started = self.start(feeds)
         return {name: started.numpy(name) for name in self.output_specs}
 
 
 class CountedRows:
-    """The part of a `KvCache` that counts."""
+    """The part of a `KvCache` that counts filled rows."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -196,13 +197,13 @@ class CountedRows:
         self.fill(length)
 
     def fill(self, length: int) -> None:
-        """Say how many rows are filled."""
+        """Set the number of filled rows."""
         self._length = length
 
 
 @dataclass(frozen=True)
 class Engines(Closing):
-    """The five stages of a bundle, opened for one target. A context manager that closes them."""
+    """The five opened stages of a bundle, for one target. A context manager that closes them."""
 
     target: str
     precision: str
@@ -213,15 +214,15 @@ class Engines(Closing):
     pixel_decoder: StageRunner
 
     def close(self) -> None:
-        with ExitStack() as closing:  # all of them, also where one fails
+        with ExitStack() as closing:  # all of them, even if one fails
             for stage in (self.semantic_encoder, self.pixel_encoder, self.sefe, self.llm, self.pixel_decoder):
                 closing.callback(stage.close)
 
 
 def check_feeds(stage: str, specs: Mapping[str, TensorSpec], feeds: Feeds) -> dict[str, int]:
-    """The sizes of the named dimensions, which may have any, the same one everywhere.
+    """Return the sizes of the named dimensions, each the same in all inputs.
 
-    Raises LiraError where `feeds` do not have the names, dtypes and shapes of `specs`.
+    Raises LiraError if `feeds` do not have the names, dtypes and shapes of `specs`.
     """
     if feeds.keys() != specs.keys():
         raise LiraError(f"{stage}: got inputs {_names(feeds)}; expected {_names(specs)}")
@@ -244,15 +245,14 @@ def check_feeds(stage: str, specs: Mapping[str, TensorSpec], feeds: Feeds) -> di
 
 
 def host_array(tensor: Tensor) -> np.ndarray:
-    """An array as it is. Raises TypeError for what lies in an engine's memory: another kind of engine has no
-    use for it."""
+    """Return an array as it is. Raises TypeError for a tensor in the memory of another backend's engine."""
     if not isinstance(tensor, np.ndarray):
         raise TypeError(f"got {type(tensor).__name__} of another kind of engine, expected an array")
     return tensor
 
 
 def check_room(length: int, capacity: int, rows: int) -> None:
-    """Raise ContextFull where `rows` more do not fit into a cache."""
+    """Raises ContextFull if `rows` more do not fit into a cache."""
     if length + rows > capacity:
         raise ContextFull(
             f"the context is full: {length} of {capacity} positions are taken and {rows} more are needed; "
@@ -261,8 +261,8 @@ def check_room(length: int, capacity: int, rows: int) -> None:
 
 
 def check_embeddings(embeds: np.ndarray, logit_positions: Sequence[int], width: int) -> int:
-    """The rows of `embeds`. Raise ValueError where they are not [S, `width`] float32, or a position is not
-    one of S, from the end where negative."""
+    """Return the number of rows of `embeds`. Raises ValueError if these are not [S, `width`] float32, or a
+    position is not an index into S (negative ones count from the end)."""
     rows = embeds.shape[0] if embeds.ndim else 0
     if embeds.dtype != np.float32 or rows == 0 or embeds.shape != (rows, width):
         found = f"{embeds.dtype} {list(embeds.shape)}"

@@ -1,4 +1,4 @@
-"""The setting that engines run in: processor, driver and the package that executes them."""
+"""The setting of a run: processor, driver and the package that executes engines."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lira_engine.system.machine import cpu_name, gpus, jetson
 
 @dataclass(frozen=True)
 class Setting:
-    """What decides how the same engine file computes.
+    """The facts that may change the results of an engine file.
 
     Attributes:
-        device: the processor's name. driver: its version, of a Jetson its L4T; "" where there is none.
+        device: the processor's name. driver: its version, or a Jetson's L4T; "" if there is none.
         runtime: the package that executes engines, with its version.
     """
 
@@ -30,13 +30,13 @@ class Setting:
 
 
 def cpu_setting(runtimes: Sequence[str]) -> Setting:
-    """This machine's processor, and the first of `runtimes` (distributions) that is installed."""
+    """Return this machine's processor, and the first of `runtimes` (distributions) that is installed."""
     return Setting(cpu_name(), "", _runtime(runtimes))
 
 
 def gpu_setting(target: str, runtimes: Sequence[str]) -> Setting:
-    """This machine's NVIDIA GPUs, and the first of `runtimes` that is installed. Raises LiraError if there is
-    no GPU."""
+    """Return this machine's NVIDIA GPUs, and the first of `runtimes` that is installed. Raises LiraError if
+    there is no GPU."""
     runtime = _runtime(runtimes)
     board = jetson()
     if board is not None:
@@ -45,9 +45,9 @@ def gpu_setting(target: str, runtimes: Sequence[str]) -> Setting:
     if not found:
         raise LiraError(
             f"target {target} needs an NVIDIA GPU, nvidia-smi names none: see `lira-edge doctor`; "
-            "a graph of the same bundle runs on this machine with --target cpu"
+            "the same bundle runs on this machine with --target cpu"
         )
-    # CUDA numbers GPUs in its own order: the names alone do not tell which of several it takes.
+    # CUDA numbers GPUs in its own order: the names alone do not tell which one it uses.
     names, visible = ", ".join(gpu.name for gpu in found), os.environ.get("CUDA_VISIBLE_DEVICES")
     device = names if visible is None else f"{names} (CUDA_VISIBLE_DEVICES {visible})"
     return Setting(device, found[0].driver, runtime)

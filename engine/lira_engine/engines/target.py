@@ -1,4 +1,4 @@
-"""What a target is: everything that depends on where engines run is asked of one object."""
+"""The contract of a target: one object answers everything that depends on where engines run."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Opener(Protocol):
     """Opens engine files. The runners are context managers."""
 
     def stage(self, name: str, file: Path) -> StageRunner:
-        """A stage; the language model as a plain graph, its whole cache in and out."""
+        """Open a stage; the language model as a plain graph with its caches as inputs and outputs."""
         ...
 
     def llm(self, file: Path) -> LlmRunner:
-        """The language model with its KV cache."""
+        """Open the language model with its KV cache."""
         ...
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """A row of `lira-edge doctor`: "yes", "no" or "build only", and why."""
+    """A row of `lira-edge doctor`. `state`: "yes", "no" or "build only"; `note`: the reason."""
 
     target: str
     state: str
@@ -45,17 +45,17 @@ class Readiness:
 
 
 class Target(ABC):
-    """Where engines run. One object per target, in the table of lira_engine.targets.
+    """A place where engines run. One object per target, in the table of lira_engine.targets.
 
-    Importing a target loads no inference library: what needs one is imported inside the methods.
+    Importing a target loads no inference library: its methods import modules that need one.
 
     Attributes:
-        name: as --target takes it. title: one line for people. precisions: names, the default first.
-        options: class of its build options. extra: what `pip install 'lira-edge[EXTRA]'` brings to run it.
-        runtimes: distributions that execute its engines, the preferred one first. sources: files of the code
-            that decides how its engines come out, beside those of all targets (engines.fingerprint).
-        suffix: of engine files. on_gpu: engines are not run before they were verified on the GPU that is
-        here. runs_at_build: a build runs what it built, with --threads.
+        name: value of --target. title: one line for people. precisions: names, the default first.
+        options: class of its build options. extra: of `pip install 'lira-edge[EXTRA]'`, to run its engines.
+        runtimes: distributions that execute its engines, the preferred one first. sources: files of code that
+            decides what is in its engines, beside that of all targets (engines.fingerprint).
+        suffix: of engine files. on_gpu: engines must be verified on this machine's GPU before they run.
+        runs_at_build: a build runs its engines, with --threads.
     """
 
     name: ClassVar[str]
@@ -72,41 +72,41 @@ class Target(ABC):
     # Names, precisions, options
 
     def file(self, stage: str) -> str:
-        """The name of a stage's file in an engine folder."""
+        """Return the name of a stage's file in an engine folder."""
         return f"{stage}{self.suffix}"
 
     def check_precision(self, precision: str) -> None:
-        """Raise LiraError if the target does not have it."""
+        """Raises LiraError if the target does not have the precision."""
         if precision not in self.precisions:
             choices = ", ".join(self.precisions)
-            raise LiraError(f"precision {precision!r} is not one that target {self.name} has: {choices}")
+            raise LiraError(f"target {self.name} has no precision {precision!r}; expected {choices}")
 
     def stage_precisions(self, precision: str, stage: str) -> tuple[str, ...]:
-        """The precisions that a stage may have in a build: that of the build; but where only the language
-        model's weights are quantized, the other stages are fp16."""
+        """Return the precisions that a stage may have in a build: that of the build; or fp16 for the other
+        stages if only the language model's weights are quantized."""
         if stage != "llm" and precision_named(precision).quantized:
             return ("fp16",)
         return (precision,)
 
     def given_options(self, values: Mapping[str, Any], precision: str) -> Options:
-        """The options of a command line. Raises LiraError as `Options.given` does."""
+        """Return the options that a command line sets. Raises LiraError as `Options.given` does."""
         return self.options.given(values, self.name, precision, self._quantized(precision))
 
     def recorded_options(self, options: Options, precision: str) -> dict[str, Any]:
-        """What build.json says of the options: engines with others are not up to date."""
+        """Return the options for build.json: engines with other options are not up to date."""
         return options.recorded(self._quantized(precision))
 
     def read_options(self, recorded: Mapping[str, Any], precision: str) -> Options:
-        """Raises LiraError if `recorded_options` did not write this."""
+        """Return the options of a record. Raises LiraError if `recorded_options` did not write it."""
         return self.options.read(recorded, self._quantized(precision))
 
     def build_command(self, bundle: Path, precision: str, options: Mapping[str, Any] = NO_OPTIONS) -> str:
-        """What the user types to build the engines, with the options of a record."""
+        """Return the command that builds the engines, with the options of a record."""
         arguments = self.options.arguments(options, self._quantized(precision))
         return f"lira-edge build {quoted(bundle)} --target {self.name} --precision {precision}{arguments}"
 
     def verify_command(self, bundle: Path, precision: str) -> str:
-        """What the user types to verify the engines."""
+        """Return the command that verifies the engines."""
         return f"lira-edge verify {quoted(bundle)} --target {self.name} --precision {precision}"
 
     def _quantized(self, precision: str) -> bool:
@@ -118,15 +118,16 @@ class Target(ABC):
     def builder(
         self, bundle: Bundle, precision: str, options: Options, threads: int | None, progress: Progress
     ) -> StageBuilder:
-        """What builds the stages of a bundle. Raises LiraError if it cannot be built here."""
+        """Return the builder of a bundle's stages. Raises LiraError if they cannot be built here."""
 
     def expected_bytes(self, precision: str, portable: Mapping[str, int]) -> int:
-        """About how much disk a build needs; `portable`: bytes of the portable files of each stage."""
+        """Return about how many bytes of disk a build needs; `portable`: bytes of each stage's portable
+        files."""
         return sum(self.expected_engine_bytes(precision, portable).values())
 
     def expected_engine_bytes(self, precision: str, portable: Mapping[str, int]) -> dict[str, int]:
-        """About how large the engine of each stage becomes, at most where its precision is yet to be
-        chosen."""
+        """Return about how many bytes the engine of each stage takes, at the largest of the precisions that
+        it may have."""
         found = {}
         for stage, size in portable.items():
             choices = self.stage_precisions(precision, stage)
@@ -134,15 +135,15 @@ class Target(ABC):
         return found
 
     def expected_peak_mib(self, precision: str, portable: Mapping[str, int]) -> int | None:
-        """About the peak memory of a build, MiB; None if nobody measured it."""
+        """Return about the peak memory of a build, MiB; None if it was not measured."""
         return None
 
     def machine(self) -> dict[str, str]:
-        """The kind of machine that engines are built for here."""
+        """Return the kind of machine that a build here is for."""
         return {"system": platform.system(), "arch": platform.machine()}
 
     def tools(self) -> dict[str, str]:
-        """The packages that take part in a build, with their versions."""
+        """Return the packages that take part in a build, with their versions."""
         return tool_versions()
 
     # Running
@@ -151,35 +152,35 @@ class Target(ABC):
     def opener(
         self, bundle: Bundle, precision: str, options: Mapping[str, Any], threads: int | None
     ) -> Opener:
-        """What opens engines that were built with the `options` of a record. Raises LiraError if their
-        runtime or their device is missing."""
+        """Return the opener of engines that were built with the `options` of a record. Raises LiraError if
+        their runtime or device is missing."""
 
     def setting(self) -> Setting:
-        """Of this machine. Raises LiraError if a GPU is needed and there is none."""
+        """Return this machine's setting. Raises LiraError if the target needs a GPU and there is none."""
         return gpu_setting(self.name, self.runtimes) if self.on_gpu else cpu_setting(self.runtimes)
 
     def foreign(self, build: Build) -> str | None:
-        """Why engines of a record cannot be loaded by what is installed here, or None."""
+        """Return why the packages installed here cannot load the engines of a record, or None."""
         return None
 
     def unfit(self, build: Build, bundle: Path) -> str | None:
-        """Why engines that can be loaded do not run on this machine's devices, with the command that mends
-        it; or None."""
+        """Return why loadable engines do not run on this machine's devices, with the command that builds
+        those that do; or None."""
         return None
 
     @abstractmethod
     def check_runtime(self) -> None:
-        """Raise LiraError if the package that executes engines is missing."""
+        """Raises LiraError if the package that executes engines is missing."""
 
     @abstractmethod
     def readiness(self) -> Readiness:
-        """What `lira-edge doctor` says."""
+        """Return the target's row of `lira-edge doctor`."""
 
     def placement(self, bundle: Bundle, build: Build, progress: Callable[[str], None]) -> dict[str, str]:
-        """Which execution providers run the nodes of each built stage, where there are several; `progress`
-        gets the stage. Raises LiraError if a node runs elsewhere than it should."""
+        """Return which execution providers run the nodes of each built stage, if there are several;
+        `progress` gets the stage. Raises LiraError if a node runs on a provider that it must not run on."""
         return {}
 
     def remarks(self, build: Build) -> list[str]:
-        """What the user should know about a build that ended well."""
+        """Return notes to the user about a build that succeeded."""
         return []

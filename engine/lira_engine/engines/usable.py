@@ -1,5 +1,4 @@
-"""Whether engines may be loaded: built for this target from this bundle, by this code, and not altered
-since."""
+"""Check that engines may be loaded: built for this target from this bundle by this code, and not altered."""
 
 from __future__ import annotations
 
@@ -17,10 +16,10 @@ from lira_engine.version import __version__
 
 
 def usable_build(bundle: Bundle, target: Target, precision: str, verify: Verify = "hashes") -> Build:
-    """The record of engines that may be loaded here. Raises LiraError with the reason and what mends it.
+    """Return the record of engines that may be loaded here. Raises LiraError with the reason and the command
+    that mends it.
 
-    `verify`: see bundle.integrity. An engine that is a standard graph runs on any CPU and any ONNX Runtime
-    that is new enough; whether others are foreign here says their target.
+    `verify`: see bundle.integrity. `Target.foreign` says whether the installed packages can load them.
     """
     target.check_precision(precision)
     folder = bundle.engine_folder(target.name, precision)
@@ -51,7 +50,8 @@ def usable_build(bundle: Bundle, target: Target, precision: str, verify: Verify 
 
 
 def differing(what: str, found: Mapping[str, str], here: Mapping[str, str]) -> str | None:
-    """What of the facts `here` a record does not share: "was built with tensorrt 10.3, this is 10.7"."""
+    """Return the first fact `here` that a record does not share ("was built with tensorrt 10.3, this is
+    10.7"), or None."""
     for key, value in here.items():
         if found.get(key) != value:
             return f"{what} {key} {found.get(key)}, this is {value}"
@@ -59,7 +59,7 @@ def differing(what: str, found: Mapping[str, str], here: Mapping[str, str]) -> s
 
 
 def _check_sources(build: Build, bundle: Bundle, folder: Path, mend: str) -> None:
-    """Raise LiraError if the bundle is not what the engines were built from."""
+    """Raises LiraError if the engines were built from other files than the bundle's."""
     for name, digest in build.sources.items():
         listed = bundle.manifest.files.get(name)
         if listed is None or listed.sha256 != digest:
@@ -68,7 +68,7 @@ def _check_sources(build: Build, bundle: Bundle, folder: Path, mend: str) -> Non
 
 
 def _check_complete(build: Build, bundle: Bundle, target: Target, mend: str) -> None:
-    """Raise LiraError if a record lacks what a build writes: it was edited."""
+    """Raises LiraError if a record lacks what a build writes: it was edited."""
     record = bundle.engine_folder(target.name, build.precision) / BUILD_NAME
     for stage in STAGES:
         for name in bundle.stage_sources(stage):
@@ -81,7 +81,7 @@ def _check_complete(build: Build, bundle: Bundle, target: Target, mend: str) -> 
             raise LiraError(
                 f"{record}: precision of {stage} is {found!r}, expected {' or '.join(choices)}; {mend}"
             )
-    try:  # the options are read when engines are opened
+    try:  # openers rely on them
         target.read_options(build.options, build.precision)
     except LiraError as error:
         raise LiraError(f"{record}: {error}; {mend}") from None

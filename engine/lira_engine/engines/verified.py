@@ -1,4 +1,4 @@
-"""That engines gave right answers on a device, and whether it is the device that is here."""
+"""Record that engines were verified on a device, and check that it is this machine's."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from lira_engine.system.atomic import atomic_write
 
 
 def now() -> str:
-    """UTC, ISO 8601."""
+    """Return the time in UTC, ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def keep_verified(folder: Path, build: Build, found: Verified | None) -> None:
-    """Write into build.json what was found, None for engines that failed."""
+    """Write the result into build.json; None for engines that failed."""
     with atomic_write(folder / BUILD_NAME) as file:
         file.write(replace(build, verified=found).dumps().encode())
 
 
 def require_verified(build: Build, target: Target, bundle: Path) -> None:
-    """Raise LiraError if engines for a GPU were not verified in the setting that is here."""
+    """Raises LiraError if engines for a GPU were not verified in this machine's setting."""
     if not target.on_gpu:
         return
     engines = f"the {build.target}-{build.precision} engines"
     mend = (
-        f"run `{target.verify_command(bundle, build.precision)}`, or look at what they answer all the "
-        "same with `lira-edge run --unverified`"
+        f"run `{target.verify_command(bundle, build.precision)}`, or see what they answer anyway "
+        "with `lira-edge run --unverified`"
     )
     if build.verified is None:
         raise LiraError(f"{engines} were not verified on a device: {mend}")

@@ -1,1 +1,1 @@
-"""Engines run by ONNX Runtime, on the CPU and on NVIDIA GPUs."""
+"""Engines that ONNX Runtime runs, on the CPU and on NVIDIA GPUs."""

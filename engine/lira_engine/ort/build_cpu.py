@@ -1,4 +1,4 @@
-"""Stages built for ONNX Runtime on the CPU, each checked on the bundle's check vectors."""
+"""Build stages for ONNX Runtime on the CPU, and check them on the bundle's check vectors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lira_engine.ort.options import CpuOptions
 
 _TIMED_RUNS = 3
 WORTHWHILE = 1.1
-"""Speedup from which on int8 is taken."""
+"""Least speedup over fp32 at which int8 is chosen."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class CpuBuilder:
         return BuiltStage(precision, errors, round(time.perf_counter() - started, 3), speedup)
 
     def _write(self, stage: str, precision: str, folder: Path) -> dict[str, float]:
-        """Write one engine file and check it; the errors of its outputs."""
+        """Write one engine file and check it; return the errors of its outputs."""
         self.progress(stage, "lower")
         quantization = Quantization(self.options.block_size, self.options.lm_head_bits)
         portable = ir.load(self.bundle.stage_file(stage))
@@ -68,7 +68,8 @@ class CpuBuilder:
         return check_stage(self.opener, stage, file, f"the {self.target.name} engine of {stage}", precision)
 
     def _faster(self, stage: str, folder: Path) -> tuple[str, dict[str, float], float | None]:
-        """Write the faster one of fp32 and int8 into `folder`; int8 only if it is accurate enough."""
+        """Write fp32 or int8 into `folder`: int8 if it is accurate enough and faster. Return the precision,
+        its errors and the speedup of int8, if it was timed."""
         folders = {precision: folder / precision for precision in ("fp32", "int8")}
         for one in folders.values():
             one.mkdir()
@@ -79,7 +80,7 @@ class CpuBuilder:
         except OutOfMemory:
             raise
         except LiraError:
-            pass  # not accurate enough: fp32, as build.json says
+            pass  # int8 is not accurate enough: fp32 is kept, as build.json records
         else:
             speedup = self._speedup(stage, folders["fp32"], folders["int8"])
             chosen = "int8" if speedup >= WORTHWHILE else "fp32"
@@ -92,7 +93,7 @@ class CpuBuilder:
         return chosen, errors[chosen], speedup
 
     def _speedup(self, stage: str, before: Path, after: Path) -> float:
-        """How much faster the file in `after` is: best times of interleaved runs."""
+        """Return the speedup of the engine in `after` over that in `before`: best of interleaved runs."""
         self.progress(stage, "time")
         inputs = self.bundle.check_vectors(stage).inputs
         best = [float("inf")] * 2
@@ -107,11 +108,11 @@ class CpuBuilder:
 
 
 def check_stage(opener: OrtOpener, stage: str, file: Path, what: str, precision: str) -> dict[str, float]:
-    """Run a stage's file on the bundle's check vectors; the error of each output.
+    """Run a stage's file on the bundle's check vectors and return the error of each output.
 
-    The language model is run as a plain graph, its whole cache in and out, if the check vectors hold the
-    cache; and with its runner's cache if they begin at position 0. Raises LiraError, which begins with
-    `what`, if an output is not accepted (see `check_outputs`).
+    The language model runs as a plain graph, with caches as inputs and outputs, if the check vectors hold
+    them; and with its runner's cache if they begin at position 0. Raises LiraError, which begins with `what`,
+    if an error is above the tolerance (see `check_outputs`).
     """
     bundle = opener.bundle
     vectors = bundle.check_vectors(stage)

@@ -1,4 +1,4 @@
-"""Stages built for ONNX Runtime on an NVIDIA GPU, and checked on it: outputs, and which provider ran what."""
+"""Build stages for ONNX Runtime on an NVIDIA GPU, and check on it their outputs and execution providers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class CudaBuilder:
         return BuiltStage(precision, errors, seconds, kept_fp32=kept)
 
     def _write(self, stage: str, precision: str, file: Path) -> tuple[str, ...]:
-        """Write the engine file; the weights that do not fit into fp16."""
+        """Write the engine file; return the names of the weights that do not fit into fp16."""
         self.progress(stage, "lower")
         quantization = Quantization(self.options.block_size, self.options.lm_head_bits)
         passes = cuda_pipeline(stage, precision, self.options.provider, quantization)
@@ -63,7 +63,7 @@ class CudaBuilder:
         return kept_in_fp32(model)
 
     def _check(self, stage: str, precision: str, file: Path) -> dict[str, float]:
-        """Run the engine on the check vectors; the error of each output."""
+        """Run the engine on the check vectors; return the error of each output."""
         vectors = self.bundle.check_vectors(stage)
         if stage == "llm":
             with self.opener.llm(file) as llm:
@@ -76,7 +76,8 @@ class CudaBuilder:
 
 
 def checked_placement(bundle: Bundle, stage: str, file: Path, precision: str, device: Device) -> Placement:
-    """Where the nodes of a stage's file run. Raises LiraError if that is not where they should."""
+    """Return which execution providers run the nodes of a stage's file. Raises LiraError as
+    `check_placement` does."""
     if stage == "llm":
         device = device.for_cache
     found = placement_of_run(file, device, _feeds(bundle, stage, precision))
@@ -85,7 +86,7 @@ def checked_placement(bundle: Bundle, stage: str, file: Path, precision: str, de
 
 
 def _feeds(bundle: Bundle, stage: str, precision: str) -> dict[str, np.ndarray]:
-    """A stage's check vectors; of the language model with an empty cache, which they need not hold."""
+    """Return a stage's recorded inputs, with empty caches of the language model, which may lack them."""
     feeds = dict(bundle.check_vectors(stage).inputs)
     for name, spec in bundle.manifest.stages[stage].inputs.items():
         if is_cache(name):

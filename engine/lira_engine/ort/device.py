@@ -1,4 +1,4 @@
-"""Where ONNX Runtime computes, and which memory keeps what stays there."""
+"""The device of an ONNX Runtime session: its execution providers and its memory."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ PROVIDERS: Mapping[str, str] = MappingProxyType(
         "nv-tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
     }
 )
-"""Execution providers for NVIDIA GPUs, as --provider names them."""
+"""Execution providers for NVIDIA GPUs, by their names for --provider."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """An execution provider with the memory that it works in. What runs on one runs on any other alike.
+    """A processor with its memory. The same code runs stages on all of them.
 
     Attributes:
-        providers: execution providers whose nodes are on the device, the preferred one first.
+        providers: execution providers that run nodes on the device, the preferred one first.
         memory: ONNX Runtime's name of the device's memory, "cpu" or "cuda".
         allow_fallback: whether nodes may run elsewhere. See `lira_engine.ort.placement`.
     """
@@ -37,18 +37,18 @@ class Device:
 
     @property
     def for_cache(self) -> Device:
-        """The device of a graph whose caches are updated where they are.
+        """The device of a graph that updates its caches in place.
 
-        TensorRT's engines read a cache from one buffer and write it to another, so that what holds one stays
-        with the CUDA provider.
+        TensorRT reads a cache from one buffer and writes it to another, so the CUDA provider runs such a
+        graph.
         """
         if _CUDA in self.providers:
             return Device((_CUDA,), self.memory, self.allow_fallback)
         return self
 
     def session_providers(self) -> list[tuple[str, dict[str, str]]]:
-        """What a session is given. The CPU provider is last: without it a node that no other takes would be
-        an error that does not name the node."""
+        """Return a session's providers with their options. The CPU provider is last: without it, a node that
+        no other provider takes raises an error that does not name the node."""
         names = (*self.providers, "CPUExecutionProvider")
         return [(name, _options(name)) for name in dict.fromkeys(names)]
 
@@ -57,13 +57,13 @@ CPU = Device()
 
 
 def cuda_device(provider: str = "cuda", allow_fallback: bool = False) -> Device:
-    """The NVIDIA GPU of this machine, by one of `PROVIDERS`.
+    """Return this machine's NVIDIA GPU with one of `PROVIDERS`.
 
-    Raises LiraError where this ONNX Runtime does not have it, with the line that installs it.
+    Raises LiraError, with the command that installs it, if this ONNX Runtime lacks the provider.
     """
     if provider not in PROVIDERS:
         raise LiraError(f"provider {provider!r}: expected {', '.join(PROVIDERS)}")
-    from lira_engine.ort.library import onnxruntime  # which says how it is installed, where it is missing
+    from lira_engine.ort.library import onnxruntime
 
     wanted = tuple(dict.fromkeys((PROVIDERS[provider], _CUDA)))
     available = onnxruntime.get_available_providers()
@@ -82,9 +82,9 @@ def cuda_device(provider: str = "cuda", allow_fallback: bool = False) -> Device:
 def _options(provider: str) -> dict[str, str]:
     if provider == _CUDA:
         return {
-            "use_tf32": "0",  # 10 bits of mantissa in products: fp32 would not be fp32
+            "use_tf32": "0",  # TF32 matmuls have 10 bits of mantissa, fp32 has 23
             "arena_extend_strategy": "kSameAsRequested",
-            "cudnn_conv_algo_search": "HEURISTIC",  # trying all of them takes the first run half a minute
+            "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search takes the first run half a minute
         }
     if provider == PROVIDERS["tensorrt"]:  # it compiles when a session opens
         folder = str(cache_folder() / "onnxruntime-tensorrt")

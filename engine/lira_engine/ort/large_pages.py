@@ -1,4 +1,4 @@
-"""Weights in large pages of memory: a step reads all of them, and looks up 512 times fewer addresses."""
+"""Weights in large pages: a decode step, which reads all of them, translates 512 times fewer pages."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MAPS = Path("/proc/self/maps")
 
 @contextmanager
 def large_pages() -> Iterator[None]:
-    """Memory that the block takes and keeps goes into large pages afterwards, where the system gives them on
-    request (Linux, /sys/kernel/mm/transparent_hugepage/enabled madvise or always); else nothing happens.
+    """Move memory that the block allocates and keeps into large pages, if the system gives them on request
+    (Linux, /sys/kernel/mm/transparent_hugepage/enabled madvise or always); else do nothing.
 
-    What lies there does not change. It is for allocations of megabytes, and takes about a second per GB.
+    The memory's content stays. For allocations of megabytes; takes about a second per GB.
     """
     before = _mappings()
     yield
@@ -29,13 +29,13 @@ def large_pages() -> Iterator[None]:
     for start, end in _mappings() - before:
         start, end = -(-start // PAGE) * PAGE, end // PAGE * PAGE
         if start < end:
-            # A system that does not know the request says so and leaves the pages as they are.
+            # A kernel that does not know the request returns an error and leaves the pages as they are.
             madvise(start, end - start, _WANT_LARGE)
             madvise(start, end - start, _COLLAPSE)
 
 
 def _mappings() -> set[tuple[int, int]]:
-    """(start, end) of the process's own writable memory that no file stands behind."""
+    """Return (start, end) of the process's private writable mappings that no file backs."""
     found = set()
     with suppress(OSError):
         for line in _MAPS.read_text(encoding="utf-8").splitlines():

@@ -1,4 +1,4 @@
-"""ONNX Runtime itself: importing this module says how to install it where it is missing."""
+"""Import ONNX Runtime. Raises LiraError, with the command that installs it, if it is missing."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ ORT_ERRORS = (
     _state.NotImplemented,
     _state.RuntimeException,
 )
-"""What its calls raise."""
+"""Errors that ONNX Runtime's calls raise."""
 
 
 def version() -> tuple[int, ...]:
-    """Version of ONNX Runtime: (major, minor)."""
+    """Return ONNX Runtime's version: (major, minor)."""
     return tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])

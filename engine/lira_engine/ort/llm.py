@@ -1,4 +1,4 @@
-"""The language model run by ONNX Runtime, with caches that are updated where they are."""
+"""Run the language model by ONNX Runtime, with KV caches that are updated in place."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from lira_engine.ort.session import bind_input, bind_output, open_session, run_o
 class OrtKvCache(CountedRows):
     """Keys and values of one sequence, in the device's memory.
 
-    Every layer's past and present are bound once, to the same memory, so that a step writes its own rows and
-    copies none. The cache lives as long as the language model that made it is open.
+    Each layer's cache input and output are bound once, to the same memory, so that a pass writes its own rows
+    and copies none. The cache is usable until its language model is closed.
     """
 
     def __init__(
@@ -36,8 +36,7 @@ class OrtKvCache(CountedRows):
         super().__init__(next(iter(shapes.values()))[2])
         self._position = np.zeros(1, np.int64)
         self.binding: onnxruntime.IOBinding | None = session.io_binding()
-        # Zeros, because a masked slot's weight of zero times a NaN would still be a NaN; memory that no row
-        # reaches is never touched.
+        # Zeros: a masked row has weight 0, and 0 times NaN is NaN. Pages that no row reaches stay untouched.
         with memory_errors_told():
             self.rows = {
                 name: onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), device.memory, 0)
@@ -52,16 +51,16 @@ class OrtKvCache(CountedRows):
         self._position[0] = length
 
     def bind_position(self) -> None:
-        """Tell the next pass where its first row goes."""
+        """Bind the position of the next pass's first row."""
         assert self.binding is not None
         bind_input(self.binding, "position", self._position)
 
 
 class OrtLlm(Closing):
-    """Runs a portable or a built graph of the language model (the tensors of lira_export.graphs.llm)."""
+    """Runs a portable or built graph of the language model (tensors: lira_export.graphs.llm)."""
 
     def __init__(self, path: Path, threads: int | None = None, device: Device = CPU) -> None:
-        """`threads` None leaves the number to ONNX Runtime. Raises LiraError for a file of another kind."""
+        """`threads` None leaves the number to ONNX Runtime. Raises LiraError for any other graph."""
         self._device = device.for_cache
         with large_pages() if self._device.memory == "cpu" else nullcontext():
             self._session: onnxruntime.InferenceSession | None = open_session(
@@ -100,10 +99,10 @@ class OrtLlm(Closing):
     def forward(
         self, embeds: np.ndarray, cache: KvCache, logit_positions: Sequence[int] = (-1,)
     ) -> LlmOutput:
-        """Append `embeds` [S, C] float32 to the sequence in `cache`; answer for `logit_positions`, indices
-        into S, from the end where negative.
+        """Append `embeds` [S, C] float32 to the sequence in `cache`; return the outputs at `logit_positions`,
+        indices into S, negative ones from the end.
 
-        Raises ContextFull, with the cache as it was, where S rows do not fit; ValueError for embeddings of
+        Raises ContextFull, with the cache unchanged, if S rows do not fit; ValueError for embeddings of
         another shape or dtype, positions outside S, and a cache of another model.
         """
         rows = check_embeddings(embeds, logit_positions, self.sizes["hidden_size"])
@@ -114,7 +113,7 @@ class OrtLlm(Closing):
         check_room(cache.length, cache.capacity, rows)
         binding, asked = cache.binding, len(logit_positions)
         assert binding is not None
-        # The graph knows no negative positions.
+        # The graph takes no negative positions.
         positions = np.array([p % rows for p in logit_positions], np.int64)
         embeds = np.ascontiguousarray(embeds)[None]
         logits = np.empty((1, asked, self.sizes["vocab_size"]), np.float32)
@@ -124,7 +123,7 @@ class OrtLlm(Closing):
         bind_input(binding, "logit_positions", positions)
         bind_output(binding, "logits", logits)
         bind_output(binding, "hidden_states", hidden)
-        # A decode step takes a few kilobytes, which the arena keeps for the next one.
+        # A decode step needs a few kilobytes, which the arena keeps for the next one.
         with memory_errors_told():
             self._session.run_with_iobinding(binding, run_options(self._device) if rows > 1 else None)
         cache.fill(cache.length + rows)
@@ -139,7 +138,7 @@ class OrtLlm(Closing):
 
 
 def open_llm(path: Path, spec: ModelSpec, threads: int | None = None, device: Device = CPU) -> OrtLlm:
-    """The language model of a bundle. Raises LiraError if the file's sizes are not those of `spec`."""
+    """Open a bundle's language model. Raises LiraError if the graph's sizes are not those of `spec`."""
     llm = OrtLlm(path, threads, device)
     wrong = [
         f"{name} {found}, expected {getattr(spec, name)}"

@@ -1,4 +1,4 @@
-"""Runs a lowered language model by ONNX Runtime and keeps its outputs (engines.lowered_outputs).
+"""Run a lowered language model by ONNX Runtime and record its outputs (engines.lowered_outputs).
 
 python -m lira_engine.ort.lowered_reference BUNDLE GRAPH PRECISION FOLDER
 """
@@ -17,14 +17,14 @@ from lira_engine.errors import LiraError, OutOfMemory, how_it_ended, out_of_memo
 from lira_engine.system.extras import ENGINES_FROM, PORTABLE_FROM
 
 OLD_OPSET = 21
-"""The newest that ONNX Runtime knows from `ENGINES_FROM` on."""
+"""The newest opset that ONNX Runtime `ENGINES_FROM` knows."""
 
 
 def record(bundle: Bundle, graph: Path, precision: str, folder: Path) -> None:
-    """Run a lowered language model and write its outputs into an engine folder; nothing where ONNX Runtime is
-    missing here, or too old for the graph.
+    """Run a lowered language model and write its outputs into an engine folder; do nothing if ONNX Runtime is
+    missing, or too old for the graph.
 
-    Raises LiraError where the lowered graph itself is wrong.
+    Raises LiraError if the lowered graph itself is wrong.
     """
     import onnx_ir as ir
 
@@ -46,8 +46,10 @@ def record(bundle: Bundle, graph: Path, precision: str, folder: Path) -> None:
 
 
 def record_in_process(bundle: Bundle, graph: Path, precision: str, folder: Path) -> None:
-    """`record`, in a process of its own: ONNX Runtime keeps the memory of a session for the next one, and the
-    compiler needs it."""
+    """Run `record` in a child process: ONNX Runtime keeps a session's memory, which the compiler needs.
+
+    Raises LiraError as `record` does, and if the process dies.
+    """
     arguments = (bundle.path, graph, precision, folder)
     done = subprocess.run(
         [sys.executable, "-m", "lira_engine.ort.lowered_reference", *map(str, arguments)],

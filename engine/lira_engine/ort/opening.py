@@ -1,4 +1,4 @@
-"""Engine files to runners of ONNX Runtime."""
+"""Open engine files as runners of ONNX Runtime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the builds for ONNX Runtime."""
+"""Options of builds for ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class CpuOptions(Options):
     )
     encoders: str = option(
         "auto",
-        "precision of the other stages in a quantized build; auto takes int8 where it is accurate and faster",
+        "precision of the other stages in a quantized build; auto takes int8 if it is accurate and faster",
         ("auto", "fp32", "int8"),
         quantized=True,
     )

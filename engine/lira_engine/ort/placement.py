@@ -1,7 +1,7 @@
-"""Which execution provider ran each node of a graph, and whether that is where it should have run.
+"""Find which execution provider ran each node of a graph, and refuse silent fallbacks to the CPU.
 
-ONNX Runtime hands a node that its provider does not take to the CPU, silently, and copies the tensors there
-and back. The profile of a run says what happened, in every version and after all fusions.
+ONNX Runtime silently runs a node that its provider does not take on the CPU, and copies the tensors there
+and back. The profile of a run shows this, in every version and after all fusions.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from lira_engine.errors import LiraError
 from lira_engine.ort.device import Device
 
 SMALL = 4096
-"""Elements up to which integers count as sizes and positions. ONNX Runtime computes with these on the CPU by
-itself, where a shape is known; nothing waits for it."""
+"""Most elements of an integer tensor that counts as sizes or positions. ONNX Runtime itself computes these on
+the CPU if a shape is known; nothing waits for it."""
 _COPIES = ("MemcpyToHost", "MemcpyFromHost")
-_WHOLE = ("int64", "int32", "bool")
+_INTEGERS = ("int64", "int32", "bool")
 _NAMED = 3
 
 
 @dataclass(frozen=True)
 class RanNode:
-    """One node of a run. `outputs`: type and shape of each, such as ("float", (1, 256, 64))."""
+    """A node of a run. `outputs`: type and shape of each, such as ("float", (1, 256, 64))."""
 
     name: str
     op: str
@@ -38,16 +38,21 @@ class RanNode:
     outputs: tuple[tuple[str, tuple[int, ...]], ...]
 
     @property
-    def counts(self) -> bool:
-        """Whether it does, or may do, more than arithmetic with a few sizes and positions."""
-        small = (kind in _WHOLE and math.prod(shape) <= SMALL for kind, shape in self.outputs)
+    def computes_data(self) -> bool:
+        """Whether the node does, or may do, more than arithmetic on a few sizes and positions."""
+        small = (kind in _INTEGERS and math.prod(shape) <= SMALL for kind, shape in self.outputs)
         return not self.outputs or not all(small)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Nodes of one run by execution provider, those on sizes and positions apart; and copies between the
-    device's memory and the host's, the graph's own inputs and outputs not included."""
+    """Execution providers of one run.
+
+    Attributes:
+        nodes: their number by provider. sizes_on_cpu: nodes on sizes and positions, counted apart. copies:
+            between the memories of device and host, without the graph's inputs and outputs. elsewhere: nodes
+            that ran on another provider than the device's.
+    """
 
     nodes: dict[str, int]
     sizes_on_cpu: int
@@ -55,7 +60,7 @@ class Placement:
     elsewhere: tuple[RanNode, ...]
 
     def text(self) -> str:
-        """`412 CUDA, 9 on sizes, 2 copies`"""
+        """Return text such as `412 CUDA, 9 on sizes, 2 copies`."""
         parts = [f"{n} {name.removesuffix('ExecutionProvider')}" for name, n in sorted(self.nodes.items())]
         if self.sizes_on_cpu:
             parts.append(f"{self.sizes_on_cpu} on sizes")
@@ -65,7 +70,7 @@ class Placement:
 
 
 def placement(nodes: Iterable[RanNode], device: Device) -> Placement:
-    """Sort the nodes of a run on `device`."""
+    """Count the nodes of a run on `device` by execution provider."""
     counted: Counter[str] = Counter()
     sizes = copies = 0
     elsewhere = []
@@ -73,7 +78,7 @@ def placement(nodes: Iterable[RanNode], device: Device) -> Placement:
         here = node.provider in device.providers
         if node.op in _COPIES:
             copies += 1
-        elif here or node.counts:
+        elif here or node.computes_data:
             counted[node.provider] += 1
             if not here:
                 elsewhere.append(node)
@@ -83,7 +88,7 @@ def placement(nodes: Iterable[RanNode], device: Device) -> Placement:
 
 
 def check_placement(stage: str, found: Placement, device: Device) -> None:
-    """Raise LiraError where nodes of a stage ran elsewhere than on a device that allows no fallback."""
+    """Raises LiraError if nodes of a stage ran elsewhere and `device` allows no fallback."""
     if not found.elsewhere or device.allow_fallback:
         return
     named = "; ".join(f"{node.op} {node.name}" for node in found.elsewhere[:_NAMED])
@@ -96,7 +101,8 @@ def check_placement(stage: str, found: Placement, device: Device) -> None:
 
 
 def placement_of_run(path: Path, device: Device, feeds: Mapping[str, np.ndarray]) -> Placement:
-    """Run a graph once on `feeds`, with the profiler on. Raises LiraError where it cannot be loaded."""
+    """Run a graph once on `feeds`, with the profiler on, and return where its nodes ran. Raises LiraError if
+    the graph cannot be loaded."""
     from lira_engine.ort.session import open_session
 
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +113,7 @@ def placement_of_run(path: Path, device: Device, feeds: Mapping[str, np.ndarray]
 
 
 def ran_nodes(events: Iterable[Mapping[str, Any]]) -> Iterable[RanNode]:
-    """The nodes among the events of ONNX Runtime's profile, each once, as it ran first."""
+    """Yield the nodes among the events of ONNX Runtime's profile, each once, from its first run."""
     seen = set()
     for event in events:
         name = str(event.get("name", ""))

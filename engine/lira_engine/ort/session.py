@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime: what they are given, and what is told when one cannot be opened."""
+"""Open ONNX Runtime sessions with our options, and explain why one cannot be opened."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lira_engine.ort.library import ORT_ERRORS, onnxruntime
 from lira_engine.system.machine import usable_cores
 
 _PER_THREAD = 72 << 20
-"""Bytes: 8 MiB of stack, and 64 MiB that the GNU C library keeps for what the thread allocates."""
+"""Bytes of address space: 8 MiB of stack, and 64 MiB that the GNU C library reserves for allocations."""
 
 
 def bind_input(binding: onnxruntime.IOBinding, name: str, array: np.ndarray) -> None:
     """Bind an array's own memory; the caller keeps it alive until the run is over.
 
-    What another memory needs is copied there now: an array that changes is bound again before each run.
+    A device with its own memory gets a copy now: bind an array that changes again before each run.
     """
     binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
@@ -33,7 +33,7 @@ def bind_output(binding: onnxruntime.IOBinding, name: str, array: np.ndarray) ->
 
 @cache
 def _share_arena() -> None:
-    """One arena for all sessions, which grows by what is asked for (the default doubles what it takes)."""
+    """Register one arena for all sessions, which grows by the requested size (the default doubles it)."""
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
@@ -42,22 +42,22 @@ def _share_arena() -> None:
 
 
 @cache
-def giving_back() -> onnxruntime.RunOptions:
-    """Options of a run after which the arena returns what it does not need any more."""
+def shrinking_arena() -> onnxruntime.RunOptions:
+    """Return options of a run after which the arena frees the memory that it no longer needs."""
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
 
 
 def run_options(device: Device) -> onnxruntime.RunOptions | None:
-    """What a run of large tensors is given. A GPU's arena keeps its memory: giving it back waits for the
+    """Return options of a run with large tensors. A GPU's arena keeps its memory: freeing it waits for the
     device."""
-    return giving_back() if device.memory == "cpu" else None
+    return shrinking_arena() if device.memory == "cpu" else None
 
 
 def _check_threads(threads: int | None) -> None:
-    """Raise OutOfMemory where a session's threads would not get what each reserves: ONNX Runtime then fails
-    anywhere, or crashes."""
+    """Raises OutOfMemory if the system refuses the address space that a session's threads reserve: ONNX
+    Runtime would fail anywhere, or crash."""
     threads = usable_cores() if threads is None else threads
     if threads == 1 or sys.platform != "linux":
         return
@@ -79,30 +79,30 @@ def open_session(
     device: Device = CPU,
     profile: Path | None = None,
 ) -> onnxruntime.InferenceSession:
-    """A session on `device`.
+    """Open a session on `device`.
 
     `threads` None leaves the number to ONNX Runtime (one per core). `prepack` False keeps weights as they
-    are: a second copy, in the order in which kernels read, pays only where a session runs more than once.
-    `reuse` True plans ahead which tensors share a buffer: a percent faster where a run takes milliseconds,
-    but of a stage with large tensors it may take twice the memory. `profile`: how the name of the file with
-    a profile of its runs begins.
-    Raises LiraError with the reason where ONNX Runtime does not accept the file, or not the device, and
-    OutOfMemory where the system refuses what it asks for.
+    are: a second copy, in the order in which kernels read, pays only if a session runs more than once.
+    `reuse` True plans ahead which tensors share a buffer: a percent faster if a run takes milliseconds, but a
+    stage with large tensors may take twice the memory. `profile`: prefix of the path of a profile of its
+    runs.
+    Raises LiraError with the reason if ONNX Runtime does not accept the file or the device, and OutOfMemory
+    if the system refuses memory or threads.
     """
     options = onnxruntime.SessionOptions()
-    # Its warnings are about graphs, not for users, and an error is in the exception, too; but which library
-    # a GPU lacks is said in its log only.
+    # Warnings are about graphs, not for users, and an exception repeats its error; but only the log says
+    # which library a GPU lacks.
     severity = 4 if device.memory == "cpu" else 3
     onnxruntime.set_default_logger_severity(severity)
     options.log_severity_level = severity
-    # ONNX Runtime's plans trade memory for calls of the allocator: a buffer lives until the last tensor that
-    # will use it again, and a second run allocates the sum of all at once. Each tensor on its own halves the
-    # pixel encoder's peak, and an arena makes that no slower.
+    # ONNX Runtime's memory plans save calls of the allocator, but a buffer lives until its last reuse, and a
+    # second run allocates all buffers at once. A buffer for each tensor halves the pixel encoder's peak, and
+    # with an arena it is no slower.
     options.enable_mem_reuse = reuse
     options.enable_mem_pattern = False
     _share_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
-    # 4-bit weights behind DequantizeLinear, as TensorRT's graphs have them: their products in fp32, not int8.
+    # int4 weights behind DequantizeLinear, as in TensorRT's graphs: matmuls in fp32, not int8.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
@@ -113,7 +113,7 @@ def open_session(
         options.profile_file_prefix = str(profile)
     _check_threads(threads)
     try:
-        # By itself it would try again on the CPU, and say so among other output only.
+        # With fallback it would try again on the CPU, and say so only in its log.
         with memory_errors_told():
             session = onnxruntime.InferenceSession(
                 str(path), options, providers=device.session_providers(), enable_fallback=0
@@ -129,6 +129,6 @@ def open_session(
     if lacking:
         raise LiraError(
             f"ONNX Runtime {onnxruntime.__version__} could not start {' and '.join(lacking)}, most likely "
-            "for want of the GPU's driver or of CUDA's and cuDNN's libraries: see `lira-edge doctor`"
+            "because the GPU's driver or CUDA's or cuDNN's libraries are missing: see `lira-edge doctor`"
         )
     return session

@@ -1,4 +1,4 @@
-"""Stages run by ONNX Runtime, on the CPU or on an NVIDIA GPU."""
+"""Run stages by ONNX Runtime, on the CPU or on an NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from lira_engine.ort.device import CPU, Device
 from lira_engine.ort.library import onnxruntime
 from lira_engine.ort.session import bind_input, open_session, run_options
 
-Form = tuple[tuple[int, ...], np.dtype]
-"""Shape and dtype."""
+ShapeAndDtype = tuple[tuple[int, ...], np.dtype]
 
 
 class OrtStage(Stage):
-    """A stage's ONNX file in a session. Its outputs stay in the device's memory until `numpy` is asked."""
+    """A stage's ONNX file in a session. Its outputs stay in the device's memory until `numpy` is called."""
 
     def __init__(
         self,
@@ -34,7 +33,7 @@ class OrtStage(Stage):
     ) -> None:
         """`threads`, `prepack`, `device`: see `open_session`.
 
-        Raises LiraError where the file cannot be loaded or its tensors are not those of `spec`.
+        Raises LiraError if the file cannot be loaded or its tensors are not those of `spec`.
         """
         self.name = name
         self.device = device
@@ -52,7 +51,7 @@ class OrtStage(Stage):
             )
 
     def start(self, feeds: Feeds) -> OrtPass:
-        """A pass that runs when its first result is needed. Raises LiraError as `StageRunner.start` does."""
+        """Return a pass that runs when a result is first needed. Raises LiraError as `StageRunner.start`."""
         sizes = check_feeds(self.name, self.input_specs, feeds)
         outputs = {
             name: (tuple(sizes[n] if isinstance(n, str) else n for n in spec.shape), np.dtype(spec.dtype))
@@ -60,12 +59,12 @@ class OrtStage(Stage):
         }
         return OrtPass(outputs, partial(self._run, dict(feeds), outputs))
 
-    def _run(self, feeds: Feeds, outputs: Mapping[str, Form]) -> dict[str, onnxruntime.OrtValue]:
-        session = self._session  # a thread that closes the stage does not take it away
+    def _run(self, feeds: Feeds, outputs: Mapping[str, ShapeAndDtype]) -> dict[str, onnxruntime.OrtValue]:
+        session = self._session  # another thread may close the stage meanwhile
         if session is None:
             raise Closed(self.name)
         binding = session.io_binding()
-        kept = []  # until the run is over
+        kept = []  # alive until the run is over
         for name, tensor in feeds.items():
             if isinstance(tensor, OrtTensor):
                 binding.bind_ortvalue_input(name, tensor.value)
@@ -87,10 +86,10 @@ class OrtStage(Stage):
 
 
 class OrtPass:
-    """A pass of an `OrtStage`: one that nobody needs a result of costs nothing."""
+    """A pass of an `OrtStage`. It costs nothing if no result is needed."""
 
     def __init__(
-        self, outputs: Mapping[str, Form], run: Callable[[], dict[str, onnxruntime.OrtValue]]
+        self, outputs: Mapping[str, ShapeAndDtype], run: Callable[[], dict[str, onnxruntime.OrtValue]]
     ) -> None:
         self._outputs = outputs
         self._run: Callable[[], dict[str, onnxruntime.OrtValue]] | None = run
@@ -99,7 +98,7 @@ class OrtPass:
 
     @property
     def outputs(self) -> dict[str, OrtTensor]:
-        return {name: OrtTensor(self, name, *form) for name, form in self._outputs.items()}
+        return {name: OrtTensor(self, name, shape, dtype) for name, (shape, dtype) in self._outputs.items()}
 
     def numpy(self, name: str) -> np.ndarray:
         array: np.ndarray = self.value(name).numpy()
@@ -107,7 +106,7 @@ class OrtPass:
         return array
 
     def value(self, name: str) -> onnxruntime.OrtValue:
-        """An output where the device left it."""
+        """Return an output in the device's memory; run the pass if it has not run."""
         with self._lock:
             if self._run is not None:
                 self._values = self._run()
@@ -116,7 +115,7 @@ class OrtPass:
 
 
 class OrtTensor:
-    """An output of a pass that may not have run yet. Once it has, this output is all that is kept alive."""
+    """An output of a pass that may not have run yet. Afterwards it keeps only this output alive."""
 
     def __init__(self, made_by: OrtPass, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self.name, self.shape, self.dtype = name, shape, dtype

@@ -1,5 +1,4 @@
-"""The targets that ONNX Runtime runs: the CPU, NVIDIA GPUs by its CUDA provider, and portable graphs as they
-are."""
+"""The targets that ONNX Runtime runs: the CPU, NVIDIA GPUs, and portable graphs as they are."""
 
 from __future__ import annotations
 
@@ -22,13 +21,13 @@ from lira_engine.system.extras import ENGINES_FROM, PORTABLE_FROM, install_line,
 from lira_engine.system.machine import gpu_here
 
 PEAK_PER_BYTE, PEAK_LEAST_MIB = 2.0, 512
-"""Peak memory of a build: what the libraries take, and what comes per byte of the largest portable stage."""
+"""Peak memory of a build: bytes per byte of the largest portable stage, and MiB of the libraries."""
 _ROOM = Path(__file__).parent
 
 
 class CpuTarget(Target):
-    """Engines with ONNX Runtime's contrib operators. They are standard graphs: another CPU or another ONNX
-    Runtime than at the build does not matter."""
+    """Engines for the CPU: graphs with ONNX Runtime's contrib operators, which run on any CPU and any ONNX
+    Runtime that is new enough."""
 
     name = "cpu"
     title = "this machine's processor"
@@ -39,11 +38,12 @@ class CpuTarget(Target):
     sources = (_ROOM / "build_cpu.py", _ROOM / "options.py", _ROOM / "target.py")
 
     def stage_precisions(self, precision: str, stage: str) -> tuple[str, ...]:
-        """In a quantized build the other stages are fp32 or int8, whichever the options ask for."""
+        """Return the precision of the build; fp32 and int8 for the other stages of a quantized build."""
         return ("fp32", "int8") if stage != "llm" and self._quantized(precision) else (precision,)
 
     def expected_bytes(self, precision: str, portable: Mapping[str, int]) -> int:
-        """A stage that may be fp32 or int8 is there in both until the faster one is chosen."""
+        """Return about how many bytes of disk a build needs. A stage that may be fp32 or int8 is written in
+        both before the faster one is chosen."""
         shares = {
             stage: sum(precision_named(one).disk_share for one in self.stage_precisions(precision, stage))
             for stage in portable
@@ -51,8 +51,8 @@ class CpuTarget(Target):
         return sum(int(size * shares[stage]) for stage, size in portable.items())
 
     def expected_peak_mib(self, precision: str, portable: Mapping[str, int]) -> int | None:
-        """Measured with quantized weights only: LIRA-2B's build takes 6,877 MiB (docs/true-size.md), its
-        portable language model has about 3,245."""
+        """Return about the peak memory of a quantized build, MiB; others were not measured. LIRA-2B's takes
+        6,877 MiB (docs/true-size.md), its portable language model has about 3,245."""
         if not self._quantized(precision):
             return None
         return PEAK_LEAST_MIB + int(max(portable.values()) * PEAK_PER_BYTE) // 2**20
@@ -71,14 +71,14 @@ class CpuTarget(Target):
         return OrtOpener(bundle, threads)
 
     def check_runtime(self) -> None:
-        import lira_engine.ort.library  # noqa: F401  says itself what is missing
+        import lira_engine.ort.library  # noqa: F401  raises LiraError if it is missing
 
     def readiness(self) -> Readiness:
         return _runs_from(self.name, ENGINES_FROM, "engines by `lira-edge build`")
 
 
 class CudaTarget(Target):
-    """Engines for ONNX Runtime's CUDA provider, or, all but the language model, for those of TensorRT."""
+    """Engines for ONNX Runtime's CUDA provider; its TensorRT providers may run all but the language model."""
 
     name = "cuda"
     title = "an NVIDIA GPU, by ONNX Runtime"
@@ -104,7 +104,7 @@ class CudaTarget(Target):
         return OrtOpener(bundle, threads, cuda_device(options["provider"], options["allow_fallback"]))
 
     def check_runtime(self) -> None:
-        import lira_engine.ort.library  # noqa: F401  says itself what is missing
+        import lira_engine.ort.library  # noqa: F401  raises LiraError if it is missing
 
     def readiness(self) -> Readiness:
         if not gpu_here():
@@ -134,7 +134,7 @@ class CudaTarget(Target):
 
 
 class PortableTarget(Target):
-    """The graphs of a bundle as `export` wrote them. Nothing is built or verified."""
+    """A bundle's graphs as `export` wrote them. Nothing is built or verified."""
 
     name = "portable"
     title = "the bundle's graphs as they are, on the CPU"
@@ -162,14 +162,14 @@ class PortableTarget(Target):
         return OrtOpener(bundle, threads)
 
     def check_runtime(self) -> None:
-        import lira_engine.ort.library  # noqa: F401  says itself what is missing
+        import lira_engine.ort.library  # noqa: F401  raises LiraError if it is missing
 
     def readiness(self) -> Readiness:
         return _runs_from(self.name, PORTABLE_FROM, "graphs as exported")
 
 
 def _runs_from(target: str, least: tuple[int, ...], note: str) -> Readiness:
-    """Whether the ONNX Runtime that is installed is new enough."""
+    """Return "yes", with `note`, if the installed ONNX Runtime has version `least` or newer."""
     version, _ = onnxruntime_here()
     if version is None:
         return Readiness(target, "no", f"needs ONNX Runtime: {install_line('cpu')}")

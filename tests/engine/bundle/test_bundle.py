@@ -1,4 +1,4 @@
-"""A bundle opens only if it is what its manifest says."""
+"""A bundle opens only if its folder matches its manifest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lira_engine.bundle.integrity import confined, sha256_of, verify_folder
 from lira_engine.bundle.manifest import FileEntry
 
 
-def test_opens_and_hands_out_its_parts(bundle_path: Path) -> None:
+def test_an_opened_bundle_gives_its_parts(bundle_path: Path) -> None:
     bundle = Bundle.open(bundle_path)
     model = bundle.manifest.model
     assert bundle.embeddings.shape == (model.vocab_size, model.hidden_size)
@@ -34,20 +34,20 @@ def test_opens_and_hands_out_its_parts(bundle_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verify", ["hashes", "full", "sizes"])
-def test_missing_file_is_refused(bundle_path: Path, verify: Any) -> None:
+def test_a_missing_file_is_refused(bundle_path: Path, verify: Any) -> None:
     (bundle_path / "sefe.onnx").unlink()
     with pytest.raises(LiraError, match=r"sefe\.onnx is missing; .*lira-edge export"):
         Bundle.open(bundle_path, verify)
 
 
-def test_altered_file_is_refused(bundle_path: Path, settled: None) -> None:
+def test_an_altered_file_is_refused(bundle_path: Path, settled: None) -> None:
     Bundle.open(bundle_path)
     file = bundle_path / "llm.onnx.data"
     before = file.stat()
     content = bytearray(file.read_bytes())
     content[40] ^= 1
     file.write_bytes(content)
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a careful intruder would
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # as an attacker would
     with pytest.raises(LiraError, match=r"llm\.onnx\.data was altered: its SHA-256"):
         Bundle.open(bundle_path)
     Bundle.open(bundle_path, "sizes")
@@ -56,7 +56,7 @@ def test_altered_file_is_refused(bundle_path: Path, settled: None) -> None:
         Bundle.open(bundle_path, "sizes")
 
 
-def test_hashes_are_remembered_until_a_file_changes(
+def test_hashes_are_cached_until_a_file_changes(
     bundle_path: Path, settled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[str] = []
@@ -78,13 +78,13 @@ def test_hashes_are_remembered_until_a_file_changes(
     assert len(hashed) == 1 + len(bundle.manifest.files)
 
 
-def test_fresh_files_are_hashed_every_time(bundle_path: Path, cache_home: Path) -> None:
+def test_recently_changed_files_are_hashed_every_time(bundle_path: Path, cache_home: Path) -> None:
     Bundle.open(bundle_path)
     (remembered,) = (cache_home / "lira-edge" / "verified").iterdir()
     assert json.loads(remembered.read_text()) == {}
 
 
-def test_a_broken_cache_costs_time_only(bundle_path: Path, settled: None, cache_home: Path) -> None:
+def test_a_damaged_cache_is_ignored(bundle_path: Path, settled: None, cache_home: Path) -> None:
     Bundle.open(bundle_path)
     (remembered,) = (cache_home / "lira-edge" / "verified").iterdir()
     for content in ("not JSON", "[]", '{"sefe.onnx": 3}', '{"sefe.onnx": {"state": [1]}}'):
@@ -92,12 +92,12 @@ def test_a_broken_cache_costs_time_only(bundle_path: Path, settled: None, cache_
         Bundle.open(bundle_path)
 
 
-def test_an_unwritable_cache_costs_time_only(bundle_path: Path, cache_home: Path) -> None:
+def test_an_unwritable_cache_is_ignored(bundle_path: Path, cache_home: Path) -> None:
     cache_home.write_text("a file where the folder should be")
     Bundle.open(bundle_path)
 
 
-def test_what_is_not_a_bundle(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LiraError, match="not a folder"):
         Bundle.open(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
@@ -108,12 +108,12 @@ def test_what_is_not_a_bundle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["/etc/passwd", "../other", "a/../../b", "a/./b", "", ".", "a\\b", "C:x", "a//b", "a\0b"]
 )
-def test_paths_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
+def test_paths_outside_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(LiraError, match="expected a relative one"):
         confined(tmp_path, name)
 
 
-def test_links_that_lead_out_are_refused(bundle_path: Path, tmp_path: Path) -> None:
+def test_links_out_of_the_folder_are_refused(bundle_path: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside.onnx"
     (bundle_path / "sefe.onnx").rename(outside)
     (bundle_path / "sefe.onnx").symlink_to(outside)
@@ -125,7 +125,7 @@ def test_links_that_lead_out_are_refused(bundle_path: Path, tmp_path: Path) -> N
     Bundle.open(bundle_path)
 
 
-def test_a_path_of_the_manifest_that_leads_out(bundle_path: Path, edit_manifest: Any) -> None:
+def test_a_manifest_that_lists_a_path_outside_is_refused(bundle_path: Path, edit_manifest: Any) -> None:
     def add(data: dict[str, Any]) -> None:
         data["files"]["../secret"] = {"sha256": "0" * 64, "bytes": 1}
 
@@ -141,7 +141,7 @@ def _external(location: str) -> TensorProto:
 
 
 def _save(path: Path, places: str) -> None:
-    """An ONNX file that names other files in one of the places where that is possible."""
+    """Write an ONNX file that names an external file in one of the places that can hold tensors."""
     inner = helper.make_graph([], "inner", [], [], [_external("../c")])
     nodes = {
         "initializer": [],
@@ -158,7 +158,7 @@ def _save(path: Path, places: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["initializer", "attribute", "subgraph", "function"])
-def test_external_data_stays_among_the_listed_files(tmp_path: Path, place: str) -> None:
+def test_external_data_that_is_not_listed_is_refused(tmp_path: Path, place: str) -> None:
     path = tmp_path / "a.onnx"
     _save(path, place)
     assert external_locations(path) == {"../c"}
@@ -166,7 +166,7 @@ def test_external_data_stays_among_the_listed_files(tmp_path: Path, place: str) 
         verify_folder(tmp_path, {"a.onnx": FileEntry(sha256_of(path), path.stat().st_size)}, "mend")
 
 
-def test_what_is_not_onnx(tmp_path: Path) -> None:
+def test_a_file_that_is_not_onnx_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(b"\xff\xff\xff")
     with pytest.raises(LiraError, match="not an ONNX file"):
@@ -183,7 +183,7 @@ def test_what_is_not_onnx(tmp_path: Path) -> None:
         (np.array([{"pickled": 1}], dtype=object), "cannot be read"),
     ],
 )
-def test_arrays_are_what_the_model_needs(
+def test_arrays_of_another_shape_or_dtype_are_refused(
     bundle_path: Path, edit_manifest: Any, array: np.ndarray, found: str
 ) -> None:
     file = bundle_path / "separators.npy"
@@ -197,7 +197,7 @@ def test_arrays_are_what_the_model_needs(
         _ = Bundle.open(bundle_path).separators
 
 
-def test_check_vectors_must_be_complete(bundle_path: Path, edit_manifest: Any) -> None:
+def test_incomplete_check_vectors_are_refused(bundle_path: Path, edit_manifest: Any) -> None:
     def rename(data: dict[str, Any]) -> None:
         data["stages"]["sefe"]["inputs"]["more"] = {"dtype": "float32", "shape": [1]}
 

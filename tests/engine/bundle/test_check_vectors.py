@@ -1,4 +1,4 @@
-"""Check vectors on the disk."""
+"""Check vectors are read as written, and damaged ones are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def spec(*inputs: str) -> StageSpec:
     return StageSpec("s.onnx", "checks/s.npz", dict.fromkeys(inputs, ROW), {"y": ROW})
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_loading_returns_what_was_saved(tmp_path: Path) -> None:
     x, y = np.arange(3, dtype=np.float32)[None], np.array([[True, False]])
     CheckVectors({"x": x, "in.x": y}, {"y": y}, {"y": 0.25}).save(tmp_path / "s.npz")
     found = CheckVectors.load(tmp_path / "s.npz", spec("x"))
@@ -27,7 +27,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.outputs["y"], y)
 
 
-def test_only_an_empty_cache_may_be_missing(tmp_path: Path) -> None:
+def test_only_an_empty_kv_cache_may_be_missing(tmp_path: Path) -> None:
     for position, says in ((0, None), (4, r"lacks check vectors for key_cache\.0")):
         inputs = {"position": np.array([position])}
         CheckVectors(inputs, {"y": np.zeros((1, 1))}).save(tmp_path / "llm.npz")
@@ -38,7 +38,7 @@ def test_only_an_empty_cache_may_be_missing(tmp_path: Path) -> None:
             CheckVectors.load(tmp_path / "llm.npz", spec("position", "key_cache.0"))
 
 
-def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "s.npz").write_bytes(b"PK\x03\x04 half")
     with pytest.raises(LiraError, match=r"s\.npz cannot be read \(.*\); copy the bundle again"):
         CheckVectors.load(tmp_path / "s.npz", spec("x"))

@@ -1,4 +1,4 @@
-"""Weights beside a graph are there whole, or it is said that they are not."""
+"""Weights are written beside their graph whole, or an error says that they were not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGE, SMALL = 1 << 20, 2048
 
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
-    """No file may be larger: a full disk, for whoever writes."""
+    """Limit the size of files, which acts like a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -29,7 +29,7 @@ def room_for(size: int) -> Iterator[None]:
 
 
 def model() -> ir.Model:
-    """One large weight and, behind it, a small one."""
+    """Return a model with a large weight, then a small one."""
     weights = [
         ir.Value(name=name, const_value=ir.tensor(np.ones(size, np.uint8), name=name))
         for name, size in (("large", LARGE), ("small", SMALL))
@@ -38,7 +38,7 @@ def model() -> ir.Model:
     return ir.Model(graph, ir_version=10)
 
 
-def test_saved_whole(tmp_path: Path) -> None:
+def test_weights_are_written_whole(tmp_path: Path) -> None:
     offsets: list[int] = []
     save_graph(model(), tmp_path / "a.onnx", offsets.append)
     assert offsets[0] == 0 and (tmp_path / "a.onnx.data").stat().st_size == offsets[1] + SMALL
@@ -48,8 +48,8 @@ def test_saved_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [LARGE // 2, LARGE + SMALL // 2])
-def test_a_full_disk_is_one_line(tmp_path: Path, size: int) -> None:
-    """The loss of a few bytes at the end is no error to numpy."""
+def test_a_full_disk_is_an_error_of_one_line(tmp_path: Path, size: int) -> None:
+    """numpy raises nothing if only the last few bytes are lost."""
     with (
         room_for(size),
         pytest.raises(LiraError, match=r"a\.onnx\.data was not written whole.*free some room"),

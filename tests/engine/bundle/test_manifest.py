@@ -1,4 +1,4 @@
-"""lira.json: what is written is read back, and what is wrong is named."""
+"""lira.json is read as written, and errors name the wrong key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def data(made_bundle: Path) -> dict[str, Any]:
     return parsed
 
 
-def test_round_trip(data: dict[str, Any]) -> None:
+def test_reading_returns_what_was_written(data: dict[str, Any]) -> None:
     manifest = Manifest.from_json(data)
     assert manifest.to_json() == data
     assert Manifest.from_json(json.loads(manifest.dumps())) == manifest
@@ -56,7 +56,7 @@ CASES: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("key", "value", "message"), CASES)
-def test_wrong_keys_are_named(data: dict[str, Any], key: str, value: Any, message: str) -> None:
+def test_an_error_names_the_wrong_key(data: dict[str, Any], key: str, value: Any, message: str) -> None:
     *parents, last = key.split(".")
     place = data
     for parent in parents:
@@ -70,14 +70,14 @@ def test_wrong_keys_are_named(data: dict[str, Any], key: str, value: Any, messag
     assert "\n" not in str(caught.value)
 
 
-def test_heads_must_share_their_caches_evenly(data: dict[str, Any]) -> None:
+def test_num_heads_must_be_a_multiple_of_num_kv_heads(data: dict[str, Any]) -> None:
     data["model"] |= {"num_heads": 3, "num_kv_heads": 2}
     with pytest.raises(LiraError, match="num_heads 3 is no multiple of num_kv_heads 2"):
         Manifest.from_json(data)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[1]"])
-def test_files_that_are_not_a_manifest(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "lira.json"
     path.write_bytes(content)
     with pytest.raises(LiraError, match=r"lira\.json"):

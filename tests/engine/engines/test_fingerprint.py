@@ -1,4 +1,4 @@
-"""Which code the fingerprint of engines covers."""
+"""The fingerprint of engines covers exactly the code that decides what is in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lira_engine.targets import TARGETS
 
 ROOT = Path(fingerprint.__file__).parent.parent
 MODULES = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts) for path in ROOT.rglob("*.py")}
-# Imported by code that lowers, without a say in what comes out: errors, files, facts and runs.
+# Imported by lowering code, without an effect on engines: errors, files, facts and runs.
 NEUTRAL = {
     "bundle.bundle", "bundle.integrity", "bundle.manifest", "engines.accuracy", "engines.lowered_outputs",
     "engines.record", "engines.replay", "engines.runner", "engines.setting", "engines.usable", "errors",
@@ -35,7 +35,7 @@ def target(request: pytest.FixtureRequest) -> Target:
 
 @pytest.fixture
 def copied(tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, ...]]:
-    """The package's sources, to change: those of the target in the copy."""
+    """A copy of the package to change: the target's sources in it."""
     root = shutil.copytree(ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(fingerprint, "_ROOT", root)
     lowering_fingerprint.cache_clear()
@@ -44,7 +44,7 @@ def copied(tmp_path: Path, target: Target, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def imported(source: str) -> set[str]:
-    """The modules of lira_engine that code imports, anywhere in it."""
+    """Return the modules of lira_engine that code imports, anywhere in it."""
     tree = ast.parse(source)
     found = set()
     for node in ast.walk(tree):
@@ -54,7 +54,7 @@ def imported(source: str) -> set[str]:
     return {name.removeprefix("lira_engine.") for name in found if name.startswith("lira_engine.")}
 
 
-def test_every_source_of_a_lowering_changes_it(copied: tuple[Path, ...], tmp_path: Path) -> None:
+def test_every_covered_file_changes_the_fingerprint(copied: tuple[Path, ...], tmp_path: Path) -> None:
     seen = {lowering_fingerprint(copied)}
     for _, path in lowering_sources(copied):
         path.write_bytes(path.read_bytes() + b"\n# changed")
@@ -66,7 +66,9 @@ def test_every_source_of_a_lowering_changes_it(copied: tuple[Path, ...], tmp_pat
     assert lowering_fingerprint(copied) in seen
 
 
-def test_line_endings_and_places_do_not_change_it(target: Target, copied: tuple[Path, ...]) -> None:
+def test_line_endings_and_folders_do_not_change_the_fingerprint(
+    target: Target, copied: tuple[Path, ...]
+) -> None:
     there = lowering_fingerprint(copied)
     for _, path in lowering_sources(copied):
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
@@ -74,15 +76,15 @@ def test_line_endings_and_places_do_not_change_it(target: Target, copied: tuple[
     assert lowering_fingerprint(copied) == there and len(there) == 12
 
 
-def test_code_of_another_target_does_not_change_it() -> None:
+def test_code_of_another_target_does_not_change_the_fingerprint() -> None:
     codes = {lowering_fingerprint(target.sources) for target in TARGETS.values()}
     assert len(codes) == 3  # TensorRT and TensorRT for RTX are built by the same code
     assert len({path for target in TARGETS.values() for _, path in lowering_sources(target.sources)}) > 30
 
 
-def test_no_module_is_forgotten(target: Target) -> None:
-    """What code that lowers imports lowers, too, or is known not to. A room's target.py imports the builders
-    of all its targets: of that file only the method that makes this target's builder counts."""
+def test_the_fingerprint_covers_every_imported_module(target: Target) -> None:
+    """A module that covered code imports is covered or in NEUTRAL. A target.py imports the builders of all
+    its targets: only the imports of this target's `builder` method count."""
     sources = [path for _, path in lowering_sources(target.sources)]
     covered = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sources}
     covered = {name.removesuffix(".__init__") for name in covered}

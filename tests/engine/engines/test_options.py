@@ -1,4 +1,4 @@
-"""Options in a record, and the command that asks for them again."""
+"""Options in a record, and the command that sets them again."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Asked(Exception):
         ),
     ],
 )
-def test_the_command_asks_for_the_options_of_the_record(
+def test_the_build_command_sets_the_options_of_the_record(
     target: str,
     precision: str,
     recorded: dict[str, Any],
@@ -63,7 +63,7 @@ def test_the_command_asks_for_the_options_of_the_record(
     bundle_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also for a path with a space in it."""
+    """This holds for a path with a space, too."""
     chosen = target_named(target)
     command = chosen.build_command(Path("b"), precision, recorded)
     assert command == f"lira-edge build b --target {target} --precision {precision}{arguments}"
@@ -94,16 +94,16 @@ def test_the_command_asks_for_the_options_of_the_record(
         {"provider": "cuda", "allow_fallback": "$(rm)"},
     ],
 )
-def test_a_record_that_was_edited_asks_for_nothing(recorded: dict[str, Any]) -> None:
+def test_the_build_command_ignores_options_of_an_edited_record(recorded: dict[str, Any]) -> None:
     command = target_named("cuda").build_command(Path("b"), "fp16", recorded)
     assert command == "lira-edge build b --target cuda --precision fp16"
 
 
-def test_paths_are_quoted_where_a_shell_needs_it() -> None:
+def test_paths_are_quoted_if_a_shell_needs_it() -> None:
     assert quoted(Path("-b")) == "./-b" and quoted(Path("a b")) == "'a b'" and quoted(Path("a/b")) == "a/b"
 
 
-def test_an_unknown_target_names_those_that_there_are() -> None:
+def test_an_unknown_target_lists_the_targets() -> None:
     with pytest.raises(LiraError, match="there is no target 'tpu'; expected cpu, cuda, tensorrt, t"):
         target_named("tpu")
 
@@ -117,7 +117,7 @@ def test_an_unknown_target_names_those_that_there_are() -> None:
         ("--target tensorrt --threads 1", "a build for tensorrt runs nothing: leave --threads out"),
     ],
 )
-def test_options_that_decide_nothing_are_refused(
+def test_options_without_an_effect_are_refused(
     bundle_path: Path, command: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):

@@ -1,5 +1,5 @@
-"""One code path for every device. The CPU provider stands for the device: bindings, copies, placement, and
-the graphs that the CUDA provider would get."""
+"""Bindings, copies, placement and CUDA's graphs, with the CPU provider in the place of the CUDA provider: all
+devices share one code path."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def embeds(rows: int, seed: int = 0) -> np.ndarray:
 
 
 class Recorder:
-    """An IO binding that counts what it is asked."""
+    """An IO binding that counts its calls."""
 
     def __init__(self, binding: Any) -> None:
         self.binding, self.calls = binding, Counter[tuple[str, str]]()
@@ -70,9 +70,9 @@ class Recorder:
         return counted
 
 
-def test_the_cache_stays_where_it_is(portable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Caches are bound once, when they are made; a pass binds five small tensors, which is all that is copied
-    where the device has a memory of its own."""
+def test_a_pass_binds_and_copies_no_cache(portable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches are bound once, at creation. A pass binds five small tensors: a device with a memory of its own
+    copies only these."""
     recorded: list[Recorder] = []
     original = onnxruntime.InferenceSession.io_binding
 
@@ -109,16 +109,16 @@ def test_the_cache_stays_where_it_is(portable: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 @pytest.mark.portable
-def test_the_language_model_for_cuda(
+def test_the_language_model_for_cuda_matches_the_portable_one(
     portable: Path, tmp_path: Path, precision: str, operators: dict[str, int], dtype: str
 ) -> None:
-    """What the CUDA provider would get, on the CPU provider: prefill, a chunk, steps, and a shorter cache."""
+    """The CUDA provider's graph on the CPU provider: prefill, a chunk, decode steps, a truncated cache."""
     path = lowered(portable, precision, tmp_path)
     model = ir.load(path)
     assert model.opset_imports[""] <= 21 and model.ir_version <= 10 and not model.functions
     found = Counter(node.op_type for node in model.graph)
     assert {name: found[name] for name in operators} == operators
-    for node in model.graph:  # CUDA's kernels for these two take fp16 only
+    for node in model.graph:  # CUDA's kernels for these two only take fp16
         if node.op_type in ("GroupQueryAttention", "MatMulNBits"):
             assert node.outputs[0].dtype == ir.DataType.FLOAT16
     with OrtLlm(path, threads=1) as llm, OrtLlm(portable, threads=1) as reference:
@@ -143,10 +143,10 @@ def test_the_language_model_for_cuda(
         assert rms_error(ours.logits, theirs.logits) < limit
 
 
-def test_a_pass_writes_its_own_rows_only(
+def test_a_pass_writes_only_its_own_rows(
     portable: Path, tmp_path: Path, memory: Callable[[Any], np.ndarray]
 ) -> None:
-    """In fp16, too, nothing of the cache is copied: marks beyond the written rows stay."""
+    """A copied fp16 cache would lose the marks behind the written rows."""
     with OrtLlm(lowered(portable, "fp16", tmp_path), threads=1) as llm:
         cache = llm.new_cache()
         llm.forward(embeds(3), cache)
@@ -161,7 +161,7 @@ def test_a_pass_writes_its_own_rows_only(
             assert (array[:, :, 5:] == 7).all()
 
 
-def test_stages_give_what_a_plain_run_gives(made_bundle: Path) -> None:
+def test_a_stage_equals_a_plain_session_run(made_bundle: Path) -> None:
     bundle = Bundle.open(made_bundle)
     for stage in ("semantic_encoder", "pixel_encoder", "sefe", "pixel_decoder"):
         file, feeds = bundle.stage_file(stage), bundle.check_vectors(stage).inputs
@@ -174,10 +174,10 @@ def test_stages_give_what_a_plain_run_gives(made_bundle: Path) -> None:
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_where_the_nodes_of_a_real_run_were(
+def test_the_profile_tells_where_nodes_ran(
     portable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The profile of a real session, judged for the device that it ran on, and for one that it did not."""
+    """The profile of a CPU session, checked against the CPU and against a GPU."""
     path = lowered(portable, "fp32", tmp_path)
     feeds: dict[str, np.ndarray] = {
         "inputs_embeds": embeds(3)[None],
@@ -199,7 +199,7 @@ def test_where_the_nodes_of_a_real_run_were(
     monkeypatch.setattr("lira_engine.ort.session.open_session", on_cpu)
     judged = placement_of_run(path, CUDA, feeds)
     assert judged.nodes == {"CPUExecutionProvider": len(judged.elsewhere)}
-    # Lengths and positions are computed on the CPU on any device; keys, values and products must not be.
+    # Any device leaves lengths and positions to the CPU; keys, values and matmuls must not run there.
     assert 2 < judged.sizes_on_cpu < 20
     assert judged.sizes_on_cpu + len(judged.elsewhere) == here.nodes["CPUExecutionProvider"]
     assert {"MatMul", "ScatterElements", "Softmax"} < {node.op for node in judged.elsewhere}
@@ -219,7 +219,7 @@ NODES = [
 
 
 def test_a_fallback_is_an_error() -> None:
-    """Only arithmetic with a few integers may be on the CPU."""
+    """Only arithmetic on a few integers may run on the CPU."""
     found = placement(NODES, CUDA)
     assert found.nodes == {"CUDAExecutionProvider": 1, "CPUExecutionProvider": 4}
     assert (found.sizes_on_cpu, found.copies) == (1, 1)
@@ -235,7 +235,7 @@ def test_a_fallback_is_an_error() -> None:
     check_placement("sefe", placement(NODES[:3], CUDA), CUDA)
 
 
-def test_what_a_profile_says() -> None:
+def test_a_profile_lists_each_node_once() -> None:
     shapes = [{"float": [2, 3]}]
     facts = {"op_name": "MatMul", "provider": "P", "node_index": "3", "output_type_shape": shapes}
     node = {"cat": "Node", "name": "x/MatMul_kernel_time", "args": facts}
@@ -245,7 +245,7 @@ def test_what_a_profile_says() -> None:
     ]
 
 
-def test_a_device_that_is_not_here() -> None:
+def test_a_missing_provider_names_its_install_command() -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has the CUDA provider")
     for provider, wanted in PROVIDERS.items():
@@ -260,7 +260,7 @@ def test_a_device_that_is_not_here() -> None:
         cuda_device("dml")
 
 
-def test_what_a_session_on_a_gpu_is_given(monkeypatch: pytest.MonkeyPatch, portable: Path) -> None:
+def test_a_gpu_session_gets_its_providers_in_order(monkeypatch: pytest.MonkeyPatch, portable: Path) -> None:
     everything = [*PROVIDERS.values(), "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: everything)
     given = cuda_device().session_providers()
@@ -269,7 +269,7 @@ def test_what_a_session_on_a_gpu_is_given(monkeypatch: pytest.MonkeyPatch, porta
     tensorrt = cuda_device("tensorrt", allow_fallback=True)
     assert tensorrt.providers == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
     assert tensorrt.allow_fallback and tensorrt.memory == "cuda"
-    # A cache is updated in place, which TensorRT does not do.
+    # TensorRT does not update a cache in place.
     assert tensorrt.for_cache == Device(("CUDAExecutionProvider",), "cuda", True)
     assert CPU.for_cache is CPU
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: everything[1:])
@@ -281,7 +281,7 @@ def test_what_a_session_on_a_gpu_is_given(monkeypatch: pytest.MonkeyPatch, porta
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_a_provider_that_does_not_start(portable: Path) -> None:
+def test_a_provider_that_does_not_start_is_an_error(portable: Path) -> None:
     """ONNX Runtime itself would warn, and run everything on the CPU."""
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has the CUDA provider")
@@ -291,8 +291,10 @@ def test_a_provider_that_does_not_start(portable: Path) -> None:
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_stages_for_cuda(nano_bundle: Path, tmp_path: Path, provider: str, precision: str) -> None:
-    """lira-nano's stages, as the CUDA provider, or TensorRT through it, would get them."""
+def test_stages_for_cuda_match_their_check_vectors(
+    nano_bundle: Path, tmp_path: Path, provider: str, precision: str
+) -> None:
+    """lira-nano's stages as lowered for the CUDA provider, or for the TensorRT provider."""
     bundle = Bundle.open(nano_bundle)
     for stage in ("semantic_encoder", "pixel_encoder", "sefe", "pixel_decoder"):
         path = tmp_path / f"{stage}.onnx"
@@ -310,7 +312,7 @@ def test_stages_for_cuda(nano_bundle: Path, tmp_path: Path, provider: str, preci
                 assert rms_error(found[name], array) < (1e-4 if precision == "fp32" else 3e-2), name
 
 
-def test_there_is_no_such_precision() -> None:
+def test_an_unknown_precision_is_refused() -> None:
     for stage, precision in (("sefe", "int4"), ("llm", "int8"), ("x", "fp32")):
         with pytest.raises(LiraError, match=f"nothing lowers {stage} {precision} for CUDA"):
             cuda_pipeline(stage, precision)

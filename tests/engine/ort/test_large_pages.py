@@ -1,4 +1,4 @@
-"""Large pages: on request, for what a block allocates, without changing it."""
+"""A block's allocations move into large pages without changing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def large_bytes() -> int:
 
 
 @pytest.mark.skipif(not SETTING.exists() or "[never]" in SETTING.read_text(), reason="no large pages here")
-def test_what_a_block_allocates_goes_into_large_pages() -> None:
+def test_a_blocks_allocations_move_into_large_pages() -> None:
     before = large_bytes()
     with large_pages():
         memory = mmap.mmap(-1, 16 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -35,7 +35,7 @@ def test_what_a_block_allocates_goes_into_large_pages() -> None:
     memory.close()
 
 
-def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_another_system_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "_MAPS", tmp_path / "none")
     monkeypatch.setattr(sys, "platform", "win32")
     with large_pages():

@@ -1,4 +1,4 @@
-"""The language model's runner: what a cache keeps, what it refuses, and that nothing of it is copied."""
+"""The language model's runner: its outputs, its cache in place, and the inputs that it refuses."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def embeds(rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, C), dtype=np.float32)
 
 
-def test_answers_for_the_asked_positions(llm: OrtLlm) -> None:
+def test_outputs_are_those_of_the_asked_positions(llm: OrtLlm) -> None:
     every = llm.forward(embeds(5), llm.new_cache(), range(5))
     assert (every.logits.shape, every.hidden.shape) == ((5, CONFIG.vocab_size), (5, C))
     assert every.logits.dtype == every.hidden.dtype == np.float32
@@ -73,7 +73,7 @@ def test_answers_for_the_asked_positions(llm: OrtLlm) -> None:
     assert (none.logits.shape, none.hidden.shape) == ((0, CONFIG.vocab_size), (0, C))
 
 
-def test_outputs_stay_when_the_model_runs_on(llm: OrtLlm) -> None:
+def test_outputs_survive_the_next_pass(llm: OrtLlm) -> None:
     cache = llm.new_cache()
     first = llm.forward(embeds(3), cache)
     kept = first.logits.copy()
@@ -92,7 +92,7 @@ def test_caches_are_independent(llm: OrtLlm) -> None:
     assert (a.length, b.length) == (5, 2)
 
 
-def test_truncate_forgets_the_rows_behind(llm: OrtLlm) -> None:
+def test_truncate_forgets_the_last_rows(llm: OrtLlm) -> None:
     cache = llm.new_cache()
     llm.forward(embeds(4), cache)
     expected = llm.forward(embeds(3, seed=1), cache).logits
@@ -108,7 +108,7 @@ def test_truncate_forgets_the_rows_behind(llm: OrtLlm) -> None:
         cache.truncate(-1)
 
 
-def test_a_full_context_leaves_the_cache_as_it_was(llm: OrtLlm, memory: Memory) -> None:
+def test_a_full_context_leaves_the_cache_unchanged(llm: OrtLlm, memory: Memory) -> None:
     assert llm.capacity == CAPACITY
     cache = llm.new_cache()
     assert (cache.capacity, cache.length) == (CAPACITY, 0)
@@ -124,14 +124,14 @@ def test_a_full_context_leaves_the_cache_as_it_was(llm: OrtLlm, memory: Memory) 
         llm.forward(embeds(1), cache)
 
 
-def test_a_step_writes_its_own_rows_in_place(llm: OrtLlm, memory: Memory) -> None:
-    """Past and present are one memory, and a pass touches no other row of it."""
+def test_a_pass_writes_its_own_rows_in_place(llm: OrtLlm, memory: Memory) -> None:
+    """A cache's input and output share memory, and a pass touches no other row of it."""
     cache = llm.new_cache()
     llm.forward(embeds(3), cache)
     rows = {name: memory(value) for name, value in cache.rows.items()}
     for array in rows.values():
         assert np.abs(array[:, :, :3]).min() > 0
-        array[:, :, 5:] = 7  # a value that a copy from elsewhere would not have
+        array[:, :, 5:] = 7  # a copy would not have this value
     before = {name: array.copy() for name, array in rows.items()}
     llm.forward(embeds(2, seed=1), cache)
     for name, array in rows.items():
@@ -140,7 +140,7 @@ def test_a_step_writes_its_own_rows_in_place(llm: OrtLlm, memory: Memory) -> Non
         assert (array[:, :, 5:] == 7).all()
 
 
-def test_refuses_what_is_not_its_own(llm: OrtLlm, path: Path) -> None:
+def test_wrong_embeddings_positions_and_caches_are_refused(llm: OrtLlm, path: Path) -> None:
     cache = llm.new_cache()
     with pytest.raises(ValueError, match=r"embeddings are float64 \[2, 64\], expected float32 \[S, 64\]"):
         llm.forward(embeds(2).astype(np.float64), cache)
@@ -155,7 +155,7 @@ def test_refuses_what_is_not_its_own(llm: OrtLlm, path: Path) -> None:
     assert cache.length == 0
 
 
-def test_rows_need_not_be_contiguous(llm: OrtLlm) -> None:
+def test_embeddings_need_not_be_contiguous(llm: OrtLlm) -> None:
     spread = np.repeat(embeds(4), 2, axis=0)[::2]
     np.testing.assert_array_equal(
         llm.forward(spread, llm.new_cache()).logits, llm.forward(embeds(4), llm.new_cache()).logits
@@ -176,7 +176,7 @@ def test_close_frees_the_model(path: Path) -> None:
     llm.close()
 
 
-def test_refuses_a_graph_of_another_kind(tmp_path: Path) -> None:
+def test_a_graph_of_another_stage_is_refused(tmp_path: Path) -> None:
     x = ir.val("pixel_values", dtype=ir.DataType.FLOAT, shape=[1])
     tape = ir.tape.Tape()
     y = tape.op("Relu", [x])
@@ -187,7 +187,7 @@ def test_refuses_a_graph_of_another_kind(tmp_path: Path) -> None:
         OrtLlm(tmp_path / "vision.onnx")
 
 
-def test_refuses_sizes_that_the_bundle_does_not_say(path: Path) -> None:
+def test_sizes_other_than_the_bundles_are_refused(path: Path) -> None:
     said = dict.fromkeys(ModelSpec.__dataclass_fields__, 0) | {
         "num_layers": 2, "num_kv_heads": 2, "head_dim": 16, "hidden_size": C, "vocab_size": 23,
         "context_length": CAPACITY,

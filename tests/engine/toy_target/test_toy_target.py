@@ -89,7 +89,7 @@ def test_wrong_engines_are_noticed_on_the_device(
     "arguments, reason",
     [
         (("--digits", "3"), "digits 3: expected 1 or 6"),
-        (("--precision", "int4"), "precision 'int4' is not one that target toy has: fp32"),
+        (("--precision", "int4"), "target toy has no precision 'int4'; expected fp32"),
         (("--encoders", "int8"), "target toy has no option encoders: leave it out"),
     ],
 )

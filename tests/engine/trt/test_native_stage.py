@@ -173,7 +173,7 @@ def test_closing_waits_for_passes_that_still_read(installed: Any, bundle: Bundle
     encoder.close()
     wanted = wanted_mask(bundle, images[0], hidden_state(2))
     np.testing.assert_array_equal(mask.numpy("mask_logits"), wanted)
-    with pytest.raises(ValueError, match="pixel_encoder is closed, and what it made is gone"):
+    with pytest.raises(ValueError, match="pixel_encoder is closed and its results are gone"):
         decoder.start(feeds)
     decoder.close()
     with pytest.raises(ValueError, match="pixel_decoder is closed"):
