@@ -27,9 +27,9 @@ TargetOption = Annotated[
 BuiltTargetOption = Annotated[str, typer.Option(help=f"Engines: {', '.join(TARGETS)}.")]
 PrecisionOption = Annotated[
     str | None,
-    typer.Option(help=f"Precision of the engines.  [default: {_default_precisions()}]"),
+    typer.Option(help=f"Precision of the engines. Default: {_default_precisions()}."),
 ]
 MaxTilesOption = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Cut the image into 1 to 12 tiles at most.  [default: the bundle's]"),
+    typer.Option(metavar="N", help="Cut the image into 1 to 12 tiles at most. Default: the bundle's."),
 ]

@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import typer
+from rich.text import Text
 
 from lira_engine import commands
 from lira_engine.main import main
@@ -285,3 +287,16 @@ def test_completion_is_installed_for_the_shell(
     assert "_LIRA_EDGE_COMPLETE=complete_bash" in script
     assert run("--install-completion", "bash") == 0
     assert (tmp_path / ".bash_completions" / "lira-edge.sh").read_text().strip() == script.strip()
+
+
+def test_help_texts_are_shown_as_they_are_written() -> None:
+    """rich takes [words] for markup and drops them."""
+    found = 0
+    for entry in metadata.entry_points(group=commands.GROUP):
+        app = typer.Typer()
+        app.command()(entry.load())
+        for parameter in typer.main.get_command(app).params:
+            text = getattr(parameter, "help", None) or ""
+            assert Text.from_markup(text).plain == text
+            found += bool(text)
+    assert found > 50

@@ -43,7 +43,7 @@ def evaluate(
     ] = None,
     instruction: Annotated[
         str | None,
-        typer.Option(help="Appended to questions: 'Answer with a single word.'  [default: the protocol's]"),
+        typer.Option(help="Appended to questions: 'Answer with a single word.' Default: the protocol's."),
     ] = Request.instruction,
     protocol: Annotated[
         str, typer.Option(help="Rules: strict (ours), or authors (those of the authors' scripts).")
@@ -52,13 +52,13 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Of --protocol authors: vqav2, okvqa, textvqa, vizwiz, ai2d, gqa.  [default: vqav2]",
+            help="Of --protocol authors: vqav2, okvqa, textvqa, vizwiz, ai2d, gqa. Default: vqav2.",
         ),
     ] = Request.benchmark,
     ilvc: Annotated[
         str | None,
         typer.Option(
-            help="Encode regions again as they are named: auto, on, off, plain.  [default: the protocol's]"
+            help="Encode regions again as they are named: auto, on, off, plain. Default: the protocol's."
         ),
     ] = Request.ilvc,
     max_tiles: MaxTilesOption = Request.max_tiles,
