@@ -99,7 +99,7 @@ def export(
                 console.print(f"{step.stage:<18}{elapsed:7.1f} s")
 
         export_planned(plan, progress)
-    for line in (*_remarks(output), f"again: {request.command(overwrite=True)}"):
+    for line in (*_remarks(output), f"reproduce: {request.command(overwrite=True)}"):
         console.print(line, soft_wrap=True)
 
 

@@ -63,7 +63,7 @@ def test_the_last_line_repeats_the_export_and_the_time_is_remembered(
     assert "last time: never exported here" in run(capsys, 0, *arguments, "--dry-run")
     last = run(capsys, 0, *arguments)[-1]
     expected = f"lira-edge export {tiny_checkpoint} --output '{out}' --context-length 99 --overwrite"
-    assert last == f"again: {expected}"
+    assert last == f"reproduce: {expected}"
     shown = run(capsys, 0, *arguments, "--overwrite", "--dry-run")
     assert any(re.fullmatch(r"last time: \d+ s", line) for line in shown)
 

@@ -174,7 +174,7 @@ def test_the_command_line_synthesizes_nano(
         main(["synthesize", "lira-nano", "-o", str(tmp_path / "nano"), "--seed", "7"])
     shown = capsys.readouterr().out
     assert "SYNTHETIC" in shown
-    again = f"again: lira-edge synthesize lira-nano --output {tmp_path / 'nano'} --seed 7 --overwrite"
+    again = f"reproduce: lira-edge synthesize lira-nano --output {tmp_path / 'nano'} --seed 7 --overwrite"
     assert shown.splitlines()[-1] == again
     found = LiraConfig.from_files(tmp_path / "nano" / "config.json", tmp_path / "nano", "nano")
     assert (

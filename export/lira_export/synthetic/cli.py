@@ -45,6 +45,6 @@ def synthesize(
     again = command_text("synthesize", size, output=output, seed=seed or None, overwrite=True)
     for line in (
         f"{output}: {size_on_disk / 2**30:.2f} GiB; next: lira-edge export {quoted(output)} -o BUNDLE",
-        f"again: {again}",
+        f"reproduce: {again}",
     ):
         console.print(line, soft_wrap=True)
