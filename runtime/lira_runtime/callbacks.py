@@ -9,7 +9,7 @@ import numpy as np
 from PIL.Image import Image
 
 from lira_engine.bundle.manifest import RegionSpec, TileSpec
-from lira_engine.engines.runner import LlmOutput, Pass, StageRunner, Tensor
+from lira_engine.engines.runner import LlmOutput, StageRun, StageRunner, Tensor
 from lira_runtime import preprocess
 from lira_runtime.events import LoopEvent, MaskEvent, RegionEvent
 from lira_runtime.loop import TokenCallback
@@ -45,7 +45,7 @@ class SegCallback(TokenCallback):
         self.logits.append(np.array(output.logits[-1], dtype=np.float32))
         return [MaskEvent(len(self.masks) - 1, mask, step)]
 
-    def _wait_for(self, decoding: Pass) -> np.ndarray:
+    def _wait_for(self, decoding: StageRun) -> np.ndarray:
         started = time.perf_counter()
         logits = decoding.numpy("mask_logits")
         self._timings.note_mask(time.perf_counter() - started)

@@ -18,8 +18,8 @@ from lira_engine.engines.runner import (
     KvCache,
     LlmOutput,
     LlmRunner,
-    Pass,
     Stage,
+    StageRun,
     StageRunner,
     Tensor,
 )
@@ -41,10 +41,10 @@ _TIE = 4.0
 _SAME = 1e-3
 
 
-class RecordedPass:
+class RecordedRun:
     """A pass with its feeds. `numpy` raises LiraError for an output that is not finite."""
 
-    def __init__(self, feeds: Feeds, started: Pass) -> None:
+    def __init__(self, feeds: Feeds, started: StageRun) -> None:
         self.feeds = dict(feeds)
         self._started = started
 
@@ -64,10 +64,10 @@ class RecordingStage(Stage):
         self.name = stage.name
         self.input_specs = stage.input_specs
         self.output_specs = stage.output_specs
-        self.passes: list[RecordedPass] = []
+        self.passes: list[RecordedRun] = []
 
-    def start(self, feeds: Feeds) -> RecordedPass:
-        self.passes.append(RecordedPass(feeds, self.stage.start(feeds)))
+    def start(self, feeds: Feeds) -> RecordedRun:
+        self.passes.append(RecordedRun(feeds, self.stage.start(feeds)))
         return self.passes[-1]
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from lira_bench.speed.measure import Run
 from lira_bench.speed.record import Recorder, Wrapped
-from lira_engine.engines.runner import Engines, Feeds, Pass, StageRunner, Tensor
+from lira_engine.engines.runner import Engines, Feeds, StageRun, StageRunner, Tensor
 from lira_runtime.prompts import Ilvc
 
 
@@ -41,7 +41,7 @@ class _NotRun:
 
 @dataclass(frozen=True)
 class _PassWithoutQueries:
-    begun: Pass
+    begun: StageRun
 
     @property
     def outputs(self) -> Mapping[str, Tensor]:
@@ -55,7 +55,7 @@ class _PassWithoutQueries:
 class _NoQueries(Wrapped):
     """The pixel encoder with all queries marked invalid: none joins the prefix."""
 
-    def start(self, feeds: Feeds) -> Pass:
+    def start(self, feeds: Feeds) -> StageRun:
         return _PassWithoutQueries(self.stage.start(feeds))
 
 
@@ -66,7 +66,7 @@ class _LeftOut(Wrapped):
         super().__init__(stage)
         self._empty = empty
 
-    def start(self, feeds: Feeds) -> Pass:
+    def start(self, feeds: Feeds) -> StageRun:
         outputs = {}
         for name, spec in self.output_specs.items():
             shape = [size if isinstance(size, int) else 1 for size in spec.shape]
@@ -83,7 +83,7 @@ class _RegionsOnly(Wrapped):
         super().__init__(stage)
         self._recorder = recorder
 
-    def start(self, feeds: Feeds) -> Pass:
+    def start(self, feeds: Feeds) -> StageRun:
         if self._recorder.phase != "look":
             return self.stage.start(feeds)
         ((name, spec),) = self.output_specs.items()

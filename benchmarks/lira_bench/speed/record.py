@@ -17,8 +17,8 @@ from lira_engine.engines.runner import (
     KvCache,
     LlmOutput,
     LlmRunner,
-    Pass,
     Stage,
+    StageRun,
     StageRunner,
     Tensor,
 )
@@ -107,7 +107,7 @@ class Wrapped(Stage):
         self.input_specs = stage.input_specs
         self.output_specs = stage.output_specs
 
-    def start(self, feeds: Feeds) -> Pass:
+    def start(self, feeds: Feeds) -> StageRun:
         return self.stage.start(feeds)
 
     def close(self) -> None:
@@ -122,16 +122,16 @@ class RecordedStage(Wrapped):
         super().__init__(stage)
         self._recorder = recorder
 
-    def start(self, feeds: Feeds) -> Pass:
+    def start(self, feeds: Feeds) -> StageRun:
         region = self.name == "semantic_encoder" and self._recorder.phase != "look"
         started = self._recorder.now()
         begun = self.stage.start(feeds)
         starting = self._recorder.now() - started
-        return RecordedPass(begun, self._recorder, "region_encode" if region else self.name, starting)
+        return RecordedRun(begun, self._recorder, "region_encode" if region else self.name, starting)
 
 
-class RecordedPass:
-    def __init__(self, begun: Pass, recorder: Recorder, stage: str, starting: float) -> None:
+class RecordedRun:
+    def __init__(self, begun: StageRun, recorder: Recorder, stage: str, starting: float) -> None:
         self._begun, self._recorder, self._stage, self._starting = begun, recorder, stage, starting
         self._waited = False
 

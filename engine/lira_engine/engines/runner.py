@@ -31,16 +31,16 @@ Feeds = Mapping[str, Tensor]
 """A stage's inputs by name."""
 
 
-class Pass(Protocol):
-    """One pass of a stage. TensorRT runs it in the background, ONNX Runtime when a result is needed."""
+class StageRun(Protocol):
+    """One run of a stage. TensorRT runs it in the background, ONNX Runtime when a result is needed."""
 
     @property
     def outputs(self) -> Mapping[str, Tensor]:
-        """Outputs to feed to other stages, without a copy through host memory. Does not wait for the pass."""
+        """Outputs to feed to other stages, without a copy through host memory. Does not wait for the run."""
         ...
 
     def numpy(self, name: str) -> np.ndarray:
-        """Wait for the pass and return an output in host memory, read-only. Raises ValueError if the stage
+        """Wait for the run and return an output in host memory, read-only. Raises ValueError if the stage
         was closed."""
         ...
 
@@ -57,15 +57,15 @@ class StageRunner(Protocol):
     @property
     def output_specs(self) -> Mapping[str, TensorSpec]: ...
 
-    def start(self, feeds: Feeds) -> Pass:
-        """Start a pass and return it. Arrays of `feeds` must not change until it is over.
+    def start(self, feeds: Feeds) -> StageRun:
+        """Start a run and return it. Arrays of `feeds` must not change until it is over.
 
         Raises LiraError if the feeds do not match `input_specs`.
         """
         ...
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        """Run a pass and return all outputs in host memory."""
+        """Run the stage and return all outputs in host memory."""
         ...
 
     def close(self) -> None:
@@ -167,7 +167,7 @@ class Stage(Closing):
     input_specs: Mapping[str, TensorSpec]
     output_specs: Mapping[str, TensorSpec]
 
-    def start(self, feeds: Feeds) -> Pass:
+    def start(self, feeds: Feeds) -> StageRun:
         raise NotImplementedError
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:

@@ -50,14 +50,14 @@ class OrtStage(Stage):
                 + (f", and lacks outputs {sorted(missing)}" if missing else "")
             )
 
-    def start(self, feeds: Feeds) -> OrtPass:
-        """Return a pass that runs when a result is first needed. Raises LiraError as `StageRunner.start`."""
+    def start(self, feeds: Feeds) -> OrtRun:
+        """Return a run that starts when a result is first needed. Raises LiraError as `StageRunner.start`."""
         sizes = check_feeds(self.name, self.input_specs, feeds)
         outputs = {
             name: (tuple(sizes[n] if isinstance(n, str) else n for n in spec.shape), np.dtype(spec.dtype))
             for name, spec in self.output_specs.items()
         }
-        return OrtPass(outputs, partial(self._run, dict(feeds), outputs))
+        return OrtRun(outputs, partial(self._run, dict(feeds), outputs))
 
     def _run(self, feeds: Feeds, outputs: Mapping[str, ShapeAndDtype]) -> dict[str, onnxruntime.OrtValue]:
         session = self._session  # another thread may close the stage meanwhile
@@ -85,8 +85,8 @@ class OrtStage(Stage):
         self._session = None
 
 
-class OrtPass:
-    """A pass of an `OrtStage`. It costs nothing if no result is needed."""
+class OrtRun:
+    """A run of an `OrtStage`. It costs nothing if no result is needed."""
 
     def __init__(
         self, outputs: Mapping[str, ShapeAndDtype], run: Callable[[], dict[str, onnxruntime.OrtValue]]
@@ -106,7 +106,7 @@ class OrtPass:
         return array
 
     def value(self, name: str) -> onnxruntime.OrtValue:
-        """Return an output in the device's memory; run the pass if it has not run."""
+        """Return an output in the device's memory; start the run if nobody did."""
         with self._lock:
             if self._run is not None:
                 self._values = self._run()
@@ -115,11 +115,11 @@ class OrtPass:
 
 
 class OrtTensor:
-    """An output of a pass that may not have run yet. Afterwards it keeps only this output alive."""
+    """An output of a run that may not have started yet. Afterwards it keeps only this output alive."""
 
-    def __init__(self, made_by: OrtPass, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    def __init__(self, made_by: OrtRun, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self.name, self.shape, self.dtype = name, shape, dtype
-        self._made_by: OrtPass | None = made_by
+        self._made_by: OrtRun | None = made_by
         self._value: onnxruntime.OrtValue | None = None
 
     @property

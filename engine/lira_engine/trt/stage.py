@@ -37,7 +37,7 @@ class TrtStage(Stage):
         # stages share the lock.
         self._lock = engine.driver.lock
 
-    def start(self, feeds: Feeds) -> TrtPass:
+    def start(self, feeds: Feeds) -> TrtRun:
         """Enqueue a pass. Copies arrays before it returns; the device reads other stages' outputs in place,
         when they are ready.
 
@@ -46,7 +46,7 @@ class TrtStage(Stage):
         """
         check_feeds(self.name, self.input_specs, feeds)
         with self._lock, self._driver.current():
-            return TrtPass(self, self._enqueue(self._open_context(), feeds))
+            return TrtRun(self, self._enqueue(self._open_context(), feeds))
 
     def fetch(self, tensor: TrtTensor) -> np.ndarray:
         """Return an output in host memory. Waits for its pass, not for later ones."""
@@ -133,7 +133,7 @@ class TrtStage(Stage):
 
 
 @dataclass(frozen=True)
-class TrtPass:
+class TrtRun:
     """An enqueued pass."""
 
     _stage: TrtStage

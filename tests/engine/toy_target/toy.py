@@ -35,7 +35,7 @@ class ToyOptions(Options):
 
 
 @dataclass(frozen=True)
-class ToyPass:
+class ToyRun:
     outputs: dict[str, np.ndarray]
 
     def numpy(self, name: str) -> np.ndarray:
@@ -52,12 +52,12 @@ class ToyStage(Stage):
         self.name, self.input_specs, self.output_specs = name, spec.inputs, spec.outputs
         self._evaluator = ReferenceEvaluator(onnx.load(file))
 
-    def start(self, feeds: Feeds) -> ToyPass:
+    def start(self, feeds: Feeds) -> ToyRun:
         check_feeds(self.name, self.input_specs, feeds)
         arrays = {name: host_array(_on_host(tensor)) for name, tensor in feeds.items()}
         ToyStage.passes += 1
         found = self._evaluator.run(list(self.output_specs), arrays)
-        return ToyPass(dict(zip(self.output_specs, found, strict=True)))
+        return ToyRun(dict(zip(self.output_specs, found, strict=True)))
 
     def close(self) -> None:
         self._evaluator = None

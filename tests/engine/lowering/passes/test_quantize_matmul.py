@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from lira_engine.engines.accuracy import rms_error
-from lira_engine.engines.precision import precision_named
+from lira_engine.engines.precision import PRECISIONS
 from lira_engine.lowering.int4_blocks import dequantize, quantize, residual
 from lira_engine.lowering.passes.quantize_matmul import QuantizeMatMul, WeightBits
 from lira_engine.lowering.passes.widen_weights import WidenWeights
@@ -65,8 +65,8 @@ def test_a_wrong_packing_is_beyond_the_tolerance(fault: str, run: Any, case: Any
     else:
         packed.const_value = ir.tensor(p << 4 | p >> 4, name=packed.name)
     expected = x @ case.weight()
-    assert rms_error(right, expected) < precision_named("int4").tolerance / 4
-    assert rms_error(run(model, {"x": x})[0], expected) > precision_named("int4").tolerance
+    assert rms_error(right, expected) < PRECISIONS["int4"].tolerance / 4
+    assert rms_error(run(model, {"x": x})[0], expected) > PRECISIONS["int4"].tolerance
 
 
 def test_a_chosen_weight_of_two_matmuls_is_refused(
