@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lira_engine.bundle.manifest import Manifest
 from lira_engine.engines.runner import Engines
-from lira_runtime.prompts import Prompt, Question, build_prompt
+from lira_runtime.prompts import Prompt, Question, QuestionOptions, build_prompt
 from lira_runtime.tokenizer import TextCoder
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Model:
@@ -43,7 +46,7 @@ class Model:
         """token ids [n] -> embeddings [n, C] float32. Reads only these rows of the table."""
         return np.asarray(self._embeddings[np.asarray(token_ids, dtype=np.int64)], dtype=np.float32)
 
-    def prompt(self, question: Question | str | None = None, **options: Any) -> Prompt:
+    def prompt(self, question: Question | str | None = None, **options: Unpack[QuestionOptions]) -> Prompt:
         """Return the token ids of a question. Arguments and errors are those of `Scene.stream`."""
         manifest = self.manifest
         asked = Question.of(question, **options)

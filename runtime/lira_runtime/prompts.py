@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 from lira_engine.bundle.manifest import PromptSpec, TaskSpec, TokenSpec
 from lira_engine.errors import LiraError
 from lira_runtime import arguments
 from lira_runtime.sampling import Sampler, make_sampler
 from lira_runtime.tokenizer import TextCoder
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # not installed on every device
 
 Ilvc = Literal["auto", "on", "off", "plain"]
 """What `<image_id>` does. "auto", "on": the latest mask's region is encoded again and joins the sequence.
@@ -18,6 +21,19 @@ other, as in a language model's own generate(); the paper's authors evaluate VQA
 
 IMAGE_PLACE = "<image>"
 FREE_FORM_MAX_NEW_TOKENS = 512  # upstream's demo
+
+
+class QuestionOptions(TypedDict, total=False):
+    """The fields of Question behind its first one, as keywords of `ask` and `stream`."""
+
+    task: str | None
+    expression: str | None
+    ilvc: Ilvc
+    max_new_tokens: int | None
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +63,7 @@ class Question:
     seed: int | None = None
 
     @classmethod
-    def of(cls, question: Question | str | None, **options: Any) -> Question:
+    def of(cls, question: Question | str | None, **options: Unpack[QuestionOptions]) -> Question:
         """Return `question` as it is or from its text, with other fields as in `options`."""
         if isinstance(question, Question):
             return replace(question, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL.Image import Image
@@ -17,10 +17,13 @@ from lira_runtime.callbacks import ImageIdCallback, SegCallback
 from lira_runtime.events import EndEvent, LoopEvent, TokenEvent
 from lira_runtime.loop import Llm, TokenCallback, generate
 from lira_runtime.model import Model
-from lira_runtime.prompts import Prompt, Question, encodes_regions
+from lira_runtime.prompts import Prompt, Question, QuestionOptions, encodes_regions
 from lira_runtime.sampling import Sampler, make_sampler
 from lira_runtime.timings import LookTimings, TimedLlm, Timings
 from lira_runtime.transcript import Transcript
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Scene:
@@ -52,11 +55,13 @@ class Scene:
         self._kept_rows = 0
         self._turn = 0
 
-    def ask(self, question: Question | str | None = None, **options: Any) -> Answer:
+    def ask(self, question: Question | str | None = None, **options: Unpack[QuestionOptions]) -> Answer:
         """Read `stream` to its end and return the answer."""
         return last_answer(self.stream(question, **options))
 
-    def stream(self, question: Question | str | None = None, **options: Any) -> Iterator[Event]:
+    def stream(
+        self, question: Question | str | None = None, **options: Unpack[QuestionOptions]
+    ) -> Iterator[Event]:
         """Answer a question event by event; the last is FinishedEvent.
 
         `question` is a Question, or its text; `options` are other fields of Question.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +16,7 @@ from lira_engine.errors import LiraError
 from lira_runtime import Lira, Question, Scene, preprocess
 from lira_runtime.answer import FinishedEvent
 from lira_runtime.events import MaskEvent, RegionEvent, TokenEvent
+from lira_runtime.prompts import QuestionOptions
 from lira_runtime.sampling import make_sampler
 
 TILES = 3  # of the image below, with the thumbnail; the encoder reads one at a time
@@ -219,6 +220,11 @@ def test_bad_questions_are_refused_at_once(look: Any, options: dict[str, Any], m
     with pytest.raises(LiraError, match=message):
         scene.stream(**options)
     assert engines.llm.passes == []
+
+
+def test_every_field_of_a_question_is_a_keyword() -> None:
+    names = [field.name for field in fields(Question)]
+    assert names == ["question", *QuestionOptions.__annotations__]
 
 
 def test_a_question_object_asks_the_same_as_its_keywords(look: Any) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from lira_engine.errors import LiraError
 from lira_engine.lowering.passes.downgrade_opset import DowngradeOpset
 
 Pass = ir.passes.PassBase
@@ -28,7 +29,15 @@ CLEAN_UP_FOR_ORT: tuple[Pass, ...] = (*CLEAN_UP, DowngradeOpset(21, ir_version=1
 
 
 def apply(model: ir.Model, passes: Iterable[Pass]) -> ir.Model:
-    """Run `passes` in order and return the result; `model` may be changed. Raises what a pass raises."""
+    """Run `passes` in order and return the result; `model` may be changed.
+
+    Raises LiraError if a graph is not what a pass requires, or its result not what the pass ensures.
+    """
     for one in passes:
-        model = one(model).model
+        try:
+            model = one(model).model
+        except ir.passes.InvariantError as error:
+            why = f"{type(one).__name__} cannot lower {model.graph.name}: {error.__cause__ or error}"
+            mend = "export the bundle again; if it stays, report this with the output of `lira-edge doctor`"
+            raise LiraError(f"{why}; {mend}") from error
     return model

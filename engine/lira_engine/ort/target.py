@@ -25,7 +25,14 @@ PEAK_PER_BYTE, PEAK_LEAST_MIB = 2.0, 512
 _ROOM = Path(__file__).parent
 
 
-class CpuTarget(Target):
+class OrtTarget(Target):
+    """A target whose engines are ONNX files."""
+
+    def check_runtime(self) -> None:
+        import lira_engine.ort.library  # noqa: F401  raises LiraError if it is missing
+
+
+class CpuTarget(OrtTarget):
     """Engines for the CPU: graphs with ONNX Runtime's contrib operators, which run on any CPU and any ONNX
     Runtime that is new enough."""
 
@@ -70,14 +77,11 @@ class CpuTarget(Target):
     ) -> OrtOpener:
         return OrtOpener(bundle, threads)
 
-    def check_runtime(self) -> None:
-        import lira_engine.ort.library  # noqa: F401  raises LiraError if it is missing
-
     def readiness(self) -> Readiness:
         return _runs_from(self.name, ENGINES_FROM, "engines by `lira-edge build`")
 
 
-class CudaTarget(Target):
+class CudaTarget(OrtTarget):
     """Engines for ONNX Runtime's CUDA provider; its TensorRT providers may run all but the language model."""
 
     name = "cuda"
@@ -102,9 +106,6 @@ class CudaTarget(Target):
         self, bundle: Bundle, precision: str, options: Mapping[str, Any], threads: int | None
     ) -> OrtOpener:
         return OrtOpener(bundle, threads, cuda_device(options["provider"], options["allow_fallback"]))
-
-    def check_runtime(self) -> None:
-        import lira_engine.ort.library  # noqa: F401  raises LiraError if it is missing
 
     def readiness(self) -> Readiness:
         if not gpu_here():
@@ -133,7 +134,7 @@ class CudaTarget(Target):
         return found
 
 
-class PortableTarget(Target):
+class PortableTarget(OrtTarget):
     """A bundle's graphs as `export` wrote them. Nothing is built or verified."""
 
     name = "portable"
@@ -160,9 +161,6 @@ class PortableTarget(Target):
         threads: int | None = None,
     ) -> Opener:
         return OrtOpener(bundle, threads)
-
-    def check_runtime(self) -> None:
-        import lira_engine.ort.library  # noqa: F401  raises LiraError if it is missing
 
     def readiness(self) -> Readiness:
         return _runs_from(self.name, PORTABLE_FROM, "graphs as exported")
