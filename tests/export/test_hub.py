@@ -189,7 +189,7 @@ def test_a_target_that_is_taken_is_refused_before_the_first_byte(
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "notes.txt").write_text("mine")
     line = refused(capsys, f"hub:{LIRA}", "--size", "lira-2b", "-o", tmp_path / "bundle")
-    assert "exists and holds other things" in line
+    assert "exists and holds files that lira-edge did not write" in line
     assert hub.downloads == []
 
 

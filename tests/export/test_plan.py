@@ -120,7 +120,11 @@ def break_config(folder: Path) -> None:
         (lambda folder: (folder / "internvl2-tiny" / "tokenizer.json").unlink(), [], "no tokenizer.json"),
         (lambda folder: None, ["--dtype", "fp8"], "--dtype: found 'fp8'"),
         (lambda folder: None, ["--context-length", "2"], "context length 2: expected 3 to 256"),
-        (lambda folder: (folder.parent / "bundle" / "x").mkdir(parents=True), [], "holds other things"),
+        (
+            lambda folder: (folder.parent / "bundle" / "x").mkdir(parents=True),
+            [],
+            "holds files that lira-edge did not write",
+        ),
         (lambda folder: None, ["--size", "2b"], "expected one of lira-2b, lira-8b"),
     ],
 )
