@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    from lira_engine.ort.library import version
+    from lira_engine.ort.package import version
     from lira_engine.system.extras import PORTABLE_FROM
 
     if item.get_closest_marker("portable") and version() < PORTABLE_FROM:

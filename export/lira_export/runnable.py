@@ -11,7 +11,7 @@ import onnx_ir as ir
 from lira_engine.bundle.external_data import save_graph
 from lira_engine.lowering.cpu import cpu_pipeline
 from lira_engine.lowering.pipeline import apply
-from lira_engine.ort.library import version
+from lira_engine.ort.package import version
 from lira_engine.system.extras import PORTABLE_FROM
 
 

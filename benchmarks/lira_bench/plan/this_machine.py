@@ -78,7 +78,7 @@ def _int4(rng: np.random.Generator) -> tuple[onnx.NodeProto, dict[str, np.ndarra
 
 def _peak(make: object) -> float:
     """Return the best rate of a matmul, 10^12 operations a second."""
-    from lira_engine.ort.library import onnxruntime  # an error names the line that installs it
+    from lira_engine.ort.package import onnxruntime  # an error names the line that installs it
 
     rng = np.random.default_rng(0)
     node, constants = make(rng)  # type: ignore[operator]

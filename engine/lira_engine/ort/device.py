@@ -63,7 +63,7 @@ def cuda_device(provider: str = "cuda", allow_fallback: bool = False) -> Device:
     """
     if provider not in PROVIDERS:
         raise LiraError(f"provider {provider!r}: expected {', '.join(PROVIDERS)}")
-    from lira_engine.ort.library import onnxruntime
+    from lira_engine.ort.package import onnxruntime
 
     wanted = tuple(dict.fromkeys((PROVIDERS[provider], _CUDA)))
     available = onnxruntime.get_available_providers()

@@ -15,7 +15,7 @@ from lira_engine.engines.runner import Closing, CountedRows, KvCache, LlmOutput,
 from lira_engine.errors import Closed, LiraError, memory_errors_told
 from lira_engine.ort.device import CPU, Device
 from lira_engine.ort.large_pages import large_pages
-from lira_engine.ort.library import onnxruntime
+from lira_engine.ort.package import onnxruntime
 from lira_engine.ort.session import bind_input, bind_output, open_session, run_options
 
 

@@ -30,8 +30,8 @@ def record(bundle: Bundle, graph: Path, precision: str, folder: Path) -> None:
 
     opset = ir.load(graph).opset_imports[""]
     try:
-        from lira_engine.ort.library import version
         from lira_engine.ort.llm import OrtLlm
+        from lira_engine.ort.package import version
     except OutOfMemory:
         raise
     except LiraError:

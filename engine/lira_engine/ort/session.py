@@ -11,7 +11,7 @@ import numpy as np
 
 from lira_engine.errors import LiraError, OutOfMemory, memory_errors_told
 from lira_engine.ort.device import CPU, Device
-from lira_engine.ort.library import ORT_ERRORS, onnxruntime
+from lira_engine.ort.package import ORT_ERRORS, onnxruntime
 from lira_engine.system.machine import usable_cores
 
 _PER_THREAD = 72 << 20

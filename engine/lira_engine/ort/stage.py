@@ -13,7 +13,7 @@ from lira_engine.bundle.manifest import StageSpec, TensorSpec
 from lira_engine.engines.runner import Feeds, Stage, check_feeds, host_array
 from lira_engine.errors import Closed, LiraError, memory_errors_told
 from lira_engine.ort.device import CPU, Device
-from lira_engine.ort.library import onnxruntime
+from lira_engine.ort.package import onnxruntime
 from lira_engine.ort.session import bind_input, open_session, run_options
 
 ShapeAndDtype = tuple[tuple[int, ...], np.dtype]

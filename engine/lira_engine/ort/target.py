@@ -29,7 +29,7 @@ class OrtTarget(Target):
     """A target whose engines are ONNX files."""
 
     def check_runtime(self) -> None:
-        import lira_engine.ort.library  # noqa: F401  raises LiraError if it is missing
+        import lira_engine.ort.package  # noqa: F401  raises LiraError if it is missing
 
 
 class CpuTarget(OrtTarget):

@@ -22,7 +22,7 @@ MODULES = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts) for pat
 NEUTRAL = {
     "bundle.bundle", "bundle.integrity", "bundle.manifest", "engines.accuracy", "engines.lowered_outputs",
     "engines.record", "engines.replay", "engines.runner", "engines.setting", "engines.usable", "errors",
-    "open", "ort.device", "ort.library", "ort.llm", "ort.opening", "ort.placement", "ort.session",
+    "open", "ort.device", "ort.package", "ort.llm", "ort.opening", "ort.placement", "ort.session",
     "system.atomic", "system.cache", "system.extras", "system.machine", "trt.driver", "trt.log",
     "trt.opening", "trt.readiness",
 }  # fmt: skip

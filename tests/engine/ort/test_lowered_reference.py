@@ -71,7 +71,7 @@ def test_a_process_that_dies_is_an_error(bundle: Bundle, lowered: Path, tmp_path
 def test_nothing_is_recorded_without_onnx_runtime(
     bundle: Bundle, lowered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("library", "session", "stage", "llm"):
+    for module in ("package", "session", "stage", "llm"):
         monkeypatch.delitem(sys.modules, f"lira_engine.ort.{module}", raising=False)
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "onnxruntime", None)
