@@ -89,7 +89,7 @@ def test_a_block_that_does_not_divide_a_weight_is_refused(new_graph: Any, matrix
     g = new_graph([1, 48])
     model = g.finish(g.op("MatMul", g.x, g.weight("w", matrix(48, 2)), shape=[1, 2]))
     with pytest.raises(ir.passes.PreconditionError, match="multiple of the block 32"):
-        apply(model, [QuantizeWeights(lambda name, inputs: 32)])
+        QuantizeWeights(lambda name, inputs: 32)(model)
 
 
 def test_a_weight_of_two_matmuls_is_refused(new_graph: Any, matrix: Any) -> None:
