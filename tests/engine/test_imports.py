@@ -18,6 +18,13 @@ def test_importing_loads_nothing_heavy(package: str) -> None:
     assert json.loads(done.stdout) == []
 
 
+def test_the_table_of_targets_loads_not_even_numpy() -> None:
+    """The help of most commands names the targets."""
+    code = "import sys, lira_engine.cli_options, lira_engine.cli; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.parametrize("module", ["lira_engine.ort.session", "lira_engine.ort.llm"])
 def test_a_missing_onnxruntime_is_an_error_of_one_line(module: str) -> None:
     code = (

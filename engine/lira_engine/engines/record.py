@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,12 @@ def read_build(folder: Path, mend: str) -> Build:
         return schema.read(Build, data, str(path))
     except LiraError as error:
         raise LiraError(f"{error}; {mend}") from None
+
+
+def differing(what: str, found: Mapping[str, str], here: Mapping[str, str]) -> str | None:
+    """Return the first fact `here` that a record does not share ("was built with tensorrt 10.3, this is
+    10.7"), or None."""
+    for key, value in here.items():
+        if found.get(key) != value:
+            return f"{what} {key} {found.get(key)}, this is {value}"
+    return None

@@ -8,17 +8,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from lira_engine.bundle.bundle import Bundle
 from lira_engine.engines.builder import Progress, StageBuilder
 from lira_engine.engines.options import Options
 from lira_engine.engines.precision import precision_named
 from lira_engine.engines.record import Build
-from lira_engine.engines.runner import LlmRunner, StageRunner
 from lira_engine.engines.setting import Setting, cpu_setting, gpu_setting
 from lira_engine.errors import LiraError, quoted
 from lira_engine.system.extras import tool_versions
+
+if TYPE_CHECKING:
+    from lira_engine.bundle.bundle import Bundle
+    from lira_engine.engines.runner import LlmRunner, StageRunner
 
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 

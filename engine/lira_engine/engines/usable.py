@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from lira_engine.bundle.bundle import Bundle
@@ -47,15 +46,6 @@ def usable_build(bundle: Bundle, target: Target, precision: str, verify: Verify 
     _check_complete(build, bundle, target, mend)
     verify_folder(folder, build.files, mend, verify)
     return build
-
-
-def differing(what: str, found: Mapping[str, str], here: Mapping[str, str]) -> str | None:
-    """Return the first fact `here` that a record does not share ("was built with tensorrt 10.3, this is
-    10.7"), or None."""
-    for key, value in here.items():
-        if found.get(key) != value:
-            return f"{what} {key} {found.get(key)}, this is {value}"
-    return None
 
 
 def _check_sources(build: Build, bundle: Bundle, folder: Path, mend: str) -> None:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lira_engine.bundle.bundle import Bundle
 from lira_engine.ort.device import CPU, Device
 
 if TYPE_CHECKING:
+    from lira_engine.bundle.bundle import Bundle
     from lira_engine.ort.llm import OrtLlm
     from lira_engine.ort.stage import OrtStage
 

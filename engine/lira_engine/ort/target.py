@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.builder import Progress, StageBuilder
 from lira_engine.engines.options import Options
@@ -19,6 +18,9 @@ from lira_engine.ort.opening import OrtOpener
 from lira_engine.ort.options import CpuOptions, CudaOptions
 from lira_engine.system.extras import ENGINES_FROM, PORTABLE_FROM, install_line, onnxruntime_here
 from lira_engine.system.machine import gpu_here
+
+if TYPE_CHECKING:
+    from lira_engine.bundle.bundle import Bundle
 
 PEAK_PER_BYTE, PEAK_LEAST_MIB = 2.0, 512
 """Peak memory of a build: bytes per byte of the largest portable stage, and MiB of the libraries."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lira_engine.bundle.bundle import Bundle
-from lira_engine.engines import lowered_outputs
 from lira_engine.engines.builder import Progress, StageBuilder
 from lira_engine.engines.options import Options
-from lira_engine.engines.record import Build
+from lira_engine.engines.record import Build, differing
 from lira_engine.engines.target import Opener, Readiness, Target
-from lira_engine.engines.usable import differing
 from lira_engine.errors import LiraError, quoted
 from lira_engine.system.extras import install_line, installed
 from lira_engine.system.machine import gpus, jetson
@@ -27,6 +24,9 @@ from lira_engine.trt.flavour import (
     parse_version,
 )
 from lira_engine.trt.options import RtxOptions, TensorRtOptions
+
+if TYPE_CHECKING:
+    from lira_engine.bundle.bundle import Bundle
 
 KERNEL_BYTES = 16 << 20
 """An engine's kernels beside its weights: those of lira-nano take 2 to 15 MiB, for one GPU or for four."""
@@ -106,6 +106,8 @@ class NativeTarget(Target):
             raise LiraError(f"target {self.name} needs pycuda: {mend}")
 
     def remarks(self, build: Build) -> list[str]:
+        from lira_engine.engines import lowered_outputs
+
         if not self._quantized(build.precision) or lowered_outputs.file_name("llm") in build.files:
             return []
         return [
