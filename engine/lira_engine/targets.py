@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lira_engine.engines.target import Target
 from lira_engine.errors import LiraError
-from lira_engine.ort.target import CpuTarget, CudaTarget, PortableTarget
+from lira_engine.ort.target import NOT_BUILT, CpuTarget, CudaTarget, PortableTarget
 from lira_engine.trt.target import RtxTarget, TensorRtTarget
 
 PORTABLE = PortableTarget()
@@ -18,7 +18,7 @@ TARGETS: dict[str, Target] = {
 def target_named(name: str) -> Target:
     """Return a target that engines are built for. Raises LiraError if there is none of that name."""
     if name == PORTABLE.name:
-        raise LiraError("target portable runs a bundle's graphs as they are: nothing is built or verified")
+        raise LiraError(NOT_BUILT)
     if name not in TARGETS:
         raise LiraError(
             f"there is no target {name!r}; expected {', '.join(TARGETS)}, or portable to run the graphs as "

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PEAK_PER_BYTE, PEAK_LEAST_MIB = 2.0, 512
 """Peak memory of a build: bytes per byte of the largest portable stage, and MiB of the libraries."""
+NOT_BUILT = "target portable runs a bundle's graphs as they are: nothing is built or verified"
 _ROOM = Path(__file__).parent
 
 
@@ -153,7 +154,7 @@ class PortableTarget(OrtTarget):
     def builder(
         self, bundle: Bundle, precision: str, options: Options, threads: int | None, progress: Progress
     ) -> StageBuilder:
-        raise LiraError("target portable runs a bundle's graphs as they are: nothing is built or verified")
+        raise LiraError(NOT_BUILT)
 
     def opener(
         self,
