@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from onnx_ir.passes import common
 
 from lira_engine.bundle.manifest import STAGES
+from lira_engine.engines.precision import MIXED
+from lira_engine.engines.recipe import NO_RECIPE, StageRecipe
 from lira_engine.errors import LiraError
 from lira_engine.lowering.passes.decompose_cached_attention import DecomposeCachedAttention
 from lira_engine.lowering.passes.fuse_residual_norm import FuseResidualNorm
@@ -14,11 +16,13 @@ from lira_engine.lowering.passes.pack_qkv import PackQkv
 from lira_engine.lowering.passes.quantize_matmul import QuantizeMatMul
 from lira_engine.lowering.passes.use_dynamic_quantize_matmul import UseDynamicQuantizeMatMul
 from lira_engine.lowering.passes.use_group_query_attention import UseGroupQueryAttention
+from lira_engine.lowering.passes.use_matmul_integer_to_float import UseMatMulIntegerToFloat
 from lira_engine.lowering.passes.use_multi_head_attention import UseMultiHeadAttention
 from lira_engine.lowering.passes.use_simplified_layer_normalization import UseSimplifiedLayerNormalization
 from lira_engine.lowering.passes.widen_weights import WidenWeights
 from lira_engine.lowering.pipeline import CLEAN_UP_FOR_ORT, Pass
 from lira_engine.lowering.quantization import Quantization
+from lira_engine.lowering.recipes import Forms
 
 _LLM: tuple[Pass, ...] = (
     WidenWeights(),
@@ -38,26 +42,47 @@ _ENCODER: tuple[Pass, ...] = (
 )
 
 
+KINDS = ("int4", "int8", "w8a8")
+"""Forms of a recipe that ONNX Runtime has on CPUs."""
+
+
 def cpu_pipeline(
-    stage: str, precision: str = "fp32", quantization: Quantization | None = None
+    stage: str,
+    precision: str = "fp32",
+    quantization: Quantization | None = None,
+    recipe: StageRecipe | None = None,
 ) -> Sequence[Pass]:
     """Return the passes that lower a portable graph of `stage`.
 
     Args:
         precision: of the language model fp32, or int8 or int4 weights; of the other stages fp32, or int8
-            (weights and activations of large matmuls).
+            (weights and activations of large matmuls); of all mixed, which `recipe` decides.
         quantization: of the language model's int8 and int4 weights.
+        recipe: of mixed. What it leaves alone is fp32.
 
-    Raises LiraError for a stage or precision that does not exist.
+    Raises LiraError for a stage or precision that does not exist, and a form that CPUs lack.
     """
     if stage == "llm" and precision in ("int8", "int4"):
         bits = int(precision.removeprefix("int"))
         return (QuantizeMatMul((quantization or Quantization()).choice(bits)), *_LLM)
+    if stage in STAGES and precision == MIXED:
+        return (*_mixed(stage, recipe or NO_RECIPE), *(_LLM if stage == "llm" else _ENCODER))
     if stage in STAGES and precision == "fp32":
         return _LLM if stage == "llm" else _ENCODER
     if stage in STAGES and precision == "int8":
         return (UseDynamicQuantizeMatMul(), *_ENCODER)
     raise LiraError(
         f"nothing lowers {stage} {precision} for the CPU: expected one of {', '.join(STAGES)}, and fp32, "
-        "int8 or, for llm, int4"
+        "int8, mixed or, for llm, int4"
+    )
+
+
+def _mixed(stage: str, recipe: StageRecipe) -> Sequence[Pass]:
+    forms = Forms(recipe)
+    forms.check(stage, "the CPU", KINDS)
+    return (
+        *forms.first_passes(),
+        QuantizeMatMul(forms.bits, forms.digit),
+        UseDynamicQuantizeMatMul(forms.is_dynamic),
+        UseMatMulIntegerToFloat(forms.range_of("w8a8", dynamic=False)),
     )

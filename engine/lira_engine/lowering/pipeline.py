@@ -15,6 +15,7 @@ from lira_engine.errors import LiraError
 from lira_engine.lowering.passes.downgrade_opset import DowngradeOpset
 
 Pass = ir.passes.PassBase
+MEND = "export the bundle again; if it stays, report this with the output of `lira-edge doctor`"
 
 CLEAN_UP: tuple[Pass, ...] = (
     common.CommonSubexpressionEliminationPass(),
@@ -31,13 +32,13 @@ CLEAN_UP_FOR_ORT: tuple[Pass, ...] = (*CLEAN_UP, DowngradeOpset(21, ir_version=1
 def apply(model: ir.Model, passes: Iterable[Pass]) -> ir.Model:
     """Run `passes` in order and return the result; `model` may be changed.
 
-    Raises LiraError if a graph is not what a pass requires, or its result not what the pass ensures.
+    Raises LiraError if a graph is not what a pass requires, or its result not what the pass ensures. It says
+    what mends that: the pass's `mend`, if it has one.
     """
     for one in passes:
         try:
             model = one(model).model
         except ir.passes.InvariantError as error:
             why = f"{type(one).__name__} cannot lower {model.graph.name}: {error.__cause__ or error}"
-            mend = "export the bundle again; if it stays, report this with the output of `lira-edge doctor`"
-            raise LiraError(f"{why}; {mend}") from error
+            raise LiraError(f"{why}; {getattr(one, 'mend', MEND)}") from error
     return model

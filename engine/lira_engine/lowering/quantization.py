@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lira_engine.engines.llm_tensors import LM_HEAD
-from lira_engine.lowering.passes.quantize_matmul import Choice, WeightBits
+from lira_engine.lowering.int4_blocks import WeightBits
+from lira_engine.lowering.passes.quantize_matmul import Choice
 
 
 @dataclass(frozen=True)

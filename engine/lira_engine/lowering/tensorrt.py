@@ -8,14 +8,16 @@ from onnx_ir.passes import common
 
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.llm_tensors import LM_HEAD, is_cache
+from lira_engine.engines.precision import MIXED
+from lira_engine.engines.recipe import NO_RECIPE, StageRecipe
 from lira_engine.errors import LiraError
 from lira_engine.lowering.attention import none_fused
+from lira_engine.lowering.int4_blocks import WeightBits
 from lira_engine.lowering.passes.decompose_cached_attention import DecomposeCachedAttention
 from lira_engine.lowering.passes.decompose_operators import DecomposeOperators
 from lira_engine.lowering.passes.decompose_unfused_attention import DecomposeUnfusedAttention
 from lira_engine.lowering.passes.downgrade_opset import DowngradeOpset
-from lira_engine.lowering.passes.quantize_operands import FORMATS, QuantizeOperands, Range
-from lira_engine.lowering.passes.quantize_weights import QuantizeWeights, Scales, nearest_scales
+from lira_engine.lowering.passes.quantize_weights import QuantizeWeights
 from lira_engine.lowering.passes.resolve_cast_like import ResolveCastLike
 from lira_engine.lowering.passes.sample_by_gathers import SampleByGathers
 from lira_engine.lowering.passes.sample_by_plugin import SampleByPlugin
@@ -23,8 +25,11 @@ from lira_engine.lowering.passes.split_lm_head import SplitLmHead
 from lira_engine.lowering.passes.use_mixed_precision import UseMixedPrecision
 from lira_engine.lowering.passes.widen_weights import WidenWeights
 from lira_engine.lowering.pipeline import CLEAN_UP, Pass
+from lira_engine.lowering.recipes import Forms, operands, standard_weights
 
-PRECISIONS = ("fp32", "fp16", "int4", "int8", "fp8")
+PRECISIONS = ("fp32", "fp16", "int4", MIXED)
+KINDS = ("int4", "int8", "w8a8", "fp8")
+"""Forms of a recipe that TensorRT has; int8 are twice 4 bits."""
 BLOCKS = (128, 64, 32)
 
 
@@ -47,24 +52,23 @@ def tensorrt_pipeline(
     lm_head_bits: int = 4,
     lm_head_parts: int = 1,
     plugin: str | None = None,
-    scales: Scales = nearest_scales,
-    ranges: Range | None = None,
+    recipe: StageRecipe | None = None,
 ) -> Sequence[Pass]:
     """Return the passes that lower a portable graph of `stage`.
 
     Args:
         precision: fp32; fp16 with fp32 islands; int4 (the language model's weights, all else as in fp16);
-            int8 or fp8 (operands of the matmuls that `ranges` knows, all else as in fp16).
+            mixed (what `recipe` decides, all else as in fp16).
         dialect: see `lira_engine.trt.flavour.Dialect`.
         block: inputs that share a scale. A weight whose inputs are no multiple of it takes the next
             smaller one of `blocks` that divides them, or stays fp16 if none does.
         lm_head_bits: 4, or 16 for an LM head in fp16.
         lm_head_parts: number of matmuls that the LM head is split into.
         plugin: version of NVIDIA's plugin for deformable sampling; None for gathers.
-        scales: of the int4 weights.
-        ranges: of the matmuls' inputs, for int8 and fp8.
+        recipe: of mixed; of the options above its blocks must be among `blocks`, and `lm_head_bits` is not
+            asked. A range that it wants to have measured in each run is the calibrated one here.
 
-    Raises LiraError for a stage or precision that does not exist, and for int8 or fp8 without ranges.
+    Raises LiraError for a stage or precision that does not exist, and a form that TensorRT lacks.
     """
     known = PRECISIONS if stage == "llm" else tuple(p for p in PRECISIONS if p != "int4")
     if stage not in STAGES or precision not in known:
@@ -72,18 +76,18 @@ def tensorrt_pipeline(
             f"nothing lowers {stage} {precision} for TensorRT: expected one of {', '.join(STAGES)}, "
             f"and {', '.join(known)}"
         )
-    if precision in FORMATS and ranges is None:
-        raise LiraError(
-            f"{precision} needs the ranges of the matmuls' inputs, which a recipe brings: take fp16"
-        )
+    forms = Forms(recipe or NO_RECIPE, lm_head_parts)
+    forms.check(stage, "TensorRT", KINDS, blocks)
 
-    def block_of(name: str, inputs: int) -> int | None:
+    def bits_of(name: str, inputs: int) -> WeightBits | None:
         if name.startswith(LM_HEAD) and lm_head_bits == 16:
             return None
-        return next((size for size in blocks if size <= block and inputs % size == 0), None)
+        found = next((size for size in blocks if size <= block and inputs % size == 0), None)
+        return WeightBits(4, found) if found is not None else None
 
     older = dialect == "decomposed"
-    passes: list[Pass] = [SampleByPlugin(plugin) if plugin else SampleByGathers()]
+    passes: list[Pass] = [*forms.first_passes()] if precision == MIXED else []
+    passes.append(SampleByPlugin(plugin) if plugin else SampleByGathers())
     if older:
         passes.append(DecomposeCachedAttention())
     else:
@@ -95,12 +99,13 @@ def tensorrt_pipeline(
     if older:
         passes.append(DecomposeOperators())
     if precision == "int4":
-        passes.append(QuantizeWeights(block_of, scales))
-    if ranges is not None and precision in FORMATS:
-        passes.append(QuantizeOperands(precision, ranges))
+        passes.append(QuantizeWeights(bits_of))
+    if precision == MIXED:
+        passes += [*standard_weights(forms), *operands(forms)]
     if precision != "fp32":
         passes.append(UseMixedPrecision(is_cache))
     passes += [WidenWeights(), *CLEAN_UP]
     if older:
-        passes.append(DowngradeOpset(21 if precision == "int4" else 20, ir_version=10))
+        blocked = precision == "int4" or any(form.block for form in forms.recipe.forms.values())
+        passes.append(DowngradeOpset(21 if blocked else 20, ir_version=10))
     return passes

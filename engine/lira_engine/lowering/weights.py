@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import onnx_ir as ir
+
+from lira_engine.lowering.int4_blocks import COLUMNS_AT_ONCE
 
 
 def weight_of(value: ir.Value | None) -> ir.Value | None:
@@ -31,6 +33,14 @@ def lazy_initializer(
     )
     graph.register_initializer(value)
     return value
+
+
+def initializer_once(
+    graph: ir.Graph, name: str, dtype: ir.DataType, shape: tuple[int, ...], read: Callable[[], np.ndarray]
+) -> ir.Value:
+    """Return the initializer `name` of the graph, which `lazy_initializer` adds if it is not there: several
+    matmuls may read one weight."""
+    return graph.initializers.get(name) or lazy_initializer(graph, name, dtype, shape, read)
 
 
 def cast_initializer(graph: ir.Graph, weight: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
@@ -87,3 +97,42 @@ def ensure_replaced(matmuls: Sequence[ConstantMatMul]) -> None:
     """Raise PostconditionError for the first of the matmuls that a pass should have replaced."""
     for matmul in matmuls:
         raise ir.passes.PostconditionError(f"the matmul with {matmul.name} was not replaced")
+
+
+def eight_bits(graph: ir.Graph, matmul: ConstantMatMul) -> tuple[ir.Value, ir.Value]:
+    """Return a matmul's weight in integers and its scales (`quantized`, `scales_of`), as initializers that
+    are computed when the file is written; those of another matmul with the same weight if there is one."""
+    name, shape = matmul.name, (matmul.inputs, matmul.outputs)
+    integers = partial(quantized, matmul.weight)
+    scales = partial(scales_of, matmul.weight)
+    return (
+        initializer_once(graph, f"{name}.q8", ir.DataType.INT8, shape, integers),
+        initializer_once(graph, f"{name}.scales", ir.DataType.FLOAT, shape[1:], scales),
+    )
+
+
+def scales_of(stored: ir.TensorProtocol) -> np.ndarray:
+    """Return the scale of each output, [N] float32: its largest magnitude becomes 127; 1 if all are 0."""
+    largest = largest_of(np.asarray(stored.numpy()))
+    return np.where(largest > 0, largest / np.float32(127), np.float32(1))
+
+
+def largest_of(weight: np.ndarray) -> np.ndarray:
+    """Return the largest magnitude of each column, [N] float32, of a matrix of any float dtype."""
+    largest: np.ndarray = np.maximum(weight.max(axis=0), -weight.min(axis=0)).astype(np.float32)
+    return largest
+
+
+def quantized(stored: ir.TensorProtocol) -> np.ndarray:
+    """Return the weight in integers, [K, N] int8, rounded to nearest."""
+    weight, scales = np.asarray(stored.numpy()), scales_of(stored)
+    out = np.empty(weight.shape, np.int8)
+    for some in few_columns(weight.shape[1]):
+        out[:, some] = np.rint(weight[:, some].astype(np.float32) / scales[some]).astype(np.int8)
+    return out
+
+
+def few_columns(count: int) -> Iterator[slice]:
+    """Yield a few columns at a time: several copies of the largest weight in fp32 exceed a board's memory."""
+    for start in range(0, count, COLUMNS_AT_ONCE):
+        yield slice(start, min(start + COLUMNS_AT_ONCE, count))

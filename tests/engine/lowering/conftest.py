@@ -65,16 +65,28 @@ def new_graph() -> type[Graph]:
     return Graph
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Callable[[ir.Model, dict[str, np.ndarray]], list[np.ndarray]]:
-    """run(model, feeds): the outputs of ONNX Runtime."""
+Run = Callable[[ir.Model, dict[str, np.ndarray]], list[np.ndarray]]
 
+
+def _run_in(folder: Path) -> Run:
     def run(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        path = tmp_path / "g.onnx"
+        path = folder / "g.onnx"
         ir.save(model, path, external_data="g.data", size_threshold_bytes=1024)
         return open_session(path, threads=1).run(None, feeds)
 
     return run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """run(model, feeds): the outputs of ONNX Runtime."""
+    return _run_in(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """session(model, feeds): the same, for fixtures of several tests."""
+    return _run_in(tmp_path_factory.mktemp("session"))
 
 
 @pytest.fixture(scope="session")

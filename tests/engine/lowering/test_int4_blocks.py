@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from lira_engine.lowering.int4_blocks import Blocks, dequantize, quantize, residual
+from lira_engine.lowering.int4_blocks import (
+    Blocks,
+    dequantize,
+    integers_of,
+    quantize,
+    quantize_positive,
+    quantize_symmetric,
+    residual,
+)
 
 
 def matrix(inputs: int, outputs: int, seed: int = 0) -> np.ndarray:
@@ -71,3 +81,36 @@ def test_many_outputs_give_what_single_outputs_give() -> None:
     one = [quantize(weight[:, i : i + 1], 32) for i in (0, 1023, 1024, 2499)]
     some = Blocks(found.packed[[0, 1023, 1024, 2499]], found.scales[[0, 1023, 1024, 2499]])
     np.testing.assert_array_equal(some.packed, np.concatenate([o.packed for o in one]))
+
+
+@pytest.mark.parametrize("round_, lowest", [(quantize_positive, -8), (quantize_symmetric, -7)])
+def test_other_scales_are_positive_and_exact_in_fp16(
+    round_: Callable[[np.ndarray, int], Blocks], lowest: int
+) -> None:
+    weight = matrix(160, 300)
+    blocks = round_(weight, 32)
+    assert (blocks.scales > 0).all() and blocks.scales.dtype == np.float32
+    np.testing.assert_array_equal(blocks.scales, blocks.scales.astype(np.float16))
+    integers = integers_of(blocks, 160)
+    assert (integers.min(), integers.max()) == (lowest, 7) and integers.dtype == np.int8
+    groups = weight.T.reshape(300, 5, 32)
+    expected = np.maximum(groups.max(-1) / 7, groups.min(-1) / lowest)
+    np.testing.assert_allclose(blocks.scales, expected, rtol=1e-3)
+    # The largest value of a block may be just above 7 steps: its scale is rounded.
+    step = np.repeat(blocks.scales, 32, axis=1).T
+    np.testing.assert_array_less(np.abs(dequantize(blocks, 160) - weight), step * 0.51)
+
+
+def test_integers_are_in_the_order_of_inputs() -> None:
+    integers = np.random.default_rng(2).integers(-8, 8, (40, 3)).astype(np.int8)
+    integers[[3, 35]] = -8
+    blocks = quantize_positive(integers * np.float32(0.5), 32)
+    np.testing.assert_array_equal(integers_of(blocks, 40), integers)
+    np.testing.assert_array_equal(blocks.scales, np.full((3, 2), 0.5))
+
+
+@pytest.mark.parametrize("number", [0.0, 1e-9, 1e-6])
+def test_tiny_weights_have_a_positive_scale(number: float) -> None:
+    """Off by no more than 7 times half of fp16's smallest number, by which a scale is rounded."""
+    blocks = quantize_positive(np.full((32, 1), number, np.float32), 32)
+    assert blocks.scales > 0 and np.abs(dequantize(blocks, 32) - number).max() <= 7 * 2.0**-25

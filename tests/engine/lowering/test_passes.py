@@ -13,22 +13,27 @@ import onnx_ir as ir
 import pytest
 
 from lira_engine.lowering import passes
+from lira_engine.lowering.int4_blocks import WeightBits
 from lira_engine.lowering.passes.decompose_cached_attention import DecomposeCachedAttention
 from lira_engine.lowering.passes.decompose_operators import DecomposeOperators
 from lira_engine.lowering.passes.decompose_unfused_attention import DecomposeUnfusedAttention
 from lira_engine.lowering.passes.downgrade_opset import DowngradeOpset
 from lira_engine.lowering.passes.fuse_residual_norm import FuseResidualNorm
 from lira_engine.lowering.passes.pack_qkv import PackQkv
-from lira_engine.lowering.passes.quantize_matmul import QuantizeMatMul, WeightBits
+from lira_engine.lowering.passes.pad_inputs import PadInputs
+from lira_engine.lowering.passes.quantize_matmul import QuantizeMatMul
 from lira_engine.lowering.passes.quantize_operands import QuantizeOperands
 from lira_engine.lowering.passes.quantize_weights import QuantizeWeights
+from lira_engine.lowering.passes.require_matmuls import RequireMatMuls
 from lira_engine.lowering.passes.resolve_cast_like import ResolveCastLike
 from lira_engine.lowering.passes.sample_by_gathers import SampleByGathers
 from lira_engine.lowering.passes.sample_by_plugin import SampleByPlugin
+from lira_engine.lowering.passes.scale_channels import ScaleChannels
 from lira_engine.lowering.passes.split_lm_head import SplitLmHead
 from lira_engine.lowering.passes.use_dynamic_quantize_matmul import UseDynamicQuantizeMatMul
 from lira_engine.lowering.passes.use_group_query_attention import UseGroupQueryAttention
 from lira_engine.lowering.passes.use_half_contrib_operators import UseHalfContribOperators
+from lira_engine.lowering.passes.use_matmul_integer_to_float import UseMatMulIntegerToFloat
 from lira_engine.lowering.passes.use_mixed_precision import UseMixedPrecision
 from lira_engine.lowering.passes.use_multi_head_attention import UseMultiHeadAttention
 from lira_engine.lowering.passes.use_simplified_layer_normalization import UseSimplifiedLayerNormalization
@@ -42,16 +47,20 @@ ALL: tuple[Pass, ...] = (
     DowngradeOpset(21, ir_version=11),
     FuseResidualNorm(),
     PackQkv(),
+    PadInputs(lambda name: 256),
     QuantizeMatMul(lambda name: WeightBits(4)),
-    QuantizeOperands("int8", lambda name: 1.0),
-    QuantizeWeights(lambda name, inputs: inputs),
+    QuantizeOperands("int8", lambda name: (-1.0, 1.0)),
+    QuantizeWeights(lambda name, inputs: WeightBits(4, 32)),
+    RequireMatMuls([]),
     ResolveCastLike(),
     SampleByGathers(),
     SampleByPlugin("1"),
+    ScaleChannels([]),
     SplitLmHead(2),
     UseDynamicQuantizeMatMul(),
     UseGroupQueryAttention(),
     UseHalfContribOperators(),
+    UseMatMulIntegerToFloat(lambda name: (-1.0, 1.0)),
     UseMixedPrecision(),
     UseMultiHeadAttention(),
     UseSimplifiedLayerNormalization(),
@@ -107,6 +116,14 @@ def test_checks_read_no_weights(one: Pass, new_graph: Any) -> None:
     model = g.finish(g.op("MatMul", g.x, w, shape=[2, 128]), opset=21)
     model.graph.register_initializer(w)
     one.requires(model)
-    replaces = QuantizeMatMul | QuantizeOperands | QuantizeWeights | SplitLmHead | UseDynamicQuantizeMatMul
+    replaces = (
+        PadInputs
+        | QuantizeMatMul
+        | QuantizeOperands
+        | QuantizeWeights
+        | SplitLmHead
+        | UseDynamicQuantizeMatMul
+        | UseMatMulIntegerToFloat
+    )
     with pytest.raises(ir.passes.PostconditionError) if isinstance(one, replaces) else nullcontext():
         one.ensures(model)

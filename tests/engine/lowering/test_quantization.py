@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lira_engine.lowering.cpu import cpu_pipeline
-from lira_engine.lowering.passes.quantize_matmul import WeightBits
+from lira_engine.lowering.int4_blocks import WeightBits
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.quantization import Quantization
 

@@ -3,61 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from lira_engine.lowering.int4_blocks import Blocks, quantize, residual
+from lira_engine.lowering.int4_blocks import Digit, WeightBits, quantize, rounded_by
 from lira_engine.lowering.nodes import CONTRIB, replace_node
 from lira_engine.lowering.weights import (
     ConstantMatMul,
     constant_matmuls,
     ensure_replaced,
-    lazy_initializer,
-    require_unshared,
+    initializer_once,
 )
 
 ACCURACY_LEVEL = 4
 """Activations are rounded to 8 bits, per row and block, and multiplied as integers."""
 
 
-@dataclass(frozen=True)
-class WeightBits:
-    """How one weight is stored: 4 bits, or 8 as twice 4; a scale for every `block` inputs.
-
-    Raises ValueError for other sizes.
-    """
-
-    bits: int
-    block: int = 32
-
-    def __post_init__(self) -> None:
-        if self.bits not in (4, 8) or self.block not in (16, 32, 64, 128, 256):
-            raise ValueError(f"{self}: expected 4 or 8 bits and a block of 16, 32, 64, 128 or 256")
-
-
 Choice = Callable[[str], WeightBits | None]
 """Name of a weight -> how to store it; None leaves it as it is."""
+NEAREST = rounded_by(quantize)
 
 
 class QuantizeMatMul(ir.passes.InPlacePass):
-    """Weight-only quantization, round to nearest.
+    """Weight-only quantization.
 
-    Requires: a chosen weight belongs to one matmul.
+    Requires: nothing.
     Does: replaces each `MatMul` with an initializer [K, N] that `choose` wants, or a Cast of it, on the right
         by `com.microsoft.MatMulNBits`. Eight bits are two of them, the second with the rounding error of the
-        first: ONNX Runtime 1.20 has four bits only. Weights are rounded when the file is written, one at a
-        time.
+        first: ONNX Runtime 1.20 has four bits only. `digit` rounds weights, when the file is written, one at
+        a time; a weight of several matmuls once.
     Ensures: no matmul with a chosen weight is left.
     """
 
-    def __init__(self, choose: Choice) -> None:
+    def __init__(self, choose: Choice, digit: Digit = NEAREST) -> None:
         super().__init__()
         self.choose = choose
-
-    def requires(self, model: ir.Model) -> None:
-        require_unshared([matmul for matmul, _ in self._chosen(model)])
+        self.digit = digit
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         chosen = self._chosen(model)
@@ -76,49 +58,41 @@ class QuantizeMatMul(ir.passes.InPlacePass):
 
     def _replace(self, graph: ir.Graph, matmul: ConstantMatMul, stored: WeightBits) -> None:
         digits = ("q4",) if stored.bits == 4 else ("high", "low")
-        nodes = [_matmul_nbits(graph, matmul, stored.block, i, name) for i, name in enumerate(digits)]
+        nodes = [self._matmul_nbits(graph, matmul, stored.block, i, name) for i, name in enumerate(digits)]
         if len(nodes) == 2:
             parts = [node.outputs[0] for node in nodes]
             nodes.append(ir.node("Add", parts, num_outputs=1, name=f"{matmul.node.name}.sum"))
         replace_node(graph, matmul.node, nodes, nodes[-1].outputs)
 
+    def _matmul_nbits(
+        self, graph: ir.Graph, matmul: ConstantMatMul, block: int, digit: int, digit_name: str
+    ) -> ir.Node:
+        weight, outputs = matmul.weight, matmul.outputs
+        count = -(-matmul.inputs // block)
+        name = f"{matmul.name}.{digit_name}"
 
-def _matmul_nbits(
-    graph: ir.Graph, matmul: ConstantMatMul, block: int, digit: int, digit_name: str
-) -> ir.Node:
-    weight, outputs = matmul.weight, matmul.outputs
-    count = -(-matmul.inputs // block)
-    name = f"{matmul.name}.{digit_name}"
+        def packed() -> np.ndarray:
+            return self.digit(matmul.name, weight, block, digit).packed
 
-    def packed() -> np.ndarray:
-        return _digit(weight, block, digit).packed
+        def scales() -> np.ndarray:
+            return self.digit(matmul.name, weight, block, digit).scales.reshape(-1)
 
-    def scales() -> np.ndarray:
-        return _digit(weight, block, digit).scales.reshape(-1)
-
-    shape = (outputs, count, block // 2)
-    return ir.node(
-        "MatMulNBits",
-        [
-            matmul.node.inputs[0],
-            lazy_initializer(graph, f"{name}.packed", ir.DataType.UINT8, shape, packed),
-            lazy_initializer(graph, f"{name}.scales", ir.DataType.FLOAT, (outputs * count,), scales),
-        ],
-        {
-            "K": matmul.inputs,
-            "N": outputs,
-            "bits": 4,
-            "block_size": block,
-            "accuracy_level": ACCURACY_LEVEL,
-        },
-        domain=CONTRIB,
-        num_outputs=1,
-        name=f"{matmul.node.name}.{digit_name}",
-    )
-
-
-def _digit(stored: ir.TensorProtocol, block: int, digit: int) -> Blocks:
-    """Return the first four bits of a weight, or the second: those of its rounding error."""
-    weight = np.asarray(stored.numpy())
-    blocks = quantize(weight, block)
-    return quantize(residual(weight, blocks), block) if digit else blocks
+        shape = (outputs, count, block // 2)
+        return ir.node(
+            "MatMulNBits",
+            [
+                matmul.node.inputs[0],
+                initializer_once(graph, f"{name}.packed", ir.DataType.UINT8, shape, packed),
+                initializer_once(graph, f"{name}.scales", ir.DataType.FLOAT, (outputs * count,), scales),
+            ],
+            {
+                "K": matmul.inputs,
+                "N": outputs,
+                "bits": 4,
+                "block_size": block,
+                "accuracy_level": ACCURACY_LEVEL,
+            },
+            domain=CONTRIB,
+            num_outputs=1,
+            name=f"{matmul.node.name}.{digit_name}",
+        )

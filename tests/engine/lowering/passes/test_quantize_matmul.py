@@ -10,8 +10,8 @@ import pytest
 
 from lira_engine.engines.accuracy import rms_error
 from lira_engine.engines.precision import PRECISIONS
-from lira_engine.lowering.int4_blocks import dequantize, quantize, residual
-from lira_engine.lowering.passes.quantize_matmul import QuantizeMatMul, WeightBits
+from lira_engine.lowering.int4_blocks import WeightBits, dequantize, quantize, residual
+from lira_engine.lowering.passes.quantize_matmul import QuantizeMatMul
 from lira_engine.lowering.passes.widen_weights import WidenWeights
 
 ACTIVATION_ERROR = 0.01
@@ -69,15 +69,19 @@ def test_a_wrong_packing_is_beyond_the_tolerance(fault: str, run: Any, case: Any
     assert rms_error(run(model, {"x": x})[0], expected) > PRECISIONS["int4"].tolerance
 
 
-def test_a_chosen_weight_of_two_matmuls_is_refused(
-    new_graph: Any, matrix: Any, assert_unchanged: Any
+def test_a_weight_of_two_matmuls_is_quantized_once(
+    new_graph: Any, matrix: Any, counts: Any, run: Any
 ) -> None:
+    w, x = matrix(32, 32), np.ones((1, 32), np.float32)
+    rounded = dequantize(quantize(w, 32), 32)
     g = new_graph([1, 32])
-    w = g.weight("w", matrix(32, 32))
-    model = g.finish(g.op("MatMul", g.op("MatMul", g.x, w, shape=[1, 32]), w, shape=[1, 32]))
-    with pytest.raises(ir.passes.PreconditionError, match="two matmuls read w"):
-        QuantizeMatMul(lambda name: WeightBits(4))(model)
-    assert_unchanged(QuantizeMatMul(lambda name: None), model)
+    right = g.weight("w", w)
+    model = g.finish(g.op("MatMul", g.op("MatMul", g.x, right, shape=[1, 32]), right, shape=[1, 32]))
+    QuantizeMatMul(lambda name: WeightBits(4))(model)
+    assert counts(model) == {"MatMulNBits": 2}
+    assert set(model.graph.initializers) == {"w", "w.q4.packed", "w.q4.scales"}
+    expected = x @ rounded @ rounded
+    assert rms(run(model, {"x": x})[0] - expected, expected) < 2 * ACTIVATION_ERROR
 
 
 def test_a_chosen_weight_that_is_left_is_noticed(case: Any) -> None:

@@ -27,7 +27,7 @@ def test_both_operands_are_in_eight_bits(
     g = new_graph([3, 64])
     model = g.finish(g.op("MatMul", g.x, g.weight("w", w), shape=[3, 24]))
     largest = float(np.abs(x).max())
-    ranges = lambda name: largest if name == "w" else None  # noqa: E731
+    ranges = lambda name: (-largest, largest) if name == "w" else None  # noqa: E731
     passes = [QuantizeOperands(kind, ranges), UseMixedPrecision(), common.RemoveUnusedNodesPass()]
     model = apply(model, passes)
     matmul = next(node for node in model.graph if node.op_type == "MatMul")
@@ -43,7 +43,7 @@ def test_a_column_of_zeros_stays_zero(kind: str, new_graph: Any, run: Any, matri
     w[:, 1] = 0
     g = new_graph([3, 16])
     matmul = g.op("MatMul", g.x, g.weight("w", w), shape=[3, 4])
-    model = apply(g.finish(matmul), [QuantizeOperands(kind, lambda name: 4.0)])
+    model = apply(g.finish(matmul), [QuantizeOperands(kind, lambda name: (-4.0, 4.0))])
     assert (values(model, "w.scales") > 0).all()
     found = run(model, {"x": np.ones((3, 16), np.float32)})[0]
     assert np.isfinite(found).all() and not found[:, 1].any()
@@ -54,16 +54,26 @@ def test_matmuls_without_a_range_stay(new_graph: Any, matrix: Any, assert_unchan
     model = g.finish(g.op("MatMul", g.x, g.weight("w", matrix(16, 4)), shape=[3, 4]))
     assert_unchanged(QuantizeOperands("int8", lambda name: None), model)
     with pytest.raises(ir.passes.PostconditionError, match="the matmul with w was not replaced"):
-        QuantizeOperands("int8", lambda name: 4.0).ensures(model)
+        QuantizeOperands("int8", lambda name: (-4.0, 4.0)).ensures(model)
 
 
-def test_refuses_fp16_operands_and_a_weight_of_two_matmuls(new_graph: Any, matrix: Any) -> None:
+def test_refuses_fp16_operands(new_graph: Any, matrix: Any) -> None:
     g = new_graph([3, 16], dtype=ir.DataType.FLOAT16)
     model = g.finish(g.op("MatMul", g.x, g.weight("w", matrix(16, 4).astype(np.float16)), shape=[3, 4]))
     with pytest.raises(ir.passes.PreconditionError, match="expected operands in fp32"):
-        QuantizeOperands("int8", lambda name: 4.0)(model)
+        QuantizeOperands("int8", lambda name: (-4.0, 4.0))(model)
+
+
+def test_a_weight_of_two_matmuls_is_rounded_once(new_graph: Any, run: Any, matrix: Any, counts: Any) -> None:
+    """And a value of two matmuls: its QuantizeLinear is theirs."""
+    w, v = matrix(16, 16), matrix(16, 12)[:, :8]
+    x = RANDOM.uniform(-1, 1, size=(3, 16)).astype(np.float32)
     g = new_graph([3, 16])
-    w = g.weight("w", matrix(16, 16))
-    model = g.finish(g.op("MatMul", g.op("MatMul", g.x, w, shape=[3, 16]), w, shape=[3, 16]))
-    with pytest.raises(ir.passes.PreconditionError, match="two matmuls read w"):
-        QuantizeOperands("int8", lambda name: 4.0)(model)
+    right, other = g.weight("w", w), g.weight("v", v)
+    first = g.op("MatMul", g.x, right, shape=[3, 16])
+    second = g.op("MatMul", first, right, shape=[3, 16])
+    third = g.op("MatMul", g.x, other, shape=[3, 8])
+    model = g.finish(g.op("Concat", second, third, shape=[3, 24], axis=-1))
+    model = apply(model, [QuantizeOperands("int8", lambda name: (-1.0, 4.0))])
+    assert counts(model)["QuantizeLinear"] == 2 and counts(model)["DequantizeLinear"] == 6
+    assert rms_error(run(model, {"x": x})[0], np.concatenate([x @ w @ w, x @ v], -1)) < 0.03

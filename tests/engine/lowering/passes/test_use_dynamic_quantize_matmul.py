@@ -8,12 +8,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from lira_engine.lowering.passes.use_dynamic_quantize_matmul import (
-    UseDynamicQuantizeMatMul,
-    quantized,
-    scales_of,
-)
+from lira_engine.lowering.passes.use_dynamic_quantize_matmul import UseDynamicQuantizeMatMul
 from lira_engine.lowering.passes.widen_weights import WidenWeights
+from lira_engine.lowering.weights import quantized, scales_of
 
 
 def rms(error: np.ndarray, expected: np.ndarray) -> float:
