@@ -15,6 +15,7 @@ from ..upstream_names import vision_source
 from .streams import Shapes
 
 PIECE = 1 << 24  # values in memory at a time
+_VARIED = 0.02
 # Layers that add to a residual stream get small weights, so that the stream does not grow with the depth.
 _RESIDUAL = (
     *("attn.proj", "mlp.fc2"),
@@ -69,14 +70,19 @@ def upstream_shapes(config: LiraConfig, base_vocab: int, lora_rank: int) -> dict
     return dict(files)
 
 
-def random_pieces(name: str, shape: tuple[int, ...], seed: int, layers: int) -> Iterator[Tensor]:
+def random_pieces(
+    name: str, shape: tuple[int, ...], seed: int, layers: int, varied: bool = False
+) -> Iterator[Tensor]:
     """Yield one tensor's values, fp32, in pieces. They depend on nothing but the arguments.
 
-    Activations keep a size of about one: linear layers draw from N(0, 1 / fan in).
+    Activations keep a size of about one: linear layers draw from N(0, 1 / fan in). ``varied``: no two norms
+    and biases are alike, as in trained models; an export keeps equal tensors once.
     """
     generator = torch.Generator().manual_seed(seed ^ zlib.crc32(name.encode()))
     size = torch.Size(shape).numel()
     mean, std = _distribution(name, shape, layers)
+    if varied and len(shape) == 1:
+        std = max(std, _VARIED)
     for start in range(0, size, PIECE):
         piece = torch.empty(min(PIECE, size - start))
         yield piece.normal_(mean, std, generator=generator) if std else piece.fill_(mean)
