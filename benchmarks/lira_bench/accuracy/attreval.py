@@ -44,6 +44,7 @@ from lira_engine.errors import LiraError
 if TYPE_CHECKING:
     from lira_runtime import Answer
 
+FILES = ("attreval.jsonl", "*_attri.jsonl", "vqa.jsonl")
 TOP = (1, 3, 5)
 ALL = "all"
 
@@ -56,7 +57,7 @@ def read(source: Source) -> Dataset:
     if source.data.is_file():
         paths = [source.data]
     else:
-        patterns = (("attreval.jsonl", "*_attri.jsonl", "vqa.jsonl"), ("attributes.jsonl",))
+        patterns = (FILES, ("attributes.jsonl",))
         paths = [path for names in patterns if (path := files.find_optional(*names)) is not None]
     if not paths:
         raise LiraError(
@@ -198,4 +199,4 @@ def _yes_or_no(text: str, protocol: Protocol) -> str:
     return text if alone or protocol.answers == "lenient" else ""
 
 
-TASK = Task("attreval", read, judge, total, short_answers=True)
+TASK = Task("attreval", read, judge, total, FILES, short_answers=True)

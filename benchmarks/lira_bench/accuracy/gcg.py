@@ -89,4 +89,4 @@ def _truth(item: Item, record: Record) -> list[dict[str, Any]]:
     return [rle.encode(segmentation.decode(mask, height, width)) for mask in item.masks]
 
 
-TASK = Task("gcg", grandf.read, judge, total, has_splits=True)
+TASK = Task("gcg", grandf.read, judge, total, grandf.FILES, has_splits=True)

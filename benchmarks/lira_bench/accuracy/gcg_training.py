@@ -17,10 +17,23 @@ _FAR = 1e9  # pixels; larger numbers are damage, and their sums may overflow
 
 
 def item(
-    key: str, name: str, phrases: Sequence[str], masks: Sequence[Any], size: tuple[int, int] | None
+    key: str,
+    name: str,
+    phrases: Sequence[str],
+    masks: Sequence[Any],
+    size: tuple[int, int] | None,
+    caption: object = None,
+    spans: Sequence[object] = (),
 ) -> Item:
-    """Return the item of a grounded caption: its phrases and, in their order, their masks."""
-    truth = {"phrases": [phrase.strip('"').strip() for phrase in phrases]}
+    """Return the item of a grounded caption: its phrases and, in their order, their masks.
+
+    `caption` and the phrases' `spans` in it are not judged, and so not checked; training reads them.
+    """
+    truth = {
+        "phrases": [phrase.strip('"').strip() for phrase in phrases],
+        "caption": caption,
+        "spans": list(spans),
+    }
     return Item(key, name, (Question("gcg"),), truth, tuple(masks), size)
 
 
@@ -41,7 +54,7 @@ def of_refcocog(key: str, entry: Mapping[str, Any]) -> Entry:
         name, caption = need_text(inner, "img_file_name"), need_text(inner, "caption").lower()
         refs = [ref for ref in need(inner, "refs", list) if need_text(ref, "sentence").lower() in caption]
         masks = [need(ref, "segmentation", (dict, list)) for ref in refs]
-        return item(key, name, [ref["sentence"] for ref in refs], masks, stated_size(inner))
+        return item(key, name, [ref["sentence"] for ref in refs], masks, stated_size(inner), inner["caption"])
     except LiraError as error:
         return LeftOut(key, str(error))
 
@@ -69,16 +82,18 @@ def of_flickr(name: str, content: Mapping[str, Any]) -> Iterator[Entry]:
 
 def _of_flickr(key: str, image: Any, annotations: Sequence[Mapping[str, Any]], twice: set[object]) -> Item:
     file, size, caption = need_text(image, "file_name"), need_size(image), need_text(image, "caption")
-    phrases, masks = [], []
+    phrases, masks, spans = [], [], []
     for annotation in annotations:
         number = need(annotation, "id", (int, str))
         if number in twice:
             raise LiraError(f"annotation {short(number)} occurs twice, expected once")
         if annotation.get("ignore") or _is_empty(annotation, size):
             continue
-        phrases.append(_span(annotation, caption))
+        start, end = _span(annotation, caption)
+        phrases.append(caption[start:end])
+        spans.append((start, end))
         masks.append(need(annotation, "sam_mask", (dict, list)))
-    return item(key, file, phrases, masks, size)
+    return item(key, file, phrases, masks, size, caption, spans)
 
 
 def _is_empty(annotation: Mapping[str, Any], size: tuple[int, int]) -> bool:
@@ -91,7 +106,7 @@ def _is_empty(annotation: Mapping[str, Any], size: tuple[int, int]) -> bool:
     return beside or not (area > 0 and wide >= 1 and high >= 1)
 
 
-def _span(annotation: Mapping[str, Any], caption: str) -> str:
+def _span(annotation: Mapping[str, Any], caption: str) -> tuple[int, int]:
     spans = need(annotation, "tokens_positive", list)
     first = spans[0] if spans and isinstance(spans[0], list) else []
     if (
@@ -100,4 +115,4 @@ def _span(annotation: Mapping[str, Any], caption: str) -> str:
         or not 0 <= first[0] < first[1] <= len(caption)
     ):
         raise LiraError(f"key 'tokens_positive' is {short(spans)}, expected spans of the caption")
-    return caption[first[0] : first[1]]
+    return first[0], first[1]

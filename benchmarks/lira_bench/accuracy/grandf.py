@@ -20,16 +20,14 @@ from lira_bench.accuracy.items import Dataset, Entry, LeftOut, Source
 from lira_engine.errors import LiraError
 
 CAPTIONS, MASKS = "_gcg_coco_caption_gt.json", "_gcg_coco_mask_gt.json"
+FILES = ("gcg.json", f"*{CAPTIONS}", "*GCG*.json")
 
 
 def read(source: Source) -> Dataset:
     """Return an item per image. `split` chooses val or test if a folder has both. Entries with repeated ids
     are left out."""
     files = Annotations(source.data)
-    if source.split is None:
-        path = files.find("gcg.json", f"*{CAPTIONS}", "*GCG*.json")
-    else:
-        path = files.folder / _of_split(files.folder, source)
+    path = files.find(*FILES) if source.split is None else files.folder / _of_split(files.folder, source)
     if path.name.endswith((CAPTIONS, MASKS)):
         prefix = path.name.removesuffix(CAPTIONS).removesuffix(MASKS)
         entries = list(
@@ -77,7 +75,9 @@ def _of_groundings(key: str, entry: Any) -> Entry:
         # null: the phrase is about nothing in the image.
         found = {phrase: g for phrase, g in need(entry, "groundings", dict).items() if g is not None}
         masks = [_masks_of(phrase, grounding) for phrase, grounding in found.items()]
-        return gcg_training.item(key, name, list(found), masks, gcg_training.stated_size(entry))
+        spans = [grounding.get("token_positives") for grounding in found.values()]
+        size, caption = gcg_training.stated_size(entry), entry.get("caption")
+        return gcg_training.item(key, name, list(found), masks, size, caption, spans)
     except LiraError as error:
         return LeftOut(key, str(error))
 
@@ -115,7 +115,8 @@ def _of_coco(files: Annotations, captions_path: Path, masks_path: Path) -> Itera
                     f"image {short(image_id)} has {len(phrases)} labels and {len(segmentations)} masks"
                 )
             name = need_text(image, "file_name") if "file_name" in image else f"{image_id}.jpg"
-            yield gcg_training.item(key, name, phrases, segmentations, gcg_training.stated_size(image))
+            size, caption = gcg_training.stated_size(image), described[image_id][0].get("caption")
+            yield gcg_training.item(key, name, phrases, segmentations, size, caption)
         except LiraError as error:
             yield LeftOut(key, str(error))
 

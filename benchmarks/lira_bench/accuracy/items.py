@@ -124,6 +124,7 @@ class Task:
     read: Callable[[Source], Dataset]
     judge: Callable[[Item, Sequence[Answer], Sequence[np.ndarray], Protocol], dict[str, Any]]
     total: Callable[[Sequence[tuple[Item, Record]], Protocol], Metrics]
+    files: tuple[str, ...] = ()  # patterns of its annotation files, as they are published
     short_answers: bool = False  # takes Source.instruction
     has_splits: bool = False  # takes Source.split
 

@@ -48,7 +48,7 @@ class Output:
         except OSError as error:
             raise LiraError(f"{folder} cannot be written: {error.strerror}") from None
         try:
-            if not _lock(self._file):
+            if not lock_file(self._file):
                 raise LiraError(f"{folder} is being written by another evaluation: choose another -o")
             if overwrite:
                 self._file.truncate(0)
@@ -105,7 +105,9 @@ class Output:
         for key in {**self._run, **earlier["run"]}:
             was, now = earlier["run"].get(key), self._run.get(key)
             if was != now:
-                raise LiraError(f"{folder} holds an evaluation with {_named(key, was, now)}: {START_ANEW}")
+                raise LiraError(
+                    f"{folder} holds an evaluation with {difference(key, was, now)}: {START_ANEW}"
+                )
 
     def _read_samples(self) -> dict[str, Record]:
         """Return the records of earlier runs, the latest of each item. Cuts off an incomplete last line."""
@@ -149,16 +151,16 @@ def _json(content: Any, indent: int | None = None) -> bytes:
     return text.encode("utf-8", "backslashreplace")  # a name that is not UTF-8 becomes \udc80
 
 
-def _named(key: str, was: Any, now: Any) -> str:
+def difference(key: str, was: Any, now: Any) -> str:
     """Return what differs, in a few words."""
     if isinstance(was, dict) and isinstance(now, dict):
         inner = next(name for name in {**was, **now} if was.get(name) != now.get(name))
-        return _named(f"{key}.{inner}", was.get(inner), now.get(inner))
+        return difference(f"{key}.{inner}", was.get(inner), now.get(inner))
     short = [str(value)[:12] if len(str(value)) == 64 else str(value) for value in (was, now)]
     return f"{key} {short[0]}, this one has {short[1]}"
 
 
-def _lock(file: IO[bytes]) -> bool:
+def lock_file(file: IO[bytes]) -> bool:
     """Lock the file; return whether this process may write it. File systems without locks allow it."""
     if fcntl is None:
         return True

@@ -18,12 +18,14 @@ from lira_engine.errors import LiraError
 if TYPE_CHECKING:
     from lira_runtime import Answer
 
+FILES = ("pope.jsonl", "*pope*.json*")
+
 
 def read(source: Source) -> Dataset:
     """Return an item per JSON line: image, text (the question) and label (yes or no). Questions that share a
     `question_id` (in a file joined from POPE's three) are left out."""
     files = Annotations(source.data)
-    path = files.find("pope.jsonl", "*pope*.json*")
+    path = files.find(*FILES)
     entries = read_lines(files.lines(path), lambda key, line: _entry(key, line, source.instruction))
     return Dataset(tuple(entries[: source.limit]), files.hashes)
 
@@ -76,4 +78,4 @@ def _rates(score: BinaryScore, names: Sequence[str]) -> Metrics:
     return {name: None if rate != rate else rounded(rate) for name, rate in rates.items()}
 
 
-TASK = Task("pope", read, judge, total, short_answers=True)
+TASK = Task("pope", read, judge, total, FILES, short_answers=True)

@@ -6,7 +6,7 @@ gRefCOCO's expressions that name several objects, or none, are scored as GRES de
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from lira_engine.errors import LiraError
 if TYPE_CHECKING:
     from lira_runtime import Answer
 
+FILES = ("refs.json", "refs*.json", "grefs*.json")
 NO_TARGET = -1  # gRefCOCO's ann_id of an expression without a target
 PICKLES = (".p", ".pkl", ".pickle")
 _CONVERT = (
@@ -63,19 +64,20 @@ def read(source: Source) -> Dataset:
     split = _check_split(path, refs, source.split)
     images = ById(instances_path.name, "image", instances["images"])
     annotations = ById(instances_path.name, "annotation", instances["annotations"])
-    entries: list[Entry] = list(unrepeated("ref_id", _of_refs(path.name, refs, images, annotations, split)))
+    names = _category_names(instances)
+    found = _of_refs(path.name, refs, images, annotations, names, split)
+    entries: list[Entry] = list(unrepeated("ref_id", found))
     return Dataset(tuple(entries[: source.limit]), files.hashes)
 
 
 def _refs_file(files: Annotations, data: Path) -> Path:
-    names = ("refs.json", "refs*.json", "grefs*.json")
     pickled = data if data.suffix in PICKLES else None
-    found = None if pickled else (data if data.is_file() else files.find_optional(*names))
+    found = None if pickled else (data if data.is_file() else files.find_optional(*FILES))
     if found is not None:
         return found
     pickled = pickled or next((p for p in sorted(files.folder.glob("refs*")) if p.suffix in PICKLES), None)
     if pickled is None:
-        raise LiraError(f"{files.folder} holds no {', '.join(names[:-1])} or {names[-1]}")
+        raise LiraError(f"{files.folder} holds no {', '.join(FILES[:-1])} or {FILES[-1]}")
     raise LiraError(
         f"{pickled} is a pickle, which can run any code when opened; expected JSON. If you trust its source: "
         f"{_CONVERT} '{pickled}' '{pickled.with_suffix('.json')}'"
@@ -94,15 +96,32 @@ def _check_split(path: Path, refs: list[Any], asked: str | None) -> str | None:
 
 
 def _of_refs(
-    name: str, refs: list[Any], images: ById, annotations: ById, split: str | None
+    name: str,
+    refs: list[Any],
+    images: ById,
+    annotations: ById,
+    names: Mapping[int, str],
+    split: str | None,
 ) -> Iterator[tuple[str, list[object], list[Entry]]]:
     for index, ref in enumerate(refs):
         key = f"{name}[{index}]"
         number = ref.get("ref_id") if isinstance(ref, dict) else None
-        yield key, [number], list(_entries(key, ref, images, annotations, split))
+        yield key, [number], list(_entries(key, ref, images, annotations, names, split))
 
 
-def _entries(key: str, ref: Any, images: ById, annotations: ById, split: str | None) -> Iterator[Entry]:
+def _category_names(instances: Mapping[str, Any]) -> dict[int, str]:
+    """Return the names of well-formed categories by number; no score depends on them."""
+    listed = instances.get("categories")
+    return {
+        one["id"]: one["name"]
+        for one in (listed if isinstance(listed, list) else ())
+        if isinstance(one, dict) and type(one.get("id")) is int and isinstance(one.get("name"), str)
+    }
+
+
+def _entries(
+    key: str, ref: Any, images: ById, annotations: ById, names: Mapping[int, str], split: str | None
+) -> Iterator[Entry]:
     try:
         if split is not None and need(ref, "split", str) != split:
             return
@@ -122,6 +141,10 @@ def _entries(key: str, ref: Any, images: ById, annotations: ById, split: str | N
         name = need_text(image, "file_name")
         size = need_size(image)
         masks = tuple(need(annotation, "segmentation", (list, dict)) for annotation in meant)
+        numbers = [annotation.get("category_id") for annotation in meant]
+        truth = {
+            "categories": [names[number] for number in numbers if type(number) is int and number in names]
+        }
     except LiraError as error:
         yield LeftOut(key, str(error))
         return
@@ -132,7 +155,7 @@ def _entries(key: str, ref: Any, images: ById, annotations: ById, split: str | N
         except LiraError as error:
             yield LeftOut(place, str(error))
             continue
-        yield Item(place, name, (Question("refseg", expression),), {}, masks, size)
+        yield Item(place, name, (Question("refseg", expression),), truth, masks, size)
 
 
 def _annotation_ids(ref: Any) -> list[int]:
@@ -208,4 +231,4 @@ def total(scored: Sequence[tuple[Item, Record]], protocol: Protocol = STRICT) ->
     return metrics
 
 
-TASK = Task("refseg", read, judge, total, has_splits=True)
+TASK = Task("refseg", read, judge, total, FILES, has_splits=True)

@@ -29,12 +29,14 @@ from lira_engine.errors import LiraError
 if TYPE_CHECKING:
     from lira_runtime import Answer
 
+FILES = ("vqa.jsonl", "*vqa*.jsonl", f"*{vqa_v2.QUESTIONS}")
+
 
 def read(source: Source) -> Dataset:
     """Return an item per line: image, question, and `answer` or `answers` (a text or a list of texts); or per
     question of VQA's own pair of files (see vqa_v2). Questions that share a `question_id` are left out."""
     files = Annotations(source.data)
-    path = files.find("vqa.jsonl", "*vqa*.jsonl", f"*{vqa_v2.QUESTIONS}")
+    path = files.find(*FILES)
     of_vqa = path.name.endswith((vqa_v2.QUESTIONS, vqa_v2.ANNOTATIONS))
     lines = vqa_v2.lines(files, path) if of_vqa else files.lines(path)
     entries = read_lines(lines, lambda key, line: _entry(key, line, source.instruction))
@@ -77,4 +79,4 @@ def total(scored: Sequence[tuple[Item, Record]], protocol: Protocol = STRICT) ->
     return {"accuracy": mean(values), "questions": len(values)}
 
 
-TASK = Task("vqa", read, judge, total, short_answers=True)
+TASK = Task("vqa", read, judge, total, FILES, short_answers=True)

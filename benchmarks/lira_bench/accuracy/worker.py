@@ -16,6 +16,7 @@ from lira_bench.accuracy.output import START_ANEW
 from lira_bench.accuracy.protocol import STRICT, Protocol
 from lira_bench.accuracy.tasks import task_named
 from lira_engine.errors import LiraError, OutOfMemory
+from lira_engine.system.terminal import warn
 from lira_runtime import Answer, Lira, Scene, rle
 from lira_runtime import report as runtime_report
 from lira_runtime.answer import first_tokens, last_answer
@@ -78,6 +79,7 @@ class Worker:
         self._task = task_named(job.task)
         engines = job.engines
         self._lira = Lira.open(engines.bundle, engines.target, engines.precision, job.threads)
+        warn(self._lira.engines.remark)
 
     def __enter__(self) -> Worker:
         return self

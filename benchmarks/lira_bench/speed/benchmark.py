@@ -25,6 +25,7 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.engines.runner import Engines
 from lira_engine.errors import LiraError
 from lira_engine.system.machine import peak_rss_mib, this_machine
+from lira_engine.system.terminal import warn
 from lira_engine.targets import default_precision
 from lira_runtime import Lira
 from lira_runtime.images import open_image
@@ -100,6 +101,7 @@ def _measure(
     # Random weights would neither name a mask nor stop.
     forced = request.forced or bool(bundle.manifest.provenance.get("synthetic"))
     with Lira.open(request.bundle, request.target, precision, request.threads) as lira:
+        warn(lira.engines.remark)
         recorder = Recorder()
         engines = lira.engines = recorded(lira.engines, recorder)
         asked = _question(lira, request, request.task, "auto", forced)
