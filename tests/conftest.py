@@ -159,6 +159,19 @@ def nano_bundle(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="session")
+def outlier_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in lira-nano's shapes, with outliers as in trained models. To be read only."""
+    from lira_export.export import export_checkpoint
+    from lira_export.synthetic.synthesize import synthesize
+    from lira_nano.preset import preset
+
+    folder = tmp_path_factory.mktemp("outliers")
+    return export_checkpoint(
+        synthesize(preset(), folder / "checkpoint", outliers=True), folder / "bundle", context_length=256
+    )
+
+
+@pytest.fixture(scope="session")
 def golden_engines(golden_bundle: Path) -> Iterator[Engines]:
     """The portable graphs of the golden bundle in ONNX Runtime."""
     from lira_engine.open import open_engines

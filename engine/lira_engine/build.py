@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import STAGES, FileEntry
-from lira_engine.engines.builder import Progress, StageBuilder
+from lira_engine.engines.builder import LowersFirst, Progress, StageBuilder
 from lira_engine.engines.fingerprint import lowering_fingerprint
+from lira_engine.engines.judgement import Candidate, Judge, Judgement, installed_judge
 from lira_engine.engines.options import Options
+from lira_engine.engines.precision import MIXED
+from lira_engine.engines.recipe import RECIPE_NAME, Recipe, StageRecipe, read_recipe
+from lira_engine.engines.recipe_fit import check_recipe
 from lira_engine.engines.record import BUILD_NAME, Build
 from lira_engine.engines.target import Target
 from lira_engine.engines.usable import usable_build
@@ -50,31 +54,35 @@ class BuildPlan:
 def build(
     bundle: Bundle | Path | str,
     target: str = "cpu",
-    precision: str = "fp32",
+    precision: str | None = None,
     options: Options | None = None,
     threads: int | None = None,
     force: bool = False,
     progress: Progress = lambda stage, phase: None,
+    recipe: Path | str | None = None,
 ) -> Path:
     """Build the engines of a bundle for `target` and return their folder; do nothing if they are up to date
     and `force` is not set.
 
     Args:
-        precision: int8 and int4 quantize the language model's weights. options: of the target's `options`
-            class; None for its defaults. threads: for the checks.
+        precision: int8 and int4 quantize the language model's weights. None is fp32, or "mixed" with a
+            recipe. options: of the target's `options` class; None for its defaults. threads: for the checks.
+        force: also keeps engines that a recipe's judge refuses, which their record then says.
+        recipe: folder that `lira-edge calibrate` wrote.
 
     Raises LiraError for an unknown target or precision, too little disk space or memory, a stage that the
-    target refuses, or wrong outputs on the check vectors; then no engine is kept.
+    target refuses, wrong outputs on the check vectors, a recipe that does not fit the bundle and the target,
+    or engines beyond its budget; then no engine is kept.
     """
-    work = _Work.prepare(bundle, target, precision, options, threads, progress)
+    work = _Work.prepare(bundle, target, precision, options, threads, progress, recipe)
     if not force and work.up_to_date():
         return work.folder
     _check_place(work.folder, work.target)
     remove_leftovers(work.folder.parent)
-    check_disk(work.bundle.path, work.target.expected_bytes(precision, work.portable), "the build")
+    check_disk(work.bundle.path, work.target.expected_bytes(work.precision, work.portable), "the build")
     started = time.monotonic()
     with atomic_directory(work.folder, overwrite=True, marker=None) as partial:
-        record = work.run(partial)
+        record = work.run(partial, force)
         (partial / BUILD_NAME).write_text(record.dumps(), encoding="utf-8")
     _DURATIONS.keep(work.key, time.monotonic() - started)
     return work.folder
@@ -83,28 +91,53 @@ def build(
 def plan_build(
     bundle: Bundle | Path | str,
     target: str = "cpu",
-    precision: str = "fp32",
+    precision: str | None = None,
     options: Options | None = None,
     force: bool = False,
+    recipe: Path | str | None = None,
 ) -> BuildPlan:
     """Return what `build` would do with the same arguments, without writing. Raises LiraError as `build` does
     before it begins."""
-    work = _Work.prepare(bundle, target, precision, options, None, lambda stage, phase: None)
+    work = _Work.prepare(bundle, target, precision, options, None, lambda stage, phase: None, recipe)
     _check_place(work.folder, work.target)
     return BuildPlan(
         folder=work.folder,
         up_to_date=not force and work.up_to_date(),
-        precisions={stage: work.target.stage_precisions(precision, stage) for stage in STAGES},
-        engine_bytes=work.target.expected_engine_bytes(precision, work.portable),
-        disk_bytes=work.target.expected_bytes(precision, work.portable),
+        precisions={stage: work.stage_precisions(stage) for stage in STAGES},
+        engine_bytes=work.target.expected_engine_bytes(work.precision, work.portable),
+        disk_bytes=work.target.expected_bytes(work.precision, work.portable),
         free_bytes=free_bytes(work.bundle.path),
-        peak_mib=work.target.expected_peak_mib(precision, work.portable),
+        peak_mib=work.target.expected_peak_mib(work.precision, work.portable),
         available_mib=available_mib(),
         last_seconds=_DURATIONS.last(work.key),
     )
 
 
 _DURATIONS = Durations("engine-build-times")
+
+
+def chosen_precision(precision: str | None, recipe: object, default: str = "fp32") -> str:
+    """Return the precision of a build. Raises LiraError for one that does not go with the recipe, or with
+    none."""
+    if recipe is None:
+        if precision == MIXED:
+            raise LiraError(
+                f"precision {MIXED} needs a recipe: give --recipe RECIPE, which `lira-edge calibrate` writes"
+            )
+        return precision or default
+    if precision not in (None, MIXED):
+        raise LiraError(f"a recipe makes {MIXED} engines: leave precision {precision} out, or the recipe")
+    return MIXED
+
+
+@dataclass(frozen=True)
+class _RecipeWork:
+    """A checked recipe. shares: see `check_recipe`."""
+
+    folder: Path
+    recipe: Recipe
+    shares: dict[str, float]
+    judge: Judge
 
 
 @dataclass(frozen=True)
@@ -116,18 +149,23 @@ class _Work:
     precision: str
     builder: StageBuilder
     options: dict[str, object]
+    threads: int | None
+    progress: Progress
+    recipe: _RecipeWork | None = None
 
     @classmethod
     def prepare(
         cls,
         bundle: Bundle | Path | str,
         target: str,
-        precision: str,
+        precision: str | None,
         options: Options | None,
         threads: int | None,
         progress: Progress,
+        recipe: Path | str | None = None,
     ) -> _Work:
         chosen = target_named(target)
+        precision = chosen_precision(precision, recipe)
         chosen.check_precision(precision)
         if not isinstance(bundle, Bundle):
             bundle = Bundle.open(bundle)
@@ -137,8 +175,16 @@ class _Work:
                 f"target {target} takes options of class {chosen.options.__name__}, "
                 f"got {type(options).__name__}"
             )
-        builder = chosen.builder(bundle, precision, options, threads, progress)
-        return cls(bundle, chosen, precision, builder, chosen.recorded_options(options, precision))
+        recorded = chosen.recorded_options(options, precision)
+        if recipe is None:
+            builder = chosen.builder(bundle, precision, options, threads, progress)
+            return cls(bundle, chosen, precision, builder, recorded, threads, progress)
+        read = read_recipe(recipe)
+        shares = check_recipe(read, bundle, chosen)
+        folder = Path(recipe).parent if Path(recipe).name == RECIPE_NAME else Path(recipe)
+        builder = chosen.recipe_builder(bundle, read, options, threads, progress)
+        given = _RecipeWork(folder, read, shares, installed_judge())
+        return cls(bundle, chosen, precision, builder, recorded, threads, progress, given)
 
     @property
     def folder(self) -> Path:
@@ -146,11 +192,25 @@ class _Work:
 
     @property
     def portable(self) -> dict[str, int]:
-        """Bytes of each stage's portable files."""
+        """Bytes of each stage's portable files; with a recipe, of files whose engine would be as large if the
+        recipe left it alone."""
         files = self.bundle.manifest.files
-        return {
+        sizes = {
             stage: sum(files[name].bytes for name in self.bundle.stage_sources(stage)) for stage in STAGES
         }
+        if self.recipe is None:
+            return sizes
+        return {stage: int(size * self.recipe.shares[stage]) for stage, size in sizes.items()}
+
+    def part(self, stage: str) -> StageRecipe | None:
+        """Return the recipe's part for a stage, if there is a recipe."""
+        return None if self.recipe is None else self.recipe.recipe.stage(stage)
+
+    def stage_precisions(self, stage: str) -> tuple[str, ...]:
+        """Return the precisions that a stage may have."""
+        if self.recipe is not None:
+            return (self.target.stage_precision(self.precision, stage, self.part(stage)),)
+        return self.target.stage_precisions(self.precision, stage)
 
     @property
     def key(self) -> str:
@@ -160,13 +220,26 @@ class _Work:
 
     def up_to_date(self) -> bool:
         try:
-            return usable_build(self.bundle, self.target, self.precision).options == self.options
+            found = usable_build(self.bundle, self.target, self.precision)
         except LiraError:
             return False
+        if found.options != self.options:
+            return False
+        if self.recipe is None:
+            return True
+        forced = found.judgement is not None and found.judgement.forced
+        return found.recipe == self.recipe.recipe.digest and not forced
 
-    def run(self, folder: Path) -> Build:
-        """Build every stage into `folder` and return the record."""
+    def run(self, folder: Path, force: bool) -> Build:
+        """Build every stage into `folder` and return the record. `force`: keep what the judge refuses."""
+        judgement = None
+        if isinstance(self.builder, LowersFirst) and self.recipe is not None:
+            for stage in STAGES:
+                self.builder.lower(stage, folder)
+            judgement = self._judged(self.recipe, folder, True, force)
         stages = {stage: self.builder.stage(stage, folder) for stage in STAGES}
+        if self.recipe is not None and judgement is None:
+            judgement = self._judged(self.recipe, folder, False, force)
         files = self.bundle.manifest.files
         sources = [name for stage in STAGES for name in self.bundle.stage_sources(stage)]
         return Build(
@@ -188,7 +261,43 @@ class _Work:
             seconds={stage: one.seconds for stage, one in stages.items()},
             peaks_mib={stage: one.peak_mib for stage, one in stages.items() if one.peak_mib is not None},
             kept_fp32={stage: one.kept_fp32 for stage, one in stages.items() if one.kept_fp32},
+            recipe="" if self.recipe is None else self.recipe.recipe.digest,
+            forms=_form_counts(self.recipe.recipe) if self.recipe is not None else {},
+            judgement=judgement,
         )
+
+    def _judged(self, given: _RecipeWork, folder: Path, graphs: bool, force: bool) -> Judgement:
+        """Return what the judge says. Raises LiraError if it refuses the engines and `force` is not set."""
+        found = given.judge(
+            Candidate(
+                self.bundle,
+                given.recipe,
+                given.folder,
+                self.target.name,
+                self.options,
+                folder,
+                graphs,
+                self.threads,
+                lambda what: self.progress("judge", what),
+            )
+        )
+        self.progress("judge", "done")
+        if found.refused and not force:
+            raise LiraError(
+                f"the {self.target.name}-{self.precision} engines are beyond the budget: {found.refused}; "
+                "they were not kept. Calibrate with a larger --budget, or keep them with --force"
+            )
+        return replace(found, forced=bool(found.refused))
+
+
+def _form_counts(recipe: Recipe) -> dict[str, dict[str, int]]:
+    """Return how many weights of each stage have each form."""
+    counts: dict[str, dict[str, int]] = {}
+    for stage, part in recipe.stages.items():
+        for form in part.forms.values():
+            of_stage = counts.setdefault(stage, {})
+            of_stage[form.text()] = of_stage.get(form.text(), 0) + 1
+    return counts
 
 
 def _check_place(folder: Path, target: Target) -> None:

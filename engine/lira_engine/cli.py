@@ -18,6 +18,15 @@ from lira_engine.targets import target_named
 def build(
     bundle: BundleArgument,
     target: Annotated[str, typer.Option(help=f"Where the engines will run: {target_help()}.")] = "cpu",
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RECIPE",
+            help="Store each weight as `lira-edge calibrate` decided, keep the engines only if their masks "
+            "and tokens on held-out pictures are within the recipe's budget, and write them to "
+            "BUNDLE/engines/TARGET-mixed/.",
+        ),
+    ] = None,
     precision: Annotated[
         str | None,
         typer.Option(
@@ -28,7 +37,14 @@ def build(
     threads: Annotated[
         int | None, typer.Option(min=1, help="For the checks of targets that run engines at the build.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build even if the engines are up to date.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Build even if the engines are up to date; with --recipe, also keep engines beyond the "
+            "recipe's budget, which every run then says.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be written and what it needs; write nothing.")
     ] = False,
@@ -40,7 +56,7 @@ def build(
     checked by `lira-edge verify` on the machine that will run them.
     """
     from lira_engine.build import build as build_engines
-    from lira_engine.build import plan_build
+    from lira_engine.build import chosen_precision, plan_build
     from lira_engine.bundle.bundle import Bundle
     from lira_engine.command_line import command_text
     from lira_engine.engines.record import read_build
@@ -49,25 +65,32 @@ def build(
 
     chosen = target_named(target)
     asked = {name: value for name, value in given.items() if value is not None and value is not False}
-    wanted = precision or chosen.precisions[0]
+    wanted = chosen_precision(precision, recipe, chosen.precisions[0])
     chosen.check_precision(wanted)
     options = chosen.given_options(asked, wanted)
     if threads is not None and not chosen.runs_at_build:
         raise LiraError(f"a build for {target} runs nothing: leave --threads out")
     opened, console = Bundle.open(bundle), plain_console()
     if dry_run:
-        print_tables(plan_tables(plan_build(opened, target, wanted, options, force)))
+        print_tables(plan_tables(plan_build(opened, target, wanted, options, force, recipe)))
         return
     started = time.perf_counter()
     with status(console) as show:
 
         def progress(stage: str, phase: str) -> None:
             show(f"{stage}: {phase} ({time.perf_counter() - started:.0f} s)")
-            if phase == "done":
+            if phase == "done" and stage != "judge":
                 console.print(f"{stage} is done after {time.perf_counter() - started:.0f} s")
 
         folder = build_engines(
-            opened, target, wanted, options, threads=threads, force=force, progress=progress
+            opened,
+            target,
+            wanted,
+            options,
+            threads=threads,
+            force=force,
+            progress=progress,
+            recipe=recipe,
         )
     record = read_build(folder, "")
     size = sum(entry.bytes for entry in record.files.values())
@@ -79,6 +102,8 @@ def build(
         else f"not run yet: `{verify}` on the device"
     )
     print_tables([stage_table(record)])
+    if record.judgement is not None:
+        print_tables([("held-out pictures", record.judgement.rows())])
     for line in (*chosen.remarks(record), f"{folder}: {size / 2**20:.1f} MiB, {found}"):
         console.print(line, soft_wrap=True)
     arguments = {
@@ -86,15 +111,22 @@ def build(
         for option in options.all()
         if option.name in asked
     }
-    again = command_text("build", bundle, target=target, precision=wanted, threads=threads, **arguments)
-    console.print(f"reproduce: {again} --force", soft_wrap=True)
+    how: dict[str, object] = {"precision": wanted} if recipe is None else {"recipe": recipe}
+    overridden = record.judgement is not None and record.judgement.forced
+    again = command_text("build", bundle, target=target, **how, threads=threads, **arguments)
+    console.print(
+        f"reproduce: {again} --force" if recipe is None or overridden else f"reproduce: {again}",
+        soft_wrap=True,
+    )
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A bundle, an engine folder or a checkpoint folder.")],
+    path: Annotated[
+        Path, typer.Argument(help="A bundle, an engine folder, a recipe or a checkpoint folder.")
+    ],
     verify: Annotated[bool, typer.Option("--verify", help="Hash every file again.")] = False,
 ) -> None:
-    """Show what a bundle, an engine folder or a checkpoint folder holds."""
+    """Show what a bundle, an engine folder, a recipe or a checkpoint folder holds."""
     from lira_engine.inspect import describe
 
     print_tables(describe(path, verify))

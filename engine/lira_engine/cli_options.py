@@ -27,7 +27,9 @@ TargetOption = Annotated[
 BuiltTargetOption = Annotated[str, typer.Option(help=f"Engines: {', '.join(TARGETS)}.")]
 PrecisionOption = Annotated[
     str | None,
-    typer.Option(help=f"Precision of the engines. Default: {_default_precisions()}."),
+    typer.Option(
+        help=f"Precision of the engines; mixed if a recipe made them. Default: {_default_precisions()}."
+    ),
 ]
 MaxTilesOption = Annotated[
     int | None,

@@ -10,6 +10,9 @@ from lira_engine.build import BuildPlan
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.integrity import verify_folder
 from lira_engine.bundle.manifest import MANIFEST_NAME, StageSpec, TensorSpec
+from lira_engine.engines.precision import MIXED
+from lira_engine.engines.recipe import RECIPE_NAME, read_recipe
+from lira_engine.engines.recipe_tables import recipe_tables
 from lira_engine.engines.record import BUILD_NAME, Build, read_build
 from lira_engine.engines.usable import usable_build
 from lira_engine.engines.verified import require_verified
@@ -24,17 +27,24 @@ DESCRIBERS = "lira_edge.describers"
 
 
 def describe(path: Path, verify: bool = False) -> Tables:
-    """Return tables about a bundle, an engine folder, or a folder that another package knows (a checkpoint).
+    """Return tables about a bundle, an engine folder, a recipe, or a folder that another package knows (a
+    checkpoint).
 
     Checks the files' hashes, with `verify` also those in the cache. Raises LiraError if the folder is damaged
     or of another kind.
     """
+    if path.name == RECIPE_NAME and path.is_file():
+        path = path.parent
     if not path.is_dir():
-        raise LiraError(f"{path} is not a folder; expected a bundle, an engine folder or a checkpoint folder")
+        raise LiraError(
+            f"{path} is not a folder; expected a bundle, an engine folder, a recipe or a checkpoint folder"
+        )
     if (path / MANIFEST_NAME).exists():
         return _describe_bundle(Bundle.open(path, "full" if verify else "hashes"))
     if (path / BUILD_NAME).exists():
         return _describe_engines(path, verify)
+    if (path / RECIPE_NAME).exists():
+        return recipe_tables(path, read_recipe(path, "full" if verify else "hashes"))
     reasons = []
     for entry in metadata.entry_points(group=DESCRIBERS):
         missing, mend = lacking(entry)
@@ -47,7 +57,8 @@ def describe(path: Path, verify: bool = False) -> Tables:
             return [(title, [tuple(map(str, row)) for row in rows])]
     note = f" ({'; '.join(reasons)})" if reasons else ""
     raise LiraError(
-        f"{path} is no bundle (no {MANIFEST_NAME}), no engine folder (no {BUILD_NAME}), no checkpoint{note}"
+        f"{path} is no bundle (no {MANIFEST_NAME}), no engine folder (no {BUILD_NAME}), no recipe (no "
+        f"{RECIPE_NAME}), no checkpoint{note}"
     )
 
 
@@ -161,7 +172,7 @@ def _describe_engines(path: Path, verify: bool) -> Tables:
     target, _, precision = path.resolve().name.rpartition("-")
     bundle = path.resolve().parent.parent
     mend = "build it again with `lira-edge build BUNDLE`"
-    if target in TARGETS and precision in TARGETS[target].precisions:
+    if target in TARGETS and precision in (*TARGETS[target].precisions, MIXED):
         mend = f"run `{TARGETS[target].build_command(bundle, precision)}`"
     build = read_build(path, mend)
     verify_folder(path, build.files, mend, "full" if verify else "hashes")
@@ -177,12 +188,23 @@ def _describe_engines(path: Path, verify: bool) -> Tables:
                 *((f"option {key}", str(value)) for key, value in build.options.items()),
                 ("verified", "no" if build.verified is None else f"on {build.verified.setting.text()}"),
                 *((f"{stage} in fp32", ", ".join(names)) for stage, names in build.kept_fp32.items()),
+                *_recipe_rows(build),
             ],
         ),
         ("files", [(name, size_text(e.bytes), e.sha256[:12]) for name, e in build.files.items()]),
         ("built from", [(name, digest[:12]) for name, digest in build.sources.items()]),
         stage_table(build),
     ]
+
+
+def _recipe_rows(build: Build) -> list[tuple[str, ...]]:
+    """Return the recipe of engines, how it stores their weights, and what its judge found."""
+    if not build.recipe:
+        return []
+    rows: list[tuple[str, ...]] = [("recipe", build.recipe[:12])]
+    for stage, forms in build.forms.items():
+        rows.append((f"{stage} weights", ", ".join(f"{count} {form}" for form, count in forms.items())))
+    return rows + (list(build.judgement.rows()) if build.judgement is not None else [])
 
 
 def _state(bundle: Path, target: str, precision: str) -> list[tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from lira_engine.bundle.integrity import Verify
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.runner import Engines, LlmRunner
 from lira_engine.engines.target import Opener
-from lira_engine.engines.usable import usable_build
+from lira_engine.engines.usable import forced_remark, usable_build
 from lira_engine.engines.verified import require_verified
 from lira_engine.targets import PORTABLE, target_named
 
@@ -31,7 +32,14 @@ def open_engines(
     """
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle)
-    opener, files = _prepared(bundle, target, precision, threads, unverified)
+    opener, files, remark = _prepared(bundle, target, precision, threads, unverified)
+    return open_files(opener, files, target, precision, remark)
+
+
+def open_files(
+    opener: Opener, files: Mapping[str, Path], target: str, precision: str, remark: str = ""
+) -> Engines:
+    """Open the file of each stage. Raises LiraError if one cannot be opened; then none stays open."""
     with ExitStack() as opened:
         stages = {
             stage: opened.enter_context(opener.stage(stage, files[stage]))
@@ -39,7 +47,7 @@ def open_engines(
             if stage != "llm"
         }
         llm = opened.enter_context(opener.llm(files["llm"]))
-        engines = Engines(target=target, precision=precision, llm=llm, **stages)
+        engines = Engines(target=target, precision=precision, llm=llm, remark=remark, **stages)
         opened.pop_all()
     return engines
 
@@ -53,7 +61,7 @@ def open_llm(
     verify: Verify = "hashes",
 ) -> LlmRunner:
     """Open only the language model; `verify`: see bundle.integrity. Raises LiraError as `open_engines`."""
-    opener, files = _prepared(bundle, target, precision, threads, unverified, verify)
+    opener, files, _ = _prepared(bundle, target, precision, threads, unverified, verify)
     return opener.llm(files["llm"])
 
 
@@ -64,16 +72,16 @@ def _prepared(
     threads: int | None,
     unverified: bool,
     verify: Verify = "hashes",
-) -> tuple[Opener, dict[str, Path]]:
-    """Return the opener of the engines, and the file of each stage."""
+) -> tuple[Opener, dict[str, Path], str]:
+    """Return the opener of the engines, the file of each stage, and what the user must know about them."""
     if target == PORTABLE.name:
         PORTABLE.check_precision(precision)
         opener = PORTABLE.opener(bundle, precision, threads=threads)
-        return opener, {stage: bundle.stage_file(stage) for stage in STAGES}
+        return opener, {stage: bundle.stage_file(stage) for stage in STAGES}, ""
     chosen = target_named(target)
     build = usable_build(bundle, chosen, precision, verify)
     if not unverified:
         require_verified(build, chosen, bundle.path)
     folder = bundle.engine_folder(target, precision)
     opener = chosen.opener(bundle, precision, build.options, threads)
-    return opener, {stage: folder / chosen.file(stage) for stage in STAGES}
+    return opener, {stage: folder / chosen.file(stage) for stage in STAGES}, forced_remark(build)

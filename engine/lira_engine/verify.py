@@ -18,7 +18,7 @@ from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines import lowered_outputs
 from lira_engine.engines.accuracy import check_outputs
 from lira_engine.engines.precision import precision_named
-from lira_engine.engines.record import Verified, read_build
+from lira_engine.engines.record import Build, Verified, read_build
 from lira_engine.engines.replay import run_llm, run_stage
 from lira_engine.engines.runner import Engines
 from lira_engine.engines.usable import usable_build
@@ -76,7 +76,8 @@ def verify_engines(
     if build.verified is not None:  # a wrong engine may also crash this process
         keep_verified(folder, build, None)
     with open_engines(bundle, target, precision, threads, unverified=True) as engines:
-        errors, lowered = {}, {}
+        errors: dict[str, dict[str, float]] = {}
+        lowered: dict[str, float] = {}
         for stage in STAGES:
             progress(stage)
             vectors, what = bundle.check_vectors(stage), f"the {target} engine of {stage}"
@@ -85,7 +86,8 @@ def verify_engines(
                 what, build.precisions[stage], found, vectors.outputs, vectors.noise
             )
             if lowered_outputs.file_name(stage) in build.files:
-                lowered = lowered_outputs.check(what, found, lowered_outputs.read(folder, stage))
+                near = lowered_outputs.check(what, found, lowered_outputs.read(folder, stage))
+                lowered |= {f"{stage}.{output}": error for output, error in near.items()}
         progress("answer")
         answer = ask(bundle, engines, build.precisions["llm"], threads)
     placement = chosen.placement(bundle, build, lambda stage: progress(f"{stage}: placement"))
@@ -104,8 +106,8 @@ def _run(engines: Engines, stage: str, vectors: CheckVectors) -> dict[str, np.nd
     return run_stage(getattr(engines, stage), vectors.inputs)
 
 
-def tables(found: Verified, precision: str) -> Tables:
-    """Return the result as tables to print. `precision`: of the engines."""
+def tables(found: Verified, build: Build) -> Tables:
+    """Return the result as tables to print. `build`: the record of the engines."""
     rows: list[tuple[str, ...]] = []
     for stage, errors in found.errors.items():
         output, error = max(errors.items(), key=lambda item: item[1])
@@ -119,12 +121,34 @@ def tables(found: Verified, precision: str) -> Tables:
     about: list[tuple[str, ...]] = [("device", found.setting.text()), ("answer", answer)]
     if found.tokens:
         about.append(("answer in one pass", f"the same logits within {found.cutting:.1e}"))
-    if found.lowered:
-        about.append(("language model", f"within {max(found.lowered.values()):.1e} of its own lowered graph"))
-    elif precision_named(precision).quantized:
-        wide = f"within {precision_named(precision).tolerance:.0%} of the fp32 outputs"
-        about.append(("language model", f"{wide} only: the build kept no outputs of its lowered graph"))
+    about += _lowered_rows(found, build)
+    if build.judgement is not None:
+        about += build.judgement.rows()
     return [
         ("verified on", about),
         ("largest error on the check vectors", rows),
     ]
+
+
+def _lowered_rows(found: Verified, build: Build) -> list[tuple[str, ...]]:
+    """Return how far rounded stages are from their own lowered graphs, if that is known."""
+    known: dict[str, float] = {}
+    for name, error in found.lowered.items():
+        stage = name.partition(".")[0]
+        known[stage] = max(error, known.get(stage, 0.0))
+    rows: list[tuple[str, ...]] = []
+    for stage, name in build.precisions.items():
+        precision = precision_named(name)
+        if stage in known:
+            rows.append((_title(stage), f"within {known[stage]:.1e} of its own lowered graph"))
+        elif precision.quantized and stage == "llm":
+            wide = f"within {precision.tolerance:.0%} of the fp32 outputs"
+            rows.append((_title(stage), f"{wide} only: the build kept no outputs of its lowered graph"))
+        elif precision.judged and target_named(build.target).on_gpu:
+            said = "finite, and no more is known: the build kept no outputs of its lowered graph"
+            rows.append((_title(stage), said))
+    return rows
+
+
+def _title(stage: str) -> str:
+    return "language model" if stage == "llm" else stage

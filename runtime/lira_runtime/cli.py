@@ -14,7 +14,7 @@ from lira_engine.cli_options import (
     PrecisionOption,
     TargetOption,
 )
-from lira_engine.system.terminal import plain_console, print_tables, status
+from lira_engine.system.terminal import plain_console, print_tables, status, warn
 
 
 def run(
@@ -99,11 +99,16 @@ def verify(
     Writes the result into the engines' build.json. Engines for GPUs do not run before that.
     """
     from lira_engine.bundle.bundle import Bundle
+    from lira_engine.engines.record import read_build
+    from lira_engine.engines.usable import forced_remark
     from lira_engine.targets import default_precision
     from lira_engine.verify import tables, verify_engines
     from lira_runtime.verify_answer import check_answer
 
     precision = precision or default_precision(target)
     with status(plain_console()) as show:
-        found = verify_engines(Bundle.open(bundle), target, precision, threads, show, ask=check_answer)
-    print_tables(tables(found, precision))
+        opened = Bundle.open(bundle)
+        found = verify_engines(opened, target, precision, threads, show, ask=check_answer)
+    build = read_build(opened.engine_folder(target, precision), "")
+    warn(forced_remark(build))
+    print_tables(tables(found, build))

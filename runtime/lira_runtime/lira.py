@@ -40,6 +40,7 @@ class Lira(Model):
 
         threads: CPU threads; None leaves the number to the engines. tokenizer: replaces the bundle's
         tokenizer.json. unverified: also opens engines for a GPU that were not verified on it.
+        `engines.remark` says if engines were kept by `lira-edge build --force` beyond their recipe's budget.
         Raises LiraError if the folder is no bundle, if files are missing or altered, and if the engines are
         missing or stale.
         """

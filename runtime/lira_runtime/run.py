@@ -12,7 +12,7 @@ from rich.text import Text
 
 from lira_engine.errors import LiraError
 from lira_engine.system.atomic import atomic_write
-from lira_engine.system.terminal import plain_console, status
+from lira_engine.system.terminal import plain_console, status, warn
 from lira_engine.system.text import json_text
 from lira_runtime import draw, report
 from lira_runtime.answer import Answer, Event, FinishedEvent, first_tokens
@@ -52,6 +52,7 @@ def run(
     with ExitStack() as opened:
         with status(out, "opening the engines"):
             lira = opened.enter_context(Lira.open(bundle, target, precision, threads, unverified=unverified))
+        warn(lira.engines.remark)
         text = lira.prompt(question).question
         if words:
             first_tokens(lira.tokenizer, words)

@@ -188,7 +188,7 @@ def test_a_missing_extra_names_its_install_command(
 
 def test_an_unknown_command_is_refused_and_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("paint") == 2
-    expected = "error: there is no command 'paint'; there are: bench, build, doctor"
+    expected = "error: there is no command 'paint'; there are: bench, build, calibrate, doctor"
     assert capsys.readouterr().err.startswith(expected)
     assert run("--version") == 0
     assert capsys.readouterr().out == f"lira-edge {metadata.version('lira-edge')}\n"

@@ -17,18 +17,22 @@ import onnxruntime
 import pytest
 
 from lira_engine import Bundle, LiraError, open_engines, verify
+from lira_engine import build as building
 from lira_engine import open as opening
 from lira_engine.build import build
 from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import STAGES, TokenSpec
 from lira_engine.engines import setting, verified
-from lira_engine.engines.record import BUILD_NAME, read_build
+from lira_engine.engines.judgement import Judgement
+from lira_engine.engines.recipe import Form, Recipe, StageRecipe, sources_of, write_recipe
+from lira_engine.engines.record import BUILD_NAME, Verified, read_build
 from lira_engine.main import main
 from lira_engine.ort import build_cuda
 from lira_engine.ort import target as ort_target
 from lira_engine.ort.device import CPU, Device
 from lira_engine.ort.llm import OrtKvCache
 from lira_engine.ort.options import CudaOptions
+from lira_engine.ort.stage import OrtStage
 from lira_engine.system.machine import Gpu, Jetson
 from lira_engine.targets import target_named
 from lira_engine.verify import tables
@@ -78,6 +82,11 @@ def record(bundle: Path, folder: str) -> dict[str, Any]:
     return data
 
 
+def shown(bundle: Path, found: Verified, folder: str) -> str:
+    """The tables that `verify` prints."""
+    return str(tables(found, read_build(bundle / "engines" / folder, "")))
+
+
 def test_right_engines_are_verified(built: Path) -> None:
     said: list[str] = []
     assert record(built, "cpu-fp32")["verified"] is None
@@ -88,7 +97,7 @@ def test_right_engines_are_verified(built: Path) -> None:
     assert (found.tokens, found.agree) == (TOKENS, TOKENS)
     kept = read_build(built / "engines" / "cpu-fp32", "").verified
     assert kept == found and found.setting.device and found.setting.runtime.startswith("onnxruntime")
-    assert "5 of 5 next tokens are the fp32 model's" in str(tables(found, "fp32"))
+    assert "5 of 5 next tokens are the fp32 model's" in shown(built, found, "cpu-fp32")
     with open_engines(built, threads=1):
         pass
     build(built, "cpu", "fp32", threads=1)  # up to date: the record stays
@@ -111,7 +120,9 @@ def test_engines_for_cuda_are_refused_until_verified_on_this_device(
     assert found.tokens == TOKENS and found.agree is not None
     if precision != "int4":
         assert found.agree == TOKENS
-    assert ("within 60% of the fp32 outputs" in str(tables(found, precision))) == (precision == "int4")
+    assert ("within 60% of the fp32 outputs" in shown(built, found, f"cuda-{precision}")) == (
+        precision == "int4"
+    )
     with open_engines(built, "cuda", precision, threads=1) as opened:
         assert opened.target == "cuda"
     on_a_gpu(driver="581.0")
@@ -306,7 +317,7 @@ def test_without_memory_the_answer_is_not_compared(built: Path, monkeypatch: pyt
     found = verify_engines(built, "cpu", "fp32", threads=1)
     assert (found.tokens, found.agree) == (TOKENS, None)
     said = "5 tokens, finite; not compared: no fp32 language model runs here"
-    assert said in str(tables(found, "fp32"))
+    assert said in shown(built, found, "cpu-fp32")
 
 
 def test_an_older_onnx_runtime_compares_the_answer_with_the_cpu_engine(
@@ -357,7 +368,7 @@ def test_an_answer_that_does_not_fit_the_context_is_skipped(
     with open_engines(built, threads=1) as opened:
         monkeypatch.setattr(type(opened.llm), "capacity", property(lambda self: 9))
     found = verify_engines(built, "cpu", "fp32", threads=1)
-    assert found.tokens == 0 and "not given: the context is too short" in str(tables(found, "fp32"))
+    assert found.tokens == 0 and "not given: the context is too short" in shown(built, found, "cpu-fp32")
 
 
 def test_an_answer_that_does_not_fit_the_context_at_its_end_is_skipped(
@@ -395,3 +406,80 @@ def test_the_command_prints_the_result_or_refuses(built: Path, capsys: pytest.Ca
         main(["verify", str(built), "--precision", "int8"])
     assert caught.value.code == 2
     assert "holds no engines; run `lira-edge build" in capsys.readouterr().err
+
+
+@pytest.fixture
+def mixed(
+    nano_bundle: Path, tmp_path: Path, on_a_gpu: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """lira-nano built for CUDA with a recipe, whose engines nobody judged."""
+    root = Path(shutil.copytree(nano_bundle, tmp_path / "nano"))
+    recipe = tmp_path / "recipe"
+    recipe.mkdir()
+    stages = {
+        "llm": StageRecipe({f"layers.{layer}.up": Form("int4", 32) for layer in range(4)}),
+        "sefe": StageRecipe({"model.0.weight": Form("int4", 32)}),
+    }
+    write_recipe(Recipe("lira-nano", sources_of(Bundle.open(root)), stages), recipe)
+    unjudged = Judgement("engines", budget="none", not_judged="nothing runs here")
+    monkeypatch.setattr(building, "installed_judge", lambda: lambda candidate: unjudged)
+    build(root, "cuda", threads=1, recipe=recipe)
+    return root
+
+
+def test_mixed_engines_are_compared_with_their_own_lowered_graphs(
+    mixed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = verify_engines(mixed, "cuda", "mixed", threads=1)
+    changed = {"llm.logits", "llm.hidden_states", "sefe.pixel_tokens", "sefe.query_tokens"}
+    assert found.lowered.keys() == changed and max(found.lowered.values()) < 1e-3
+    said = shown(mixed, found, "cuda-mixed")
+    assert "within" in said and said.count("of its own lowered graph") == 2
+    with pytest.raises(SystemExit, match="0"):
+        main(("verify", str(mixed), "--target", "cuda", "--precision", "mixed", "--threads", "1"))
+    printed = capsys.readouterr().out
+    assert "masks" in printed and "not judged: nothing runs here" in printed
+    with open_engines(mixed, "cuda", "mixed", threads=1) as opened:
+        assert opened.remark == ""
+
+
+def test_a_wrong_kernel_of_a_mixed_engine_is_found(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs that are 5 % off are no more than a recipe may cost; beside the same integers, wrong."""
+    run = OrtStage.run
+
+    def wrong(stage: OrtStage, feeds: Any) -> dict[str, np.ndarray]:
+        factor = np.float32(1.05 if stage.name == "sefe" else 1.0)
+        return {
+            name: array * factor if array.dtype == np.float32 else array
+            for name, array in run(stage, feeds).items()
+        }
+
+    monkeypatch.setattr(OrtStage, "run", wrong)
+    with pytest.raises(
+        LiraError, match=r"engine of sefe, beside its own lowered graph, is wrong: output pixel"
+    ):
+        verify_engines(mixed, "cuda", "mixed", threads=1)
+    assert record(mixed, "cuda-mixed")["verified"] is None
+
+
+def test_mixed_engines_without_lowered_outputs_say_so(mixed: Path) -> None:
+    folder = mixed / "engines" / "cuda-mixed"
+    (folder / "sefe.expected.npz").unlink()
+    data = record(mixed, "cuda-mixed")
+    del data["files"]["sefe.expected.npz"]
+    (folder / BUILD_NAME).write_text(json.dumps(data))
+    found = verify_engines(mixed, "cuda", "mixed", threads=1)
+    said = shown(mixed, found, "cuda-mixed")
+    assert "('sefe', 'finite, and no more is known: the build kept no outputs of its lowered graph')" in said
+
+
+def test_activations_measured_in_each_pass_depend_on_its_rows(built: Path) -> None:
+    bundle = Bundle.open(built)
+    with open_engines(bundle, "cpu", "fp32", threads=1) as engines:
+        mixed = dataclasses.replace(engines, precision="mixed")
+        folder = bundle.engine_folder("cpu", "fp32").rename(bundle.engine_folder("cpu", "mixed"))
+        data = json.loads((folder / BUILD_NAME).read_text())
+        for forms, tolerance in (({"w8a8 dynamic": 3, "int4/32": 2}, 0.15), ({"int4/32": 5}, 0.02)):
+            (folder / BUILD_NAME).write_text(json.dumps(data | {"forms": {"llm": forms}}))
+            assert verify_answer._cutting_tolerance(bundle, mixed, "mixed") == tolerance
+        assert verify_answer._cutting_tolerance(bundle, mixed, "fp32") == 1e-4

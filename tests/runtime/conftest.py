@@ -193,6 +193,7 @@ def fake_engines(script: Iterable[int] = (), capacity: int = 1000) -> SimpleName
         pixel_encoder=FakeStage(_pixel),
         sefe=FakeStage(_sefe),
         pixel_decoder=FakeStage(_mask),
+        remark="",
         llm=FakeLlm(script, capacity),
         close=lambda: None,
     )

@@ -12,6 +12,10 @@ from lira_engine.errors import LiraError
 _NOISE_MARGIN = 10  # other roundings inside a stage move an output further than rounded inputs do
 
 
+class NotFinite(LiraError):
+    """An output that must be finite is not."""
+
+
 def check_outputs(
     what: str,
     precision: str,
@@ -19,14 +23,16 @@ def check_outputs(
     expected: Mapping[str, np.ndarray],
     noise: Mapping[str, float],
 ) -> dict[str, float]:
-    """Return the relative error of each output: the largest for fp32, the RMS for other precisions.
+    """Return the relative error of each output: the largest for fp32, the RMS for other precisions; of
+    booleans and integers, the share that differs if the precision accepts any.
 
     Args:
         what: start of the error message. found, expected: outputs by name; one that is not in `found` is
             left out. noise: of the expected outputs, see `accepted_error`.
 
     Raises LiraError if an error is above the tolerance of `precision`, an output is not finite although the
-    expected one is, or too many booleans or integers differ (engines.precision).
+    expected one is, or too many booleans or integers differ (engines.precision). Of a precision that is
+    judged by masks, only values that are not finite are refused (NotFinite).
     """
     accepted = precision_named(precision)
     errors = {}
@@ -41,6 +47,8 @@ def check_outputs(
             of = "the largest value"
         else:
             error, limit, of = rms_error(found[output], array), accepted.tolerance, "its RMS"
+        if accepted.judged and not np.isfinite(error):
+            raise NotFinite(f"{what} is wrong: output {output} is not finite, or not of the recorded shape")
         if not error <= limit:
             raise LiraError(
                 f"{what} is wrong: output {output} differs from the recorded one by {error:.1e} of {of}, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Progress = Callable[[str, str], None]
 """Called with a stage's name and the phase that begins; the last phase is "done"."""
@@ -34,4 +34,14 @@ class StageBuilder(Protocol):
 
     def stage(self, stage: str, folder: Path) -> BuiltStage:
         """Write a stage's engine into `folder`. Raises LiraError if it cannot be built."""
+        ...
+
+
+@runtime_checkable
+class LowersFirst(Protocol):
+    """A builder whose engines cannot run while they are built: the graphs of a recipe are judged before they
+    are compiled."""
+
+    def lower(self, stage: str, folder: Path) -> None:
+        """Write the lowered graph STAGE.onnx into `folder`, where `StageBuilder.stage` then finds it."""
         ...

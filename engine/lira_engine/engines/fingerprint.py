@@ -14,6 +14,7 @@ _COMMON = (
     "engines/llm_tensors.py",
     "engines/options.py",
     "engines/precision.py",
+    "engines/recipe.py",
     "engines/target.py",
     "lowering/**/*.py",
 )

@@ -1,7 +1,8 @@
-"""Outputs of a lowered language model on the check vectors, which its compiled engine must reproduce.
+"""Outputs of a lowered stage on the check vectors, which its compiled engine must reproduce.
 
-int4 weights move outputs so far from the fp32 ones that a kernel which is wrong in some rows could go
-unnoticed. ONNX Runtime's outputs, computed at the build with the same int4 weights, reveal it.
+int4 weights, and all that a recipe rounds, move outputs so far from the fp32 ones that a kernel which is
+wrong in some rows could go unnoticed. ONNX Runtime's outputs, computed at the build with the same integers,
+reveal it.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ class Precision:
         weight_bits: bits of the language model's weights if only these are quantized; None if all stages
             have this precision.
         flipped: largest accepted share of wrong elements in an output of booleans or integers.
+        judged: masks and tokens decide about the engines (engines.judgement): outputs must be finite only.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Precision:
     disk_share: float
     weight_bits: int | None = None
     flipped: float = 0.0
+    judged: bool = False
 
     @property
     def quantized(self) -> bool:
@@ -47,6 +49,11 @@ class Precision:
 #
 # int8, int4: weights in 8 (4) bits change each matmul by 0.6 % (9 %), which adds up over the layers. Weights
 # that are packed, scaled or ordered wrongly cause an error of 100 % and more.
+#
+# mixed: a recipe may round activations, too. How far that moves an output says little about the masks: a
+# judge looks at these, on scenes that the recipe's calibration did not see.
+MIXED = "mixed"
+"""Of engines that were built with a recipe; of a stage, that the recipe changes it."""
 PRECISIONS = {
     one.name: one
     for one in (
@@ -54,6 +61,7 @@ PRECISIONS = {
         Precision("fp16", tolerance=0.02, disk_share=1.1, flipped=0.02),
         Precision("int8", tolerance=0.15, disk_share=0.7, weight_bits=8),
         Precision("int4", tolerance=0.6, disk_share=0.5, weight_bits=4),
+        Precision(MIXED, tolerance=float("inf"), disk_share=1.0, flipped=1.0, judged=True),
     )
 }
 

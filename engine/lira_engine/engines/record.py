@@ -10,6 +10,7 @@ from typing import Any
 
 from lira_engine.bundle import schema
 from lira_engine.bundle.manifest import FileEntry
+from lira_engine.engines.judgement import Judgement
 from lira_engine.engines.setting import Setting
 from lira_engine.errors import LiraError
 
@@ -27,9 +28,9 @@ class Verified:
         tokens: positions of a given answer. agree: at how many of them the argmax of the logits is that of
             the fp32 language model; None if that one was not run.
         cutting: error of the answer's logits, computed pass by pass, against those of all rows in one pass.
-        lowered: error of the language model's outputs against those of its own lowered graph, if the build
-            recorded them. placement: which execution providers ran the nodes of each stage, if the target
-            has several.
+        lowered: error of quantized stages' outputs, as STAGE.OUTPUT, against those of their own lowered
+            graphs, if the build recorded them. placement: which execution providers ran the nodes of each
+            stage, if the target has several.
     """
 
     when: str
@@ -51,8 +52,9 @@ class Build:
         sources: SHA-256 of the bundle's files that they were built from. precisions: of each stage.
         speedups: int8 over fp32, of stages for which both were timed. errors: of each stage's outputs on
             the check vectors, if they were run (engines.accuracy). peaks_mib: peak memory of the process that
-            compiled a stage. kept_fp32: weights of a stage that do not fit into fp16. verified: what
-            `lira-edge verify` found last.
+            compiled a stage. kept_fp32: weights of a stage that do not fit into fp16. recipe: its digest; ""
+            for engines without one. forms: how many weights of each stage the recipe stores in which form.
+            judgement: of engines with a recipe. verified: what `lira-edge verify` found last.
     """
 
     lira_edge_version: str
@@ -70,6 +72,9 @@ class Build:
     seconds: dict[str, float]
     peaks_mib: dict[str, int] = field(default_factory=dict)
     kept_fp32: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    recipe: str = ""
+    forms: dict[str, dict[str, int]] = field(default_factory=dict)
+    judgement: Judgement | None = None
     verified: Verified | None = None
 
     def dumps(self) -> str:

@@ -203,7 +203,10 @@ class CountedRows:
 
 @dataclass(frozen=True)
 class Engines(Closing):
-    """The five opened stages of a bundle, for one target. A context manager that closes them."""
+    """The five opened stages of a bundle, for one target. A context manager that closes them.
+
+    `remark`: what whoever uses them must know: that they were kept although their judge refused them; or "".
+    """
 
     target: str
     precision: str
@@ -212,6 +215,7 @@ class Engines(Closing):
     sefe: StageRunner
     llm: LlmRunner
     pixel_decoder: StageRunner
+    remark: str = ""
 
     def close(self) -> None:
         with ExitStack() as closing:  # all of them, even if one fails

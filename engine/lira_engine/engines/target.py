@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from lira_engine.engines.builder import Progress, StageBuilder
 from lira_engine.engines.options import Options
-from lira_engine.engines.precision import precision_named
+from lira_engine.engines.precision import MIXED, precision_named
 from lira_engine.engines.record import Build
 from lira_engine.engines.setting import Setting, cpu_setting, gpu_setting
 from lira_engine.errors import LiraError, quoted
@@ -20,6 +20,7 @@ from lira_engine.system.extras import tool_versions
 
 if TYPE_CHECKING:
     from lira_engine.bundle.bundle import Bundle
+    from lira_engine.engines.recipe import Recipe, StageRecipe
     from lira_engine.engines.runner import LlmRunner, StageRunner
 
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
@@ -58,6 +59,7 @@ class Target(ABC):
             decides what is in its engines, beside that of all targets (engines.fingerprint).
         suffix: of engine files. on_gpu: engines must be verified on this machine's GPU before they run.
         runs_at_build: a build runs its engines, with --threads.
+        kinds: forms of weights that it lowers (engines.recipe); () if it takes no recipe.
     """
 
     name: ClassVar[str]
@@ -70,6 +72,7 @@ class Target(ABC):
     suffix: ClassVar[str] = ".onnx"
     on_gpu: ClassVar[bool] = False
     runs_at_build: ClassVar[bool] = True
+    kinds: ClassVar[tuple[str, ...]] = ()
 
     # Names, precisions, options
 
@@ -79,13 +82,33 @@ class Target(ABC):
 
     def check_precision(self, precision: str) -> None:
         """Raises LiraError if the target does not have the precision."""
-        if precision not in self.precisions:
-            choices = ", ".join(self.precisions)
+        if precision == MIXED and not self.kinds:
+            raise LiraError(f"target {self.name} takes no recipe; expected {', '.join(self.precisions)}")
+        if precision not in (*self.precisions, MIXED):
+            choices = ", ".join(
+                (*self.precisions, f"{MIXED} (with a recipe)") if self.kinds else self.precisions
+            )
             raise LiraError(f"target {self.name} has no precision {precision!r}; expected {choices}")
 
+    @property
+    def base(self) -> str:
+        """Precision of what a recipe leaves alone."""
+        return self.precisions[0]
+
+    def stage_precision(self, precision: str, stage: str, part: StageRecipe | None = None) -> str:
+        """Return the precision of a stage in a build whose recipe has `part` for it. Raises ValueError if the
+        build itself decides between several."""
+        if precision == MIXED:
+            return MIXED if part else self.base
+        (found,) = self.stage_precisions(precision, stage)
+        return found
+
     def stage_precisions(self, precision: str, stage: str) -> tuple[str, ...]:
-        """Return the precisions that a stage may have in a build: that of the build; or fp16 for the other
-        stages if only the language model's weights are quantized."""
+        """Return the precisions that a stage may have in a build: that of the build; fp16 for the other
+        stages if only the language model's weights are quantized; `base` for those that a recipe leaves
+        alone."""
+        if precision == MIXED:
+            return (MIXED, self.base)
         if stage != "llm" and precision_named(precision).quantized:
             return ("fp16",)
         return (precision,)
@@ -105,7 +128,8 @@ class Target(ABC):
     def build_command(self, bundle: Path, precision: str, options: Mapping[str, Any] = NO_OPTIONS) -> str:
         """Return the command that builds the engines, with the options of a record."""
         arguments = self.options.arguments(options, self._quantized(precision))
-        return f"lira-edge build {quoted(bundle)} --target {self.name} --precision {precision}{arguments}"
+        how = "--recipe RECIPE" if precision == MIXED else f"--precision {precision}"
+        return f"lira-edge build {quoted(bundle)} --target {self.name} {how}{arguments}"
 
     def verify_command(self, bundle: Path, precision: str) -> str:
         """Return the command that verifies the engines."""
@@ -121,6 +145,13 @@ class Target(ABC):
         self, bundle: Bundle, precision: str, options: Options, threads: int | None, progress: Progress
     ) -> StageBuilder:
         """Return the builder of a bundle's stages. Raises LiraError if they cannot be built here."""
+
+    def recipe_builder(
+        self, bundle: Bundle, recipe: Recipe, options: Options, threads: int | None, progress: Progress
+    ) -> StageBuilder:
+        """Return the builder of stages with a recipe, which fits the bundle and the target. Raises LiraError
+        if they cannot be built here."""
+        raise NotImplementedError(f"target {self.name} has `kinds` and no `recipe_builder`")
 
     def expected_bytes(self, precision: str, portable: Mapping[str, int]) -> int:
         """Return about how many bytes of disk a build needs; `portable`: bytes of each stage's portable

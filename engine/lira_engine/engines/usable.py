@@ -8,6 +8,7 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.integrity import Verify, verify_folder
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.fingerprint import lowering_fingerprint
+from lira_engine.engines.precision import MIXED
 from lira_engine.engines.record import BUILD_NAME, Build, read_build
 from lira_engine.engines.target import Target
 from lira_engine.errors import LiraError
@@ -48,6 +49,15 @@ def usable_build(bundle: Bundle, target: Target, precision: str, verify: Verify 
     return build
 
 
+def forced_remark(build: Build) -> str:
+    """Return a line about engines that were kept although their judge refused them; "" for others."""
+    found = build.judgement
+    if found is None or not found.forced:
+        return ""
+    engines = f"engines {build.target}-{build.precision}"
+    return f"{engines} were kept by --force: {found.refused} (budget {found.budget})"
+
+
 def _check_sources(build: Build, bundle: Bundle, folder: Path, mend: str) -> None:
     """Raises LiraError if the engines were built from other files than the bundle's."""
     for name, digest in build.sources.items():
@@ -71,6 +81,8 @@ def _check_complete(build: Build, bundle: Bundle, target: Target, mend: str) -> 
             raise LiraError(
                 f"{record}: precision of {stage} is {found!r}, expected {' or '.join(choices)}; {mend}"
             )
+    if build.precision == MIXED and not build.recipe:
+        raise LiraError(f"{record} lists no recipe; {mend}")
     try:  # openers rely on them
         target.read_options(build.options, build.precision)
     except LiraError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,18 @@ import onnx_ir as ir
 
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.external_data import save_graph
-from lira_engine.engines.accuracy import check_outputs
+from lira_engine.engines.accuracy import NotFinite, check_outputs
 from lira_engine.engines.builder import BuiltStage, Progress
+from lira_engine.engines.precision import MIXED
+from lira_engine.engines.recipe import MEND as RECIPE_MEND
+from lira_engine.engines.recipe import Recipe
 from lira_engine.engines.replay import run_llm
 from lira_engine.engines.target import Target
 from lira_engine.errors import LiraError, OutOfMemory
 from lira_engine.lowering.cpu import cpu_pipeline
-from lira_engine.lowering.pipeline import apply
+from lira_engine.lowering.pipeline import Pass, apply
 from lira_engine.lowering.quantization import Quantization
+from lira_engine.ort.not_finite import first_not_finite
 from lira_engine.ort.opening import OrtOpener
 from lira_engine.ort.options import CpuOptions
 
@@ -37,6 +41,7 @@ class CpuBuilder:
     precision: str
     options: CpuOptions
     progress: Progress
+    recipe: Recipe | None = None
 
     @property
     def bundle(self) -> Bundle:
@@ -45,6 +50,8 @@ class CpuBuilder:
     def stage(self, stage: str, folder: Path) -> BuiltStage:
         started = time.perf_counter()
         choices = self.target.stage_precisions(self.precision, stage)
+        if self.recipe is not None:
+            choices = (self.target.stage_precision(self.precision, stage, self.recipe.stage(stage)),)
         speedup = None
         if len(choices) == 1 or self.options.encoders != "auto":
             precision = choices[0] if len(choices) == 1 else self.options.encoders
@@ -57,15 +64,20 @@ class CpuBuilder:
     def _write(self, stage: str, precision: str, folder: Path) -> dict[str, float]:
         """Write one engine file and check it; return the errors of its outputs."""
         self.progress(stage, "lower")
-        quantization = Quantization(self.options.block_size, self.options.lm_head_bits)
         portable = ir.load(self.bundle.stage_file(stage))
-        model = apply(portable, cpu_pipeline(stage, precision, quantization))
+        model = apply(portable, self._passes(stage, precision))
         self.progress(stage, "write")
         file = folder / self.target.file(stage)
         save_graph(model, file)
         del model, portable
         self.progress(stage, "check")
         return check_stage(self.opener, stage, file, f"the {self.target.name} engine of {stage}", precision)
+
+    def _passes(self, stage: str, precision: str) -> Sequence[Pass]:
+        if precision == MIXED and self.recipe is not None:
+            return cpu_pipeline(stage, precision, recipe=self.recipe.stage(stage))
+        quantization = Quantization(self.options.block_size, self.options.lm_head_bits)
+        return cpu_pipeline(stage, precision, quantization)
 
     def _faster(self, stage: str, folder: Path) -> tuple[str, dict[str, float], float | None]:
         """Write fp32 or int8 into `folder`: int8 if it is accurate enough and faster. Return the precision,
@@ -121,6 +133,10 @@ def check_stage(opener: OrtOpener, stage: str, file: Path, what: str, precision:
     def check(found: Mapping[str, np.ndarray]) -> None:
         try:
             new = check_outputs(what, precision, found, vectors.outputs, vectors.noise)
+        except NotFinite as error:
+            tensor = first_not_finite(file, vectors.inputs)
+            told = f"{stage}: {tensor} is not finite on the check vectors" if tensor else str(error)
+            raise NotFinite(f"{told}; nothing was kept: {RECIPE_MEND}") from None
         except LiraError as error:
             raise LiraError(
                 f"{error}; nothing was kept. Report this with the output of `lira-edge doctor`"

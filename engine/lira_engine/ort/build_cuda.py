@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +12,19 @@ import onnx_ir as ir
 
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.external_data import save_graph
+from lira_engine.engines import lowered_outputs
 from lira_engine.engines.accuracy import check_outputs
 from lira_engine.engines.builder import BuiltStage, Progress
 from lira_engine.engines.llm_tensors import is_cache
+from lira_engine.engines.precision import MIXED
+from lira_engine.engines.recipe import Recipe
 from lira_engine.engines.replay import run_llm, run_stage
 from lira_engine.engines.target import Target
 from lira_engine.lowering.cuda import cuda_pipeline
 from lira_engine.lowering.passes.use_mixed_precision import kept_in_fp32
-from lira_engine.lowering.pipeline import apply
+from lira_engine.lowering.pipeline import Pass, apply
 from lira_engine.lowering.quantization import Quantization
+from lira_engine.ort import lowered_reference
 from lira_engine.ort.device import Device
 from lira_engine.ort.opening import OrtOpener
 from lira_engine.ort.options import CudaOptions
@@ -35,6 +40,7 @@ class CudaBuilder:
     precision: str
     options: CudaOptions
     progress: Progress
+    recipe: Recipe | None = None
 
     @property
     def bundle(self) -> Bundle:
@@ -42,9 +48,13 @@ class CudaBuilder:
 
     def stage(self, stage: str, folder: Path) -> BuiltStage:
         started = time.perf_counter()
-        (precision,) = self.target.stage_precisions(self.precision, stage)
+        part = None if self.recipe is None else self.recipe.stage(stage)
+        precision = self.target.stage_precision(self.precision, stage, part)
         file = folder / self.target.file(stage)
         kept = self._write(stage, precision, file)
+        if precision == MIXED:
+            self.progress(stage, "expect")
+            lowered_reference.record_in_process(self.bundle, file, precision, folder, stage)
         self.progress(stage, "check")
         errors = self._check(stage, precision, file)
         checked_placement(self.bundle, stage, file, precision, self.opener.device)
@@ -55,12 +65,17 @@ class CudaBuilder:
     def _write(self, stage: str, precision: str, file: Path) -> tuple[str, ...]:
         """Write the engine file; return the names of the weights that do not fit into fp16."""
         self.progress(stage, "lower")
-        quantization = Quantization(self.options.block_size, self.options.lm_head_bits)
-        passes = cuda_pipeline(stage, precision, self.options.provider, quantization)
-        model = apply(ir.load(self.bundle.stage_file(stage)), passes)
+        model = apply(ir.load(self.bundle.stage_file(stage)), self._passes(stage, precision))
         self.progress(stage, "write")
         save_graph(model, file)
         return kept_in_fp32(model)
+
+    def _passes(self, stage: str, precision: str) -> Sequence[Pass]:
+        provider = self.options.provider
+        if precision == MIXED and self.recipe is not None:
+            return cuda_pipeline(stage, precision, provider, recipe=self.recipe.stage(stage))
+        quantization = Quantization(self.options.block_size, self.options.lm_head_bits)
+        return cuda_pipeline(stage, precision, provider, quantization)
 
     def _check(self, stage: str, precision: str, file: Path) -> dict[str, float]:
         """Run the engine on the check vectors; return the error of each output."""
@@ -72,7 +87,10 @@ class CudaBuilder:
             with self.opener.stage(stage, file) as runner:
                 found = run_stage(runner, vectors.inputs)
         what = f"the {self.target.name} engine of {stage}"
-        return check_outputs(what, precision, found, vectors.outputs, vectors.noise)
+        errors = check_outputs(what, precision, found, vectors.outputs, vectors.noise)
+        if precision == MIXED and (file.parent / lowered_outputs.file_name(stage)).exists():
+            lowered_outputs.check(what, found, lowered_outputs.read(file.parent, stage))
+        return errors
 
 
 def checked_placement(bundle: Bundle, stage: str, file: Path, precision: str, device: Device) -> Placement:

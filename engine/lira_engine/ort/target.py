@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.builder import Progress, StageBuilder
 from lira_engine.engines.options import Options
-from lira_engine.engines.precision import precision_named
+from lira_engine.engines.precision import MIXED, precision_named
 from lira_engine.engines.record import Build
 from lira_engine.engines.target import NO_OPTIONS, Opener, Readiness, Target
 from lira_engine.errors import LiraError
@@ -21,6 +21,7 @@ from lira_engine.system.machine import gpu_here
 
 if TYPE_CHECKING:
     from lira_engine.bundle.bundle import Bundle
+    from lira_engine.engines.recipe import Recipe
 
 PEAK_PER_BYTE, PEAK_LEAST_MIB = 2.0, 512
 """Peak memory of a build: bytes per byte of the largest portable stage, and MiB of the libraries."""
@@ -46,14 +47,19 @@ class CpuTarget(OrtTarget):
     extra = "cpu"
     runtimes = ("onnxruntime", "onnxruntime-gpu")
     sources = (_ROOM / "build_cpu.py", _ROOM / "options.py", _ROOM / "target.py")
+    kinds = ("int4", "int8", "w8a8")
 
     def stage_precisions(self, precision: str, stage: str) -> tuple[str, ...]:
         """Return the precision of the build; fp32 and int8 for the other stages of a quantized build."""
-        return ("fp32", "int8") if stage != "llm" and self._quantized(precision) else (precision,)
+        if stage != "llm" and self._quantized(precision):
+            return ("fp32", "int8")
+        return super().stage_precisions(precision, stage)
 
     def expected_bytes(self, precision: str, portable: Mapping[str, int]) -> int:
         """Return about how many bytes of disk a build needs. A stage that may be fp32 or int8 is written in
         both before the faster one is chosen."""
+        if precision == MIXED:
+            return super().expected_bytes(precision, portable)
         shares = {
             stage: sum(precision_named(one).disk_share for one in self.stage_precisions(precision, stage))
             for stage in portable
@@ -75,6 +81,14 @@ class CpuTarget(OrtTarget):
         assert isinstance(options, CpuOptions)
         return CpuBuilder(OrtOpener(bundle, threads), self, precision, options, progress)
 
+    def recipe_builder(
+        self, bundle: Bundle, recipe: Recipe, options: Options, threads: int | None, progress: Progress
+    ) -> StageBuilder:
+        from lira_engine.ort.build_cpu import CpuBuilder
+
+        assert isinstance(options, CpuOptions)
+        return CpuBuilder(OrtOpener(bundle, threads), self, MIXED, options, progress, recipe)
+
     def opener(
         self, bundle: Bundle, precision: str, options: Mapping[str, Any], threads: int | None
     ) -> OrtOpener:
@@ -93,8 +107,9 @@ class CudaTarget(OrtTarget):
     options = CudaOptions
     extra = "cuda"
     runtimes = ("onnxruntime-gpu", "onnxruntime")
-    sources = (_ROOM / "build_cuda.py", _ROOM / "options.py", _ROOM / "target.py")
+    sources = tuple(_ROOM / f"{name}.py" for name in ("build_cuda", "lowered_reference", "options", "target"))
     on_gpu = True
+    kinds = ("int4", "int8", "w8a8", "fp8")
 
     def builder(
         self, bundle: Bundle, precision: str, options: Options, threads: int | None, progress: Progress
@@ -104,6 +119,15 @@ class CudaTarget(OrtTarget):
         assert isinstance(options, CudaOptions)
         opener = OrtOpener(bundle, threads, cuda_device(options.provider, options.allow_fallback))
         return CudaBuilder(opener, self, precision, options, progress)
+
+    def recipe_builder(
+        self, bundle: Bundle, recipe: Recipe, options: Options, threads: int | None, progress: Progress
+    ) -> StageBuilder:
+        from lira_engine.ort.build_cuda import CudaBuilder
+
+        assert isinstance(options, CudaOptions)
+        opener = OrtOpener(bundle, threads, cuda_device(options.provider, options.allow_fallback))
+        return CudaBuilder(opener, self, MIXED, options, progress, recipe)
 
     def opener(
         self, bundle: Bundle, precision: str, options: Mapping[str, Any], threads: int | None

@@ -17,6 +17,12 @@ def plain_console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
+def warn(text: str) -> None:
+    """Print a line on standard error; nothing for an empty text."""
+    if text:
+        plain_console(stderr=True).print(f"warning: {text}", soft_wrap=True)
+
+
 @contextmanager
 def status(console: Console, text: str = "") -> Iterator[Callable[[str], None]]:
     """Show a spinner with a text while the block runs; yield a function that changes the text."""

@@ -18,7 +18,8 @@ import onnx_ir as ir
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.external_data import save_graph
 from lira_engine.engines.builder import BuiltStage, Progress
-from lira_engine.engines.precision import precision_named
+from lira_engine.engines.precision import MIXED, precision_named
+from lira_engine.engines.recipe import Recipe
 from lira_engine.engines.target import Target
 from lira_engine.errors import LiraError, how_it_ended
 from lira_engine.lowering.passes.use_mixed_precision import kept_in_fp32
@@ -53,6 +54,7 @@ class TrtBuilder:
     precision: str
     options: TensorRtOptions | RtxOptions
     progress: Progress
+    recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
         """Raise LiraError if the bundle, the package or the GPUs do not support the options."""
@@ -82,15 +84,16 @@ class TrtBuilder:
 
     def stage(self, stage: str, folder: Path) -> BuiltStage:
         started = time.perf_counter()
-        (precision,) = self.target.stage_precisions(self.precision, stage)
-        graph = folder / f"{stage}.onnx"
-        kept = self._lower(stage, precision, graph)
+        precision, graph = self._precision(stage), folder / f"{stage}.onnx"
+        if not graph.exists():
+            self._lower(stage, precision, graph)
+        kept = kept_in_fp32(ir.load(graph))
         files = (graph, graph.with_name(f"{graph.name}.data"))
         weights = sum(file.stat().st_size for file in files if file.exists())
         check_memory(stage, weights)
-        if precision_named(precision).quantized:
+        if precision == MIXED or precision_named(precision).quantized:
             self.progress(stage, "expect")
-            lowered_reference.record_in_process(self.bundle, graph, precision, folder)
+            lowered_reference.record_in_process(self.bundle, graph, precision, folder, stage)
         job = self._job(stage, precision, graph, folder)
         key, durations = f"{self.target.name} {stage} {precision} {weights}", Durations("build-times")
         last = durations.text(key)
@@ -102,8 +105,15 @@ class TrtBuilder:
         seconds = round(time.perf_counter() - started, 3)
         return BuiltStage(precision, {}, seconds, peak_mib=found["peak_rss_mib"], kept_fp32=kept)
 
-    def _lower(self, stage: str, precision: str, graph: Path) -> tuple[str, ...]:
-        """Write the lowered graph; return the weights that do not fit into fp16."""
+    def lower(self, stage: str, folder: Path) -> None:
+        """Write the lowered graph, which `stage` then compiles."""
+        self._lower(stage, self._precision(stage), folder / f"{stage}.onnx")
+
+    def _precision(self, stage: str) -> str:
+        part = None if self.recipe is None else self.recipe.stage(stage)
+        return self.target.stage_precision(self.precision, stage, part)
+
+    def _lower(self, stage: str, precision: str, graph: Path) -> None:
         self.progress(stage, "lower")
         blocks = self.flavour.package.block_sizes
         passes = tensorrt_pipeline(
@@ -115,6 +125,7 @@ class TrtBuilder:
             lm_head_bits=self.options.lm_head_bits,
             lm_head_parts=self.options.lm_head_parts,
             plugin=sampling_plugin(self.flavour) if self._plugin else None,
+            recipe=self.recipe.stage(stage) if precision == MIXED and self.recipe is not None else None,
         )
         model = apply(ir.load(self.bundle.stage_file(stage)), passes)
         quantized = any(node.op_type == "DequantizeLinear" for node in model.graph)
@@ -126,7 +137,6 @@ class TrtBuilder:
             )
         self.progress(stage, "write")
         save_graph(model, graph)
-        return kept_in_fp32(model)
 
     def _job(self, stage: str, precision: str, graph: Path, folder: Path) -> Job:
         """Return the job of the compiler."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lira_engine.bundle.manifest import MAX_TILES, Manifest, StageSpec
-from lira_engine.engines.precision import precision_named
+from lira_engine.engines.precision import MIXED, precision_named
 from lira_engine.trt.flavour import Package
 
 PREFILL_ROWS = 256
@@ -37,9 +37,11 @@ ANY: Profile = {"S": Sizes(1, 1, PREFILL_ROWS), "K": Sizes(1, 1, ASKED_ROWS)}
 def llm_profile_count(package: Package, precision: str) -> int:
     """Return how many profiles a language model's engine gets: two, as TensorRT times the kernels of each at
     its opt sizes. TensorRT for RTX compiles kernels at run time; version 1.7 keeps fp16 weights once per
-    profile (LIRA-2B: 6.5 GB with two, 3.3 GB with one) and int4 weights once for both.
+    profile (LIRA-2B: 6.5 GB with two, 3.3 GB with one) and int4 weights once for both. A language model that
+    a recipe changes is mostly int4.
     """
-    return 1 if package.compiles_at_run and not precision_named(precision).quantized else 2
+    rounded = precision == MIXED or precision_named(precision).quantized
+    return 1 if package.compiles_at_run and not rounded else 2
 
 
 def stage_profiles(manifest: Manifest, stage: str, llm_profiles: int = 2) -> list[Profile]:

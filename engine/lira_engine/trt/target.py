@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lira_engine.engines.builder import Progress, StageBuilder
 from lira_engine.engines.options import Options
+from lira_engine.engines.precision import MIXED
 from lira_engine.engines.record import Build, differing
 from lira_engine.engines.target import Opener, Readiness, Target
 from lira_engine.errors import LiraError, quoted
@@ -27,6 +28,7 @@ from lira_engine.trt.options import RtxOptions, TensorRtOptions
 
 if TYPE_CHECKING:
     from lira_engine.bundle.bundle import Bundle
+    from lira_engine.engines.recipe import Recipe
 
 KERNEL_BYTES = 16 << 20
 """An engine's kernels beside its weights: those of lira-nano take 2 to 15 MiB, for one GPU or for four."""
@@ -48,6 +50,7 @@ class NativeTarget(Target):
     suffix = ".engine"
     on_gpu = True
     runs_at_build = False
+    kinds = ("int4", "int8", "w8a8", "fp8")
 
     def recorded_options(self, options: Options, precision: str) -> dict[str, Any]:
         """Return what build.json says, with the dialect of the parser that read the graphs."""
@@ -68,10 +71,20 @@ class NativeTarget(Target):
         assert isinstance(options, (TensorRtOptions, RtxOptions))
         return TrtBuilder(bundle, self, load_flavour(self.name), precision, options, progress)
 
+    def recipe_builder(
+        self, bundle: Bundle, recipe: Recipe, options: Options, threads: int | None, progress: Progress
+    ) -> StageBuilder:
+        from lira_engine.trt.build import TrtBuilder
+
+        assert isinstance(options, (TensorRtOptions, RtxOptions))
+        return TrtBuilder(bundle, self, load_flavour(self.name), MIXED, options, progress, recipe)
+
     def expected_bytes(self, precision: str, portable: Mapping[str, int]) -> int:
-        """Return the bytes of the engines, their kernels and the largest lowered graph."""
+        """Return the bytes of the engines, their kernels and the largest lowered graph; with a recipe of all
+        graphs, which are judged together."""
         sizes = self.expected_engine_bytes(precision, portable).values()
-        return sum(sizes) + max(sizes) + KERNEL_BYTES * len(sizes)
+        graphs = sum(sizes) if precision == MIXED else max(sizes)
+        return sum(sizes) + graphs + KERNEL_BYTES * len(sizes)
 
     def expected_peak_mib(self, precision: str, portable: Mapping[str, int]) -> int:
         from lira_engine.trt.build import peak_mib
@@ -108,12 +121,21 @@ class NativeTarget(Target):
     def remarks(self, build: Build) -> list[str]:
         from lira_engine.engines import lowered_outputs
 
-        if not self._quantized(build.precision) or lowered_outputs.file_name("llm") in build.files:
+        rounded = [stage for stage, one in build.precisions.items() if one == MIXED or self._quantized(one)]
+        lacking = [stage for stage in rounded if lowered_outputs.file_name(stage) not in build.files]
+        if not lacking:
             return []
+        with_what = "with the fp32 outputs only, which int4 misses by far"
+        if build.precision == MIXED:
+            with_what = "with nothing: it only looks for values that are not finite"
         return [
-            "built without an ONNX Runtime that computes the lowered language model: verify will compare llm "
-            "with the fp32 outputs only, which int4 misses by far. Install one, and build with --force"
+            f"built without an ONNX Runtime that computes the lowered {', '.join(map(_title, lacking))}: "
+            f"verify will compare {', '.join(lacking)} {with_what}. Install one, and build with --force"
         ]
+
+
+def _title(stage: str) -> str:
+    return "language model" if stage == "llm" else stage
 
 
 class TensorRtTarget(NativeTarget):

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lira_engine import build as building
 from lira_engine import verify
 from lira_engine.build import build
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import STAGES
+from lira_engine.engines.judgement import Judgement
+from lira_engine.engines.recipe import Form, Recipe, StageRecipe, sources_of, write_recipe
 from lira_engine.engines.record import read_build
 from lira_engine.errors import LiraError
 from lira_engine.open import open_engines
@@ -115,7 +118,7 @@ def test_verify_finds_a_slightly_wrong_kernel_in_int4(
     folder = build(bundle, target, "int4")
     found = verify_engines(bundle, target, "int4", threads=1)
     assert max(found.lowered.values()) < 0.01 < max(found.errors["llm"].values())
-    assert "its own lowered graph" in str(tables(found, "int4"))
+    assert "its own lowered graph" in str(tables(found, read_build(folder, "")))
 
     def wrong(self: Any, embeds: np.ndarray, cache: Any, logit_positions: Any = (-1,)) -> Any:
         out = forward(self, embeds, cache, logit_positions)
@@ -128,6 +131,37 @@ def test_verify_finds_a_slightly_wrong_kernel_in_int4(
         LiraError, match=r"engine of llm, beside its own lowered graph, is wrong: output logits differs"
     ):
         verify_engines(bundle, target, "int4", threads=1)
+    assert read_build(folder, "").verified is None
+
+
+def test_verify_finds_a_slightly_wrong_kernel_in_each_stage_that_a_recipe_changes(
+    compiler: Compiler, installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, target, recipe = tmp_path / "nano", installed.target, tmp_path / "recipe"
+    recipe.mkdir()
+    stages = {
+        "llm": StageRecipe({f"layers.{layer}.up": Form("int4", 64) for layer in range(4)}),
+        "sefe": StageRecipe({"model.0.weight": Form("w8a8", range=(-6.0, 6.0))}),
+    }
+    write_recipe(Recipe("lira-nano", sources_of(Bundle.open(bundle)), stages), recipe)
+    unjudged = Judgement("lowered graphs", not_judged="nothing runs here")
+    monkeypatch.setattr(building, "installed_judge", lambda: lambda candidate: unjudged)
+    folder = build(bundle, target, recipe=recipe)
+    found = verify_engines(bundle, target, "mixed", threads=1)
+    assert {name.partition(".")[0] for name in found.lowered} == {"llm", "sefe"}
+    assert max(found.lowered.values()) < 0.01 < max(found.errors["llm"].values())
+    said = str(tables(found, read_build(folder, "")))
+    assert said.count("its own lowered graph") == 2 and "not judged: nothing runs here" in said
+    with Lira.open(bundle, target, "mixed") as lira:
+        assert len(described(lira)[1]) > 1
+    run = TrtStage.run
+
+    def wrong(self: Any, feeds: Any) -> dict[str, np.ndarray]:
+        return {k: a * np.float32(1.04) if self.name == "sefe" else a for k, a in run(self, feeds).items()}
+
+    monkeypatch.setattr(TrtStage, "run", wrong)
+    with pytest.raises(LiraError, match=r"engine of sefe, beside its own lowered graph, is wrong: output "):
+        verify_engines(bundle, target, "mixed", threads=1)
     assert read_build(folder, "").verified is None
 
 

@@ -15,6 +15,7 @@ DequantizeLinear has no blocks in older ones. DOUBLE is read as FLOAT. Blocks of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lira_engine import Bundle, LiraError
 from lira_engine.bundle.manifest import STAGES
+from lira_engine.engines.recipe import Form, StageRecipe
 from lira_engine.lowering.passes.downgrade_opset import DowngradeOpset
-from lira_engine.lowering.passes.quantize_operands import FORMATS
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.tensorrt import tensorrt_pipeline
+from lira_engine.lowering.weights import constant_matmuls
 from lira_export.config import LlmConfig
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -257,12 +259,31 @@ def test_the_parser_supports_lowered_language_models(
     assert graph.has("Pow") == (context > 64)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", ["w8a8", "fp8"])
 @pytest.mark.parametrize("dialect", TABLES)
 def test_the_parser_supports_operands_in_eight_bits(random_llm: Any, dialect: str, kind: str) -> None:
-    passes = tensorrt_pipeline("llm", kind, dialect, ranges=lambda name: 8.0)
-    graph = Graph(ir.serde.serialize_model(apply(random_llm(LLM, 64), passes)))
+    model = random_llm(LLM, 64)
+    recipe = StageRecipe({one.name: Form(kind, range=(-8.0, 8.0)) for one in constant_matmuls(model.graph)})
+    passes = tensorrt_pipeline("llm", "mixed", dialect, recipe=recipe)
+    graph = Graph(ir.serde.serialize_model(apply(model, passes)))
     assert graph.has("QuantizeLinear") and not list(graph.unsupported(dialect))
+
+
+@pytest.mark.parametrize("stage", ["llm", "sefe"])
+@pytest.mark.parametrize("dialect", TABLES)
+def test_the_parser_supports_a_recipe(nano_bundle: Path, dialect: str, stage: str) -> None:
+    """Of all forms, in the blocks of target tensorrt; 432 and 160 inputs are no multiple of 64 or 128."""
+    model = ir.load(Bundle.open(nano_bundle).stage_file(stage))
+    forms = cycle(
+        [Form("int4", 64), Form("int8", 128), *(Form(k, range=(-8.0, 6.0)) for k in ("w8a8", "fp8"))]
+    )
+    names = [one.name for one in constant_matmuls(model.graph)]
+    recipe = StageRecipe(dict(zip(names, forms, strict=False)))
+    passes = tensorrt_pipeline(
+        stage, "mixed", dialect, blocks=(128, 64), lm_head_parts=2 if stage == "llm" else 1, recipe=recipe
+    )
+    graph = Graph(ir.serde.serialize_model(apply(model, passes)))
+    assert graph.has("Pad") and not list(graph.unsupported(dialect))
 
 
 def test_int4_needs_a_newer_opset_for_its_blocks_only(random_llm: Any) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import onnx_ir as ir
@@ -14,10 +15,12 @@ import pytest
 from lira_engine import Bundle, LiraError
 from lira_engine.build import build
 from lira_engine.bundle.manifest import STAGES
+from lira_engine.engines.recipe import Form, StageRecipe
 from lira_engine.engines.usable import usable_build
 from lira_engine.lowering.passes.sample_by_plugin import PLUGIN
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.tensorrt import tensorrt_pipeline
+from lira_engine.lowering.weights import constant_matmuls
 from lira_engine.targets import target_named
 from lira_engine.trt.build import compile_in_process
 from lira_engine.trt.compile import Job, Ranges
@@ -175,17 +178,35 @@ def llm_profiles(config: LlmConfig) -> list[Ranges]:
 
 
 @pytest.mark.parametrize("dialect", ["cache_update", "decomposed"])
-@pytest.mark.parametrize("kind, capability", [("int8", "8.6"), ("fp8", "8.9")])
+@pytest.mark.parametrize("kind, capability", [("w8a8", "8.6"), ("fp8", "8.9")])
 @pytest.mark.parametrize("stage", ["sefe", "llm"])
 def test_operands_in_eight_bits_compile(
     nano_bundle: Path, stage: str, kind: str, capability: str, dialect: str, tmp_path: Path
 ) -> None:
     """Every matmul with a weight, behind Q/DQ. fp8 needs compute capability 8.9."""
     bundle = Bundle.open(nano_bundle)
-    passes = tensorrt_pipeline(stage, kind, dialect, ranges=lambda name: 8.0)
-    model = apply(ir.load(bundle.stage_file(stage)), passes)
+    model = ir.load(bundle.stage_file(stage))
+    recipe = StageRecipe({one.name: Form(kind, range=(-8.0, 8.0)) for one in constant_matmuls(model.graph)})
+    model = apply(model, tensorrt_pipeline(stage, "mixed", dialect, recipe=recipe))
     assert sum(node.op_type == "QuantizeLinear" for node in model.graph) > 3
     assert compiled(model, profiles_of(bundle, stage), tmp_path, capability) > 10
+
+
+@pytest.mark.parametrize("dialect", ["cache_update", "decomposed"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_recipe_of_all_forms_compiles(nano_bundle: Path, stage: str, dialect: str, tmp_path: Path) -> None:
+    """In turn, with weights in fp16 between them; with parts of the LM head, weights that several matmuls
+    read, and inputs that are filled up to whole blocks. The smoothing of channels leaves no trace."""
+    bundle = Bundle.open(nano_bundle)
+    model = ir.load(bundle.stage_file(stage))
+    eight = [Form(kind, range=(-8.0, 6.0)) for kind in ("w8a8", "fp8")]
+    forms = cycle([Form("int4", 32), eight[0], Form("int8", 64), eight[1], None, Form("int4", 128)])
+    names = [one.name for one in constant_matmuls(model.graph)]
+    recipe = StageRecipe({name: form for name, form in zip(names, forms, strict=False) if form is not None})
+    model = apply(model, tensorrt_pipeline(stage, "mixed", dialect, lm_head_parts=2, recipe=recipe))
+    stored = {value.dtype for value in model.graph.initializers.values()}
+    assert {ir.DataType.INT4, ir.DataType.INT8} <= stored
+    assert compiled(model, profiles_of(bundle, stage), tmp_path) > 10
 
 
 def test_a_graph_that_the_compiler_refuses_is_a_one_line_error(tmp_path: Path) -> None:

@@ -17,10 +17,15 @@ import onnx_ir as ir
 import pytest
 
 from lira_engine import Bundle, LiraError
+from lira_engine import build as building
 from lira_engine.build import build
 from lira_engine.bundle.manifest import STAGES
+from lira_engine.engines import lowered_outputs
+from lira_engine.engines.judgement import Candidate, Judgement
+from lira_engine.engines.recipe import Form, Recipe, StageRecipe, read_recipe, sources_of, write_recipe
 from lira_engine.engines.record import read_build
 from lira_engine.engines.usable import usable_build
+from lira_engine.lowering import cpu, cuda, tensorrt
 from lira_engine.lowering.passes.sample_by_plugin import PLUGIN
 from lira_engine.main import main
 from lira_engine.system.machine import Gpu, Jetson
@@ -409,3 +414,79 @@ def test_kernel_timings_are_not_shared_between_versions(
         monkeypatch.setitem(VERSIONS, "tensorrt", version)
         build(bundle_path, "tensorrt", "fp16")
     assert len(jobs) == 10 and len({job.timing_cache for job in jobs}) == 2
+
+
+@pytest.fixture
+def recipe(nano_bundle: Path, tmp_path: Path) -> Path:
+    """A recipe of lira-nano: weights of its language model in 4 bits, SEFE's in 8 with activations."""
+    bundle, folder = Bundle.open(nano_bundle), tmp_path / "recipe"
+    folder.mkdir()
+    stages = {
+        "llm": StageRecipe({f"layers.{layer}.up": Form("int4", 64) for layer in range(4)}),
+        "sefe": StageRecipe({"model.0.weight": Form("w8a8", range=(-4.0, 4.0))}),
+    }
+    write_recipe(Recipe("lira-nano", sources_of(bundle), stages), folder)
+    return folder
+
+
+@pytest.mark.parametrize("target", VERSIONS)
+def test_graphs_of_a_recipe_are_judged_before_any_is_compiled(
+    nano_bundle: Path,
+    recipe: Path,
+    jobs: list[Job],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+) -> None:
+    asked: list[Candidate] = []
+    refused = ""
+
+    def judge(candidate: Candidate) -> Judgement:
+        asked.append(candidate)
+        assert jobs == [] and candidate.graphs and candidate.target == target
+        kinds = {s: {n.op_type for n in ir.load(candidate.folder / f"{s}.onnx").graph} for s in STAGES}
+        assert {s for s, found in kinds.items() if "DequantizeLinear" in found} == {"llm", "sefe"}
+        return Judgement("lowered graphs", 1, 1, budget="none", refused=refused, not_judged="no ONNX Runtime")
+
+    monkeypatch.setattr(building, "installed_judge", lambda: judge)
+    root = shutil.copytree(nano_bundle, tmp_path / "nano")
+    refused = "cIoU loses 9.00 points"
+    with pytest.raises(LiraError, match=f"{target}-mixed engines are beyond the budget: cIoU loses"):
+        build(root, target, recipe=recipe)
+    assert jobs == [] and not list((root / "engines").glob(f"*{target}-mixed*"))
+    refused = ""
+    folder = build(root, target, recipe=recipe)
+    assert len(asked) == 2 and [Path(job.graph).stem for job in jobs] == list(STAGES)
+    assert [len(job.profiles) for job in jobs] == [2 if stage == "llm" else 1 for stage in STAGES]
+    record = read_build(folder, "")
+    changed = {stage: "mixed" if stage in ("llm", "sefe") else "fp16" for stage in STAGES}
+    assert record.precisions == changed
+    expected = {f"{stage}.expected.npz" for stage in ("llm", "sefe")}
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"build.json", *(f"{stage}.engine" for stage in STAGES), *expected}
+    assert lowered_outputs.read(folder, "sefe").keys() == {"pixel_tokens", "query_tokens"}
+    assert target_named(target).remarks(record) == []
+    del record.files["sefe.expected.npz"]
+    (remark,) = target_named(target).remarks(record)
+    assert "computes the lowered sefe: verify will compare sefe with nothing" in remark
+    usable_build(Bundle.open(root), target_named(target), "mixed")
+
+
+def test_a_kind_or_block_that_tensorrt_lacks_is_refused(
+    nano_bundle: Path, recipe: Path, jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "installed_judge", lambda: None)
+    root = shutil.copytree(nano_bundle, tmp_path / "nano")
+    stages = {"llm": StageRecipe({"layers.0.up": Form("int4", 32)})}
+    write_recipe(dataclasses.replace(read_recipe(recipe), stages=stages), recipe)
+    with pytest.raises(LiraError, match=r"layers\.0\.up of llm in int4/32: TensorRT has no blocks of 32"):
+        build(root, "tensorrt", recipe=recipe)
+    monkeypatch.setattr(trt_target.NativeTarget, "kinds", ("w8a8",))
+    with pytest.raises(LiraError, match=r"tensorrt has no int4 weights, .* layers\.0\.up of llm; it has w8"):
+        build(root, "tensorrt", recipe=recipe)
+    assert jobs == [] and not list((root / "engines").glob("*tensorrt*"))
+
+
+def test_targets_have_the_kinds_that_their_pipelines_lower() -> None:
+    kinds = {name: target_named(name).kinds for name in ("cpu", "cuda", *VERSIONS)}
+    assert kinds == {"cpu": cpu.KINDS, "cuda": cuda.KINDS, **dict.fromkeys(VERSIONS, tensorrt.KINDS)}
