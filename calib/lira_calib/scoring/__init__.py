@@ -1,0 +1,1 @@
+"""How close a recipe comes to fp32, on recorded sequences."""
