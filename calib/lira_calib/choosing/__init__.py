@@ -1,0 +1,1 @@
+"""From what is known and measured to a form for every weight."""

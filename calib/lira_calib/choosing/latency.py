@@ -1,0 +1,157 @@
+"""Time whole stages before and after: fp32 and the chosen forms, in turns on the same input."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from lira_calib.runs.stage_runs import has_fp8, lowered
+from lira_calib.scoring.score import Scorer
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.engines.recipe import NO_RECIPE, StageRecipe
+from lira_engine.ort.opening import OrtOpener
+
+ROUNDS = 7
+STEPS = 8
+"""Decode steps behind a prefill."""
+LARGEST = 2 << 30
+"""Bytes of a language model in fp32 above which it is not opened: calibration must fit into 6 GB."""
+
+Run = Callable[[], float]
+"""Runs once, returns the seconds."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Least seconds of one run before and after; bytes of the graph and weights."""
+
+    before: float
+    after: float
+    bytes_before: int
+    bytes_after: int
+
+
+def latencies(
+    bundle: Bundle,
+    stages: Mapping[str, StageRecipe],
+    scorer: Scorer,
+    work: Path,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Latency]:
+    """Return the times of the stages that a recipe changes, on the first sequence; of the language model
+    those of "prefill" and "decode", if it is small enough to be opened in fp32. Nothing in fp8 is timed."""
+    found: dict[str, Latency] = {}
+    sequence = scorer.sequences[0]
+    for done, (stage, recipe) in enumerate(stages.items()):
+        progress(done, len(stages))
+        if has_fp8(recipe):
+            continue  # a CPU's time for it says nothing
+        if stage == "llm":
+            if fits_whole(bundle):
+                rows = sequence.embeds[: int(sequence.token_rows[0]) + 1]
+                found |= llm_latency(bundle, recipe, rows, work, threads)
+            continue
+        if stage == "pixel_decoder":
+            feeds = next((feeds for _, feeds in scorer.decoder_feeds()), None)
+        else:
+            feeds = next(sequence.feeds(stage), None)
+        if feeds is not None:
+            found[stage] = stage_latency(bundle, stage, recipe, feeds, work, threads)
+    progress(len(stages), len(stages))
+    return found
+
+
+def stage_latency(
+    bundle: Bundle,
+    stage: str,
+    recipe: StageRecipe,
+    feeds: Mapping[str, np.ndarray],
+    work: Path,
+    threads: int | None = None,
+    rounds: int | None = None,
+) -> Latency:
+    """Return the times of a stage other than the language model on one input."""
+    opener = OrtOpener(bundle, threads)
+    with ExitStack() as opened:
+        runs, sizes = [], []
+        for one in (NO_RECIPE, recipe):
+            folder = Path(opened.enter_context(TemporaryDirectory(prefix="latency-", dir=work)))
+            runner = opened.enter_context(opener.stage(stage, lowered(bundle, stage, one, folder)))
+            runs.append(_timed(lambda runner=runner: runner.run(feeds)))  # type: ignore[misc]
+            sizes.append(_bytes(folder))
+        before, after = in_turns(runs, rounds or ROUNDS)
+    return Latency(before, after, *sizes)
+
+
+def llm_latency(
+    bundle: Bundle,
+    recipe: StageRecipe,
+    embeds: np.ndarray,
+    work: Path,
+    threads: int | None = None,
+    rounds: int | None = None,
+) -> dict[str, Latency]:
+    """Return the times of the language model: "prefill" of rows [S, C], and "decode", a step behind them."""
+    opener = OrtOpener(bundle, threads)
+    with ExitStack() as opened:
+        runs, sizes = [], []
+        for one in (NO_RECIPE, recipe):
+            folder = Path(opened.enter_context(TemporaryDirectory(prefix="latency-", dir=work)))
+            llm = opened.enter_context(opener.llm(lowered(bundle, "llm", one, folder)))
+            cache = llm.new_cache()
+
+            def prefill(llm=llm, cache=cache) -> None:  # type: ignore[no-untyped-def]
+                cache.truncate(0)
+                llm.forward(embeds, cache)
+
+            def decode(llm=llm, cache=cache) -> None:  # type: ignore[no-untyped-def]
+                cache.truncate(len(embeds) - STEPS)
+                for _ in range(STEPS):
+                    llm.forward(embeds[-1:], cache)
+
+            runs += [_timed(prefill), _timed(decode)]
+            sizes.append(_bytes(folder))
+        found = in_turns(runs, rounds or ROUNDS)
+    return {
+        "prefill": Latency(found[0], found[2], *sizes),
+        "decode": Latency(found[1] / STEPS, found[3] / STEPS, *sizes),
+    }
+
+
+def in_turns(runs: Sequence[Run], rounds: int) -> list[float]:
+    """Return the least seconds of each run: all of them in every round, one after the other, so that other
+    work on the machine meets them all; a first round warms up."""
+    best = [math.inf] * len(runs)
+    for turn in range(rounds + 1):
+        for number, run in enumerate(runs):
+            seconds = run()
+            if turn:
+                best[number] = min(best[number], seconds)
+    return best
+
+
+def fits_whole(bundle: Bundle) -> bool:
+    """Return whether the language model may be opened in fp32, as one graph."""
+    sources = bundle.stage_sources("llm")
+    return 2 * sum(bundle.manifest.files[name].bytes for name in sources) <= LARGEST
+
+
+def _timed(work: Callable[[], object]) -> Run:
+    def run() -> float:
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+
+    return run
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())

@@ -1,0 +1,274 @@
+"""How long a matmul takes in each form: measured on this machine, or predicted for a device.
+
+A layer for which 8 bits are no faster stays a float. Matmuls are timed alone, with fp32 beside every form in
+turns, so that other work on the machine meets them all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from lira_calib.methods.rules import Template
+from lira_engine.bundle.external_data import save_graph
+from lira_engine.engines.recipe import Form, StageRecipe
+from lira_engine.errors import LiraError
+from lira_engine.lowering.cpu import cpu_pipeline
+from lira_engine.lowering.pipeline import apply
+from lira_engine.lowering.weights import constant_matmuls
+from lira_engine.system.atomic import atomic_write
+from lira_engine.system.cache import cache_folder
+from lira_engine.system.machine import cpu_name, usable_cores
+
+FLOAT = "float"
+"""Name of the form of weights that stay floats: fp32 on CPUs, fp16 on GPUs."""
+
+_ROUNDS = 5  # at least
+_WIDEST = 4096  # outputs; the time of more is in proportion, as is that of more rows than `_measured_rows`
+_WORK = 5e8  # multiplications of one run, if that is more than _FEW_ROWS rows
+_FEW_ROWS = 256  # 0.96 of the speed of 1,024
+_READ_ONCE = 64  # rows up to which the time is that of reading the weight
+_LARGE = 32 << 20  # bytes; weights of a stage above this come from memory, not from a CPU's caches
+_RANGE = (-4.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matmul of `rows` [rows, inputs] with a weight [inputs, outputs]."""
+
+    inputs: int
+    outputs: int
+    rows: int
+
+
+Times = dict[str, float]
+"""Name of a form (`Template.text`, or FLOAT) -> seconds of one matmul."""
+
+
+def products_of(model: ir.Model, dims: Mapping[str, int]) -> dict[str, list[Product]]:
+    """Return the matmuls with each constant weight of a portable graph, by weight.
+
+    `dims`: the graph's symbolic dimensions in the pass that matters, such as {"S": 2101, "K": 1} of a
+    prefill. Raises LiraError if one is missing.
+    """
+    found: dict[str, list[Product]] = {}
+    for matmul in constant_matmuls(model.graph):
+        left = matmul.node.inputs[0]
+        assert left is not None
+        if left.shape is None:
+            raise LiraError(f"the shape of the input of {matmul.name} is not known: export the bundle again")
+        rows = math.prod(_size(size, dims, matmul.name) for size in list(left.shape)[:-1])
+        found.setdefault(matmul.name, []).append(Product(matmul.inputs, matmul.outputs, rows))
+    return found
+
+
+def measured_times(
+    products: Collection[Product],
+    forms: Sequence[Template],
+    threads: int | None = None,
+    seconds: float = 90.0,
+    cold: bool | None = None,
+) -> dict[Product, Times]:
+    """Return the seconds of each product in each form and as a float, on this machine's CPU.
+
+    Times are the best of several runs, in turns; each holds some microseconds of the call, so that savings
+    mean more than ratios. They are kept in the user's cache folder by processor, ONNX Runtime, threads and
+    lowering code, and measured again only if one of these changes.
+
+    Args:
+        forms: those that the target `cpu` has.
+        threads: of a session; None takes one per core.
+        seconds: of all runs together; each product has at least five rounds, however long they take.
+        cold: whether weights come from memory, as they do when a pass reads more of them than the CPU caches;
+            None: if the products' weights are more than 32 MiB of 4-bit integers.
+    """
+    threads = usable_cores() if threads is None else threads
+    distinct = sorted(set(products), key=lambda one: (one.inputs, one.outputs, one.rows))
+    if cold is None:
+        cold = sum(one.inputs * one.outputs for one in products) // 2 > _LARGE
+    known = _Known(_setting(threads, cold))
+    names = [one.text() for one in forms]
+    missing = [one for one in distinct if not known.has(one, names)]
+    work = {one: _work(one) for one in missing}
+    for product in missing:
+        share = seconds * work[product] / sum(work.values())
+        known.keep(product, _measure(product, forms, threads, share, cold))
+    return {one: {name: known.times(one)[name] for name in (FLOAT, *names)} for one in distinct}
+
+
+def predicted_times(
+    products: Collection[Product], forms: Sequence[Template], device: str
+) -> dict[Product, Times]:
+    """Return the seconds of each product in each form and as a float, PREDICTED for a device of
+    `lira-edge plan`: the larger of operations over its peak and bytes over its bandwidth, each with the share
+    that such devices reach.
+
+    A form without a figure in the table (fp8) is left out. Raises LiraError for an unknown device.
+    """
+    from lira_bench.plan.devices import find
+    from lira_bench.plan.efficiency import EFFICIENCY
+
+    known = find(device)
+    share = EFFICIENCY[known.kind]
+    width, peak = (4, known.fp32) if known.kind == "cpu" else (2, known.fp16)
+    int4 = known.int4 or peak
+    # Bytes of a weight's element and peak of its matmuls. CPUs store eight bits alone as twice four.
+    rates = {FLOAT: (width, peak), "int4": (0.5, int4), "w8a8": (1.0, known.int8)}
+    rates["int8"] = (1.0, int4 / 2 if known.kind == "cpu" else peak)
+
+    def seconds(product: Product, kind: str, block: int | None) -> float:
+        size, rate = rates[kind]
+        scales = 0.0 if block is None else width / block
+        elements = product.inputs * product.outputs
+        moved = elements * (size + scales) + width * product.rows * (product.inputs + product.outputs)
+        compute = 2 * product.rows * elements / (rate * 1e12 * share.compute)
+        return share.launch + max(compute, moved / (known.bandwidth * 1e9 * share.bandwidth))
+
+    wanted = [
+        (FLOAT, FLOAT, None),
+        *((one.text(), one.kind, one.block) for one in forms if one.kind in rates),
+    ]
+    return {one: {name: seconds(one, kind, block) for name, kind, block in wanted} for one in set(products)}
+
+
+def _size(size: object, dims: Mapping[str, int], weight: str) -> int:
+    if isinstance(size, int):
+        return size
+    name = str(size)
+    if name not in dims:
+        raise LiraError(f"how large {name} is, of the input of {weight}, was not given")
+    return dims[name]
+
+
+def _measured_rows(product: Product) -> int:
+    """Return how many rows a run has: short runs find quiet moments on a machine with other work."""
+    elements = product.inputs * min(product.outputs, _WIDEST)
+    return min(product.rows, max(_FEW_ROWS, int(_WORK / elements)))
+
+
+def _work(product: Product) -> float:
+    """Return a measure of one run: its multiplications, and more for reading the weight."""
+    return product.inputs * min(product.outputs, _WIDEST) * (_measured_rows(product) + 16.0)
+
+
+def _measure(product: Product, forms: Sequence[Template], threads: int, seconds: float, cold: bool) -> Times:
+    """Return the best times of a product: its forms in turns for so many seconds."""
+    from lira_engine.ort.session import open_session
+
+    narrow, rows = min(product.outputs, _WIDEST), _measured_rows(product)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, rows, product.inputs)).astype(np.float32).clip(*_RANGE)
+    weight = rng.standard_normal((product.inputs, narrow)).astype(np.float32)
+    forget = np.zeros(4 * _LARGE if cold and rows <= _READ_ONCE else 0, np.uint8)
+    sessions: dict[str, Any] = {}
+    best: Times = {}
+    with tempfile.TemporaryDirectory(prefix="lira-edge-") as folder:
+        for name, form in [(FLOAT, None), *((one.text(), one.form(_RANGE)) for one in forms)]:
+            file = Path(folder, str(len(sessions)), "matmul.onnx")
+            file.parent.mkdir()
+            save_graph(_matmul(rows, weight, form), file)
+            sessions[name] = open_session(file, threads)
+            sessions[name].run(None, {"x": x})  # the first run allocates
+            best[name] = math.inf
+        rounds, until = 0, time.perf_counter() + seconds
+        while rounds < _ROUNDS or time.perf_counter() < until:
+            rounds += 1
+            for name, session in sessions.items():
+                forget += 1  # weights leave the caches
+                took = _seconds(session, x, threads)
+                best[name] = min(best[name], took)
+    scale = product.outputs / narrow * product.rows / rows
+    return {name: took * scale for name, took in best.items()}
+
+
+def _seconds(session: Any, x: np.ndarray, threads: int) -> float:
+    """Run a session and return its seconds without the moments that the system gave to other work.
+
+    Threads compute or wait in a busy loop until a run is over. So the calling thread's own time is that of
+    the run, unless it was held up and the others did more; the time of all threads, divided, is at least the
+    work. Windows counts both in steps of 16 ms: there it is the wall clock's.
+    """
+    wall, own, every = time.perf_counter(), time.thread_time(), time.process_time()
+    session.run(None, {"x": x})
+    if sys.platform == "win32":
+        return time.perf_counter() - wall
+    return max(time.thread_time() - own, (time.process_time() - every) / threads)
+
+
+def _matmul(rows: int, weight: np.ndarray, form: Form | None) -> ir.Model:
+    """Return an engine's graph of one matmul, y = x [1, rows, K] weight [K, N]."""
+    inputs, outputs = weight.shape
+    x, y = (
+        ir.Value(name=name, shape=ir.Shape((1, rows, width)), type=ir.TensorType(ir.DataType.FLOAT))
+        for name, width in (("x", inputs), ("y", outputs))
+    )
+    constant = ir.Value(
+        name="weight", shape=ir.Shape(weight.shape), const_value=ir.tensor(weight, name="weight")
+    )
+    constant.type = ir.TensorType(ir.DataType.FLOAT)
+    node = ir.node("MatMul", [x, constant], outputs=[y], name="matmul")
+    graph = ir.Graph([x], [y], nodes=[node], initializers=[constant], opset_imports={"": 24}, name="matmul")
+    recipe = StageRecipe({} if form is None else {"weight": form})
+    return apply(ir.Model(graph, ir_version=10), cpu_pipeline("sefe", "mixed", recipe=recipe))
+
+
+def _setting(threads: int, cold: bool) -> str:
+    """Return what times depend on beside the product."""
+    from lira_engine.engines.fingerprint import lowering_fingerprint
+    from lira_engine.ort.package import onnxruntime
+
+    memory = "weights from memory" if cold else "weights from caches"
+    code = lowering_fingerprint(())
+    return (
+        f"{cpu_name()}, {threads} threads, ONNX Runtime {onnxruntime.__version__}, lowering {code}, {memory}"
+    )
+
+
+class _Known:
+    """Times that were measured in a setting; matmuls.json in the cache folder. Losing it costs time only."""
+
+    def __init__(self, setting: str) -> None:
+        self._path = cache_folder() / "matmuls.json"
+        self._setting = setting
+        self._times = {key: times for key, times in self._entries()}
+
+    def has(self, product: Product, names: Sequence[str]) -> bool:
+        """Return whether all the forms were measured together."""
+        return {FLOAT, *names} <= self._times.get(_key(product), {}).keys()
+
+    def times(self, product: Product) -> Times:
+        return self._times[_key(product)]
+
+    def keep(self, product: Product, times: Times) -> None:
+        self._times[_key(product)] = times
+        everything = self._read() | {self._setting: self._times}
+        with suppress(OSError, LiraError), atomic_write(self._path) as file:
+            file.write(json.dumps(everything, indent=1).encode())
+
+    def _entries(self) -> Iterator[tuple[str, Times]]:
+        entries = self._read().get(self._setting)
+        for key, times in entries.items() if isinstance(entries, dict) else ():
+            if isinstance(times, dict) and all(isinstance(one, float) and one > 0 for one in times.values()):
+                yield key, times
+
+    def _read(self) -> dict[str, Any]:
+        with suppress(OSError, ValueError):
+            known = json.loads(self._path.read_text(encoding="utf-8"))
+            if isinstance(known, dict):
+                return known
+        return {}
+
+
+def _key(product: Product) -> str:
+    return f"{product.rows} x {product.inputs} x {product.outputs}"
