@@ -83,5 +83,6 @@ def _bars(
     axes.tick_params(axis="x", labelsize=8)
     axes.margins(y=0.01)
     axes.set_xlim(0, 1.05 * max(values, default=0.0) or 0.01)
+    axes.locator_params(axis="x", nbins=4)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -98,11 +98,6 @@ def measure_effects(
         effects.append(Effect(**known))
     progress(len(asked), len(asked))
     return effects
-
-
-def most_harmful(effects: Iterable[Effect], count: int) -> list[Effect]:
-    """Return the `count` most harmful effects, the worst first."""
-    return sorted(effects, key=lambda effect: -effect.harm)[:count]
 
 
 def _rounded(value: Any) -> Any:

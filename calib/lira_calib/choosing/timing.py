@@ -11,7 +11,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,6 @@ from lira_engine.engines.recipe import Form, StageRecipe
 from lira_engine.errors import LiraError
 from lira_engine.lowering.cpu import cpu_pipeline
 from lira_engine.lowering.pipeline import apply
-from lira_engine.lowering.weights import constant_matmuls
 from lira_engine.system.atomic import atomic_write
 from lira_engine.system.cache import cache_folder
 from lira_engine.system.machine import cpu_name, usable_cores
@@ -54,23 +53,6 @@ class Product:
 
 Times = dict[str, float]
 """Name of a form (`Template.text`, or FLOAT) -> seconds of one matmul."""
-
-
-def products_of(model: ir.Model, dims: Mapping[str, int]) -> dict[str, list[Product]]:
-    """Return the matmuls with each constant weight of a portable graph, by weight.
-
-    `dims`: the graph's symbolic dimensions in the pass that matters, such as {"S": 2101, "K": 1} of a
-    prefill. Raises LiraError if one is missing.
-    """
-    found: dict[str, list[Product]] = {}
-    for matmul in constant_matmuls(model.graph):
-        left = matmul.node.inputs[0]
-        assert left is not None
-        if left.shape is None:
-            raise LiraError(f"the shape of the input of {matmul.name} is not known: export the bundle again")
-        rows = math.prod(_size(size, dims, matmul.name) for size in list(left.shape)[:-1])
-        found.setdefault(matmul.name, []).append(Product(matmul.inputs, matmul.outputs, rows))
-    return found
 
 
 def measured_times(
@@ -140,15 +122,6 @@ def predicted_times(
         *((one.text(), one.kind, one.block) for one in forms if one.kind in rates),
     ]
     return {one: {name: seconds(one, kind, block) for name, kind, block in wanted} for one in set(products)}
-
-
-def _size(size: object, dims: Mapping[str, int], weight: str) -> int:
-    if isinstance(size, int):
-        return size
-    name = str(size)
-    if name not in dims:
-        raise LiraError(f"how large {name} is, of the input of {weight}, was not given")
-    return dims[name]
 
 
 def _measured_rows(product: Product) -> int:

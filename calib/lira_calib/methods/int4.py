@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lira_calib.methods.gram import output_error
-from lira_engine.engines.recipe import BLOCKS
 from lira_engine.lowering.int4_blocks import Blocks, dequantize, quantize_positive
 
 SAMPLED_COLUMNS = 512
@@ -42,20 +40,6 @@ def rounding(weight: np.ndarray, stored: Blocks, gram: np.ndarray) -> Rounding:
         _ratio(np.square(change).sum(dtype=np.float64), np.square(exact).sum(dtype=np.float64)),
         _ratio(output_error(change, gram).sum(), output_error(exact, gram).sum()),
     )
-
-
-def rounding_by_block(
-    weight: np.ndarray, gram: np.ndarray, blocks: Sequence[int] = BLOCKS
-) -> dict[int, Rounding]:
-    """Return the error of rounding a weight to nearest, by block."""
-    return {block: rounding(weight, nearest(weight, block), gram) for block in blocks}
-
-
-def largest_block(errors: dict[int, Rounding], slack: float = 0.1) -> int:
-    """Return the largest block whose output error is at most 1 + `slack` of the smallest one: larger blocks
-    are smaller and faster."""
-    least = min(error.output for error in errors.values())
-    return max(block for block, error in errors.items() if error.output <= (1 + slack) * least)
 
 
 def sampled(outputs: int) -> slice:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from lira_engine.engines.recipe import BLOCKS, Form
+from lira_engine.engines.recipe import Form
 from lira_engine.lowering.weights import constant_matmuls
 
 
@@ -124,21 +124,3 @@ def range_method(stage: str, weight: str) -> str | None:
     if re.match(pattern, weight):
         return method
     return "minmax" if re.match(_AFTER_GELU, weight) else None
-
-
-_INT4 = tuple(Template("int4", one) for one in BLOCKS)
-_INT8 = Template("int8", 32)
-_STATIC, _DYNAMIC, _FP8 = Template("w8a8"), Template("w8a8", dynamic=True), Template("fp8")
-
-
-def candidate_forms(stage: str, unit: Unit, target: str) -> list[Template]:
-    """Return the forms to try for a unit, beside float; the smallest error comes first.
-
-    Vision stages, SEFE and the pixel decoder: 8 bits on both sides. Their work is in passes of many rows, in
-    which weights alone save nothing. Language model: also weights alone, since a decode step reads them all.
-    """
-    cpu = target == "cpu"
-    both = [_DYNAMIC, _STATIC] if cpu else [_FP8, _STATIC]
-    if stage != "llm":
-        return both
-    return [_INT8, *both, *_INT4]

@@ -45,11 +45,6 @@ class Piece:
     def weights(self) -> list[str]:
         return [matmul.name for matmul in constant_matmuls(self.model.graph)]
 
-    @property
-    def takes_asked_rows(self) -> bool:
-        """Whether it keeps only the rows of logit_positions."""
-        return any(value.name == ASKED for value in self.model.graph.inputs)
-
 
 def split_llm(model: ir.Model) -> list[Piece]:
     """Return the decoder layers in order, and the head. `model` stays as it is; weights are not read.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lira_calib.choosing.sensitivity import Effect, Memo, measure_effects, most_harmful
+from lira_calib.choosing.sensitivity import Effect, Memo, measure_effects
 
 
 @dataclass
@@ -33,7 +33,6 @@ def test_effects_hold_what_was_measured_in_the_given_order(tmp_path: Path) -> No
     assert [(one.unit, one.option) for one in effects] == ASKED
     assert effects[0].mask_iou == pytest.approx(0.98) and effects[0].tokens == pytest.approx(0.99)
     assert effects[0].harm == pytest.approx(0.02 + 0.01 + 0.01 * 0.06)
-    assert [one.option for one in most_harmful(effects, 1)] == ["int4/32"]
 
 
 def test_a_stopped_measurement_goes_on_where_it_was(tmp_path: Path) -> None:

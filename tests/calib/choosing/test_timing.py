@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-import onnx_ir as ir
 import pytest
 
 from lira_calib.choosing import timing
-from lira_calib.choosing.timing import FLOAT, Product, measured_times, predicted_times, products_of
+from lira_calib.choosing.timing import FLOAT, Product, measured_times, predicted_times
 from lira_calib.methods.rules import Template
 from lira_engine.errors import LiraError
 
@@ -102,22 +100,6 @@ def test_weights_of_a_large_stage_come_from_memory(monkeypatch: pytest.MonkeyPat
     measured_times([Product(2048, 8192, 1)] * 3, [])
     measured_times([Product(2048, 8192, 1)] * 4 + [SMALL], [])
     assert cold == [False, True, True]
-
-
-def model(*shape: object) -> ir.Model:
-    dims = ",".join(str(size) for size in shape)
-    text = f"""<ir_version: 10, opset_import: ["" : 23]>
-    g (float[{dims}] x, float[8,4] w) => (float[1] y, float[1] z) {{ y = MatMul(x, w) z = MatMul(x, w) }}"""
-    found = ir.from_onnx_text(text, initializers=[ir.tensor(np.zeros((8, 4), np.float32), name="w")])
-    del found.graph.inputs[1]
-    return found
-
-
-def test_rows_are_those_of_the_pass_that_matters() -> None:
-    assert products_of(model(1, "S", 8), {"S": 21}) == {"w": [Product(8, 4, 21)] * 2}
-    assert products_of(model("T", 65, 8), {"T": 1}) == {"w": [Product(8, 4, 65)] * 2}
-    with pytest.raises(LiraError, match="how large S is"):
-        products_of(model(1, "S", 8), {"T": 1})
 
 
 def test_a_prediction_follows_peaks_and_bandwidth() -> None:

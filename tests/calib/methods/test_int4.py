@@ -8,10 +8,8 @@ import pytest
 from lira_calib.methods.int4 import (
     SAMPLED_COLUMNS,
     Rounding,
-    largest_block,
     nearest,
     rounding,
-    rounding_by_block,
 )
 from lira_engine.lowering.int4_blocks import dequantize
 
@@ -41,15 +39,6 @@ def test_a_channel_that_is_large_counts_more() -> None:
     w[7] *= 0.05  # and a small weight, which rounds badly
     plain, heavy = (rounding(w, nearest(w, 128), rows.T @ rows) for rows in (X, x))
     assert heavy.weight == plain.weight and heavy.output > 1.5 * plain.output
-
-
-def test_the_largest_block_that_costs_little_is_taken() -> None:
-    assert largest_block({32: Rounding(0, 1.0), 64: Rounding(0, 1.08), 128: Rounding(0, 1.2)}) == 64
-    assert largest_block({32: Rounding(0, 1.0), 64: Rounding(0, 1.2), 128: Rounding(0, 1.05)}) == 128
-    errors = rounding_by_block(W, X.T @ X)
-    assert list(errors) == [32, 64, 128]
-    assert errors[32].output < errors[128].output
-    assert largest_block(errors, slack=0) == 32 and largest_block(errors, slack=1) == 128
 
 
 def test_a_weight_of_zeros_has_no_error() -> None:

@@ -12,7 +12,6 @@ from lira_calib.methods.rules import (
     Template,
     Unit,
     block,
-    candidate_forms,
     keep_float,
     kept_floats,
     range_method,
@@ -140,19 +139,6 @@ def test_a_template_takes_a_range_where_its_kind_needs_one() -> None:
     assert Template("w8a8", dynamic=True).form((-1, 2)) == Form("w8a8", range=(-1, 2), dynamic=True)
     assert Template("int4", 64).form((-1, 2)) == Form("int4", 64)
     assert [Template("int4", 64).text(), Template("w8a8", dynamic=True).text()] == ["int4/64", "w8a8 dynamic"]
-
-
-@pytest.mark.parametrize(
-    "stage, target, expected",
-    [
-        ("semantic_encoder", "cpu", ["w8a8 dynamic", "w8a8"]),
-        ("sefe", "tensorrt", ["fp8", "w8a8"]),
-        ("llm", "cpu", ["int8/32", "w8a8 dynamic", "w8a8", "int4/32", "int4/64", "int4/128"]),
-    ],
-)
-def test_forms_depend_on_stage_and_target(stage: str, target: str, expected: list[str]) -> None:
-    unit = Unit(stage, "block", ("weight",))
-    assert [one.text() for one in candidate_forms(stage, unit, target)] == expected
 
 
 @pytest.mark.parametrize(
