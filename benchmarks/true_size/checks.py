@@ -6,6 +6,7 @@ import json
 import resource
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,21 @@ def lowered(work: Path, argument: str) -> dict[str, Any]:
         with OrtStage(stage, graph, bundle.manifest.stages[stage]) as runner:
             found = run_stage(runner, vectors.inputs)
     return {"errors": check_outputs(stage, precision, found, vectors.outputs, vectors.noise)}
+
+
+def recipe_llm(work: Path, rows: str = "2101") -> dict[str, Any]:
+    """Time the language model in fp32, with the 8-bit recipe and in 4 bits in turns: a prefill of `rows` rows
+    and a decode step behind it."""
+    from lira_calib.choosing.latency import llm_latencies
+    from lira_engine.engines.recipe import NO_RECIPE, Form, StageRecipe, read_recipe
+
+    bundle = Bundle.open(work / "bundles" / "lira-2b-outliers")
+    eight = read_recipe(work / "recipes" / "lira-2b-outliers").stage("llm")
+    four = StageRecipe({weight: Form("int4", 32) for weight in eight.forms})
+    width = bundle.manifest.model.hidden_size
+    embeds = np.random.default_rng(0).standard_normal((int(rows), width)).astype(np.float32)
+    found = llm_latencies(bundle, [NO_RECIPE, eight, four], embeds, work, rounds=3)
+    return dict(zip(("fp32", "w8a8", "int4/32"), map(asdict, found), strict=True))
 
 
 def main() -> None:

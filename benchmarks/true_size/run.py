@@ -30,6 +30,7 @@ from lira_bench.reproduce import parser_line
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.system.atomic import atomic_write
 from lira_engine.system.machine import this_machine
+from lira_nano.dataset import write_dataset
 
 SIZES = ("lira-2b", "lira-qwen2-1.5b", "lira-8b")
 HERE = Path(__file__).resolve().parent
@@ -120,6 +121,25 @@ def peers(work: Path, names: list[str]) -> Result:
     return {"results": [one.as_dict() for one in found]}
 
 
+def calibrate(work: Path) -> Result:
+    """Calibrate LIRA-2B with planted outliers in 8 bits, build the recipe, and time language models in turns.
+
+    The build is forced: random weights choose between tokens that are nearly equal.
+    """
+    checkpoint, bundle, recipe = (
+        work / part / "lira-2b-outliers" for part in ("checkpoints", "bundles", "recipes")
+    )
+    data = work / "scenes"
+    measured(cli("synthesize", "lira-2b", "--outliers", "-o", checkpoint, "--overwrite"))
+    measured(cli("export", checkpoint, "-o", bundle, "--overwrite"))
+    if not data.is_dir():
+        write_dataset(data, seed=3, count=8, size=896)
+    pictures = ("--images", data / "images", "--questions", data, "--scenes", "4", "--held-out", "2")
+    found = measured(cli("calibrate", bundle, *pictures, "--llm", "int8", "-o", recipe, "--overwrite"))
+    built = measured(cli("build", bundle, "--recipe", recipe, "--force"))
+    return found | {"gib": folder_size(recipe), "build": built, "llm": child(work, "recipe_llm")}
+
+
 def child(work: Path, name: str, argument: str = "") -> Result:
     """Run a function of checks.py in a process of its own."""
     out = work / f"{name}.json"
@@ -181,6 +201,7 @@ def steps() -> dict[str, Callable[[Path], Result]]:
     found["lowered"] = lowered
     for task in ("refseg", "gcg"):
         found[f"bench-{task}"] = partial(bench, task=task, runs=2)
+    found["calibrate-lira-2b"] = calibrate
     found["plan"] = plan
     found["peers"] = partial(peers, names=[name for name in PEERS if name != "torch"])
     found["peer-torch"] = partial(peers, names=["torch"])  # whole answers: half an hour

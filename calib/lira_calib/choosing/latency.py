@@ -91,19 +91,29 @@ def stage_latency(
     return Latency(before, after, *sizes)
 
 
-def llm_latency(
+@dataclass(frozen=True)
+class LlmTimes:
+    """Least seconds of a prefill and of a decode step behind it; bytes of the graph and weights."""
+
+    prefill: float
+    decode: float
+    bytes: int
+
+
+def llm_latencies(
     bundle: Bundle,
-    recipe: StageRecipe,
+    recipes: Sequence[StageRecipe],
     embeds: np.ndarray,
     work: Path,
     threads: int | None = None,
     rounds: int | None = None,
-) -> dict[str, Latency]:
-    """Return the times of the language model: "prefill" of rows [S, C], and "decode", a step behind them."""
+) -> list[LlmTimes]:
+    """Return the times of the language model under each recipe, in turns, all of them open at once: a prefill
+    of rows [S, C], and a step behind them."""
     opener = OrtOpener(bundle, threads)
     with ExitStack() as opened:
         runs, sizes = [], []
-        for one in (NO_RECIPE, recipe):
+        for one in recipes:
             folder = Path(opened.enter_context(TemporaryDirectory(prefix="latency-", dir=work)))
             llm = opened.enter_context(opener.llm(lowered(bundle, "llm", one, folder)))
             cache = llm.new_cache()
@@ -120,9 +130,25 @@ def llm_latency(
             runs += [_timed(prefill), _timed(decode)]
             sizes.append(_bytes(folder))
         found = in_turns(runs, rounds or ROUNDS)
+    return [
+        LlmTimes(prefill, decode / STEPS, size)
+        for prefill, decode, size in zip(found[::2], found[1::2], sizes, strict=True)
+    ]
+
+
+def llm_latency(
+    bundle: Bundle,
+    recipe: StageRecipe,
+    embeds: np.ndarray,
+    work: Path,
+    threads: int | None = None,
+    rounds: int | None = None,
+) -> dict[str, Latency]:
+    """Return the times of the language model: "prefill" of rows [S, C], and "decode", a step behind them."""
+    before, after = llm_latencies(bundle, [NO_RECIPE, recipe], embeds, work, threads, rounds)
     return {
-        "prefill": Latency(found[0], found[2], *sizes),
-        "decode": Latency(found[1] / STEPS, found[3] / STEPS, *sizes),
+        "prefill": Latency(before.prefill, after.prefill, before.bytes, after.bytes),
+        "decode": Latency(before.decode, after.decode, before.bytes, after.bytes),
     }
 
 
