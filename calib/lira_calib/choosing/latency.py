@@ -14,6 +14,7 @@ import numpy as np
 
 from lira_calib.runs.stage_runs import has_fp8, lowered
 from lira_calib.scoring.score import Scorer
+from lira_calib.scoring.whole_llm import llm_bytes
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.engines.recipe import NO_RECIPE, StageRecipe
 from lira_engine.ort.opening import OrtOpener
@@ -166,8 +167,7 @@ def in_turns(runs: Sequence[Run], rounds: int) -> list[float]:
 
 def fits_whole(bundle: Bundle) -> bool:
     """Return whether the language model may be opened in fp32, as one graph."""
-    sources = bundle.stage_sources("llm")
-    return 2 * sum(bundle.manifest.files[name].bytes for name in sources) <= LARGEST
+    return 2 * llm_bytes(bundle) <= LARGEST
 
 
 def _timed(work: Callable[[], object]) -> Run:
