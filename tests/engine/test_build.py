@@ -25,7 +25,7 @@ from lira_engine.engines.usable import usable_build
 from lira_engine.lowering.cpu import cpu_pipeline
 from lira_engine.lowering.pipeline import Pass
 from lira_engine.lowering.quantization import Quantization
-from lira_engine.ort.llm import OrtKvCache
+from lira_engine.ort.kv_cache import OrtKvCache
 from lira_engine.targets import target_named
 
 

@@ -30,7 +30,7 @@ from lira_engine.main import main
 from lira_engine.ort import build_cuda
 from lira_engine.ort import target as ort_target
 from lira_engine.ort.device import CPU, Device
-from lira_engine.ort.llm import OrtKvCache
+from lira_engine.ort.kv_cache import OrtKvCache
 from lira_engine.ort.options import CudaOptions
 from lira_engine.ort.stage import OrtStage
 from lira_engine.system.machine import Gpu, Jetson

@@ -1,0 +1,49 @@
+"""Keys and values of a sequence in ONNX Runtime's memory, which a pass updates in place."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lira_engine.engines.llm_tensors import cache_output
+from lira_engine.engines.runner import CountedRows
+from lira_engine.errors import memory_errors_told
+from lira_engine.ort.device import Device
+from lira_engine.ort.package import onnxruntime
+from lira_engine.ort.session import bind_input
+
+
+class OrtKvCache(CountedRows):
+    """Keys and values of one sequence, in the device's memory.
+
+    Each layer's cache input and output are bound once, to the same memory, so that a pass writes its own rows
+    and copies none. The cache is usable until its language model is closed.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        shapes: dict[str, tuple[int, ...]],
+        dtype: type[np.floating],
+        device: Device,
+    ) -> None:
+        super().__init__(next(iter(shapes.values()))[2])
+        self._position = np.zeros(1, np.int64)
+        self.binding: onnxruntime.IOBinding | None = session.io_binding()
+        # Zeros: a masked row has weight 0, and 0 times NaN is NaN. Pages that no row reaches stay untouched.
+        with memory_errors_told():
+            self.rows = {
+                name: onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), device.memory, 0)
+                for name, shape in shapes.items()
+            }
+        for name, rows in self.rows.items():
+            self.binding.bind_ortvalue_input(name, rows)
+            self.binding.bind_ortvalue_output(cache_output(name), rows)
+
+    def fill(self, length: int) -> None:
+        super().fill(length)
+        self._position[0] = length
+
+    def bind_position(self) -> None:
+        """Bind the position of the next pass's first row."""
+        assert self.binding is not None
+        bind_input(self.binding, "position", self._position)
