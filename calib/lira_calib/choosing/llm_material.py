@@ -18,10 +18,10 @@ from lira_calib.methods.smoothing import smoothing_groups
 from lira_calib.methods.statistics import InputStatistics
 from lira_calib.runs.layered import LayeredLlm
 from lira_calib.runs.observe import watched_tensors
-from lira_calib.runs.pieces import Piece
 from lira_calib.runs.stage_runs import read_arrays, write_arrays
 from lira_engine.engines.llm_tensors import LM_HEAD
 from lira_engine.engines.recipe import Smoothing, codes_key, scales_key
+from lira_engine.lowering.llm_pieces import Piece
 
 if TYPE_CHECKING:
     from lira_calib.data.sequences import Sequence as Recorded

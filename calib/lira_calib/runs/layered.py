@@ -19,7 +19,6 @@ import numpy as np
 import onnx_ir as ir
 
 from lira_calib.runs.observe import Sink, Watched, hand_out, watched_tensors, watching
-from lira_calib.runs.pieces import ASKED, HIDDEN, HIDDEN_OUT, POSITION, Piece, split_llm
 from lira_calib.runs.session import Session, opened, release_weights
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.engines.llm_tensors import cache_output, is_cache_input
@@ -27,6 +26,7 @@ from lira_engine.engines.precision import MIXED
 from lira_engine.engines.recipe import NO_RECIPE, StageRecipe
 from lira_engine.engines.runner import LlmOutput
 from lira_engine.lowering.cpu import cpu_pipeline
+from lira_engine.lowering.llm_pieces import ASKED, HIDDEN, HIDDEN_OUT, POSITION, Piece, split_llm
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.recipes import Forms
 

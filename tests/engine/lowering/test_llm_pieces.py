@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from lira_calib.runs.pieces import ASKED, HIDDEN, HIDDEN_OUT, Piece, split_llm
 from lira_calib.runs.session import opened
 from lira_engine.engines.llm_tensors import cache_output, is_cache_input
 from lira_engine.errors import LiraError
 from lira_engine.lowering.cpu import cpu_pipeline
+from lira_engine.lowering.llm_pieces import ASKED, HIDDEN, HIDDEN_OUT, Piece, split_llm
 from lira_engine.lowering.weights import constant_matmuls
 from lira_export.config import LlmConfig
 from lira_export.graphs.llm import build_llm
