@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import onnx_ir as ir
@@ -100,36 +100,39 @@ def ensure_replaced(matmuls: Sequence[ConstantMatMul]) -> None:
 
 
 def eight_bits(graph: ir.Graph, matmul: ConstantMatMul) -> tuple[ir.Value, ir.Value]:
-    """Return a matmul's weight in integers and its scales (`quantized`, `scales_of`), as initializers that
-    are computed when the file is written; those of another matmul with the same weight if there is one."""
+    """Return a matmul's weight in integers and its scales (`rounded`), as initializers that are computed when
+    the file is written; those of another matmul with the same weight if there is one."""
     name, shape = matmul.name, (matmul.inputs, matmul.outputs)
-    integers = partial(quantized, matmul.weight)
-    scales = partial(scales_of, matmul.weight)
     return (
-        initializer_once(graph, f"{name}.q8", ir.DataType.INT8, shape, integers),
-        initializer_once(graph, f"{name}.scales", ir.DataType.FLOAT, shape[1:], scales),
+        initializer_once(graph, f"{name}.q8", ir.DataType.INT8, shape, lambda: rounded(matmul.weight)[0]),
+        initializer_once(
+            graph, f"{name}.scales", ir.DataType.FLOAT, shape[1:], lambda: rounded(matmul.weight)[1]
+        ),
     )
 
 
-def scales_of(stored: ir.TensorProtocol) -> np.ndarray:
-    """Return the scale of each output, [N] float32: its largest magnitude becomes 127; 1 if all are 0."""
-    largest = largest_of(np.asarray(stored.numpy()))
-    return np.where(largest > 0, largest / np.float32(127), np.float32(1))
+def rounded(stored: ir.TensorProtocol) -> tuple[np.ndarray, np.ndarray]:
+    """Return a weight [K, N] in integers [K, N] int8, rounded to nearest, and the scale of each output [N]
+    float32: its largest magnitude becomes 127; 1 if all are 0."""
+    return _rounded(stored)  # type: ignore[arg-type]  # a tensor is hashed by its identity
+
+
+@lru_cache(maxsize=1)  # integers and scales of a weight are written one after the other
+def _rounded(stored: ir.TensorProtocol) -> tuple[np.ndarray, np.ndarray]:
+    weight = np.asarray(stored.numpy())
+    integers, scales = np.empty(weight.shape, np.int8), np.empty(weight.shape[1], np.float32)
+    for some in few_columns(weight.shape[1]):
+        part = weight[:, some].astype(np.float32)
+        largest = largest_of(part)
+        scales[some] = np.where(largest > 0, largest / np.float32(127), np.float32(1))
+        integers[:, some] = np.rint(part / scales[some]).astype(np.int8)
+    return integers, scales
 
 
 def largest_of(weight: np.ndarray) -> np.ndarray:
     """Return the largest magnitude of each column, [N] float32, of a matrix of any float dtype."""
     largest: np.ndarray = np.maximum(weight.max(axis=0), -weight.min(axis=0)).astype(np.float32)
     return largest
-
-
-def quantized(stored: ir.TensorProtocol) -> np.ndarray:
-    """Return the weight in integers, [K, N] int8, rounded to nearest."""
-    weight, scales = np.asarray(stored.numpy()), scales_of(stored)
-    out = np.empty(weight.shape, np.int8)
-    for some in few_columns(weight.shape[1]):
-        out[:, some] = np.rint(weight[:, some].astype(np.float32) / scales[some]).astype(np.int8)
-    return out
 
 
 def few_columns(count: int) -> Iterator[slice]:

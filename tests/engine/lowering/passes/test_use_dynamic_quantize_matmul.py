@@ -10,7 +10,7 @@ import pytest
 
 from lira_engine.lowering.passes.use_dynamic_quantize_matmul import UseDynamicQuantizeMatMul
 from lira_engine.lowering.passes.widen_weights import WidenWeights
-from lira_engine.lowering.weights import quantized, scales_of
+from lira_engine.lowering.weights import rounded
 
 
 def rms(error: np.ndarray, expected: np.ndarray) -> float:
@@ -21,10 +21,11 @@ def rms(error: np.ndarray, expected: np.ndarray) -> float:
 def test_large_matmuls_compute_with_the_rounded_weights(dtype: str, run: Any, counts: Any, case: Any) -> None:
     model = WidenWeights()(UseDynamicQuantizeMatMul()(case.model(dtype)).model).model
     stored, x = ir.tensor(case.stored(dtype)), case.x()
-    rounded = quantized(stored).astype(np.float32) * scales_of(stored)
-    assert rms(rounded - case.weight(), case.weight()) < 0.01
+    integers, scales = rounded(stored)
+    weight = integers * scales
+    assert rms(weight - case.weight(), case.weight()) < 0.01
     found = run(model, {"x": x})[0]
-    assert rms(found - x @ rounded, x @ rounded) < 0.02
+    assert rms(found - x @ weight, x @ weight) < 0.02
     assert counts(model) == {"DynamicQuantizeMatMul": 1}
 
 

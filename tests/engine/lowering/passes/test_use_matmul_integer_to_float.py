@@ -11,7 +11,7 @@ import pytest
 from lira_engine.engines.accuracy import rms_error
 from lira_engine.lowering.passes.use_matmul_integer_to_float import UseMatMulIntegerToFloat, step_of
 from lira_engine.lowering.passes.widen_weights import WidenWeights
-from lira_engine.lowering.weights import quantized, scales_of
+from lira_engine.lowering.weights import rounded
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
@@ -29,8 +29,8 @@ def test_the_result_is_that_of_the_rounded_operands(
     scale, zero = step_of(low, high)
     integers = np.clip(np.rint(x / scale) + zero, 0, 255)
     assert (integers[0, 0, :5] == zero).all()
-    sums = (integers - zero) @ quantized(stored).astype(np.float64)
-    expected = (sums * scale * scales_of(stored)).astype(np.float32)
+    sums = (integers - zero) @ rounded(stored)[0].astype(np.float64)
+    expected = (sums * scale * rounded(stored)[1]).astype(np.float32)
     assert rms_error(run(model, {"x": x})[0], expected) < 1e-6
     assert counts(model) == {"QuantizeLinear": 1, "MatMulIntegerToFloat": 1}
     clipped = np.clip(x, min(low, 0), max(high, 0))
