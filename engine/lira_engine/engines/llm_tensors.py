@@ -1,4 +1,4 @@
-"""Names of the language model's tensors: its caches and its LM head."""
+"""Names of the language model's tensors and files that builders and runners share."""
 
 from __future__ import annotations
 
@@ -19,3 +19,22 @@ def is_cache_input(name: str) -> bool:
 def cache_output(name: str) -> str:
     """Return the name of the output that holds the updated cache of input `name`."""
     return name.replace("_cache.", "_cache_out.")
+
+
+# The engine for passes of many rows (lowering.prefill writes it, ort.prefill runs it): graphs of decoder
+# layers, with the weights of each layer in a file beside it.
+
+PASS_INPUTS = ("hidden", "position", "key_cache", "value_cache")
+"""What a pass gives to a layer's graph: rows [1, S, C], the cache's filled rows [1], the layer's caches. Its
+other inputs are weights."""
+HIDDEN_OUT = "hidden_out"
+"""The rows that a layer makes [1, S, C]; the last layer makes none."""
+LAYERS = "layers"
+"""Key of a graph's metadata: the numbers of the layers that it is for, in the order of their weights."""
+ALIGNMENT, LAYER_ALIGNMENT = 64, 65536
+"""Bytes at which a tensor, and a layer, begins in the file of weights: a cache line and a page."""
+
+
+def prefill_file(number: int) -> str:
+    """Return the file name of a graph for passes of many rows, NAME.onnx; its weights are in NAME.data."""
+    return f"llm.prefill.{number}.onnx"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import onnx_ir as ir
 from onnx_ir.passes import common
 
 from lira_engine.bundle.manifest import STAGES
@@ -21,6 +22,7 @@ from lira_engine.lowering.passes.use_multi_head_attention import UseMultiHeadAtt
 from lira_engine.lowering.passes.use_simplified_layer_normalization import UseSimplifiedLayerNormalization
 from lira_engine.lowering.passes.widen_weights import WidenWeights
 from lira_engine.lowering.pipeline import CLEAN_UP_FOR_ORT, Pass
+from lira_engine.lowering.prefill import LayerGroup, prefill_groups
 from lira_engine.lowering.quantization import Quantization
 from lira_engine.lowering.recipes import Forms
 
@@ -74,6 +76,25 @@ def cpu_pipeline(
     raise LiraError(
         f"nothing lowers {stage} {precision} for the CPU: expected one of {', '.join(STAGES)}, and fp32, "
         "int8, mixed or, for llm, int4"
+    )
+
+
+def cpu_prefill(model: ir.Model, precision: str, recipe: StageRecipe | None = None) -> list[LayerGroup]:
+    """Return the language model's graphs for passes of many rows; none for fp32.
+
+    Args:
+        model: its portable graph. precision, recipe: as in `cpu_pipeline`. Weights that a recipe keeps as
+            floats, or in 8-bit blocks because of rows with huge values, are fed in fp32.
+
+    Raises LiraError if the graph is not one that `lira-edge export` wrote.
+    """
+    if precision in ("int8", "int4"):
+        return prefill_groups(model, (), lambda name: True)
+    if precision != MIXED or not recipe:
+        return []
+    kinds = {name: form.kind for name, form in recipe.forms.items()}
+    return prefill_groups(
+        model, Forms(recipe).first_passes(), lambda name: kinds.get(name) in ("int4", "w8a8")
     )
 
 

@@ -20,8 +20,9 @@ from lira_engine.engines.recipe import Recipe
 from lira_engine.engines.replay import run_llm
 from lira_engine.engines.target import Target
 from lira_engine.errors import LiraError, OutOfMemory
-from lira_engine.lowering.cpu import cpu_pipeline
+from lira_engine.lowering.cpu import cpu_pipeline, cpu_prefill
 from lira_engine.lowering.pipeline import Pass, apply
+from lira_engine.lowering.prefill import save_prefill
 from lira_engine.lowering.quantization import Quantization
 from lira_engine.ort.not_finite import first_not_finite
 from lira_engine.ort.opening import OrtOpener
@@ -70,8 +71,17 @@ class CpuBuilder:
         file = folder / self.target.file(stage)
         save_graph(model, file)
         del model, portable
+        if stage == "llm":
+            self._write_prefill(precision, folder)
         self.progress(stage, "check")
         return check_stage(self.opener, stage, file, f"the {self.target.name} engine of {stage}", precision)
+
+    def _write_prefill(self, precision: str, folder: Path) -> None:
+        """Write the language model's graphs for passes of many rows, if it is quantized."""
+        if self.options.prefill == "same":
+            return
+        recipe = None if self.recipe is None else self.recipe.stage("llm")
+        save_prefill(cpu_prefill(ir.load(self.bundle.stage_file("llm")), precision, recipe), folder)
 
     def _passes(self, stage: str, precision: str) -> Sequence[Pass]:
         if precision == MIXED and self.recipe is not None:

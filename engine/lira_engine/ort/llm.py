@@ -17,11 +17,15 @@ from lira_engine.ort.device import CPU, Device
 from lira_engine.ort.kv_cache import OrtKvCache
 from lira_engine.ort.large_pages import large_pages
 from lira_engine.ort.package import onnxruntime
+from lira_engine.ort.prefill import LEAST_ROWS, OrtPrefill
 from lira_engine.ort.session import bind_input, bind_output, open_session, run_options
 
 
 class OrtLlm(Closing):
-    """Runs a portable or built graph of the language model (tensors: lira_export.graphs.llm)."""
+    """Runs a portable or built graph of the language model (tensors: lira_export.graphs.llm).
+
+    Passes of many rows go through the graphs for these, where a build made them (`OrtPrefill`).
+    """
 
     def __init__(self, path: Path, threads: int | None = None, device: Device = CPU) -> None:
         """`threads` None leaves the number to ONNX Runtime. Raises LiraError for any other graph."""
@@ -48,6 +52,7 @@ class OrtLlm(Closing):
             "vocab_size": outputs["logits"][2],
         }
         self._caches: weakref.WeakSet[OrtKvCache] = weakref.WeakSet()
+        self._prefill = OrtPrefill(path.parent, self.sizes["num_layers"], threads)
 
     @property
     def capacity(self) -> int:
@@ -75,13 +80,22 @@ class OrtLlm(Closing):
         if not isinstance(cache, OrtKvCache) or cache not in self._caches:
             raise ValueError("the cache belongs to another language model")
         check_room(cache.length, cache.capacity, rows)
-        binding, asked = cache.binding, len(logit_positions)
-        assert binding is not None
-        # The graph takes no negative positions.
-        positions = np.array([p % rows for p in logit_positions], np.int64)
+        asked = [p % rows for p in logit_positions]
+        before = min(asked, default=rows)  # rows of which only the cache is read
+        if self._prefill and before >= LEAST_ROWS:
+            self._prefill.fill(embeds[:before], cache)
+            asked, embeds = [p - before for p in asked], embeds[before:]
+        return self._forward(embeds, cache, np.array(asked, np.int64))
+
+    def _forward(self, embeds: np.ndarray, cache: OrtKvCache, positions: np.ndarray) -> LlmOutput:
+        """`forward` of checked rows, if any are left, through the graph. `positions`: not negative."""
+        binding, session, rows, asked = cache.binding, self._session, len(embeds), len(positions)
+        assert binding is not None and session is not None
         embeds = np.ascontiguousarray(embeds)[None]
         logits = np.empty((1, asked, self.sizes["vocab_size"]), np.float32)
         hidden = np.empty((1, asked, self.sizes["hidden_size"]), np.float32)
+        if not rows:
+            return LlmOutput(logits[0], hidden[0])
         cache.bind_position()
         bind_input(binding, "inputs_embeds", embeds)
         bind_input(binding, "logit_positions", positions)
@@ -89,7 +103,7 @@ class OrtLlm(Closing):
         bind_output(binding, "hidden_states", hidden)
         # A decode step needs a few kilobytes, which the arena keeps for the next one.
         with memory_errors_told():
-            self._session.run_with_iobinding(binding, run_options(self._device) if rows > 1 else None)
+            session.run_with_iobinding(binding, run_options(self._device) if rows > 1 else None)
         cache.fill(cache.length + rows)
         return LlmOutput(logits[0], hidden[0])
 
@@ -98,6 +112,7 @@ class OrtLlm(Closing):
         for cache in self._caches:
             cache.binding = None
         self._caches.clear()
+        self._prefill.close()
         self._session = None
 
 

@@ -22,6 +22,12 @@ class CpuOptions(Options):
         ("auto", "fp32", "int8"),
         quantized=True,
     )
+    prefill: str = option(
+        "int8",
+        "weights of the language model for passes of many rows: in 8 bits, twice as fast, or the same",
+        ("int8", "same"),
+        quantized=True,
+    )
 
 
 @dataclass(frozen=True)

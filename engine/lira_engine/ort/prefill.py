@@ -1,0 +1,156 @@
+"""Run the language model's decoder layers over many rows, a layer at a time, with weights from a file.
+
+See lowering.prefill for why. Only one layer's weights are in memory at a time, as pages of the file.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from lira_engine.engines.llm_tensors import (
+    ALIGNMENT,
+    HIDDEN_OUT,
+    LAYER_ALIGNMENT,
+    LAYERS,
+    PASS_INPUTS,
+    prefill_file,
+)
+from lira_engine.errors import LiraError, memory_errors_told
+from lira_engine.ort.kv_cache import OrtKvCache
+from lira_engine.ort.package import onnxruntime
+from lira_engine.ort.session import bind_input, bind_output, open_session
+
+LEAST_ROWS = 16
+"""Rows from which on a pass layer by layer takes less time than one of the language model's own engine."""
+CHUNK = 256
+"""Most rows at once: their intermediate tensors stay in the processor's caches."""
+_DTYPES = {"tensor(int8)": np.int8, "tensor(float)": np.float32}
+_LINUX = sys.platform.startswith("linux")
+_POPULATE_READ = 22 if _LINUX else None  # MADV_POPULATE_READ, from Linux 5.14 on
+_DONT_NEED = mmap.MADV_DONTNEED if _LINUX else None
+
+
+class OrtPrefill:
+    """Fills a KV cache's rows. Makes no logits."""
+
+    def __init__(self, folder: Path, layers: int, threads: int | None = None) -> None:
+        """Open the graphs in `folder`, if there are any, for a model of so many layers. Raises LiraError if
+        they are not those of a build."""
+        groups: list[_Layers] = []
+        while (file := folder / prefill_file(len(groups))).exists():
+            groups.append(_Layers(file, threads))
+        self._by_layer = {layer: group for group in groups for layer in group.layers}
+        if groups and sorted(self._by_layer) != list(range(layers)):
+            raise LiraError(f"{folder} lacks layers of the language model: build it again")
+
+    def __bool__(self) -> bool:
+        return bool(self._by_layer)
+
+    def fill(self, embeds: np.ndarray, cache: OrtKvCache) -> None:
+        """Append `embeds` [S, C] float32 to the sequence in `cache`, which has room for them."""
+        rows, made = (
+            embeds.copy(),
+            np.empty_like(embeds),
+        )  # a layer reads one, writes the other
+        count = -(-len(rows) // CHUNK)
+        edges = [len(rows) * i // count for i in range(count + 1)]
+        for layer in range(len(self._by_layer)):
+            self._by_layer[layer].run(layer, rows, made, edges, cache)
+            rows, made = made, rows
+        cache.fill(cache.length + len(rows))
+
+    def close(self) -> None:
+        self._by_layer = {}
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """An input of a layer's graph, and where a layer has its values."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+
+class _Layers:
+    """Decoder layers that share a graph.
+
+    Attributes:
+        layers: their numbers.
+    """
+
+    def __init__(self, file: Path, threads: int | None) -> None:
+        self._session = open_session(file, threads, reuse=True)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.layers = [int(layer) for layer in metadata[LAYERS].split(",")]
+        self._makes_rows = HIDDEN_OUT in {tensor.name for tensor in self._session.get_outputs()}
+        self._weights, size = _layout(self._session)
+        self._stride = -(-size // LAYER_ALIGNMENT) * LAYER_ALIGNMENT
+        data = file.with_suffix(".data")
+        expected, found = self._stride * (len(self.layers) - 1) + size, data.stat().st_size
+        if found != expected:
+            raise LiraError(f"{data} has {found} bytes, expected {expected}: build it again")
+        with data.open("rb") as opened:
+            self._data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bindings = {layer: self._bound(i) for i, layer in enumerate(self.layers)}
+
+    def _bound(self, number: int) -> onnxruntime.IOBinding:
+        """Return a binding with a layer's weights, which lie in the file's pages."""
+        binding, start = self._session.io_binding(), number * self._stride
+        for weight in self._weights:
+            count = int(np.prod(weight.shape))
+            array = np.frombuffer(self._data, weight.dtype, count, start + weight.offset)
+            bind_input(binding, weight.name, array.reshape(weight.shape))
+        return binding
+
+    def run(
+        self, layer: int, rows: np.ndarray, made: np.ndarray, edges: list[int], cache: OrtKvCache
+    ) -> None:
+        """Read rows [S, C] of the layer before, write those of this one into `made`, and fill the cache."""
+        number, binding = self.layers.index(layer), self._bindings[layer]
+        for kind in ("key_cache", "value_cache"):
+            binding.bind_ortvalue_input(kind, cache.rows[f"{kind}.{layer}"])
+            binding.bind_ortvalue_output(f"{kind}_out", cache.rows[f"{kind}.{layer}"])
+        with self._in_memory(number), memory_errors_told():
+            for start, stop in pairwise(edges):
+                position = np.array([cache.length + start], np.int64)
+                bind_input(binding, "position", position)
+                bind_input(binding, "hidden", rows[None, start:stop])
+                if self._makes_rows:
+                    bind_output(binding, HIDDEN_OUT, made[None, start:stop])
+                self._session.run_with_iobinding(binding)
+
+    @contextmanager
+    def _in_memory(self, number: int) -> Iterator[None]:
+        """Map a layer's pages at once, and let go of them afterwards; the system's page cache keeps them."""
+        start = number * self._stride
+        length = min(self._stride, len(self._data) - start)
+        with suppress(OSError):  # an older kernel maps page by page, as they are read
+            self._advise(_POPULATE_READ, start, length)
+        yield
+        self._advise(_DONT_NEED, start, length)
+
+    def _advise(self, advice: int | None, start: int, length: int) -> None:
+        if advice is not None:
+            self._data.madvise(advice, start, length)
+
+
+def _layout(session: onnxruntime.InferenceSession) -> tuple[list[_Weight], int]:
+    """Return the weights in the order in which they lie in the file, and a layer's bytes."""
+    weights, end = [], 0
+    for tensor in session.get_inputs():
+        if tensor.name in PASS_INPUTS:
+            continue
+        dtype, shape = np.dtype(_DTYPES[tensor.type]), tuple(tensor.shape)
+        weights.append(_Weight(tensor.name, dtype, shape, -(-end // ALIGNMENT) * ALIGNMENT))
+        end = weights[-1].offset + int(np.prod(shape)) * dtype.itemsize
+    return weights, end
