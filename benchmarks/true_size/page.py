@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from operator import add
+from statistics import median
 from typing import Any
 
 from lira_bench.peers import PeerResult, table
@@ -56,6 +58,54 @@ def _pixel_encoder(result: Result) -> Iterator[str]:
     ratio = result["ratio"]
     cells = " | ".join(f"{ratio[key]:.2f}" for key in ("seconds", "peak_rss_mib", "activations_mib"))
     yield f"| ratio to the best of the others | {cells} |"
+
+
+def _first_mask(result: Result) -> Iterator[str]:
+    sides: Mapping[str, list[Result]] = result["sides"]
+    yield "`--only first-mask --before FOLDER`: the same questions about `assets/coffee.jpg` by an older"
+    yield "checkout, and by this one with its int4 engines and with those of a recipe (encoders and SEFE in"
+    yield f"8 bits, int4 language model): a process each, in turns, {result['rounds']} rounds, files cached."
+    yield "Medians; in brackets the median of the ratios, round by round: of times and memory to the older"
+    yield "checkout's, below 1 is better; of tokens per second, above 1."
+    yield ""
+    machine = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
+    yield f"Machine: {machine}. Load: {result['load']}."
+    yield ""
+    yield "| | before | int4 | mixed |"
+    yield "| --- | ---: | ---: | ---: |"
+    for title, unit, read in FIGURES:
+        values = {side: [read(run) for run in runs] for side, runs in sides.items()}
+        cells = []
+        for side, found in values.items():
+            ratios = [x / y for x, y in zip(found, values["before"], strict=True)]
+            ratio = "" if side == "before" else f" ({median(ratios):.2f})"
+            cells.append(_quantity(median(found), unit) + ratio)
+        yield f"| {title} | {' | '.join(cells)} |"
+
+
+FIGURES: tuple[tuple[str, str, Callable[[Result], float]], ...] = (
+    ("opening", "s", lambda run: run["open"]),
+    ("semantic encoder, 7 tiles", "s", lambda run: run["first"]["look"]["encode_semantic"]),
+    ("pixel encoder", "s", lambda run: run["first"]["look"]["encode_pixel"]),
+    ("SEFE", "s", lambda run: run["first"]["look"]["sefe"]),
+    ("prefill", "s", lambda run: run["first"]["prefill"]),
+    ("first token", "s", lambda run: run["first"]["ttft"]),
+    ("first token of a second question", "s", lambda run: run["second"]["ttft"]),
+    ("the same, share of the first one's", "", lambda run: run["second"]["ttft"] / run["first"]["ttft"]),
+    ("decode", "tok/s", lambda run: run["gcg"]["decode_tokens_per_second"]),
+    (
+        "a region, encoder and prefill",
+        "s",
+        lambda run: median(map(add, run["gcg"]["regions"], run["gcg"]["region_prefill"])),
+    ),
+    ("referring segmentation", "tok/s", lambda run: run["first"]["end_to_end_tokens_per_second"]),
+    (
+        "grounded conversation, second question",
+        "tok/s",
+        lambda run: run["gcg"]["end_to_end_tokens_per_second"],
+    ),
+    ("peak memory", "MiB", lambda run: run["peak_mib"]),
+)
 
 
 def _parity(result: Result) -> Iterator[str]:
@@ -147,6 +197,7 @@ def _lowered(result: Result) -> Iterator[str]:
 
 
 SECTIONS = (
+    ("LIRA-2B: the first mask, before and after", "first-mask", _first_mask),
     ("Pixel encoder", "pixel-encoder", _pixel_encoder),
     ("Parity", "parity", _parity),
     ("Parity of the language model", "parity-llm", _parity_llm),

@@ -38,6 +38,7 @@ ROOT = HERE.parents[1]
 ASSETS = ROOT / "assets"
 PHOTO = ASSETS / "coffee.jpg"
 PAGE = ROOT / "docs" / "true-size.md"
+INT4 = ("--target", "cpu", "--precision", "int4")
 Result = dict[str, Any]
 
 
@@ -147,6 +148,39 @@ def child(work: Path, name: str, argument: str = "") -> Result:
     return json.loads(out.read_text()) | found
 
 
+def first_mask(work: Path, before: Path | None, rounds: int = 3) -> Result:
+    """Time whole answers by an older checkout and by this one, in turns, a process each; see answers.py.
+
+    The older one has int4 engines; this one has them too, and those of a recipe with 8-bit encoders.
+    """
+    if before is None:
+        raise SystemExit("first-mask compares with an older checkout: name it by --before FOLDER")
+    bundle, old = work / "bundles" / "lira-2b", work / "before" / "lira-2b"
+    if not (old / "engines").exists():
+        shutil.copytree(bundle, old, ignore=shutil.ignore_patterns("engines"))
+        measured(by(before, "-c", "from lira_engine.main import main; main()", "build", old, *INT4))
+    sides = {
+        "before": (before, old, "int4"),
+        "int4": (ROOT, bundle, "int4"),
+        "mixed": (ROOT, bundle, "mixed"),
+    }
+    found: dict[str, list[Result]] = {side: [] for side in sides}
+    out = work / "answers.json"
+    for turn in range(rounds + 1):  # the first one fills the page cache
+        for side, (checkout, folder, precision) in sides.items():
+            run = measured(by(checkout, HERE / "answers.py", folder, precision, PHOTO, out))
+            if turn:
+                found[side].append({**run, **json.loads(out.read_text())})
+    return {"sides": found, "machine": machine(), "rounds": rounds}
+
+
+def by(checkout: Path, *arguments: str | Path) -> list[str]:
+    """Return the command that runs Python on the code of a checkout."""
+    rooms = ("export", "calib", "engine", "runtime", "benchmarks")
+    path = os.pathsep.join(str(checkout / room) for room in rooms)
+    return ["env", f"PYTHONPATH={path}", sys.executable, *map(str, arguments)]
+
+
 def pixel_encoder(work: Path, rounds: int = 3) -> Result:
     """Run both graphs in turn, each time in a new process; return the best time and least memory of each.
     The straightforward graph also runs with ONNX Runtime's default options and without the arena: ratios
@@ -184,7 +218,7 @@ def lowered(work: Path) -> Result:
     return {"stages": found}
 
 
-def steps() -> dict[str, Callable[[Path], Result]]:
+def steps(before: Path | None = None) -> dict[str, Callable[[Path], Result]]:
     found: dict[str, Callable[[Path], Result]] = {}
     for size in SIZES:
         found[f"synthesize-{size}"] = partial(synthesize, size=size)
@@ -192,6 +226,7 @@ def steps() -> dict[str, Callable[[Path], Result]]:
     found["parity"] = partial(child, name="parity")
     found["parity-llm"] = partial(child, name="parity_llm")
     found["pixel-encoder"] = pixel_encoder
+    found["first-mask"] = partial(first_mask, before=before)
     for precision in ("int4", "int8"):
         found[f"build-lira-2b-{precision}"] = partial(build, size="lira-2b", precision=precision)
     for size in ("lira-nano", "lira-2b"):
@@ -208,11 +243,24 @@ def steps() -> dict[str, Callable[[Path], Result]]:
     return found
 
 
+def instructions() -> str:
+    """Return the instruction sets that decide how fast matrix products are (Linux)."""
+    words = set(Path("/proc/cpuinfo").read_text().split())
+    known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
+    return " ".join(name for name in known if name in words)
+
+
 def machine() -> Result:
     here = this_machine()
     packages = ("onnxruntime", "torch", "onnx", "numpy")
     versions = {name: metadata.version(name) for name in packages}
-    return {"cpu": here.cpu, "cores": here.cores, "memory_gib": round(here.memory_gib or 0, 1), **versions}
+    return {
+        "cpu": here.cpu,
+        "instructions": instructions(),
+        "cores": here.cores,
+        "memory_gib": round(here.memory_gib or 0, 1),
+        **versions,
+    }
 
 
 def main() -> None:
@@ -220,6 +268,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--only", metavar="STEP", nargs="+", action="extend", choices=[*steps(), "table"])
     parser.add_argument("--page", metavar="FILE", type=Path, default=PAGE)
+    parser.add_argument("--before", metavar="FOLDER", type=Path, help="older checkout, for first-mask")
     asked = parser.parse_args()
     folder = asked.work / "results"
     folder.mkdir(parents=True, exist_ok=True)
@@ -227,7 +276,7 @@ def main() -> None:
         if name == "table":
             continue
         print(f"== {name}", flush=True)
-        result = steps()[name](asked.work)
+        result = steps(asked.before)[name](asked.work)
         (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         print(json.dumps(result), flush=True)
     results = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}

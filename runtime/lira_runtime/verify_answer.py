@@ -10,7 +10,8 @@ import numpy as np
 
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.engines.accuracy import rms_error
-from lira_engine.engines.precision import MIXED, precision_named
+from lira_engine.engines.llm_tensors import prefill_file
+from lira_engine.engines.precision import precision_named
 from lira_engine.engines.record import read_build
 from lira_engine.engines.runner import (
     Closing,
@@ -40,8 +41,9 @@ _MEMORY_PER_BYTE = 2.5
 _TIE = 4.0
 # Two passes of one engine over equal inputs differ by no more.
 _SAME = 1e-3
-# Of a language model that measures the range of its activations in each pass: other rows, other rounding.
-_MEASURED = 0.15
+# Of a language model that measures the range of its activations in each pass, or reads many rows with other
+# weights than a few: other rows, other rounding. A wrong kernel, row or mask is off by 100 % and more.
+_CUT = 0.15
 
 
 class RecordedRun:
@@ -184,11 +186,13 @@ def _in_one_go(llm: LlmRunner, cache: KvCache, chunks: Sequence[np.ndarray]) -> 
 
 
 def _cutting_tolerance(bundle: Bundle, engines: Engines, precision: str) -> float:
-    if precision == MIXED:
-        forms = read_build(bundle.engine_folder(engines.target, engines.precision), "").forms.get("llm", {})
-        if any(form.endswith("dynamic") for form in forms):
-            return _MEASURED
-    return precision_named("fp32" if precision == "fp32" else "fp16").tolerance
+    if precision == "fp32":
+        return precision_named(precision).tolerance
+    build = read_build(bundle.engine_folder(engines.target, engines.precision), "")
+    measured = any(form.endswith("dynamic") for form in build.forms.get("llm", {}))
+    if measured or prefill_file(0) in build.files:
+        return _CUT
+    return precision_named("fp16").tolerance
 
 
 def _check_cutting(found: np.ndarray, whole: np.ndarray, tolerance: float) -> float:

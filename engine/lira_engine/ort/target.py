@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PEAK_PER_BYTE, PEAK_LEAST_MIB = 2.0, 512
 """Peak memory of a build: bytes per byte of the largest portable stage, and MiB of the libraries."""
+PREFILL_SHARE = 0.5
+"""Bytes of the graphs for passes of many rows per byte of the portable language model, mostly fp16."""
 NOT_BUILT = "target portable runs a bundle's graphs as they are: nothing is built or verified"
 _ROOM = Path(__file__).parent
 
@@ -57,13 +59,14 @@ class CpuTarget(OrtTarget):
 
     def expected_bytes(self, precision: str, portable: Mapping[str, int]) -> int:
         """Return about how many bytes of disk a build needs. A stage that may be fp32 or int8 is written in
-        both before the faster one is chosen."""
+        both before the faster one is chosen; the language model also in 8 bits for passes of many rows."""
         if precision == MIXED:
-            return super().expected_bytes(precision, portable)
+            return super().expected_bytes(precision, portable) + int(portable["llm"] * PREFILL_SHARE)
         shares = {
             stage: sum(precision_named(one).disk_share for one in self.stage_precisions(precision, stage))
             for stage in portable
         }
+        shares["llm"] += PREFILL_SHARE if self._quantized(precision) else 0
         return sum(int(size * shares[stage]) for stage, size in portable.items())
 
     def expected_peak_mib(self, precision: str, portable: Mapping[str, int]) -> int | None:
