@@ -174,7 +174,8 @@ class Scene:
         if self._kept != before:
             self._kept = None
             self._cache.truncate(0)
-            llm.forward(np.concatenate([self._model.embed(before), self._prefix]), self._cache)
+            rows = np.concatenate([self._model.embed(before), self._prefix])
+            llm.forward(rows, self._cache, ())  # no token is chosen after them
             self._kept, self._kept_rows = before, self._cache.length
         self._cache.truncate(self._kept_rows)
         return self._cache

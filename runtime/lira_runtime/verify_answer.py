@@ -80,7 +80,7 @@ class RecordingStage(Stage):
 
 
 class RecordingLlm(Closing):
-    """The language model, with each pass's embeddings [S, C] and last logits [V] kept.
+    """The language model, with each pass's embeddings [S, C] and, if they are asked, last logits [V] kept.
 
     `forward` raises LiraError for logits that are not finite.
     """
@@ -103,7 +103,7 @@ class RecordingLlm(Closing):
     ) -> LlmOutput:
         output = self.llm.forward(embeds, cache, logit_positions)
         self.chunks.append(embeds.copy())
-        self.logits.append(_finite("logits", output.logits[-1]).copy())
+        self.logits.extend(_finite("logits", logits).copy() for logits in output.logits[-1:])
         return output
 
     def close(self) -> None:
@@ -143,7 +143,7 @@ def check_answer(bundle: Bundle, engines: Engines, precision: str, threads: int 
         return CheckedAnswer(0)
     _check_handed_over(decoder, copies)
 
-    found = np.stack(llm.logits[1:])  # the first pass reads the image: no token is chosen from its logits
+    found = np.stack(llm.logits)  # the first pass reads the image: no token is chosen after it
     llm.cache.truncate(0)
     whole = _in_one_go(engines.llm, llm.cache, llm.chunks)
     cutting = _check_cutting(found, whole, _cutting_tolerance(bundle, engines, precision))

@@ -108,7 +108,8 @@ class FakeLlm:
         return FakeCache(self.capacity)
 
     def forward(self, embeds: np.ndarray, cache: FakeCache, logit_positions: Sequence[int] = (-1,)) -> Any:
-        assert embeds.ndim == 2 and embeds.dtype == np.float32 and tuple(logit_positions) == (-1,)
+        assert embeds.ndim == 2 and embeds.dtype == np.float32
+        assert tuple(logit_positions) == (() if is_prefix(embeds) else (-1,))
         if cache.length + len(embeds) > cache.capacity:
             raise ContextFull("full")
         cache.rows += list(embeds)
