@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lira_bench.plan.device import Device
-from lira_bench.plan.efficiency import Efficiency
+from lira_bench.plan.efficiency import BYTES, Efficiency
 from lira_bench.plan.graph_costs import ModelCosts
-from lira_bench.plan.roofline import Roofline, StageTime
+from lira_bench.plan.precision import Build
+from lira_bench.plan.roofline import BANDWIDTH, Roofline, StageTime
 from lira_bench.plan.workload import Answer, Workload, workload
 from lira_engine.errors import LiraError
 
@@ -35,7 +36,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The quantities. `fitting`: the shares of peak and bandwidth that would predict the measured times."""
+    """The quantities. `fitting`: the shares, by class of work, that would predict the measured times."""
 
     rows: tuple[Compared, ...]
     fitting: Mapping[str, float]
@@ -91,19 +92,17 @@ class Measured:
         return value
 
 
-def compare(
-    costs: ModelCosts, device: Device, precision: str, measured: Measured, block: int | None = None
-) -> Comparison:
+def compare(costs: ModelCosts, device: Device, build: Build, measured: Measured) -> Comparison:
     """Predict for the measured numbers of tiles, tokens, masks and regions, and compare.
 
     What the record lacks is left out and named in `measured.missing`. Raises LiraError if another model or
     precision was measured.
     """
-    for key, expected in (("bundle", costs.name), ("precision", precision)):
+    for key, expected in (("bundle", costs.name), ("precision", build.precision)):
         found = measured.text(key)
         if found is not None and found != expected:
             raise LiraError(f"{measured.path} measured {key} {found!r}, this plan is for {expected!r}")
-    roofline = Roofline(costs, device, precision, block)
+    roofline = Roofline(costs, device, build.stages(costs.stages, device))
     asked = _workload(costs, measured)
     prediction = roofline.predict(asked)
     stages = dict(prediction.stages)
@@ -132,15 +131,22 @@ def compare(
 
 
 def _fitting(share: Efficiency, known: Mapping[str, tuple[StageTime, int, float]]) -> dict[str, float]:
-    """Fit the share of the peak to the stages bound by compute, that of the bandwidth to the decode step."""
-    waiting = [(stage, runs, seconds) for stage, runs, seconds in known.values() if stage.bound == "compute"]
-    steps = [entry for name, entry in known.items() if name == "decode" and entry[0].bound == "bandwidth"]
+    """Fit the share of each class of work to the stages that it bounds, all else as predicted; that of the
+    bandwidth to the decode step."""
+    bound: dict[str, list[tuple[StageTime, int, float]]] = {}
+    for name, entry in known.items():
+        if entry[0].bound != BANDWIDTH or name == "decode":
+            bound.setdefault(entry[0].bound, []).append(entry)
     fitting = {}
-    for name, used, entries in (("peak", share.compute, waiting), ("bandwidth", share.bandwidth, steps)):
-        predicted = sum(runs * max(stage.compute, stage.traffic) for stage, runs, _ in entries)
-        left = sum(seconds - runs * (stage.unfused + stage.launches) for stage, runs, seconds in entries)
-        if entries and left > 0:
-            fitting[name] = used * predicted / left
+    for found, entries in bound.items():
+        predicted = left = 0.0
+        for stage, runs, seconds in entries:
+            time = stage.traffic if found == BANDWIDTH else stage.work[found]  # type: ignore[index]
+            predicted += runs * time
+            left += seconds - runs * (stage.seconds - time)
+        used = share.bandwidth if found == BANDWIDTH else share.compute[found]  # type: ignore[index]
+        if left > 0:
+            fitting[BYTES if found == BANDWIDTH else found] = used.value * predicted / left
     return fitting
 
 

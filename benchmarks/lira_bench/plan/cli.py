@@ -17,11 +17,20 @@ def plan(
     device: Annotated[
         str | None, typer.Option(help="A device's name, or this-machine. A wrong name lists them all.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, fp16 (GPUs), int8, int4.")] = "int4",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="fp32, fp16 (GPUs), int8 (CPUs), int4, mixed (vision stages in w8a8), w8a8. Default: int4."
+        ),
+    ] = None,
     tiles: Annotated[int | None, typer.Option(help="Tiles of the image. Default: the most.")] = None,
     block_size: Annotated[
         int | None, typer.Option(help="Inputs per scale: 32 or 128. Default: 32 on CPUs, 128 on GPUs.")
     ] = None,
+    prefill: Annotated[
+        str,
+        typer.Option(help="Of quantized engines for CPUs, as built: int8 or same (passes of many rows)."),
+    ] = "int8",
     against: Annotated[
         Path | None, typer.Option(metavar="BENCH", help="The bench.json of `lira-edge bench`: compare.")
     ] = None,
@@ -36,10 +45,10 @@ def plan(
     From the operations and bytes of the model's graphs, and the device's peak and bandwidth.
     """
     from lira_bench.json_output import check_json, write_json
-    from lira_bench.plan import devices, graph_costs, report
+    from lira_bench.plan import devices, graph_costs, report, report_all
     from lira_bench.plan.against import Measured, compare
     from lira_bench.plan.planning import make_plan, plans_for_all
-    from lira_bench.plan.precision import check_precision
+    from lira_bench.plan.precision import Build
     from lira_bench.plan.workload import workload
     from lira_engine.errors import LiraError
     from lira_engine.system.atomic import atomic_write
@@ -53,26 +62,27 @@ def plan(
         raise LiraError("--against compares one device: name the measured one with --device")
     check_json(json)
     costs = graph_costs.load(size)
+    build = Build(precision or "int4", block_size, prefill)
     asked = workload(costs, tiles)
     out = plain_console()
     contents: Any
     if device is None:
-        plans, left_out = plans_for_all(costs, precision, asked, block_size)
-        report.print_all(out, plans, left_out)
+        plans, left_out = plans_for_all(costs, build, asked)
+        report_all.print_all(out, plans, left_out)
         if markdown is not None:
             with atomic_write(markdown) as file:
-                file.write(report.markdown(plans, left_out).encode(errors="replace"))
+                file.write(report_all.markdown(plans, left_out).encode(errors="replace"))
             out.print(f"wrote {markdown}", soft_wrap=True)
         contents = [one.as_dict() for one in plans]
     else:
-        check_precision(precision, devices.kind_of(device), device)  # before anything is measured
+        build.check(devices.kind_of(device), device)  # before anything is measured
         measured = None if against is None else Measured(against)
         chosen = devices.find(device)
-        made = make_plan(costs, chosen, precision, asked, block_size)
+        made = make_plan(costs, chosen, build, asked)
         report.print_plan(out, made)
         contents = made.as_dict()
         if measured is not None:
-            comparison = compare(costs, chosen, precision, measured, block_size)
+            comparison = compare(costs, chosen, build, measured)
             report.print_compared(out, comparison, measured.missing, str(against))
             contents["against"] = comparison.as_dict()
     if json is not None:

@@ -21,15 +21,18 @@ class Memory:
 
     Attributes:
         weights: of every stage; all engines are open at once.
+        mapped: the language model's second copy, a file that is mapped: on disk and in the page cache, which
+            the system takes back when it needs memory. Not in the total.
         kv_row: of one row of the cache. rows_needed: rows of prompt, longest answer and regions.
-        rows_held: rows with allocated memory: the whole context on a GPU; on a CPU, where untouched pages
-            take no memory, the needed rows.
+        rows_held: rows with allocated memory: the whole context on a GPU; on a CPU, where a cache grows with
+            the rows in use, the needed rows.
         features: output of the pixel encoder, kept for the pixel decoder.
         activations: of the stage with the most, named in `largest_stage`.
         overhead: of the process and its libraries. usable: the device's memory without the reserve.
     """
 
     weights: Mapping[str, int]
+    mapped: int
     kv_row: int
     rows_needed: int
     rows_held: int
@@ -43,6 +46,11 @@ class Memory:
     @property
     def kv_cache(self) -> int:
         return self.kv_row * self.rows_held
+
+    @property
+    def kv_capacity(self) -> int:
+        """Return the bytes of a cache of the whole context."""
+        return self.kv_row * self.context_length
 
     @property
     def total(self) -> int:
@@ -98,6 +106,7 @@ def plan_memory(
     context = costs.model.context_length
     return Memory(
         weights={stage: precisions[stage].weight_bytes(costs.stages[stage]) for stage in costs.stages},
+        mapped=precisions["llm"].second_copy_bytes(costs.stages["llm"], costs.model.vocab_size),
         kv_row=costs.kv_elements() * precisions["llm"].rest,
         rows_needed=needed,
         rows_held=min(needed, context) if device.kind == "cpu" else context,

@@ -7,11 +7,11 @@ from typing import Any
 
 from lira_bench.plan import devices
 from lira_bench.plan.device import Device
-from lira_bench.plan.efficiency import Efficiency
+from lira_bench.plan.efficiency import BYTES, EFFICIENCY, Efficiency, Share
 from lira_bench.plan.graph_costs import ModelCosts
 from lira_bench.plan.memory import Memory, plan_memory
-from lira_bench.plan.precision import GPU_PRECISIONS, StagePrecision, check_precision
-from lira_bench.plan.roofline import Prediction, Roofline
+from lira_bench.plan.precision import Build, StagePrecision, choices
+from lira_bench.plan.roofline import AnswerTime, Prediction, Roofline
 from lira_bench.plan.workload import Workload
 from lira_engine.errors import LiraError
 from lira_runtime.timings import AUTHORS_TOKENS_PER_SECOND
@@ -19,6 +19,8 @@ from lira_runtime.timings import AUTHORS_TOKENS_PER_SECOND
 
 @dataclass(frozen=True)
 class Plan:
+    """A plan. `fastest`, `slowest`: the prediction with all shares at the ends of their ranges."""
+
     model: str
     device: Device
     precision: str
@@ -26,6 +28,22 @@ class Plan:
     efficiency: Efficiency
     memory: Memory
     prediction: Prediction
+    fastest: Prediction
+    slowest: Prediction
+
+    def used(self) -> dict[str, Share]:
+        """Return the shares that the prediction depends on, by class, that of the bandwidth first."""
+        works = {BYTES, *(work for stage in self.prediction.stages.values() for work in stage.work)}
+        return {name: share for name, share in self.efficiency.shares().items() if name in works}
+
+    def guesses(self) -> list[str]:
+        """Return the classes whose share is a guess, of those in use."""
+        return [name for name, share in self.used().items() if share.basis == "guess"]
+
+    def joules(self, answer: AnswerTime) -> float | None:
+        """Return an ESTIMATE of an answer's energy: at most the limit of the power mode that the figures are
+        of, all the time. None if no limit is known."""
+        return answer.total * self.device.watts[-1] if self.device.watts else None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan for JSON, in seconds, bytes and tokens per second."""
@@ -38,6 +56,7 @@ class Plan:
             "precision": self.precision,
             "stage_precisions": {stage: kept.matrices for stage, kept in self.precisions.items()},
             "efficiency": asdict(self.efficiency),
+            "guesses": self.guesses(),
             "workload": {"tiles": prediction.workload.tiles, "prompt_rows": prediction.workload.prompt_rows},
             "memory": {
                 **memory.parts(),
@@ -47,11 +66,14 @@ class Plan:
                 "largest": memory.largest,
                 "rows_needed": memory.rows_needed,
                 "rows_held": memory.rows_held,
+                "kv_capacity": memory.kv_capacity,
+                "mapped": memory.mapped,
             },
             "seconds": {
                 "preprocess": prediction.preprocess,
                 **{name: stage.seconds for name, stage in prediction.stages.items()},
                 "ttft": prediction.ttft,
+                "ttft_range": [self.fastest.ttft, self.slowest.ttft],
                 "region": prediction.region,
             },
             "answers": {
@@ -60,6 +82,7 @@ class Plan:
                     "total": time.total,
                     "decode_tokens_per_second": time.decode_tokens_per_second,
                     "end_to_end_tokens_per_second": time.end_to_end_tokens_per_second,
+                    "joules_at_most": self.joules(time),
                 }
                 for name, time in prediction.answers.items()
             },
@@ -67,37 +90,38 @@ class Plan:
         }
 
 
-def make_plan(
-    costs: ModelCosts, device: Device, precision: str, workload: Workload, block: int | None = None
-) -> Plan:
+def make_plan(costs: ModelCosts, device: Device, build: Build, workload: Workload) -> Plan:
     """Make a plan. Raises LiraError for a precision or block size that the device does not have."""
-    roofline = Roofline(costs, device, precision, block)
-    memory = plan_memory(costs, device, roofline.precisions, workload, roofline.efficiency)
+    precisions = build.stages(costs.stages, device)
+    efficiency = EFFICIENCY[device.family]
+
+    def predict(shares: Efficiency) -> Prediction:
+        return Roofline(costs, device, precisions, shares).predict(workload)
+
     return Plan(
         costs.name,
         device,
-        precision,
-        roofline.precisions,
-        roofline.efficiency,
-        memory,
-        roofline.predict(workload),
+        build.precision,
+        precisions,
+        efficiency,
+        plan_memory(costs, device, precisions, workload, efficiency),
+        predict(efficiency),
+        fastest=predict(efficiency.bounded("high")),
+        slowest=predict(efficiency.bounded("low")),
     )
 
 
-def plans_for_all(
-    costs: ModelCosts, precision: str, workload: Workload, block: int | None = None
-) -> tuple[list[Plan], list[str]]:
+def plans_for_all(costs: ModelCosts, build: Build, workload: Workload) -> tuple[list[Plan], list[str]]:
     """Return plans for all devices with engines of this precision, and why others are left out, such as this
     machine if it cannot be measured. Raises LiraError for a precision that no device has."""
     plans, left_out = [], []
     for name in devices.names():
         try:
-            check_precision(precision, devices.kind_of(name), name)  # before anything is measured
-            device = devices.find(name)
+            build.check(devices.kind_of(name), name)  # before anything is measured
+            plans.append(make_plan(costs, devices.find(name), build, workload))
         except LiraError as error:
             left_out.append(f"{name} is left out: {error}.")
-            continue
-        plans.append(make_plan(costs, device, precision, workload, block))
     if not plans:
-        raise LiraError(f"precision {precision!r} is not known; expected {', '.join(GPU_PRECISIONS)}")
+        known = dict.fromkeys((*choices("cpu"), *choices("gpu")))
+        raise LiraError(f"precision {build.precision!r} is not known; expected {', '.join(known)}")
     return plans, left_out

@@ -1,4 +1,4 @@
-"""Print plans as tables, and write the table over all devices in Markdown."""
+"""Print a plan as tables."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from lira_bench.plan.against import Comparison
+from lira_bench.plan.efficiency import BYTES
+from lira_bench.plan.figures import AUTHORS, beside, figure, gib, some
 from lira_bench.plan.memory import GIB
 from lira_bench.plan.planning import Plan
-from lira_bench.plan.precision import StagePrecision
-from lira_bench.plan.roofline import AnswerTime, StageTime
+from lira_bench.plan.roofline import StageTime
 from lira_bench.plan.workload import QUERY_ROWS, TEXT_ROWS
 from lira_engine.system.machine import usable_cores
-from lira_runtime.timings import AUTHORS_TOKENS_PER_SECOND
-
-_NOT_ON_TERMINALS = ("device", "mask ms", "region s")
-AUTHORS = f"{AUTHORS_TOKENS_PER_SECOND:g}"
 
 
 def print_plan(out: Console, plan: Plan) -> None:
@@ -34,40 +31,49 @@ def print_plan(out: Console, plan: Plan) -> None:
 def verdict(plan: Plan) -> str:
     """Return whether the model fits, by how much, and the largest part."""
     memory = plan.memory
-    largest = f"the largest part is the {memory.largest}, {_gib(memory.parts()[memory.largest])}"
+    largest = f"the largest part is the {memory.largest}, {gib(memory.parts()[memory.largest])}"
     if memory.spare < 0:
-        return f"does not fit: {_gib(-memory.spare)} too little; {largest}"
+        return f"does not fit: {gib(-memory.spare)} too little; {largest}"
     if memory.rows_needed > memory.context_length:
         return f"does not fit: {memory.rows_needed} rows, the context has {memory.context_length}; {largest}"
-    return f"fits, {_gib(memory.spare)} to spare; {largest}"
+    return f"fits, {gib(memory.spare)} to spare; {largest}"
 
 
 def assumptions(plan: Plan) -> Iterator[str]:
     """Yield the assumptions behind the figures, a line each."""
     share, device, workload = plan.efficiency, plan.device, plan.prediction.workload
     peaks = " / ".join(
-        f"{name} {_figure(peak)}"
+        f"{name} {figure(peak)}"
         for name, peak in (("fp32", device.fp32), ("fp16", device.fp16), ("int8", device.int8))
         if peak
     )
     if device.int4:
-        peaks += f" / int4 {_figure(device.int4)}"
-    yield f"device: {_figure(device.bandwidth)} GB/s; peak {peaks} x 10^12 a second (dense); {device.power} W"
+        peaks += f" / int4 {figure(device.int4)}"
+    yield f"device: {figure(device.bandwidth)} GB/s; peak {peaks} x 10^12 a second (dense); {device.power} W"
     yield f"source: {device.source}; derived: {device.derived}"
+    yield f"shares of the peak, and of the bandwidth ({BYTES}), that {device.family} reaches:"
+    for name, one in plan.used().items():
+        yield f"{name}: {one.text()}: {one.source}"
     fused = "are fused" if share.fused else "cost memory traffic"
-    shares = f"{share.compute:.0%} of the peak, {share.bandwidth:.0%} of the bandwidth"
     yield (
-        f"efficiency ({share.basis}): {shares}; "
-        f"nodes between matmuls {fused}; {share.launch * 1e6:g} us per matmul; "
+        f"{device.family}: nodes between matmuls {fused}; {share.launch * 1e6:g} us per matmul; "
         f"{share.preprocess:g} s to prepare the image"
     )
     memory = plan.memory
     yield (
         f"memory: {share.overhead_gib:g} GiB for process and libraries, {share.reserve_gib:g} GiB left to "
-        f"the system; {memory.rows_held} rows of cache, {memory.rows_needed} needed with the regions"
+        f"the system; {memory.rows_held} rows of cache, {memory.rows_needed} needed with the regions; a "
+        f"cache of the whole context is {gib(memory.kv_capacity)}"
     )
+    if memory.mapped:
+        yield (
+            f"on disk: {gib(memory.mapped)} of 8-bit weights for passes of many rows, mapped: page cache, "
+            "which the system takes back, not counted above"
+        )
+    if device.watts:
+        yield f"energy: ESTIMATED, at most: {device.watts[-1]:g} W, the power mode's limit, all the time"
     yield (
-        f"prompt: {_some(workload.tiles, 'tile')}, {workload.prompt_rows} rows, {TEXT_ROWS} of them text and "
+        f"prompt: {some(workload.tiles, 'tile')}, {workload.prompt_rows} rows, {TEXT_ROWS} of them text and "
         f"{QUERY_ROWS} at most object queries"
     )
     if device.kind == "cpu" and hasattr(os, "getloadavg") and os.getloadavg()[0] > usable_cores():
@@ -77,29 +83,6 @@ def assumptions(plan: Plan) -> Iterator[str]:
         )
 
 
-def print_all(out: Console, plans: Sequence[Plan], left_out: Sequence[str]) -> None:
-    table = Table(title=_all_title(plans), box=None, pad_edge=False, header_style="bold")
-    head, rows = _all_rows(plans)
-    shown = [i for i, name in enumerate(head) if name not in _NOT_ON_TERMINALS]
-    for i in shown:
-        table.add_column(head[i], justify="left" if i < 3 else "right")
-    for row in rows:
-        table.add_row(*(row[i] for i in shown))
-    out.print(table)
-    for line in _all_notes(plans, left_out):
-        out.print(line, style="dim", soft_wrap=True)
-
-
-def markdown(plans: Sequence[Plan], left_out: Sequence[str]) -> str:
-    """Return the table over all devices."""
-    head, rows = _all_rows(plans)
-    lines = [f"**{_all_title(plans)}**", "", "| " + " | ".join(head) + " |"]
-    lines.append("| --- | --- | --- |" + " ---: |" * (len(head) - 3))
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    lines += ["", *_all_notes(plans, left_out)]
-    return "\n".join(lines) + "\n"
-
-
 def print_compared(out: Console, comparison: Comparison, missing: Sequence[str], source: str) -> None:
     table = Table(title=f"predicted and measured ({source})", box=None, pad_edge=False, header_style="bold")
     for name in ("", "predicted", "measured", "", "error"):
@@ -107,8 +90,8 @@ def print_compared(out: Console, comparison: Comparison, missing: Sequence[str],
     for one in comparison.rows:
         table.add_row(
             one.name,
-            _figure(one.predicted),
-            _figure(one.measured),
+            figure(one.predicted),
+            figure(one.measured),
             one.unit,
             f"{round(100 * one.error):+d} %",
         )
@@ -127,11 +110,11 @@ def _memory_table(plan: Plan) -> Table:
     table.add_column("")
     for name, size in plan.memory.parts().items():
         stage = name.removeprefix("weights of ")
-        note = _kept(plan.precisions[stage]) if stage in plan.precisions else ""
+        note = plan.precisions[stage].text() if stage in plan.precisions else ""
         if name == "KV cache":
             note = f"{plan.memory.rows_held} rows of {plan.memory.kv_row / 1024:.0f} KiB"
-        table.add_row(name, _figure(size / GIB), note)
-    table.add_row("total", f"{plan.memory.total / GIB:.2f}", f"of {_gib(plan.memory.usable)} usable")
+        table.add_row(name, figure(size / GIB), note)
+    table.add_row("total", f"{plan.memory.total / GIB:.2f}", f"of {gib(plan.memory.usable)} usable")
     return table
 
 
@@ -144,22 +127,23 @@ def _time_table(plan: Plan) -> Table:
     def add(name: str, stage: StageTime, times: int = 1) -> None:
         table.add_row(
             name,
-            _figure(times * stage.flops / 1e9),
-            _figure(times * stage.bytes / 1e9),
-            _figure(times * stage.seconds),
+            figure(times * stage.flops / 1e9),
+            figure(times * stage.bytes / 1e9),
+            figure(times * stage.seconds),
             stage.bound,
         )
 
-    table.add_row("preprocess", "", "", _figure(prediction.preprocess), "stated")
+    table.add_row("preprocess", "", "", figure(prediction.preprocess), "stated")
     add(
-        f"semantic_encoder, {_some(prediction.workload.tiles, 'tile')}",
+        f"semantic_encoder, {some(prediction.workload.tiles, 'tile')}",
         stages["semantic_encoder"],
         prediction.workload.tiles,
     )
     add("pixel_encoder", stages["pixel_encoder"])
     add("sefe", stages["sefe"])
     add(f"prefill, {prediction.workload.prompt_rows} rows", stages["prefill"])
-    table.add_row("TTFT", "", "", _figure(prediction.ttft), "", style="bold")
+    ends = f"{figure(plan.fastest.ttft)} to {figure(plan.slowest.ttft)}"
+    table.add_row("TTFT", "", "", figure(prediction.ttft), ends, style="bold")
     add("decode step", stages["decode"])
     add("mask", stages["pixel_decoder"])
     add("region: tile", stages["region_encode"])
@@ -175,92 +159,27 @@ def _answer_table(plan: Plan) -> Table:
         header_style="bold",
         title_justify="left",
     )
-    for name in ("", "tokens", "masks", "regions", "seconds", "decode tok/s", "end-to-end tok/s"):
+    for name in (
+        "",
+        "tokens",
+        "masks",
+        "regions",
+        "seconds",
+        "decode tok/s",
+        "end-to-end tok/s",
+        "J at most",
+    ):
         table.add_column(name, justify="right" if name else "left")
     for time in plan.prediction.answers.values():
-        answer = time.answer
+        answer, joules = time.answer, plan.joules(time)
         table.add_row(
             answer.name,
             str(answer.new_tokens),
             str(answer.masks),
             str(answer.regions),
-            _figure(time.total),
-            _beside(time.decode_tokens_per_second),
-            _beside(time.end_to_end_tokens_per_second),
+            figure(time.total),
+            beside(time.decode_tokens_per_second),
+            beside(time.end_to_end_tokens_per_second),
+            "" if joules is None else figure(joules),
         )
     return table
-
-
-def _all_title(plans: Sequence[Plan]) -> str:
-    first = plans[0]
-    answers = "; ".join(
-        f"{time.answer.name}: {time.answer.new_tokens} tokens, {_some(time.answer.masks, 'mask')}, "
-        f"{_some(time.answer.regions, 'region')}"
-        for time in first.prediction.answers.values()
-    )
-    tiles = _some(first.prediction.workload.tiles, "tile")
-    return (
-        f"{first.model}, {first.precision}: predicted, {tiles}, "
-        f"{first.prediction.workload.prompt_rows} prompt rows; in brackets over the authors' "
-        f"{AUTHORS} tok/s; {answers}"
-    )
-
-
-def _all_rows(plans: Sequence[Plan]) -> tuple[list[str], list[list[str]]]:
-    names = list(plans[0].prediction.answers)
-    head = ["name", "device", "fits", "GiB", "TTFT s", "mask ms", "region s", "decode tok/s"]
-    head += [f"{name} tok/s" for name in names]
-    rows = []
-    for plan in plans:
-        memory, prediction = plan.memory, plan.prediction
-        times: list[AnswerTime] = [prediction.answers[name] for name in names]
-        rows.append(
-            [
-                plan.device.name,
-                plan.device.title,
-                "yes" if memory.fits else "no",
-                f"{memory.total / GIB:.1f} of {memory.usable / GIB:.1f}",
-                _figure(prediction.ttft),
-                _figure(1000 * prediction.stages["pixel_decoder"].seconds),
-                _figure(prediction.region),
-                _beside(times[0].decode_tokens_per_second),
-                *(_beside(time.end_to_end_tokens_per_second) for time in times),
-            ]
-        )
-    return head, rows
-
-
-def _all_notes(plans: Sequence[Plan], left_out: Sequence[str]) -> list[str]:
-    kinds = {plan.device.kind: plan.efficiency for plan in plans}
-    notes = [
-        f"{kind}: {share.compute:.0%} of the peak, {share.bandwidth:.0%} of the bandwidth ({share.basis})."
-        for kind, share in kinds.items()
-    ]
-    return [*notes, *left_out]
-
-
-def _kept(precision: StagePrecision) -> str:
-    block = f", blocks of {precision.block}" if precision.block else ""
-    return f"{precision.matrices}{block}"
-
-
-def _beside(rate: float) -> str:
-    """Return a rate with its ratio to the authors' rate."""
-    ratio = rate / AUTHORS_TOKENS_PER_SECOND
-    return f"{_figure(rate)} ({ratio:.0f}x)" if ratio >= 10 else f"{_figure(rate)} ({ratio:.2g}x)"
-
-
-def _some(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _figure(value: float) -> str:
-    """Return three significant digits."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    text = f"{value:.3g}"
-    return f"{value:.5f}".rstrip("0") if "e" in text else text
-
-
-def _gib(size: float) -> str:
-    return f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"

@@ -1,8 +1,8 @@
 """Predict times of stages and answers: the larger of operations over peak and bytes over bandwidth.
 
-A stage has two parts. Matmuls, convolutions and attention take the larger of the two times. The nodes between
-them take the time of their bytes on a CPU, where every node runs by itself, and none on a GPU, where they are
-assumed to be fused.
+A stage has two parts. Matmuls, convolutions and attention take the larger of the two times; each class of
+work has its share of the peak. The nodes between them take the time of their bytes on a CPU, where every node
+runs by itself, and none on a GPU, where they are assumed to be fused.
 """
 
 from __future__ import annotations
@@ -12,23 +12,29 @@ from dataclasses import dataclass
 
 from lira_bench.plan import polynomial
 from lira_bench.plan.device import Device
-from lira_bench.plan.efficiency import EFFICIENCY, Efficiency
+from lira_bench.plan.efficiency import EFFICIENCY, Efficiency, Work
 from lira_bench.plan.graph_costs import ModelCosts
-from lira_bench.plan.precision import StagePrecision, stage_precision
+from lira_bench.plan.precision import StagePrecision, peak
 from lira_bench.plan.workload import Answer, Workload
+
+BANDWIDTH = "bandwidth"
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """Seconds of one run of a stage: `compute` of its `flops`, `traffic` of its `bytes`, of nodes that are
-    not fused, and of launches."""
+    """Seconds of one run of a stage: `work` of its `flops` by class, `traffic` of its `bytes`, of nodes that
+    are not fused, and of launches."""
 
     flops: float
     bytes: float
-    compute: float
+    work: Mapping[Work, float]
     traffic: float
     unfused: float = 0.0
     launches: float = 0.0
+
+    @property
+    def compute(self) -> float:
+        return sum(self.work.values())
 
     @property
     def seconds(self) -> float:
@@ -36,8 +42,8 @@ class StageTime:
 
     @property
     def bound(self) -> str:
-        """Return what bounds the matmuls: compute or bandwidth."""
-        return "compute" if self.compute > self.traffic else "bandwidth"
+        """Return what bounds the matmuls: the class with the most work, or bandwidth."""
+        return max(self.work, key=lambda one: self.work[one]) if self.compute > self.traffic else BANDWIDTH
 
 
 @dataclass(frozen=True)
@@ -90,32 +96,33 @@ class Roofline:
         self,
         costs: ModelCosts,
         device: Device,
-        precision: str,
-        block: int | None = None,
+        precisions: Mapping[str, StagePrecision],
         efficiency: Efficiency | None = None,
     ) -> None:
-        """Prepare the prediction. Raises LiraError for a precision that the device does not have."""
         self.costs = costs
         self.device = device
-        self.efficiency = efficiency or EFFICIENCY[device.kind]
-        self.precisions: dict[str, StagePrecision] = {
-            stage: stage_precision(stage, precision, device, block) for stage in costs.stages
-        }
+        self.efficiency = efficiency or EFFICIENCY[device.family]
+        self.precisions = precisions
 
     def stage(self, name: str, dims: polynomial.Dims, cache_rows: float = 0.0) -> StageTime:
         """Return the time of one run. `cache_rows`: rows of the KV cache that it reads."""
         costs, kept = self.costs.stages[name], self.precisions[name]
         share, width = self.efficiency, kept.rest
-        rate = self.device.bandwidth * 1e9 * share.bandwidth
+        rate = self.device.bandwidth * 1e9 * share.bandwidth.value
         scale = width / 4  # intermediate values are counted in fp32
         cache = cache_rows * self.costs.kv_elements() * width
-        read = kept.weight_bytes(costs) + cache + scale * polynomial.value(costs.moved, dims)
+        weights = kept.read_bytes(costs, dims, self.costs.model.vocab_size)
+        read = weights + cache + scale * polynomial.value(costs.moved, dims)
         unfused = 0.0 if share.fused else scale * polynomial.value(costs.unfused, dims) / rate
-        flops = costs.flops(dims)
+        work: dict[Work, float] = {}
+        for kind, form, count in kept.work(name, costs, dims):
+            if count:
+                reached = peak(form, self.device) * 1e12 * share.compute[kind].value
+                work[kind] = work.get(kind, 0.0) + count / reached
         return StageTime(
-            flops=sum(flops.values()),
+            flops=sum(costs.flops(dims).values()),
             bytes=read,
-            compute=kept.seconds_at_peak(flops, self.device) / share.compute,
+            work=work,
             traffic=read / rate,
             unfused=unfused,
             launches=share.launch * costs.products,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper
 
 from lira_bench.bandwidth import read_bandwidth
-from lira_bench.plan.device import THIS_MACHINE, Device
+from lira_bench.plan.device import THIS_MACHINE, Device, Family
 from lira_engine.errors import LiraError
 from lira_engine.system import machine
 
@@ -32,18 +34,32 @@ def measured() -> Device:
     return Device(
         THIS_MACHINE,
         f"this machine ({here.cpu}, {here.cores} cores)",
-        "cpu",
+        family(),
         memory_gib=round(here.memory_gib, 1),
         bandwidth=round(read_bandwidth(), 1),
         fp32=fp32,
         fp16=0,
         int8=int8,
         int4=int4,
-        power="unknown",
+        watts=(),
         source=f"measured now, on {here.cores} cores: lira_bench.bandwidth, and the best of "
         f"{_REPEATS} matmuls of {_ROWS} x {_SIZE} by {_SIZE} x {_SIZE} in ONNX Runtime per precision",
         derived="none",
     )
+
+
+def family(facts: Path = Path("/proc/cpuinfo")) -> Family:
+    """Return the family of this CPU by its instruction sets; "cpu-other" where Linux does not list them."""
+    flags: set[str] = set()
+    with suppress(OSError):
+        for line in facts.read_text(encoding="utf-8").splitlines():
+            key, _, listed = line.partition(":")
+            if key.strip() in ("flags", "Features"):
+                flags = set(listed.split())
+                break
+    if "avx512_vnni" in flags:
+        return "cpu-avx512-vnni"
+    return "cpu-avx2" if "avx2" in flags and "avx_vnni" not in flags else "cpu-other"
 
 
 def _fp32(rng: np.random.Generator) -> tuple[onnx.NodeProto, dict[str, np.ndarray]]:

@@ -107,7 +107,7 @@ def unit_seconds(
         elif request.device is None:
             times = measured_times(distinct, forms, request.threads, SECONDS)
         else:
-            times = predicted_times(distinct, forms, request.device)
+            times = predicted_times(distinct, forms, request.device, stage)
         for unit in of_stage:
             listed = [pair for weight in unit.weights for pair in products[weight]]
             names = {FLOAT: FLOAT}

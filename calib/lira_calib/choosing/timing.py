@@ -90,38 +90,27 @@ def measured_times(
 
 
 def predicted_times(
-    products: Collection[Product], forms: Sequence[Template], device: str
+    products: Collection[Product], forms: Sequence[Template], device: str, stage: str
 ) -> dict[Product, Times]:
-    """Return the seconds of each product in each form and as a float, PREDICTED for a device of
-    `lira-edge plan`: the larger of operations over its peak and bytes over its bandwidth, each with the share
-    that such devices reach.
+    """Return the seconds of each product of a stage in each form and as a float, PREDICTED for a device of
+    `lira-edge plan`, with the shares that such devices reach in such work.
 
-    A form without a figure in the table (fp8) is left out. Raises LiraError for an unknown device.
+    fp8, whose share is not known, is left out. Raises LiraError for an unknown device.
     """
     from lira_bench.plan.devices import find
-    from lira_bench.plan.efficiency import EFFICIENCY
+    from lira_bench.plan.graph_costs import Matrix
+    from lira_bench.plan.matmul import matmul_seconds
 
     known = find(device)
-    share = EFFICIENCY[known.kind]
-    width, peak = (4, known.fp32) if known.kind == "cpu" else (2, known.fp16)
-    int4 = known.int4 or peak
-    # Bytes of a weight's element and peak of its matmuls. CPUs store eight bits alone as twice four.
-    rates = {FLOAT: (width, peak), "int4": (0.5, int4), "w8a8": (1.0, known.int8)}
-    rates["int8"] = (1.0, int4 / 2 if known.kind == "cpu" else peak)
-
-    def seconds(product: Product, kind: str, block: int | None) -> float:
-        size, rate = rates[kind]
-        scales = 0.0 if block is None else width / block
-        elements = product.inputs * product.outputs
-        moved = elements * (size + scales) + width * product.rows * (product.inputs + product.outputs)
-        compute = 2 * product.rows * elements / (rate * 1e12 * share.compute)
-        return share.launch + max(compute, moved / (known.bandwidth * 1e9 * share.bandwidth))
-
-    wanted = [
-        (FLOAT, FLOAT, None),
-        *((one.text(), one.kind, one.block) for one in forms if one.kind in rates),
-    ]
-    return {one: {name: seconds(one, kind, block) for name, kind, block in wanted} for one in set(products)}
+    wanted = [(FLOAT, FLOAT, 0)]
+    wanted += [(one.text(), one.kind, one.block or 0) for one in forms if one.kind != "fp8"]
+    return {
+        one: {
+            name: matmul_seconds(known, stage, Matrix(one.inputs, one.outputs, 1), one.rows, kind, block)
+            for name, kind, block in wanted
+        }
+        for one in set(products)
+    }
 
 
 def _measured_rows(product: Product) -> int:

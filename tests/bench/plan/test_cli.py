@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lira_bench.plan import devices
+from lira_bench.plan import devices, efficiency, measured
 from lira_bench.plan.cli import plan
 from lira_bench.plan.device import Device
+from lira_bench.plan.measured import AVX2
 from lira_engine.errors import LiraError
 from lira_engine.main import main
 
 DOCS = Path(__file__).parents[3] / "docs" / "plan.md"
-# The machine of docs/true-size.md, as docs/plan.md has it: GB/s, and 10^12 operations a second.
-QUIET = Device("this-machine", "idle", "cpu", 23.5, 34.1, 0.1807, 0, 0.3647, "", "x", "none", int4=0.1784)
+QUIET = AVX2  # the machine of docs/true-size.md
 
 
 def test_plan_runs_without_the_bench_extra(
@@ -87,13 +88,17 @@ def test_json_has_the_plan_of_one_device(tmp_path: Path, capsys: pytest.CaptureF
     text = capsys.readouterr().out
     assert "Jetson Orin Nano Super 8GB" in text
     assert "fits, " in text and "the largest part is the weights of llm" in text
-    assert "ASSUMED, NOT measured" in text and "21.6" in text
+    assert "guess: " in text and "published: TensorRT Edge-LLM" in text and "21.6" in text
+    assert "energy: ESTIMATED, at most: 25 W" in text
     found = json.loads(written.read_text())
     assert found["memory"]["fits"] and found["authors_tokens_per_second"] == 21.6
     seconds, answers = found["seconds"], found["answers"]
     parts = seconds["preprocess"] + 7 * seconds["semantic_encoder"]
     parts += seconds["pixel_encoder"] + seconds["sefe"] + seconds["prefill"]
     assert seconds["ttft"] == pytest.approx(parts)
+    assert seconds["ttft_range"][0] < seconds["ttft"] < seconds["ttft_range"][1]
+    assert answers["gcg"]["joules_at_most"] == pytest.approx(25 * answers["gcg"]["total"])
+    assert "convolution" in found["guesses"] and "int4 prefill" not in found["guesses"]
     assert answers["refseg"]["total"] > seconds["ttft"]
 
 
@@ -155,7 +160,7 @@ def test_against_compares_the_plan_with_a_measurement(
     quiet: None, bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written = tmp_path / "plan.json"
-    plan("lira-2b", device="this-machine", precision="int4", against=bench, json=written)
+    plan("lira-2b", device="this-machine", precision="int4", prefill="same", against=bench, json=written)
     rows = {row["name"]: row for row in json.loads(written.read_text())["against"]["rows"]}
     assert list(rows) == [
         *("semantic_encoder", "pixel_encoder", "sefe", "prefill", "decode", "pixel_decoder"),
@@ -172,17 +177,18 @@ def test_against_compares_the_plan_with_a_measurement(
 
 def test_predicted_times_fit_the_shares_in_use(quiet: None, bench: Path, tmp_path: Path) -> None:
     written = tmp_path / "plan.json"
-    plan("lira-2b", device="this-machine", precision="int4", against=bench, json=written)
+    plan("lira-2b", device="this-machine", precision="int4", prefill="same", against=bench, json=written)
     first = json.loads(written.read_text())
     stages = record()["stages"]
     for row in first["against"]["rows"]:
         if row["name"] in stages:
             stages[row["name"]]["median"] = row["predicted"]
     bench.write_text(json.dumps(record(stages=stages)))
-    plan("lira-2b", device="this-machine", precision="int4", against=bench, json=written)
+    plan("lira-2b", device="this-machine", precision="int4", prefill="same", against=bench, json=written)
     fitting = json.loads(written.read_text())["against"]["fitting"]
     used = first["efficiency"]
-    assert fitting == pytest.approx({"peak": used["compute"], "bandwidth": used["bandwidth"]})
+    expected = {work: used["compute"][work]["value"] for work in ("int8 vit", "float pixel", "int4 prefill")}
+    assert fitting == pytest.approx(expected | {"decode bytes": used["bandwidth"]["value"]})
 
 
 def test_keys_that_a_record_lacks_are_named(
@@ -191,7 +197,7 @@ def test_keys_that_a_record_lacks_are_named(
     stages = record()["stages"]
     del stages["sefe"], stages["prefill"]["tokens"]
     bench.write_text(json.dumps(record(stages=stages, regions="three")))
-    plan("lira-2b", device="this-machine", precision="int4", against=bench)
+    plan("lira-2b", device="this-machine", precision="int4", prefill="same", against=bench)
     text = " ".join(capsys.readouterr().out.split())
     assert f"{bench} lacks".replace(" ", "") in text.replace(" ", "")
     for key in ("stages.sefe.median", "stages.prefill.tokens", "regions"):
@@ -199,15 +205,33 @@ def test_keys_that_a_record_lacks_are_named(
     assert "tokens_per_s" not in text.partition("lacks")[0], "answers are not known without their regions"
 
 
-@pytest.mark.parametrize("precision", ["int4", "fp16"])
+@pytest.mark.parametrize("precision", ["int4", "fp16", "mixed"])
 def test_the_docs_page_has_the_current_tables(quiet: None, tmp_path: Path, precision: str) -> None:
-    """docs/plan.md has the output of the command, without this machine, and the table of devices."""
+    """docs/plan.md has the output of the command, without this machine."""
     page = DOCS.read_text(encoding="utf-8")
-    assert devices.table() in page
     written = tmp_path / "plan.md"
     plan("lira-2b", all_devices=True, precision=precision, markdown=written)
     rows = [line for line in written.read_text().splitlines() if line.startswith("| ")]
     assert "\n".join(row for row in rows if not row.startswith("| this-machine")) in page
+
+
+@pytest.mark.parametrize("table", [devices.table, efficiency.table, measured.table])
+def test_the_docs_page_has_the_tables_of_the_modules(table: Callable[[], str]) -> None:
+    """Figures of devices, shares, and both comparisons with their errors, computed again."""
+    assert table() in DOCS.read_text(encoding="utf-8")
+
+
+def test_a_cpu_plan_says_what_is_mapped(
+    quiet: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = tmp_path / "plan.json"
+    plan("lira-2b", device="this-machine", json=written)
+    text, found = capsys.readouterr().out, json.loads(written.read_text())["memory"]
+    assert "on disk: " in text and "int4, blocks of 32; w8a8 from 16 rows on" in text
+    assert found["mapped"] > 2**30 and found["kv_capacity"] == 768 * 2**20
+    plan("lira-2b", device="this-machine", prefill="same", json=written)
+    alone = json.loads(written.read_text())["memory"]
+    assert alone["mapped"] == 0 and alone["total"] == found["total"]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +246,7 @@ def test_the_docs_page_has_the_current_tables(quiet: None, tmp_path: Path, preci
 def test_other_records_are_refused(quiet: None, bench: Path, changes: dict[str, Any], message: str) -> None:
     bench.write_text(json.dumps(record(**changes)))
     with pytest.raises(LiraError, match=message):
-        plan("lira-2b", device="this-machine", precision="int4", against=bench)
+        plan("lira-2b", device="this-machine", precision="int4", prefill="same", against=bench)
 
 
 @pytest.mark.parametrize(
@@ -231,9 +255,11 @@ def test_other_records_are_refused(quiet: None, bench: Path, changes: dict[str, 
         ({}, "expected either --device or --all-devices; devices: orin-nano, .*this-machine"),
         ({"device": "thor", "all_devices": True}, "expected either --device or --all-devices"),
         ({"device": "tx2"}, "device 'tx2' is not known; expected one of orin-nano"),
-        ({"device": "thor", "precision": "fp8"}, "'fp8' is not one that thor has; expected fp32, fp16"),
+        ({"device": "thor", "precision": "fp8"}, "'fp8' is not one that thor has; expected fp16, int4"),
         ({"device": "this-machine", "precision": "fp16"}, "'fp16' is not one that this-machine has"),
         ({"all_devices": True, "precision": "fp8"}, "precision 'fp8' is not known; expected fp32"),
+        ({"device": "thor", "precision": "int8"}, "'int8' is not one that thor has"),
+        ({"device": "thor", "prefill": "int4"}, "prefill 'int4'; expected int8 or same"),
         ({"device": "thor", "tiles": 0}, "0 tiles; expected 1 to 7"),
         ({"device": "thor", "block_size": 16}, "block size 16; expected 32 or 128"),
         ({"device": "thor", "json": Path(".")}, "--json . is a folder"),

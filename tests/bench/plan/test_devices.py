@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import get_args
+
 import pytest
 
 from lira_bench import bandwidth
 from lira_bench.plan import devices, this_machine
-from lira_bench.plan.device import Device
+from lira_bench.plan.device import Device, Family
 from lira_bench.plan.devices import DEVICES
-from lira_bench.plan.efficiency import EFFICIENCY
+from lira_bench.plan.efficiency import EFFICIENCY, Work
 from lira_engine.errors import LiraError
 
 
@@ -18,6 +21,7 @@ def test_the_table_has_all_named_devices() -> None:
         "orin-nano-super",
         "orin-nx-8",
         "orin-nx-16",
+        "orin-nx-16-super",
         "agx-orin-32",
         "agx-orin-64",
         "thor",
@@ -32,7 +36,7 @@ def test_the_table_has_all_named_devices() -> None:
 def test_every_row_names_its_source(device: Device) -> None:
     assert "https://" in device.source
     assert device.derived, "what is derived is said, or that nothing is"
-    assert device.power and device.title
+    assert list(device.watts) == sorted(device.watts) and device.watts[0] > 0 and device.title
     assert min(device.memory_gib, device.bandwidth, device.fp32, device.fp16, device.int8) > 0
 
 
@@ -43,6 +47,7 @@ def test_every_row_names_its_source(device: Device) -> None:
         ("orin-nano-super", 67),
         ("orin-nx-8", 70 - 20),
         ("orin-nx-16", 100 - 40),
+        ("orin-nx-16-super", 157 - 80),
         ("agx-orin-32", 108),
         ("agx-orin-64", 170),
         ("thor", 1035),
@@ -55,9 +60,46 @@ def test_jetson_figures_are_dense_and_of_the_gpu(name: str, sparse_int8: float) 
     assert device.fp16 == pytest.approx(device.int8 / 2, rel=0.04)
 
 
-def test_gpu_efficiencies_are_called_assumed() -> None:
-    assert all("NOT measured" in EFFICIENCY[device.kind].basis for device in DEVICES.values())
-    assert "NOT" not in EFFICIENCY["cpu"].basis
+@pytest.mark.parametrize("family", get_args(Family))
+def test_every_share_has_a_range_and_a_source(family: Family) -> None:
+    efficiency = EFFICIENCY[family]
+    assert set(efficiency.compute) == set(get_args(Work))
+    for name, share in efficiency.shares().items():
+        assert 0 < share.low <= share.value <= share.high <= 1, name
+        assert share.source, name
+        if share.basis == "guess":
+            assert share.high >= 1.25 * share.low, f"{name}: the range of a guess is wide"
+
+
+def test_what_is_not_known_is_called_a_guess() -> None:
+    """No speed is published of 8-bit stages, or of pixel stages, on the GPUs of the table."""
+    families: tuple[Family, ...] = ("orin", "thor", "rtx")
+    for family in families:
+        unknown = {"int8 prefill", "int8 vit", "int8 pixel", "float pixel", "convolution"}
+        assert unknown <= guessed(family)
+    assert guessed("rtx") == set(EFFICIENCY["rtx"].shares())
+    assert not {"int4 prefill", "int8 prefill", "decode bytes"} & guessed("cpu-avx512-vnni")
+
+
+def guessed(family: Family) -> set[str]:
+    return {name for name, share in EFFICIENCY[family].shares().items() if share.basis == "guess"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("flags\t\t: fpu avx2 avx512f avx512_vnni", "cpu-avx512-vnni"),
+        ("flags\t\t: fpu sse2 avx2", "cpu-avx2"),
+        ("flags\t\t: fpu avx2 avx_vnni", "cpu-other"),
+        ("Features\t: fp asimd asimddp i8mm", "cpu-other"),
+        ("model name: avx2", "cpu-other"),
+    ],
+)
+def test_a_cpu_belongs_to_the_family_of_its_instructions(tmp_path: Path, flags: str, expected: str) -> None:
+    facts = tmp_path / "cpuinfo"
+    facts.write_text(f"processor\t: 0\n{flags}\n\nprocessor\t: 1\n")
+    assert this_machine.family(facts) == expected
+    assert this_machine.family(tmp_path / "absent") == "cpu-other"
 
 
 def test_unknown_devices_are_refused_with_the_choices() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lira_bench.plan.efficiency import EFFICIENCY
 from lira_calib.choosing import timing
 from lira_calib.choosing.timing import FLOAT, Product, measured_times, predicted_times
 from lira_calib.methods.rules import Template
@@ -105,11 +106,14 @@ def test_weights_of_a_large_stage_come_from_memory(monkeypatch: pytest.MonkeyPat
 def test_a_prediction_follows_peaks_and_bandwidth() -> None:
     prefill, decode = Product(2048, 8192, 2048), Product(2048, 8192, 1)
     forms = [*FORMS[1:], Template("int4", 128), Template("fp8")]
-    times = predicted_times([prefill, decode], forms, "orin-nano-super")
+    times = predicted_times([prefill, decode], forms, "orin-nano-super", "llm")
     assert list(times[decode]) == [FLOAT, "w8a8", "int4/32", "int8/32", "int4/128"]  # fp8: no figure
     compute = times[prefill]
-    assert compute["w8a8"] == pytest.approx(compute[FLOAT] * 17 / 33, rel=0.02)
-    assert compute["int4/32"] == compute[FLOAT]
+    share = {name: one.value for name, one in EFFICIENCY["orin"].compute.items()}
+    eight = 17 * share["float prefill"] / (33 * share["int8 prefill"])
+    assert compute["w8a8"] == pytest.approx(compute[FLOAT] * eight, rel=0.02)
+    four = share["float prefill"] / share["int4 prefill"]
+    assert compute["int4/32"] == pytest.approx(compute[FLOAT] * four, rel=0.02)
     bandwidth = times[decode]
     assert bandwidth["w8a8"] == pytest.approx(bandwidth[FLOAT] / 2, rel=0.05)
     assert bandwidth["int4/128"] < bandwidth["int4/32"] < 0.35 * bandwidth[FLOAT]
@@ -117,4 +121,4 @@ def test_a_prediction_follows_peaks_and_bandwidth() -> None:
 
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(LiraError, match="orin-nano"):
-        predicted_times([LARGE], FORMS, "nonesuch")
+        predicted_times([LARGE], FORMS, "nonesuch", "llm")
