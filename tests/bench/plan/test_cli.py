@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lira_bench.plan import devices, efficiency, measured
+from lira_bench.plan import devices, efficiency, measured, published
 from lira_bench.plan.cli import plan
 from lira_bench.plan.device import Device
 from lira_bench.plan.measured import AVX2
@@ -215,7 +215,7 @@ def test_the_docs_page_has_the_current_tables(quiet: None, tmp_path: Path, preci
     assert "\n".join(row for row in rows if not row.startswith("| this-machine")) in page
 
 
-@pytest.mark.parametrize("table", [devices.table, efficiency.table, measured.table])
+@pytest.mark.parametrize("table", [devices.table, efficiency.table, published.table, measured.table])
 def test_the_docs_page_has_the_tables_of_the_modules(table: Callable[[], str]) -> None:
     """Figures of devices, shares, and both comparisons with their errors, computed again."""
     assert table() in DOCS.read_text(encoding="utf-8")
