@@ -23,6 +23,12 @@ def plan(
             help="fp32, fp16 (GPUs), int8 (CPUs), int4, mixed (vision stages in w8a8), w8a8. Default: int4."
         ),
     ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RECIPE", help="Of `lira-edge calibrate`, for SIZE, a bundle: it sets the precision."
+        ),
+    ] = None,
     tiles: Annotated[int | None, typer.Option(help="Tiles of the image. Default: the most.")] = None,
     block_size: Annotated[
         int | None, typer.Option(help="Inputs per scale: 32 or 128. Default: 32 on CPUs, 128 on GPUs.")
@@ -48,7 +54,8 @@ def plan(
     from lira_bench.plan import devices, graph_costs, report, report_all
     from lira_bench.plan.against import Measured, compare
     from lira_bench.plan.planning import make_plan, plans_for_all
-    from lira_bench.plan.precision import Build
+    from lira_bench.plan.precision import MIXED, Build
+    from lira_bench.plan.recipe_groups import groups_of
     from lira_bench.plan.workload import workload
     from lira_engine.errors import LiraError
     from lira_engine.system.atomic import atomic_write
@@ -60,9 +67,12 @@ def plan(
         raise LiraError("--markdown takes the table over all devices: add --all-devices")
     if against is not None and all_devices:
         raise LiraError("--against compares one device: name the measured one with --device")
+    if recipe is not None and (precision is not None or block_size is not None):
+        raise LiraError("--recipe sets the precision of every weight: leave --precision and --block-size out")
     check_json(json)
     costs = graph_costs.load(size)
-    build = Build(precision or "int4", block_size, prefill)
+    groups = None if recipe is None else groups_of(size, recipe)
+    build = Build(MIXED if groups is not None else precision or "int4", block_size, prefill, groups)
     asked = workload(costs, tiles)
     out = plain_console()
     contents: Any
