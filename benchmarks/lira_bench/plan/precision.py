@@ -24,7 +24,7 @@ PREFILLS = ("int8", "same")
 MIXED, W8A8 = "mixed", "w8a8"
 """Precisions that recipes make: the vision stages in w8a8, and the language model in int4 or w8a8."""
 
-MANY_ROWS = 16
+MANY_ROWS = 80
 """Rows from which on a CPU's language model reads its second copy, in 8 bits."""
 
 _VIT = ("semantic_encoder", "sefe")

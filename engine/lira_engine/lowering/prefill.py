@@ -28,6 +28,7 @@ from lira_engine.engines.llm_tensors import (
 from lira_engine.lowering.function_calls import CACHED_ATTENTION, calls_of
 from lira_engine.lowering.llm_pieces import Piece, split_llm
 from lira_engine.lowering.passes.decompose_cached_attention import DecomposeCachedAttention
+from lira_engine.lowering.passes.delay_concat import DelayConcat
 from lira_engine.lowering.passes.feed_weights import FeedWeights
 from lira_engine.lowering.passes.fuse_residual_norm import FuseResidualNorm
 from lira_engine.lowering.passes.quantize_rows import QuantizeRows
@@ -90,6 +91,7 @@ def _lowered(piece: Piece, layer: int, last: bool, eight_bits: Callable[[str], b
         piece.model,
         (
             QuantizeRows(eight_bits),
+            DelayConcat(),
             WidenWeights(),
             UseGroupQueryAttention(),
             DecomposeCachedAttention(),

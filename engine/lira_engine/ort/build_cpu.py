@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.bundle.external_data import save_graph
 from lira_engine.engines.accuracy import NotFinite, check_outputs
 from lira_engine.engines.builder import BuiltStage, Progress
@@ -24,6 +25,7 @@ from lira_engine.lowering.cpu import cpu_pipeline, cpu_prefill
 from lira_engine.lowering.pipeline import Pass, apply
 from lira_engine.lowering.prefill import save_prefill
 from lira_engine.lowering.quantization import Quantization
+from lira_engine.ort.llm import OrtLlm
 from lira_engine.ort.not_finite import first_not_finite
 from lira_engine.ort.opening import OrtOpener
 from lira_engine.ort.options import CpuOptions
@@ -133,16 +135,17 @@ def check_stage(opener: OrtOpener, stage: str, file: Path, what: str, precision:
     """Run a stage's file on the bundle's check vectors and return the error of each output.
 
     The language model runs as a plain graph, with caches as inputs and outputs, if the check vectors hold
-    them; and with its runner's cache if they begin at position 0. Raises LiraError, which begins with `what`,
-    if an error is above the tolerance (see `check_outputs`).
+    them; and with its runner's cache if they begin at position 0: a few rows at a time, and as many rows, if
+    it has graphs for these. Raises LiraError, which begins with `what`, if an error is above the tolerance
+    (see `check_outputs`).
     """
     bundle = opener.bundle
     vectors = bundle.check_vectors(stage)
     errors: dict[str, float] = {}
 
-    def check(found: Mapping[str, np.ndarray]) -> None:
+    def check(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray] = vectors.outputs) -> None:
         try:
-            new = check_outputs(what, precision, found, vectors.outputs, vectors.noise)
+            new = check_outputs(what, precision, found, expected, vectors.noise)
         except NotFinite as error:
             tensor = first_not_finite(file, vectors.inputs)
             told = f"{stage}: {tensor} is not finite on the check vectors" if tensor else str(error)
@@ -160,4 +163,19 @@ def check_stage(opener: OrtOpener, stage: str, file: Path, what: str, precision:
     if stage == "llm" and not vectors.inputs["position"].any():
         with opener.llm(file) as llm:
             check(run_llm(llm, vectors))
+            if llm.reads_many_rows:
+                check(*_after_many_rows(llm, vectors))
     return errors
+
+
+def _after_many_rows(
+    llm: OrtLlm, vectors: CheckVectors
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the outputs at the last row, found and expected, with all rows before it read as many rows."""
+    embeds, cache = vectors.inputs["inputs_embeds"][0], llm.new_cache()
+    last = int(vectors.inputs["logit_positions"].argmax())
+    end = int(vectors.inputs["logit_positions"][last])
+    llm.read_many_rows(embeds[:end], cache)
+    out = llm.forward(embeds[end : end + 1], cache)
+    expected = {name: array[:, last : last + 1] for name, array in vectors.outputs.items()}
+    return {"logits": out.logits[None], "hidden_states": out.hidden[None]}, expected

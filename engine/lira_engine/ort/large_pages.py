@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,15 @@ def large_pages() -> Iterator[None]:
             # A kernel that does not know the request returns an error and leaves the pages as they are.
             madvise(start, end - start, _WANT_LARGE)
             madvise(start, end - start, _COLLAPSE)
+
+
+def large_buffer(size: int) -> memoryview:
+    """Return zeroed memory, in large pages if the system gives them on request."""
+    memory = mmap.mmap(-1, size)
+    if sys.platform.startswith("linux"):
+        with suppress(OSError):  # a kernel without large pages
+            memory.madvise(_WANT_LARGE)
+    return memoryview(memory)
 
 
 def _mappings() -> set[tuple[int, int]]:

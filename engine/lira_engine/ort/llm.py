@@ -82,10 +82,20 @@ class OrtLlm(Closing):
         check_room(cache.length, cache.capacity, rows)
         asked = [p % rows for p in logit_positions]
         before = min(asked, default=rows)  # rows of which only the cache is read
-        if self._prefill and before >= LEAST_ROWS:
-            self._prefill.fill(embeds[:before], cache)
+        if self.reads_many_rows and before >= LEAST_ROWS:
+            self.read_many_rows(embeds[:before], cache)
             asked, embeds = [p - before for p in asked], embeds[before:]
         return self._forward(embeds, cache, np.array(asked, np.int64))
+
+    @property
+    def reads_many_rows(self) -> bool:
+        """Whether passes of many rows have graphs of their own."""
+        return bool(self._prefill)
+
+    def read_many_rows(self, embeds: np.ndarray, cache: OrtKvCache) -> None:
+        """Append `embeds` [S, C] float32 to the sequence in `cache`, which has room for them, by these
+        graphs."""
+        self._prefill.fill(embeds, cache)
 
     def _forward(self, embeds: np.ndarray, cache: OrtKvCache, positions: np.ndarray) -> LlmOutput:
         """`forward` of checked rows, if any are left, through the graph. `positions`: not negative."""

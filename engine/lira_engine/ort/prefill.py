@@ -1,14 +1,11 @@
 """Run the language model's decoder layers over many rows, a layer at a time, with weights from a file.
 
-See lowering.prefill for why. Only one layer's weights are in memory at a time, as pages of the file.
+See lowering.prefill for why. Only one layer's weights are in memory at a time.
 """
 
 from __future__ import annotations
 
-import mmap
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,17 +22,15 @@ from lira_engine.engines.llm_tensors import (
 )
 from lira_engine.errors import LiraError, memory_errors_told
 from lira_engine.ort.kv_cache import OrtKvCache
+from lira_engine.ort.large_pages import large_buffer
 from lira_engine.ort.package import onnxruntime
 from lira_engine.ort.session import bind_input, bind_output, open_session
 
-LEAST_ROWS = 16
+LEAST_ROWS = 80
 """Rows from which on a pass layer by layer takes less time than one of the language model's own engine."""
-CHUNK = 256
+CHUNK = 768
 """Most rows at once: their intermediate tensors stay in the processor's caches."""
 _DTYPES = {"tensor(int8)": np.int8, "tensor(float)": np.float32}
-_LINUX = sys.platform.startswith("linux")
-_POPULATE_READ = 22 if _LINUX else None  # MADV_POPULATE_READ, from Linux 5.14 on
-_DONT_NEED = mmap.MADV_DONTNEED if _LINUX else None
 
 
 class OrtPrefill:
@@ -93,34 +88,30 @@ class _Layers:
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.layers = [int(layer) for layer in metadata[LAYERS].split(",")]
         self._makes_rows = HIDDEN_OUT in {tensor.name for tensor in self._session.get_outputs()}
-        self._weights, size = _layout(self._session)
+        weights, size = _layout(self._session)
         self._stride = -(-size // LAYER_ALIGNMENT) * LAYER_ALIGNMENT
-        data = file.with_suffix(".data")
-        expected, found = self._stride * (len(self.layers) - 1) + size, data.stat().st_size
+        self._data = file.with_suffix(".data").open("rb", buffering=0)
+        expected, found = self._stride * (len(self.layers) - 1) + size, os.fstat(self._data.fileno()).st_size
         if found != expected:
-            raise LiraError(f"{data} has {found} bytes, expected {expected}: build it again")
-        with data.open("rb") as opened:
-            self._data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        self._bindings = {layer: self._bound(i) for i, layer in enumerate(self.layers)}
-
-    def _bound(self, number: int) -> onnxruntime.IOBinding:
-        """Return a binding with a layer's weights, which lie in the file's pages."""
-        binding, start = self._session.io_binding(), number * self._stride
-        for weight in self._weights:
-            count = int(np.prod(weight.shape))
-            array = np.frombuffer(self._data, weight.dtype, count, start + weight.offset)
-            bind_input(binding, weight.name, array.reshape(weight.shape))
-        return binding
+            raise LiraError(f"{self._data.name} has {found} bytes, expected {expected}: build it again")
+        # Kernels that pack 16 columns at a time read all over it: from pages of 4 KiB they take half as long
+        # again, so it is no mapping of the file.
+        self._layer = large_buffer(size)
+        self._binding = self._session.io_binding()
+        for weight in weights:
+            array = np.frombuffer(self._layer, weight.dtype, int(np.prod(weight.shape)), weight.offset)
+            bind_input(self._binding, weight.name, array.reshape(weight.shape))
 
     def run(
         self, layer: int, rows: np.ndarray, made: np.ndarray, edges: list[int], cache: OrtKvCache
     ) -> None:
         """Read rows [S, C] of the layer before, write those of this one into `made`, and fill the cache."""
-        number, binding = self.layers.index(layer), self._bindings[layer]
+        binding = self._binding
+        self._read(self.layers.index(layer))
         for kind in ("key_cache", "value_cache"):
             binding.bind_ortvalue_input(kind, cache.rows[f"{kind}.{layer}"])
             binding.bind_ortvalue_output(f"{kind}_out", cache.rows[f"{kind}.{layer}"])
-        with self._in_memory(number), memory_errors_told():
+        with memory_errors_told():
             for start, stop in pairwise(edges):
                 position = np.array([cache.length + start], np.int64)
                 bind_input(binding, "position", position)
@@ -129,19 +120,11 @@ class _Layers:
                     bind_output(binding, HIDDEN_OUT, made[None, start:stop])
                 self._session.run_with_iobinding(binding)
 
-    @contextmanager
-    def _in_memory(self, number: int) -> Iterator[None]:
-        """Map a layer's pages at once, and let go of them afterwards; the system's page cache keeps them."""
-        start = number * self._stride
-        length = min(self._stride, len(self._data) - start)
-        with suppress(OSError):  # an older kernel maps page by page, as they are read
-            self._advise(_POPULATE_READ, start, length)
-        yield
-        self._advise(_DONT_NEED, start, length)
-
-    def _advise(self, advice: int | None, start: int, length: int) -> None:
-        if advice is not None:
-            self._data.madvise(advice, start, length)
+    def _read(self, number: int) -> None:
+        """Read a layer's weights. Raises LiraError if the file was cut meanwhile."""
+        self._data.seek(number * self._stride)
+        if self._data.readinto(self._layer) != len(self._layer):
+            raise LiraError(f"{self._data.name} ends early: build it again")
 
 
 def _layout(session: onnxruntime.InferenceSession) -> tuple[list[_Weight], int]:

@@ -227,7 +227,7 @@ def test_a_cpu_plan_says_what_is_mapped(
     written = tmp_path / "plan.json"
     plan("lira-2b", device="this-machine", json=written)
     text, found = capsys.readouterr().out, json.loads(written.read_text())["memory"]
-    assert "on disk: " in text and "int4, blocks of 32; w8a8 from 16 rows on" in text
+    assert "on disk: " in text and "int4, blocks of 32; w8a8 from 80 rows on" in text
     assert found["mapped"] > 2**30 and found["kv_capacity"] == 768 * 2**20
     plan("lira-2b", device="this-machine", prefill="same", json=written)
     alone = json.loads(written.read_text())["memory"]

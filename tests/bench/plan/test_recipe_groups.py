@@ -105,7 +105,7 @@ def test_the_command_takes_a_recipe(
     plan(str(nano_bundle), device="this-machine", recipe=folder, json=written)
     assert json.loads(written.read_text())["precision"] == "mixed"
     text = capsys.readouterr().out
-    assert "int4, blocks of 32, the others fp32; w8a8 from 16 rows on" in text
+    assert "int4, blocks of 32, the others fp32; w8a8 from 80 rows on" in text
     assert "w8a8, the others fp32" in text
     with pytest.raises(LiraError, match="expected its folder in place of 'lira-nano'"):
         plan("lira-nano", device="this-machine", recipe=folder)

@@ -20,7 +20,7 @@ from lira_engine.ort.prefill import LEAST_ROWS, OrtPrefill
 from lira_export.config import LlmConfig
 
 RandomLlm = Callable[[LlmConfig, int], ir.Model]
-CAPACITY = 64
+CAPACITY = 200
 C = 64
 
 
@@ -71,7 +71,7 @@ def test_many_rows_are_those_of_the_engine_in_eight_bits(llm: OrtLlm, plain: Ort
         given = x.copy()
         found, expected = (one.forward(x, cache) for one, cache in zip((llm, plain), caches, strict=True))
         for a, b in ((found.logits, expected.logits), (found.hidden, expected.hidden)):
-            assert 1e-4 < rms_error(a, b) < 0.03
+            assert 1e-5 < rms_error(a, b) < 0.03
         np.testing.assert_array_equal(x, given)
     assert caches[0].length == caches[1].length == 2 * LEAST_ROWS + 6
     for name, rows in caches[1].rows.items():
@@ -80,9 +80,9 @@ def test_many_rows_are_those_of_the_engine_in_eight_bits(llm: OrtLlm, plain: Ort
 
 def test_chunks_change_nothing(llm: OrtLlm, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row has its own scale: which rows are read together does not matter but for the order of sums."""
-    whole = llm.forward(embeds(llm, 50), llm.new_cache())
+    whole = llm.forward(embeds(llm, LEAST_ROWS + 20), llm.new_cache())
     monkeypatch.setattr(prefill, "CHUNK", 7)
-    parts = llm.forward(embeds(llm, 50), llm.new_cache())
+    parts = llm.forward(embeds(llm, LEAST_ROWS + 20), llm.new_cache())
     assert rms_error(parts.logits, whole.logits) < 1e-3
 
 
@@ -118,12 +118,14 @@ def test_a_full_context_is_refused_before_a_row_is_written(llm: OrtLlm) -> None:
 
 def test_a_row_that_is_not_finite_stays_alone(llm: OrtLlm) -> None:
     """A row's scale is its own: the rows before it are what they were."""
-    x, cache, other = embeds(llm, 30), llm.new_cache(), llm.new_cache()
+    x, cache, other = embeds(llm, LEAST_ROWS + 20), llm.new_cache(), llm.new_cache()
     llm.forward(x, other)
-    x[29] = np.nan
+    x[-1] = np.nan
     llm.forward(x, cache)
     for name, rows in cache.rows.items():
-        np.testing.assert_array_equal(rows.numpy()[:, :, :29], other.rows[name].numpy()[:, :, :29])
+        np.testing.assert_array_equal(
+            rows.numpy()[:, :, : LEAST_ROWS + 19], other.rows[name].numpy()[:, :, : LEAST_ROWS + 19]
+        )
 
 
 def test_a_cut_file_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -144,4 +146,4 @@ def test_a_closed_model_runs_no_more(llm: OrtLlm) -> None:
     cache = llm.new_cache()
     llm.close()
     with pytest.raises(Exception, match="closed"):
-        llm.forward(embeds(llm, 30), cache)
+        llm.forward(embeds(llm, LEAST_ROWS + 20), cache)

@@ -91,7 +91,7 @@ def _replace(graph: ir.Graph, matmul: ConstantMatMul, inputs: _Inputs) -> None:
     x = matmul.node.inputs[0]
     assert x is not None
     integers, step = inputs.rounded(x, matmul.node)
-    c, tape = inputs.constants, ir.tape.Tape()
+    c, tape, shape = inputs.constants, ir.tape.Tape(), x.shape
     parts = []
     for i, some in enumerate(column_blocks(matmul.outputs)):
         name, width = f"{matmul.name}.q8.{i}", some.stop - some.start
@@ -101,16 +101,17 @@ def _replace(graph: ir.Graph, matmul: ConstantMatMul, inputs: _Inputs) -> None:
         scales = initializer_once(
             graph, f"{name}.scales", FLOAT, (width,), partial(_scales, matmul.weight, some)
         )
-        parts.append(
-            tape.op(
-                "MatMulIntegerToFloat",
-                [integers, weight, c["one"], scales, c["zero"]],
-                domain=CONTRIB,
-            )
+        product = tape.op(
+            "MatMulIntegerToFloat",
+            [integers, weight, c["one"], scales, c["zero"]],
+            domain=CONTRIB,
         )
-    whole = parts[0] if len(parts) == 1 else tape.op("Concat", parts, {"axis": -1})
-    product = tape.op("Mul", [whole, step], name=matmul.node.name)
-    replace_node(graph, matmul.node, list(tape.nodes), [product])
+        part = tape.op("Mul", [product, step])
+        part.type = ir.TensorType(FLOAT)
+        part.shape = ir.Shape([*shape[:-1], width]) if shape is not None else None
+        parts.append(part)
+    whole = parts[0] if len(parts) == 1 else tape.op("Concat", parts, {"axis": -1}, name=matmul.node.name)
+    replace_node(graph, matmul.node, list(tape.nodes), [whole])
 
 
 def column_blocks(columns: int) -> Iterator[slice]:
