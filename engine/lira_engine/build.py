@@ -257,6 +257,7 @@ class _Work:
             },
             precisions={stage: one.precision for stage, one in stages.items()},
             speedups={stage: one.speedup for stage, one in stages.items() if one.speedup is not None},
+            others={stage: one.others for stage, one in stages.items() if one.others is not None},
             errors={stage: one.errors for stage, one in stages.items()},
             seconds={stage: one.seconds for stage, one in stages.items()},
             peaks_mib={stage: one.peak_mib for stage, one in stages.items() if one.peak_mib is not None},

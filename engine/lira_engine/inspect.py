@@ -18,6 +18,7 @@ from lira_engine.engines.usable import usable_build
 from lira_engine.engines.verified import require_verified
 from lira_engine.errors import LiraError, quoted
 from lira_engine.system.extras import lacking
+from lira_engine.system.load import QUIET
 from lira_engine.targets import TARGETS, target_named
 
 Tables = list[tuple[str, list[tuple[str, ...]]]]
@@ -234,11 +235,19 @@ def stage_table(build: Build) -> tuple[str, list[tuple[str, ...]]]:
                 f"{max(errors.values()):.1e}" if (errors := build.errors.get(stage)) else "not run",
                 f"{build.seconds.get(stage, 0):.1f} s",
                 f"{build.peaks_mib[stage]:,} MiB" if stage in build.peaks_mib else "",
-                f"int8 {build.speedups[stage]:.2f}x fp32" if stage in build.speedups else "",
+                _speedup(build, stage),
             )
             for stage, precision in build.precisions.items()
         ],
     )
+
+
+def _speedup(build: Build, stage: str) -> str:
+    if stage not in build.speedups:
+        return ""
+    others = build.others.get(stage, 0.0)
+    beside = f", others used {others:.1f} cores meanwhile" if others > QUIET else ""
+    return f"int8 {build.speedups[stage]:.2f}x fp32{beside}"
 
 
 def plan_tables(plan: BuildPlan) -> Tables:

@@ -17,7 +17,8 @@ class BuiltStage:
 
     Attributes:
         errors: of its outputs on the check vectors, if these were run. speedup: int8 over fp32, if both were
-            timed. peak_mib: peak memory of the process that compiled it, if it had its own.
+            timed. others: cores that other programs used meanwhile, if that is known. peak_mib: peak memory
+            of the process that compiled it, if it had its own.
         kept_fp32: weights that do not fit into fp16.
     """
 
@@ -25,6 +26,7 @@ class BuiltStage:
     errors: dict[str, float]
     seconds: float
     speedup: float | None = None
+    others: float | None = None
     peak_mib: int | None = None
     kept_fp32: tuple[str, ...] = ()
 

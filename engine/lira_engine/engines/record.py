@@ -50,8 +50,9 @@ class Build:
     Attributes:
         lowering: fingerprint of the code that built the engines (engines.fingerprint).
         sources: SHA-256 of the bundle's files that they were built from. precisions: of each stage.
-        speedups: int8 over fp32, of stages for which both were timed. errors: of each stage's outputs on
-            the check vectors, if they were run (engines.accuracy). peaks_mib: peak memory of the process that
+        speedups: int8 over fp32, of stages for which both were timed. others: cores that other programs used
+            meanwhile. errors: of each stage's outputs on the check vectors, if they were run
+            (engines.accuracy). peaks_mib: peak memory of the process that
             compiled a stage. kept_fp32: weights of a stage that do not fit into fp16. recipe: its digest; ""
             for engines without one. forms: how many weights of each stage the recipe stores in which form.
             judgement: of engines with a recipe. verified: what `lira-edge verify` found last.
@@ -70,6 +71,7 @@ class Build:
     speedups: dict[str, float]
     errors: dict[str, dict[str, float]]
     seconds: dict[str, float]
+    others: dict[str, float] = field(default_factory=dict)
     peaks_mib: dict[str, int] = field(default_factory=dict)
     kept_fp32: dict[str, tuple[str, ...]] = field(default_factory=dict)
     recipe: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +29,11 @@ from lira_engine.ort.llm import OrtLlm
 from lira_engine.ort.not_finite import first_not_finite
 from lira_engine.ort.opening import OrtOpener
 from lira_engine.ort.options import CpuOptions
+from lira_engine.system import load
+from lira_engine.system.turns import in_turns, until_clear
 
-_TIMED_RUNS = 3
 WORTHWHILE = 1.1
-"""Least speedup over fp32 at which int8 is chosen."""
+"""Least speedup over fp32, in processor time, at which int8 is chosen."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,22 @@ class CpuBuilder:
         choices = self.target.stage_precisions(self.precision, stage)
         if self.recipe is not None:
             choices = (self.target.stage_precision(self.precision, stage, self.recipe.stage(stage)),)
-        speedup = None
+        speedup = beside = None
         if len(choices) == 1 or self.options.encoders != "auto":
             precision = choices[0] if len(choices) == 1 else self.options.encoders
             errors = self._write(stage, precision, folder)
         else:
+            first = load.reading()
             precision, errors, speedup = self._faster(stage, folder)
+            beside = load.between(first, load.reading())
         self.progress(stage, "done")
-        return BuiltStage(precision, errors, round(time.perf_counter() - started, 3), speedup)
+        return BuiltStage(
+            precision,
+            errors,
+            round(time.perf_counter() - started, 3),
+            speedup,
+            None if beside is None else round(beside.lost, 3),
+        )
 
     def _write(self, stage: str, precision: str, folder: Path) -> dict[str, float]:
         """Write one engine file and check it; return the errors of its outputs."""
@@ -117,18 +126,15 @@ class CpuBuilder:
         return chosen, errors[chosen], speedup
 
     def _speedup(self, stage: str, before: Path, after: Path) -> float:
-        """Return the speedup of the engine in `after` over that in `before`: best of interleaved runs."""
+        """Return the speedup of the engine in `after` over that in `before`, each with one thread, so that
+        other programs do not choose (system.turns)."""
         self.progress(stage, "time")
         inputs = self.bundle.check_vectors(stage).inputs
-        best = [float("inf")] * 2
+        opener = replace(self.opener, threads=1)
         files = [folder / self.target.file(stage) for folder in (before, after)]
-        with self.opener.stage(stage, files[0]) as first, self.opener.stage(stage, files[1]) as second:
-            for _ in range(_TIMED_RUNS):
-                for i, runner in enumerate((first, second)):
-                    started = time.perf_counter()
-                    runner.run(inputs)
-                    best[i] = min(best[i], time.perf_counter() - started)
-        return round(best[0] / best[1], 3)
+        with opener.stage(stage, files[0]) as first, opener.stage(stage, files[1]) as second:
+            works = [lambda runner=runner: runner.run(inputs) for runner in (first, second)]
+            return round(in_turns(works, until_clear(WORTHWHILE)).speedup(), 3)
 
 
 def check_stage(opener: OrtOpener, stage: str, file: Path, what: str, precision: str) -> dict[str, float]:
