@@ -44,7 +44,7 @@ from lira_engine.engines.recipe import (
 from lira_engine.errors import LiraError
 from lira_engine.system.atomic import atomic_directory, check_target
 from lira_engine.system.extras import tool_versions
-from lira_engine.system.machine import cpu_name, peak_rss_mib, usable_cores
+from lira_engine.system.machine import cpu_name, peak_rss_mib
 from lira_engine.version import __version__
 
 FEW = 8
@@ -139,7 +139,7 @@ class _Calibration:
                     "breaks the model, or keep the stage's weights floats"
                 )
             with self._phase("time stages") as progress:
-                timed = latencies(self.bundle, stages, scorer, self.work, request.threads, progress)
+                timed = latencies(self.bundle, stages, scorer, self.work, progress)
         told = []
         if request.chart is not None:
             title = f"{self.bundle.manifest.name}, {request.budget}: what each unit alone does"
@@ -217,7 +217,7 @@ class _Calibration:
             "score": {"sequences": len(score.sequences), "metrics": metrics, "fp32": fp32},
             "hidden_error": round(score.hidden_error, 6),
             "stages": {name: asdict(one) for name, one in timed.items()},
-            "timed_on": request.device or f"{cpu_name()}, {request.threads or usable_cores()} threads",
+            "timed_on": request.device or f"{cpu_name()}, one thread",
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
             "peak_rss_mib": peak_rss_mib(),
         }

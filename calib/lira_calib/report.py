@@ -45,7 +45,8 @@ def lines(result: Result) -> list[str]:
         f"{METRICS[name]} {100 * score.metric(name):.2f} % (fp32 {100 * score.reference(name):.2f} %)"
         for name in METRICS
     ]
-    told = [f"on the {len(score.sequences)} questions that it was calibrated on: {', '.join(found)}"]
+    told = ["ms: processor time of one thread"] if result.latencies else []
+    told += [f"on the {len(score.sequences)} questions that it was calibrated on: {', '.join(found)}"]
     kept = Counter(reason for reasons in result.kept.values() for reason in reasons.values())
     told += [f"floats: {_many(count, 'weight')}: {reason}" for reason, count in kept.most_common()]
     floats = Counter(result.decision.floats.values())

@@ -38,8 +38,6 @@ class Asked(Protocol):
 
     @property
     def device(self) -> str | None: ...
-    @property
-    def threads(self) -> int | None: ...
     def storages_of(self, unit: Unit, /) -> Sequence[Storage]: ...
 
 
@@ -105,7 +103,7 @@ def unit_seconds(
         if not forms:
             times = {product: {FLOAT: 0.0} for product in distinct}
         elif request.device is None:
-            times = measured_times(distinct, forms, request.threads, SECONDS)
+            times = measured_times(distinct, forms, SECONDS)
         else:
             times = predicted_times(distinct, forms, request.device, stage)
         for unit in of_stage:

@@ -1,9 +1,8 @@
-"""Time whole stages before and after: fp32 and the chosen forms, in turns on the same input."""
+"""Time whole stages before and after: fp32 and the chosen forms, in turns on the same input, by the processor
+time of one thread (lira_engine.system.turns)."""
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,20 +17,19 @@ from lira_calib.scoring.whole_llm import llm_bytes
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.engines.recipe import NO_RECIPE, StageRecipe
 from lira_engine.ort.opening import OrtOpener
+from lira_engine.system.turns import in_turns
+from lira_engine.system.turns import rounds as so_many
 
-ROUNDS = 7
+ROUNDS = 5
 STEPS = 8
 """Decode steps behind a prefill."""
 LARGEST = 2 << 30
 """Bytes of a language model in fp32 above which it is not opened: calibration must fit into 6 GB."""
 
-Run = Callable[[], float]
-"""Runs once, returns the seconds."""
-
 
 @dataclass(frozen=True)
 class Latency:
-    """Least seconds of one run before and after; bytes of the graph and weights."""
+    """Seconds of one run before and after; bytes of the graph and weights."""
 
     before: float
     after: float
@@ -44,7 +42,6 @@ def latencies(
     stages: Mapping[str, StageRecipe],
     scorer: Scorer,
     work: Path,
-    threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Latency]:
     """Return the times of the stages that a recipe changes, on the first sequence; of the language model
@@ -58,14 +55,14 @@ def latencies(
         if stage == "llm":
             if fits_whole(bundle):
                 rows = sequence.embeds[: int(sequence.token_rows[0]) + 1]
-                found |= llm_latency(bundle, recipe, rows, work, threads)
+                found |= llm_latency(bundle, recipe, rows, work)
             continue
         if stage == "pixel_decoder":
             feeds = next((feeds for _, feeds in scorer.decoder_feeds()), None)
         else:
             feeds = next(sequence.feeds(stage), None)
         if feeds is not None:
-            found[stage] = stage_latency(bundle, stage, recipe, feeds, work, threads)
+            found[stage] = stage_latency(bundle, stage, recipe, feeds, work)
     progress(len(stages), len(stages))
     return found
 
@@ -76,25 +73,24 @@ def stage_latency(
     recipe: StageRecipe,
     feeds: Mapping[str, np.ndarray],
     work: Path,
-    threads: int | None = None,
     rounds: int | None = None,
 ) -> Latency:
     """Return the times of a stage other than the language model on one input."""
-    opener = OrtOpener(bundle, threads)
+    opener = OrtOpener(bundle, threads=1)
     with ExitStack() as opened:
         runs, sizes = [], []
         for one in (NO_RECIPE, recipe):
             folder = Path(opened.enter_context(TemporaryDirectory(prefix="latency-", dir=work)))
             runner = opened.enter_context(opener.stage(stage, lowered(bundle, stage, one, folder)))
-            runs.append(_timed(lambda runner=runner: runner.run(feeds)))  # type: ignore[misc]
+            runs.append(lambda runner=runner: runner.run(feeds))  # type: ignore[misc]
             sizes.append(_bytes(folder))
-        before, after = in_turns(runs, rounds or ROUNDS)
+        before, after = in_turns(runs, so_many(rounds or ROUNDS)).typical()
     return Latency(before, after, *sizes)
 
 
 @dataclass(frozen=True)
 class LlmTimes:
-    """Least seconds of a prefill and of a decode step behind it; bytes of the graph and weights."""
+    """Seconds of a prefill and of a decode step behind it; bytes of the graph and weights."""
 
     prefill: float
     decode: float
@@ -106,12 +102,11 @@ def llm_latencies(
     recipes: Sequence[StageRecipe],
     embeds: np.ndarray,
     work: Path,
-    threads: int | None = None,
     rounds: int | None = None,
 ) -> list[LlmTimes]:
     """Return the times of the language model under each recipe, in turns, all of them open at once: a prefill
     of rows [S, C], and a step behind them."""
-    opener = OrtOpener(bundle, threads)
+    opener = OrtOpener(bundle, threads=1)
     with ExitStack() as opened:
         runs, sizes = [], []
         for one in recipes:
@@ -128,9 +123,9 @@ def llm_latencies(
                 for _ in range(STEPS):
                     llm.forward(embeds[-1:], cache)
 
-            runs += [_timed(prefill), _timed(decode)]
+            runs += [prefill, decode]
             sizes.append(_bytes(folder))
-        found = in_turns(runs, rounds or ROUNDS)
+        found = in_turns(runs, so_many(rounds or ROUNDS)).typical()
     return [
         LlmTimes(prefill, decode / STEPS, size)
         for prefill, decode, size in zip(found[::2], found[1::2], sizes, strict=True)
@@ -142,41 +137,19 @@ def llm_latency(
     recipe: StageRecipe,
     embeds: np.ndarray,
     work: Path,
-    threads: int | None = None,
     rounds: int | None = None,
 ) -> dict[str, Latency]:
     """Return the times of the language model: "prefill" of rows [S, C], and "decode", a step behind them."""
-    before, after = llm_latencies(bundle, [NO_RECIPE, recipe], embeds, work, threads, rounds)
+    before, after = llm_latencies(bundle, [NO_RECIPE, recipe], embeds, work, rounds)
     return {
         "prefill": Latency(before.prefill, after.prefill, before.bytes, after.bytes),
         "decode": Latency(before.decode, after.decode, before.bytes, after.bytes),
     }
 
 
-def in_turns(runs: Sequence[Run], rounds: int) -> list[float]:
-    """Return the least seconds of each run: all of them in every round, one after the other, so that other
-    work on the machine meets them all; a first round warms up."""
-    best = [math.inf] * len(runs)
-    for turn in range(rounds + 1):
-        for number, run in enumerate(runs):
-            seconds = run()
-            if turn:
-                best[number] = min(best[number], seconds)
-    return best
-
-
 def fits_whole(bundle: Bundle) -> bool:
     """Return whether the language model may be opened in fp32, as one graph."""
     return 2 * llm_bytes(bundle) <= LARGEST
-
-
-def _timed(work: Callable[[], object]) -> Run:
-    def run() -> float:
-        started = time.perf_counter()
-        work()
-        return time.perf_counter() - started
-
-    return run
 
 
 def _bytes(folder: Path) -> int:

@@ -1,19 +1,18 @@
 """How long a matmul takes in each form: measured on this machine, or predicted for a device.
 
-A layer for which 8 bits are no faster stays a float. Matmuls are timed alone, with fp32 beside every form in
-turns, so that other work on the machine meets them all.
+A layer for which 8 bits are no faster stays a float. Matmuls are timed alone on one thread, with fp32 beside
+every form in turns.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,8 @@ from lira_engine.lowering.cpu import cpu_pipeline
 from lira_engine.lowering.pipeline import apply
 from lira_engine.system.atomic import atomic_write
 from lira_engine.system.cache import cache_folder
-from lira_engine.system.machine import cpu_name, usable_cores
+from lira_engine.system.machine import cpu_name
+from lira_engine.system.turns import in_turns
 
 FLOAT = "float"
 """Name of the form of weights that stay floats: fp32 on CPUs, fp16 on GPUs."""
@@ -58,34 +58,31 @@ Times = dict[str, float]
 def measured_times(
     products: Collection[Product],
     forms: Sequence[Template],
-    threads: int | None = None,
     seconds: float = 90.0,
     cold: bool | None = None,
 ) -> dict[Product, Times]:
-    """Return the seconds of each product in each form and as a float, on this machine's CPU.
+    """Return the seconds of each product in each form and as a float, on one thread of this machine's CPU.
 
-    Times are the best of several runs, in turns; each holds some microseconds of the call, so that savings
-    mean more than ratios. They are kept in the user's cache folder by processor, ONNX Runtime, threads and
-    lowering code, and measured again only if one of these changes.
+    Times are processor times in turns (lira_engine.system.turns); each holds some microseconds of the call,
+    so that savings mean more than ratios. They are kept in the user's cache folder by processor, ONNX Runtime
+    and lowering code, and measured again only if one of these changes.
 
     Args:
         forms: those that the target `cpu` has.
-        threads: of a session; None takes one per core.
         seconds: of all runs together; each product has at least five rounds, however long they take.
         cold: whether weights come from memory, as they do when a pass reads more of them than the CPU caches;
             None: if the products' weights are more than 32 MiB of 4-bit integers.
     """
-    threads = usable_cores() if threads is None else threads
     distinct = sorted(set(products), key=lambda one: (one.inputs, one.outputs, one.rows))
     if cold is None:
         cold = sum(one.inputs * one.outputs for one in products) // 2 > _LARGE
-    known = _Known(_setting(threads, cold))
+    known = _Known(_setting(cold))
     names = [one.text() for one in forms]
     missing = [one for one in distinct if not known.has(one, names)]
     work = {one: _work(one) for one in missing}
     for product in missing:
         share = seconds * work[product] / sum(work.values())
-        known.keep(product, _measure(product, forms, threads, share, cold))
+        known.keep(product, _measure(product, forms, share, cold))
     return {one: {name: known.times(one)[name] for name in (FLOAT, *names)} for one in distinct}
 
 
@@ -114,7 +111,7 @@ def predicted_times(
 
 
 def _measured_rows(product: Product) -> int:
-    """Return how many rows a run has: short runs find quiet moments on a machine with other work."""
+    """Return how many rows a run has: short runs have more rounds."""
     elements = product.inputs * min(product.outputs, _WIDEST)
     return min(product.rows, max(_FEW_ROWS, int(_WORK / elements)))
 
@@ -124,8 +121,8 @@ def _work(product: Product) -> float:
     return product.inputs * min(product.outputs, _WIDEST) * (_measured_rows(product) + 16.0)
 
 
-def _measure(product: Product, forms: Sequence[Template], threads: int, seconds: float, cold: bool) -> Times:
-    """Return the best times of a product: its forms in turns for so many seconds."""
+def _measure(product: Product, forms: Sequence[Template], seconds: float, cold: bool) -> Times:
+    """Return the times of a product: its forms in turns for so many seconds."""
     from lira_engine.ort.session import open_session
 
     narrow, rows = min(product.outputs, _WIDEST), _measured_rows(product)
@@ -134,38 +131,21 @@ def _measure(product: Product, forms: Sequence[Template], threads: int, seconds:
     weight = rng.standard_normal((product.inputs, narrow)).astype(np.float32)
     forget = np.zeros(4 * _LARGE if cold and rows <= _READ_ONCE else 0, np.uint8)
     sessions: dict[str, Any] = {}
-    best: Times = {}
     with tempfile.TemporaryDirectory(prefix="lira-edge-") as folder:
         for name, form in [(FLOAT, None), *((one.text(), one.form(_RANGE)) for one in forms)]:
             file = Path(folder, str(len(sessions)), "matmul.onnx")
             file.parent.mkdir()
             save_graph(_matmul(rows, weight, form), file)
-            sessions[name] = open_session(file, threads)
+            sessions[name] = open_session(file, threads=1)
             sessions[name].run(None, {"x": x})  # the first run allocates
-            best[name] = math.inf
-        rounds, until = 0, time.perf_counter() + seconds
-        while rounds < _ROUNDS or time.perf_counter() < until:
-            rounds += 1
-            for name, session in sessions.items():
-                forget += 1  # weights leave the caches
-                took = _seconds(session, x, threads)
-                best[name] = min(best[name], took)
+        until = time.perf_counter() + seconds
+        turns = in_turns(
+            [partial(session.run, None, {"x": x}) for session in sessions.values()],
+            more=lambda turns: turns.rounds < _ROUNDS or time.perf_counter() < until,
+            before=lambda: np.add(forget, 1, out=forget),  # weights leave the caches
+        )
     scale = product.outputs / narrow * product.rows / rows
-    return {name: took * scale for name, took in best.items()}
-
-
-def _seconds(session: Any, x: np.ndarray, threads: int) -> float:
-    """Run a session and return its seconds without the moments that the system gave to other work.
-
-    Threads compute or wait in a busy loop until a run is over. So the calling thread's own time is that of
-    the run, unless it was held up and the others did more; the time of all threads, divided, is at least the
-    work. Windows counts both in steps of 16 ms: there it is the wall clock's.
-    """
-    wall, own, every = time.perf_counter(), time.thread_time(), time.process_time()
-    session.run(None, {"x": x})
-    if sys.platform == "win32":
-        return time.perf_counter() - wall
-    return max(time.thread_time() - own, (time.process_time() - every) / threads)
+    return {name: took * scale for name, took in zip(sessions, turns.typical(), strict=True)}
 
 
 def _matmul(rows: int, weight: np.ndarray, form: Form | None) -> ir.Model:
@@ -185,16 +165,14 @@ def _matmul(rows: int, weight: np.ndarray, form: Form | None) -> ir.Model:
     return apply(ir.Model(graph, ir_version=10), cpu_pipeline("sefe", "mixed", recipe=recipe))
 
 
-def _setting(threads: int, cold: bool) -> str:
+def _setting(cold: bool) -> str:
     """Return what times depend on beside the product."""
     from lira_engine.engines.fingerprint import lowering_fingerprint
     from lira_engine.ort.package import onnxruntime
 
     memory = "weights from memory" if cold else "weights from caches"
     code = lowering_fingerprint(())
-    return (
-        f"{cpu_name()}, {threads} threads, ONNX Runtime {onnxruntime.__version__}, lowering {code}, {memory}"
-    )
+    return f"{cpu_name()}, one thread, ONNX Runtime {onnxruntime.__version__}, lowering {code}, {memory}"
 
 
 class _Known:

@@ -38,7 +38,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Product, list[str]]]:
 
 
 def test_all_forms_of_a_product_are_timed_beside_the_float() -> None:
-    found = measured_times([LARGE, SMALL, LARGE], FORMS, threads=1, seconds=0.2)
+    found = measured_times([LARGE, SMALL, LARGE], FORMS, seconds=0.2)
     assert set(found) == {LARGE, SMALL}
     for times in found.values():
         assert list(times) == [FLOAT, "w8a8 dynamic", "w8a8", "int4/32", "int8/32"]
@@ -50,8 +50,8 @@ def test_all_forms_of_a_product_are_timed_beside_the_float() -> None:
 
 def test_a_wide_weight_takes_time_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "_WIDEST", 512)
-    wide = measured_times([Product(512, 4096, 64)], [], threads=1, seconds=0.1)
-    narrow = measured_times([Product(512, 512, 64)], [], threads=1, seconds=0.1)
+    wide = measured_times([Product(512, 4096, 64)], [], seconds=0.1)
+    narrow = measured_times([Product(512, 512, 64)], [], seconds=0.1)
     ratio = wide[Product(512, 4096, 64)][FLOAT] / narrow[Product(512, 512, 64)][FLOAT]
     assert 4 < ratio < 16
 
@@ -60,44 +60,43 @@ def test_many_rows_take_time_in_proportion(monkeypatch: pytest.MonkeyPatch) -> N
     many, few = Product(512, 512, 4096), Product(512, 512, 512)
     monkeypatch.setattr(timing, "_WORK", 1e8)
     assert timing._measured_rows(many) == 381 and timing._measured_rows(SMALL) == SMALL.rows
-    times = measured_times([many, few], [], threads=1, seconds=0.1)
+    times = measured_times([many, few], [], seconds=0.1)
     assert 4 < times[many][FLOAT] / times[few][FLOAT] < 16
 
 
 def test_what_was_measured_is_not_measured_again(clock: list[object], cache: Path) -> None:
-    first = measured_times([LARGE], FORMS, threads=1)
-    assert measured_times([LARGE], FORMS[:2], threads=1)[LARGE] == {
+    first = measured_times([LARGE], FORMS)
+    assert measured_times([LARGE], FORMS[:2])[LARGE] == {
         name: first[LARGE][name] for name in (FLOAT, "w8a8 dynamic", "w8a8")
     }
     assert len(clock) == 1
-    measured_times([LARGE], [*FORMS, Template("int4", 64)], threads=1)  # a new form: all in turns
-    measured_times([LARGE], FORMS, threads=2)
-    measured_times([LARGE], FORMS, threads=1, cold=True)
-    assert len(clock) == 4
-    assert len(json.loads(cache.read_text())) == 3  # settings
+    measured_times([LARGE], [*FORMS, Template("int4", 64)])  # a new form: all in turns
+    measured_times([LARGE], FORMS, cold=True)
+    assert len(clock) == 3
+    assert len(json.loads(cache.read_text())) == 2  # settings
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "\xff"])
 def test_a_damaged_cache_costs_time_only(clock: list[object], cache: Path, content: str) -> None:
     cache.parent.mkdir()
     cache.write_text(content)
-    assert measured_times([LARGE], FORMS, threads=1)[LARGE][FLOAT] == 1
-    measured_times([LARGE], FORMS, threads=1)
+    assert measured_times([LARGE], FORMS)[LARGE][FLOAT] == 1
+    measured_times([LARGE], FORMS)
     assert len(clock) == 1
 
 
 def test_times_of_another_lowering_do_not_count(clock: list[object], cache: Path) -> None:
-    measured_times([LARGE], FORMS, threads=1)
+    measured_times([LARGE], FORMS)
     known = json.loads(cache.read_text())
     ((setting, times),) = known.items()
     cache.write_text(json.dumps({setting.replace("lowering ", "lowering x"): times}))
-    measured_times([LARGE], FORMS, threads=1)
+    measured_times([LARGE], FORMS)
     assert len(clock) == 2
 
 
 def test_weights_of_a_large_stage_come_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     cold = []
-    monkeypatch.setattr(timing, "_measure", lambda p, f, t, s, c: cold.append(c) or {FLOAT: 1.0})
+    monkeypatch.setattr(timing, "_measure", lambda p, f, s, c: cold.append(c) or {FLOAT: 1.0})
     measured_times([Product(2048, 8192, 1)] * 3, [])
     measured_times([Product(2048, 8192, 1)] * 4 + [SMALL], [])
     assert cold == [False, True, True]

@@ -14,8 +14,8 @@ from lira_engine.system.turns import in_turns, rounds, until_clear
 
 
 class BusyMachine:
-    """Two clocks. Works take `seconds` of processor time, with caches disturbed in some rounds; other programs
-    run half of the time, in pieces of up to three times a work's own time, as wall clocks see."""
+    """Two clocks. Works take `seconds` of processor time, in some rounds more, since caches were disturbed.
+    Half of the time other programs run, up to three times as long, which only the wall clock sees."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -60,7 +60,9 @@ def test_a_busy_machine_does_not_flip_the_choice(
     assert most > 3  # some needed more rounds
 
 
-def _ticking(monkeypatch: pytest.MonkeyPatch, *times: list[float]) -> tuple[list[Callable[[], None]], list[int]]:
+def _ticking(
+    monkeypatch: pytest.MonkeyPatch, *times: list[float]
+) -> tuple[list[Callable[[], None]], list[int]]:
     """Return works that take these times one after the other, and the order in which they run."""
     now, order = [0.0], []
     monkeypatch.setattr(turns, "clock", lambda: now[0])
@@ -85,7 +87,9 @@ def test_all_works_run_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.typical() == [3, 1.5, 6]
 
 
-def test_clear_choices_end_after_three_rounds_and_unclear_ones_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clear_choices_end_early_and_unclear_ones_at_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     works, _ = _ticking(monkeypatch, [2.0] * 20, [1.0] * 20)
     assert in_turns(works, until_clear(1.1)).rounds == 3
     works, _ = _ticking(monkeypatch, [1.0] * 20, [1.0] * 20)
