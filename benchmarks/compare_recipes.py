@@ -34,6 +34,7 @@ from lira_engine.engines.record import read_build
 from lira_engine.engines.usable import usable_build
 from lira_engine.errors import LiraError
 from lira_engine.system.atomic import atomic_directory, atomic_write
+from lira_engine.system.cores import default_threads
 from lira_engine.system.machine import cpu_name, usable_cores
 from lira_engine.targets import target_named
 from lira_nano.dataset import write_dataset
@@ -251,7 +252,7 @@ def section(asked: argparse.Namespace, written: str, found: Mapping[str, Mapping
         f"{len(of_first[task].records)} {what}"
         for task, what in zip(TASKS, ("expressions", "pairs of questions", "grounded captions"), strict=True)
     )
-    threads = asked.threads or usable_cores()
+    threads = asked.threads or default_threads() or usable_cores()
     answers = asked.rounds * min(TIMED_SCENES, asked.scenes)
     return f"""\
 {BEGIN}

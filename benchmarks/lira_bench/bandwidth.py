@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from lira_engine.system.cores import default_threads
 from lira_engine.system.machine import usable_cores
 
 _BYTES = 512 * 2**20  # many times the caches of the machines that this runs on
@@ -14,12 +15,12 @@ _REPEATS = 5
 
 
 def read_bandwidth(threads: int | None = None) -> float:
-    """Return the GB/s (10^9 bytes) that `threads` threads read together; default: one per usable core.
+    """Return the GB/s (10^9 bytes) that `threads` threads read together; default: as many as engines take.
 
     The best of a few passes over half a gigabyte; takes that much memory and about a second. Other programs
     that run meanwhile lower it. Raises ValueError for fewer than one thread.
     """
-    count = usable_cores() if threads is None else threads
+    count = (default_threads() or usable_cores()) if threads is None else threads
     if count < 1:
         raise ValueError(f"{threads} threads; expected 1 or more")
     # Ones, because untouched pages of zeros are all one physical page, which stays in the cache.

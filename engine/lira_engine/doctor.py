@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.inspect import Tables, engine_rows
+from lira_engine.system.cores import cores
 from lira_engine.system.extras import (
     ONNXRUNTIMES,
     extras,
@@ -40,6 +41,7 @@ def _machine() -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         ("system", here.system),
         ("processor", f"{here.cpu}, {here.cores} cores"),
+        ("threads", f"{cores().text()} by default" if sys.platform == "linux" else "left to ONNX Runtime"),
         ("memory", memory),
         ("disk", f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in {Path.cwd()}"),
         ("python", f"{here.python} ({sys.executable})"),

@@ -25,7 +25,7 @@ def open_engines(
 ) -> Engines:
     """Open engines that `lira-edge build` made for `target`, or the portable graphs as they are ("portable").
 
-    `threads` is for engines on the CPU; None leaves the number to ONNX Runtime. `unverified` also opens
+    `threads` is for engines on the CPU; None takes one for each fast core. `unverified` also opens
     engines that `lira-edge verify` did not check on this machine's GPU.
     Raises LiraError, with the command that mends it, if they are missing, stale, altered, foreign or not
     verified.

@@ -38,7 +38,7 @@ class Lira(Model):
     ) -> Lira:
         """Open the engines that `lira-edge build` made; "portable" runs the bundle's graphs as they are.
 
-        threads: CPU threads; None leaves the number to the engines. tokenizer: replaces the bundle's
+        threads: CPU threads; None takes one for each fast core. tokenizer: replaces the bundle's
         tokenizer.json. unverified: also opens engines for a GPU that were not verified on it.
         `engines.remark` says if engines were kept by `lira-edge build --force` beyond their recipe's budget.
         Raises LiraError if the folder is no bundle, if files are missing or altered, and if the engines are

@@ -17,6 +17,8 @@ from lira_bench.peers.result import PeerResult
 from lira_bench.sample_image import sample_image
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.errors import LiraError
+from lira_engine.system.cores import default_threads
+from lira_engine.system.machine import usable_cores
 
 ANSWER_ROUNDS = 3  # at most: a whole answer of the torch reference takes minutes
 TARGETS = ("cpu", "portable")
@@ -43,7 +45,7 @@ def compare(
     Args:
         target, precision: of our engines. names: peers, see `lira_bench.peers.registry.PEERS`.
         work: folder for converted models and the workers' error streams.
-        threads: of both sides; None: one per core.
+        threads: of both sides; None: as many as our engines take.
         prompt_tokens, steps: prefill rows and decode steps of a turn.
         checkpoint: read by the torch reference, which is skipped without it.
         image: what whole answers are about; None: a generated picture.
@@ -70,9 +72,8 @@ def compare(
             "ask for fewer"
         )
     (work / "logs").mkdir(parents=True, exist_ok=True)
-    run = _Run(
-        bundle, target, precision, work, threads or os.cpu_count() or 1, rounds, progress, pythons or {}
-    )
+    threads = threads or default_threads() or usable_cores()
+    run = _Run(bundle, target, precision, work, threads, rounds, progress, pythons or {})
     results = []
     for peer in peers:
         progress(peer.name)

@@ -28,7 +28,7 @@ class OrtLlm(Closing):
     """
 
     def __init__(self, path: Path, threads: int | None = None, device: Device = CPU) -> None:
-        """`threads` None leaves the number to ONNX Runtime. Raises LiraError for any other graph."""
+        """`threads`: see `open_session`. Raises LiraError for any other graph."""
         self._device = device.for_cache
         with large_pages() if self._device.memory == "cpu" else nullcontext():
             self._session: onnxruntime.InferenceSession | None = open_session(

@@ -12,7 +12,7 @@ import numpy as np
 from lira_engine.errors import LiraError, OutOfMemory, memory_errors_told
 from lira_engine.ort.device import CPU, Device
 from lira_engine.ort.package import ORT_ERRORS, onnxruntime
-from lira_engine.system.machine import usable_cores
+from lira_engine.system.cores import default_threads
 
 _PER_THREAD = 72 << 20
 """Bytes of address space: 8 MiB of stack, and 64 MiB that the GNU C library reserves for allocations."""
@@ -58,8 +58,7 @@ def run_options(device: Device) -> onnxruntime.RunOptions | None:
 def _check_threads(threads: int | None) -> None:
     """Raises OutOfMemory if the system refuses the address space that a session's threads reserve: ONNX
     Runtime would fail anywhere, or crash."""
-    threads = usable_cores() if threads is None else threads
-    if threads == 1 or sys.platform != "linux":
+    if threads is None or threads == 1 or sys.platform != "linux":
         return
     try:
         with mmap.mmap(-1, (threads - 1) * _PER_THREAD):
@@ -81,7 +80,7 @@ def open_session(
 ) -> onnxruntime.InferenceSession:
     """Open a session on `device`.
 
-    `threads` None leaves the number to ONNX Runtime (one per core). `prepack` False keeps weights as they
+    `threads` None takes one for each fast core (system.cores). `prepack` False keeps weights as they
     are: a second copy, in the order in which kernels read, pays only if a session runs more than once.
     `reuse` True plans ahead which tensors share a buffer: a percent faster if a run takes milliseconds, but a
     stage with large tensors may take twice the memory. `profile`: prefix of the path of a profile of its
@@ -106,6 +105,8 @@ def open_session(
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    # ONNX Runtime's own number counts slow cores and cores of other containers, and pins a thread to each.
+    threads = default_threads() if threads is None else threads
     if threads is not None:
         options.intra_op_num_threads = threads
     if profile is not None:

@@ -22,7 +22,9 @@ from lira_engine import Bundle, ContextFull, LiraError
 from lira_engine.bundle.manifest import TensorSpec
 from lira_engine.engines.runner import check_room
 from lira_engine.errors import Closed, OutOfMemory
+from lira_engine.ort.session import open_session
 from lira_engine.ort.stage import OrtStage
+from lira_engine.system.cores import default_threads
 
 
 @pytest.fixture
@@ -41,6 +43,17 @@ def test_stages_reproduce_their_check_vectors(bundle: Bundle) -> None:
             np.testing.assert_allclose(array, vectors.outputs[name], rtol=1e-5, atol=1e-5)
         with pytest.raises(ValueError, match="closed"):
             runner.run(vectors.inputs)
+
+
+def test_a_session_has_a_thread_for_each_fast_core(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = bundle.stage_file("sefe")
+
+    def threads(asked: int | None) -> int:
+        return int(open_session(file, asked).get_session_options().intra_op_num_threads)
+
+    assert threads(None) == (default_threads() or 0)
+    monkeypatch.setattr("lira_engine.ort.session.default_threads", lambda: 3)
+    assert (threads(None), threads(1)) == (3, 1)
 
 
 def open_stage(bundle: Bundle, stage: str) -> OrtStage:
