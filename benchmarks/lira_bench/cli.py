@@ -49,6 +49,9 @@ def bench(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the results in OUT.")
     ] = Request.overwrite,
+    require_quiet: Annotated[
+        bool, typer.Option("--require-quiet", help="Fail (exit code 2) if other programs used the cores.")
+    ] = Request.require_quiet,
 ) -> None:
     """Measure tokens per second and latency, stage by stage.
 
@@ -62,7 +65,7 @@ def bench(
 
     request = Request(
         bundle, output, task, expression, images, runs, warmup, max_tiles, target, precision, threads, forced,
-        ablation, tuple(peer or ()), checkpoint, overwrite,
+        ablation, tuple(peer or ()), checkpoint, overwrite, require_quiet,
     )  # fmt: skip
     check_json(json)
     with status(plain_console(stderr=True)) as show:

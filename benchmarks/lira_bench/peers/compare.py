@@ -17,6 +17,7 @@ from lira_bench.peers.result import PeerResult
 from lira_bench.sample_image import sample_image
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.errors import LiraError
+from lira_engine.system import load
 from lira_engine.system.cores import default_threads
 from lira_engine.system.machine import usable_cores
 
@@ -132,9 +133,11 @@ class _Run:
                 "prepare", bundle=str(self.bundle.path), folder=str(folder), threads=self.threads
             )["ran"]
             command = {"do": "turn", "tokens": prompt_tokens, "steps": steps}
+            first = load.reading()
             found = interleave(ours, theirs, self.rounds, command, self.progress)
+            beside = load.between(first, load.reading())
             figures = language_model_figures(*found, prompt_tokens, steps)
-            return self._measured(peer, f"{version}, {ran}", ours, theirs, len(found[0]), figures)
+            return self._measured(peer, f"{version}, {ran}", ours, theirs, len(found[0]), figures, beside)
 
     def answers(self, peer: Peer, version: str, checkpoint: Path | None, image: Path | None) -> PeerResult:
         """Measure whole answers about an image."""
@@ -148,9 +151,11 @@ class _Run:
             where = {"bundle": str(self.bundle.path), "checkpoint": str(checkpoint)}
             ran = theirs.ask("prepare", **where, **asked, threads=self.threads)["ran"]
             rounds = min(self.rounds, ANSWER_ROUNDS)
+            first = load.reading()
             found = interleave(ours, theirs, rounds, {"do": "answer"}, self.progress)
+            beside = load.between(first, load.reading())
             figures = answer_figures(*found)
-            return self._measured(peer, f"{version}, {ran}", ours, theirs, rounds, figures)
+            return self._measured(peer, f"{version}, {ran}", ours, theirs, rounds, figures, beside)
 
     def _sample(self) -> Path:
         path = self.work / "sample.png"
@@ -158,7 +163,14 @@ class _Run:
         return path
 
     def _measured(
-        self, peer: Peer, ran: str, ours: Worker, theirs: Worker, rounds: int, figures: dict[str, Any]
+        self,
+        peer: Peer,
+        ran: str,
+        ours: Worker,
+        theirs: Worker,
+        rounds: int,
+        figures: dict[str, Any],
+        beside: load.Load | None,
     ) -> PeerResult:
         ours.close()
         theirs.close()
@@ -172,6 +184,7 @@ class _Run:
             peer_peak_rss_mib=theirs.peak_rss_mib,
             ours_idle_cores=ours.idle_cores,
             peer_idle_cores=theirs.idle_cores,
+            load="" if beside is None else beside.text(),
             **figures,
         )
 

@@ -25,6 +25,7 @@ class PeerResult:
         ours_peak_rss_mib, peer_peak_rss_mib: of the measuring process, conversion not included.
         ours_idle_cores, peer_idle_cores: largest processor use between a side's own turns, that is, during
             the other side's turn and the pauses around it.
+        load: "quiet", or what else used the cores during the turns; "" if that is unknown.
     """
 
     name: str
@@ -56,6 +57,7 @@ class PeerResult:
     peer_peak_rss_mib: int | None = None
     ours_idle_cores: float | None = None
     peer_idle_cores: float | None = None
+    load: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -88,7 +90,7 @@ def _how(r: PeerResult) -> Iterator[str]:
     """Yield what ran, in which turns, and which side kept cores busy outside its own turns."""
     yield (
         f"- {r.name}: {r.ran}; {r.threads} threads, {r.rounds} rounds, {r.prompt_tokens} tokens read, "
-        f"{r.steps} steps a turn"
+        f"{r.steps} steps a turn; the machine was {r.load or 'not observed'}"
     )
     for whose, cores in (("ours", r.ours_idle_cores), (r.name, r.peer_idle_cores)):
         if cores is not None and cores >= SPINS:

@@ -18,12 +18,14 @@ from lira_bench.sample_image import sample_image
 from lira_bench.speed import output, traffic
 from lira_bench.speed.ablation import VARIANTS, ablation
 from lira_bench.speed.measure import Question, Run, measure, question
+from lira_bench.speed.quiet import Quiet, require_quiet, require_quiet_now
 from lira_bench.speed.record import Recorder, recorded
 from lira_bench.speed.request import Request
 from lira_bench.speed.summary import Traffic, decode_context, record
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.engines.runner import Engines
 from lira_engine.errors import LiraError
+from lira_engine.system import load
 from lira_engine.system.machine import peak_rss_mib, this_machine
 from lira_engine.system.terminal import warn
 from lira_engine.targets import default_precision
@@ -51,7 +53,8 @@ class Result:
 def bench(request: Request, progress: Progress = lambda doing: None) -> Result:
     """Measure the answers and the peers that `request` names, and write the files of the result.
 
-    Raises LiraError for anything that the user can mend, before anything is measured.
+    Raises LiraError for anything that the user can mend, before anything is measured; and with
+    `require_quiet` after all was written, if the machine was not quiet.
     """
     precision = request.precision or default_precision(request.target)
     peers = list(PEERS) if request.peer == ("all",) else list(request.peer)
@@ -80,6 +83,12 @@ def bench(request: Request, progress: Progress = lambda doing: None) -> Result:
         found["peers"] = {"results": [one.as_dict() for one in results], "table": table(results)}
     progress("drawing")
     output.write(folder, found, typical)
+    if request.require_quiet:
+        loads = [found["load"]["text"]]
+        loads += (
+            [one["load"] for one in found["peers"]["results"] if one["status"] == "measured"] if peers else []
+        )
+        require_quiet(loads, folder)
     return Result(found, typical, folder)
 
 
@@ -100,6 +109,9 @@ def _measure(
     bundle = Bundle.open(request.bundle)
     # Random weights would neither name a mask nor stop.
     forced = request.forced or bool(bundle.manifest.provenance.get("synthetic"))
+    before = load.idle_load()
+    if request.require_quiet:
+        require_quiet_now(before)
     with Lira.open(request.bundle, request.target, precision, request.threads) as lira:
         warn(lira.engines.remark)
         recorder = Recorder()
@@ -110,11 +122,13 @@ def _measure(
             measure(lira, recorder, images[0], asked)
         runs: list[Run] = []
         rounds = [image for _ in range(request.runs) for image in images]
+        first = load.reading()
         for number, image in enumerate(rounds):
             progress(f"run {number + 1} of {len(rounds)}")
             runs.append(measure(lira, recorder, image, asked))
         peak = peak_rss_mib()  # before the ablation and what the report itself takes
         variants = _ablation(lira, engines, recorder, request, rounds, progress) if request.ablation else None
+        quiet = Quiet(before, load.between(first, load.reading()), load.idle_load())
     progress("measuring the memory's bandwidth")
     graph = traffic.llm_file(bundle, request.target, precision)
     found = record(
@@ -127,6 +141,7 @@ def _measure(
         warmup=request.warmup,
         machine=this_machine(),
         peak_rss_mib=peak,
+        quiet=quiet,
         traffic=Traffic(
             traffic.weight_bytes(graph),
             traffic.cache_bytes(bundle.manifest.model, decode_context(runs)),

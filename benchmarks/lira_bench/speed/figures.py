@@ -13,11 +13,11 @@ FORMAT_VERSION = 1
 _COPIED = (
     "bundle", "target", "precision", "task", "synthetic", "forced", "max_tiles", "runs", "new_tokens",
     "masks", "regions", "tokens_per_s", "ttft_s", "tpot_s", "itl_s", "total_s", "region_s", "peak_rss_mib",
-    "machine",
+    "machine", "load",
 )  # fmt: skip
 _OF_PEER = (
     "name", "status", "reason", "ratio_median", "prefill_ratio_median", "answer_ratio_median",
-    "peer_ms_per_token", "peer_prefill_tokens_per_s", "peer_answer_s", "peer_peak_rss_mib",
+    "peer_ms_per_token", "peer_prefill_tokens_per_s", "peer_answer_s", "peer_peak_rss_mib", "load",
 )  # fmt: skip
 
 

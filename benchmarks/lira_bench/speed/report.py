@@ -37,6 +37,8 @@ def remarks(record: Record) -> list[str]:
         lines.append("The answer's tokens are given, in the form of a trained answer.")
     if not record["is_authors_model"]:
         lines.append(f"This is not LIRA-2B, of which the authors report {AUTHORS_TOKENS_PER_SECOND} tok/s.")
+    if record["load"]["quiet"] is False:
+        lines.append(f"The machine was {record['load']['text']}. It is faster than these figures.")
     return lines
 
 
@@ -113,6 +115,7 @@ def figure_table(record: Record) -> Table:
             f"{100 * traffic['roofline_fraction']:.0f} %"
         )
         rows.append(["bandwidth, of the memory's read bandwidth", share])
+    rows.append(["the machine meanwhile", record["load"]["text"]])
     return ("", "median"), rows
 
 

@@ -18,7 +18,7 @@ class Request:
         precision: of the engines; default: the target's.
         forced: give the answer's tokens. ablation: also measure without SEFE, without ILVC, and VQA.
         peer: names of `lira_bench.peers.registry.PEERS`. checkpoint: what the torch peer reads.
-        overwrite: replace results in `output`.
+        overwrite: replace results in `output`. require_quiet: fail on a machine with other work.
     """
 
     bundle: Path
@@ -37,3 +37,4 @@ class Request:
     peer: tuple[str, ...] = ()
     checkpoint: Path | None = None
     overwrite: bool = False
+    require_quiet: bool = False

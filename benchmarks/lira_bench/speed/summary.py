@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from lira_bench.speed.measure import Question, Run
+from lira_bench.speed.quiet import Quiet
 from lira_bench.speed.record import STAGES
 from lira_engine.bundle.manifest import Manifest, ModelSpec
+from lira_engine.system.cores import default_threads
 from lira_engine.system.extras import tool_versions
 from lira_engine.system.machine import Machine
 
@@ -76,6 +78,7 @@ def record(
     warmup: int,
     machine: Machine,
     peak_rss_mib: int | None,
+    quiet: Quiet,
     traffic: Traffic,
 ) -> dict[str, Any]:
     """Return the record for JSON. Times are seconds."""
@@ -99,7 +102,12 @@ def record(
         "images": _images(runs),
         "runs": len(runs),
         "warmup": warmup,
-        "machine": {**asdict(machine), "threads": threads, "versions": versions()},
+        "machine": {
+            **asdict(machine),
+            "threads": threads or default_threads(),
+            "versions": versions(),
+        },
+        "load": quiet.as_dict(),
         "stages": stages,
         "ttft_s": _spread([run.ttft for run in runs]),
         "total_s": _spread([run.total for run in runs]),

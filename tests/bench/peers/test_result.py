@@ -33,6 +33,7 @@ MEASURED = PeerResult(
     peer_peak_rss_mib=None,
     ours_idle_cores=0.0,
     peer_idle_cores=0.9,
+    load="quiet",
     **language_model_figures(
         turns([1.0, 2.0, 1.0], [0.5, 0.5, 0.5]), turns([2.0, 3.0, 2.5], [1.0, 1.0, 2.0]), 256, 16
     ),
@@ -69,7 +70,7 @@ def test_the_table_has_a_row_per_measured_peer() -> None:
     assert lines[2] == (
         "| genai | 62.5 | 156.2 | 2.00 (1.50 to 2.50) | 512.0 | 256.0 | 2.00 (2.00 to 4.00) | 1,500 | ? |"
     )
-    how = "2 threads, 3 rounds, 256 tokens read, 16 steps a turn"
+    how = "2 threads, 3 rounds, 256 tokens read, 16 steps a turn; the machine was quiet"
     assert f"- genai: onnxruntime-genai 0.18.0, int4; {how}" in lines
 
 

@@ -15,11 +15,13 @@ from lira_bench.speed import output, pictures, report
 from lira_bench.speed.benchmark import find_images, typical
 from lira_bench.speed.figures import figures
 from lira_bench.speed.measure import Question, Run
+from lira_bench.speed.quiet import Quiet
 from lira_bench.speed.record import Mark, Span
 from lira_bench.speed.summary import Traffic, decode_context, record
 from lira_bench.speed.trace import chrome_trace
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.errors import LiraError
+from lira_engine.system.load import Load
 from lira_engine.system.machine import Gpu, Machine
 from lira_runtime.prompts import Prompt
 
@@ -72,6 +74,7 @@ def made(accuracy_bundle: Path) -> dict[str, Any]:
         warmup=1,
         machine=MACHINE,
         peak_rss_mib=1234,
+        quiet=Quiet(None, Load(9.0, 6, 0.01, 0.0), None),
         traffic=Traffic(10**9, 2 * 10**8, 30.0),
     )
 
@@ -135,6 +138,7 @@ def test_an_answer_of_one_token_has_no_latency_between_tokens(accuracy_bundle: P
         warmup=0,
         machine=MACHINE,
         peak_rss_mib=None,
+        quiet=Quiet(None, None, None),
         traffic=Traffic(10**9, 0.0, 30.0),
     )
     assert made["tpot_s"] is made["itl_s"] is made["region_s"] is None
