@@ -41,6 +41,7 @@ def _machine() -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         ("system", here.system),
         ("processor", f"{here.cpu}, {here.cores} cores"),
+        ("instructions", " ".join(here.instruction_sets) or "unknown"),
         ("threads", f"{cores().text()} by default" if sys.platform == "linux" else "left to ONNX Runtime"),
         ("memory", memory),
         ("disk", f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in {Path.cwd()}"),

@@ -47,6 +47,8 @@ def setting(record: Record) -> str:
     machine, images = record["machine"], record["images"]
     memory = "" if machine["memory_gib"] is None else f", {machine['memory_gib']:.1f} GiB"
     parts = [f"{machine['cpu']}, {machine['cores']} cores{memory}"]
+    if machine["instruction_sets"]:
+        parts.append(" ".join(machine["instruction_sets"]))
     parts += [f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}" for gpu in machine["gpus"]]
     parts += machine["jetson"]
     if machine["power_mode"] is not None:

@@ -17,7 +17,13 @@ from lira_engine.system.windows_memory import windows_memory
 _L4T = Path("/etc/nv_tegra_release")
 _MODEL = Path("/proc/device-tree/model")
 _COMPATIBLE = Path("/proc/device-tree/compatible")
+_CPUINFO = Path("/proc/cpuinfo")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+
+_INSTRUCTION_SETS = (
+    "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16",
+    "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class Machine:
         cores: that this process may run on. memory_gib, available_gib: of the whole machine.
         jetson: model, L4T and JetPack of a Jetson board.
         power_mode: of a Jetson board (nvpmodel), or the governor of the first core.
+        instruction_sets: of the processor, those that matrix products use, as Linux names them.
     """
 
     system: str
@@ -64,6 +71,7 @@ class Machine:
     jetson: tuple[str, ...]
     power_mode: str | None
     python: str
+    instruction_sets: tuple[str, ...] = ()
 
 
 def this_machine() -> Machine:
@@ -79,6 +87,7 @@ def this_machine() -> Machine:
         jetson=tuple(_lines(jetson())),
         power_mode=_power_mode(),
         python=platform.python_version(),
+        instruction_sets=instruction_sets(),
     )
 
 
@@ -156,12 +165,23 @@ def peak_rss_mib() -> int | None:
 
 def cpu_name() -> str:
     """Return the processor's name."""
+    return _cpuinfo("model name", "Model") or platform.processor() or platform.machine()
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Return which instructions for matrix products the processor has; none where Linux does not say."""
+    has = _cpuinfo("flags", "Features").split()
+    return tuple(name for name in _INSTRUCTION_SETS if name in has)
+
+
+def _cpuinfo(*keys: str) -> str:
+    """Return the first value of one of these keys, "" without one."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        for line in _CPUINFO.read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
-            if key.strip() in ("model name", "Model"):
+            if key.strip() in keys:
                 return value.strip()
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def _memory() -> tuple[float | None, float | None]:
