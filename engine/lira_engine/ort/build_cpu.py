@@ -70,7 +70,7 @@ class CpuBuilder:
             errors,
             round(time.perf_counter() - started, 3),
             speedup,
-            None if beside is None else round(beside.lost, 3),
+            None if speedup is None or beside is None else round(beside.lost, 3),
         )
 
     def _write(self, stage: str, precision: str, folder: Path) -> dict[str, float]:
