@@ -17,8 +17,7 @@ from lira_calib.scoring.whole_llm import llm_bytes
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.engines.recipe import NO_RECIPE, StageRecipe
 from lira_engine.ort.opening import OrtOpener
-from lira_engine.system.turns import in_turns
-from lira_engine.system.turns import rounds as so_many
+from lira_engine.system.turns import in_turns, so_many
 
 ROUNDS = 5
 STEPS = 8

@@ -61,8 +61,8 @@ def in_turns(works: Sequence[Work], more: Callable[[Turns], bool], before: Work 
             return turns
 
 
-def rounds(count: int) -> Callable[[Turns], bool]:
-    """Return a `more` for so many rounds."""
+def so_many(count: int) -> Callable[[Turns], bool]:
+    """Return a `more` for `count` rounds."""
     return lambda turns: turns.rounds < count
 
 

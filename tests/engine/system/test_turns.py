@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from lira_engine.system import turns
-from lira_engine.system.turns import in_turns, rounds, until_clear
+from lira_engine.system.turns import in_turns, so_many, until_clear
 
 
 class BusyMachine:
@@ -79,7 +79,7 @@ def _ticking(
 
 def test_all_works_run_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     works, order = _ticking(monkeypatch, [2.0, 20.0, 3.0], [1.0, 10.0, 1.0], [4.0, 40.0, 3.0])
-    found = in_turns(works, rounds(3), before=lambda: order.append(9))
+    found = in_turns(works, so_many(3), before=lambda: order.append(9))
     assert order == [9, 0, 9, 1, 9, 2] * 3
     assert found.seconds == ((2, 20, 3), (1, 10, 1), (4, 40, 3))
     # The second round was slow for all of them: ratios do not see it.
@@ -101,5 +101,5 @@ def test_clear_choices_end_early_and_unclear_ones_at_last(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="its clock is the wall's")
 def test_waiting_is_no_processor_time() -> None:
-    found = in_turns([lambda: time.sleep(0.05), lambda: sum(range(1000))], rounds(1))
+    found = in_turns([lambda: time.sleep(0.05), lambda: sum(range(1000))], so_many(1))
     assert found.seconds[0][0] < 0.04
