@@ -8,7 +8,6 @@ Uses only what two versions of lira-edge share, so that run.py can time an older
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from dataclasses import replace
@@ -34,12 +33,6 @@ def answer(lira: Lira, scene: Scene, task: str, expression: str | None = None) -
     return found.timings.as_dict()
 
 
-def busy_jiffies() -> int:
-    """Return the time in which all processors worked, or were taken from this machine, 1/100 s."""
-    user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
-    return user + nice + system + irq + softirq + steal
-
-
 def peak_mib() -> int:
     """Return the peak resident memory of this process, MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -48,7 +41,7 @@ def peak_mib() -> int:
 
 def main() -> None:
     bundle, precision, image, out = sys.argv[1:]
-    began, busy, own = time.perf_counter(), busy_jiffies(), sum(os.times()[:2])
+    began = time.perf_counter()
     lira = Lira.open(bundle, precision=precision)
     found: dict[str, Any] = {"open": time.perf_counter() - began}
     scene = lira.look(image)
@@ -56,9 +49,6 @@ def main() -> None:
     found["second"] = answer(lira, scene, "refseg", "the spoon beside the cup")
     found["gcg"] = answer(lira, scene, "gcg")
     found["peak_mib"] = peak_mib()
-    seconds = time.perf_counter() - began
-    others = (busy_jiffies() - busy) / os.sysconf("SC_CLK_TCK") - (sum(os.times()[:2]) - own)
-    found["others_busy_cores"] = round(max(0.0, others / seconds), 2)
     Path(out).write_text(json.dumps(found), encoding="utf-8")
 
 

@@ -69,7 +69,8 @@ def _first_mask(result: Result) -> Iterator[str]:
     yield "checkout's, below 1 is better; of tokens per second, above 1."
     yield ""
     machine = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
-    yield f"Machine: {machine}. Load: {result['load']}."
+    lost = [run["lost_cores"] for runs in sides.values() for run in runs]
+    yield f"Machine: {machine}. Others used {min(lost)} to {max(lost)} cores meanwhile."
     yield ""
     yield "| | before | int4 | mixed |"
     yield "| --- | ---: | ---: | ---: |"

@@ -28,6 +28,7 @@ from page import page  # beside this file
 from lira_bench.peers import PEERS, compare
 from lira_bench.reproduce import parser_line
 from lira_engine.bundle.manifest import STAGES
+from lira_engine.system import load
 from lira_engine.system.atomic import atomic_write
 from lira_engine.system.machine import this_machine
 from lira_nano.dataset import write_dataset
@@ -168,9 +169,12 @@ def first_mask(work: Path, before: Path | None, rounds: int = 3) -> Result:
     out = work / "answers.json"
     for turn in range(rounds + 1):  # the first one fills the page cache
         for side, (checkout, folder, precision) in sides.items():
-            run = measured(by(checkout, HERE / "answers.py", folder, precision, PHOTO, out))
+            first = load.reading()
+            measured(by(checkout, HERE / "answers.py", folder, precision, PHOTO, out))
+            beside = load.between(first, load.reading())
             if turn:
-                found[side].append({**run, **json.loads(out.read_text())})
+                lost = None if beside is None else round(beside.lost, 2)
+                found[side].append({**json.loads(out.read_text()), "lost_cores": lost})
     return {"sides": found, "machine": machine(), "rounds": rounds}
 
 
@@ -243,20 +247,13 @@ def steps(before: Path | None = None) -> dict[str, Callable[[Path], Result]]:
     return found
 
 
-def instructions() -> str:
-    """Return the instruction sets that decide how fast matrix products are (Linux)."""
-    words = set(Path("/proc/cpuinfo").read_text().split())
-    known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
-    return " ".join(name for name in known if name in words)
-
-
 def machine() -> Result:
     here = this_machine()
     packages = ("onnxruntime", "torch", "onnx", "numpy")
     versions = {name: metadata.version(name) for name in packages}
     return {
         "cpu": here.cpu,
-        "instructions": instructions(),
+        "instructions": " ".join(here.instruction_sets),
         "cores": here.cores,
         "memory_gib": round(here.memory_gib or 0, 1),
         **versions,
