@@ -45,7 +45,7 @@ def test_layers_share_a_graph_and_the_last_makes_no_rows(random_llm: RandomLlm) 
             assert "logit_positions" not in names
     assert {value.name for value in weights_of(last.models[0])} == {
         "attention_norm",
-        *(f"{part}.q8.0{end}" for part in "qkv" for end in ("", ".scales")),
+        *(f"{part}.q8.0{end}" for part in "kv" for end in ("", ".scales")),
     }
 
 
