@@ -24,8 +24,10 @@ from lira_engine.engines.fingerprint import lowering_fingerprint
 from lira_engine.engines.usable import usable_build
 from lira_engine.lowering.cpu import cpu_pipeline
 from lira_engine.lowering.pipeline import Pass
+from lira_engine.lowering.prefill import LayerGroup, save_prefill
 from lira_engine.lowering.quantization import Quantization
 from lira_engine.ort.kv_cache import OrtKvCache
+from lira_engine.ort.options import CpuOptions
 from lira_engine.targets import target_named
 
 
@@ -350,6 +352,28 @@ def test_a_build_checks_the_runners_kv_cache(from_empty_cache: Path, monkeypatch
     with pytest.raises(LiraError, match="the cpu engine of llm is wrong: output"):
         build(from_empty_cache, threads=1, force=True)
     usable_build(Bundle.open(from_empty_cache), target_named("cpu"), "fp32")  # the earlier engines are kept
+
+
+@pytest.mark.portable
+def test_a_build_checks_the_graphs_for_many_rows(
+    from_empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quantized engines have them, if nobody asked for the same weights."""
+    folder = build(from_empty_cache, precision="int8", threads=1)
+    written = {path.name for path in folder.glob("llm.prefill.*")}
+    assert {"llm.prefill.0.onnx", "llm.prefill.0.data"} <= written
+    assert written <= set(json.loads((folder / "build.json").read_text())["files"])
+
+    def spoiled(groups: list[LayerGroup], made: Path) -> None:
+        save_prefill(groups, made)
+        for data in made.glob("llm.prefill.*.data"):
+            data.write_bytes(data.read_bytes()[::-1])
+
+    monkeypatch.setattr("lira_engine.ort.build_cpu.save_prefill", spoiled)
+    with pytest.raises(LiraError, match=r"the cpu engine of llm is wrong: output|is not finite"):
+        build(from_empty_cache, precision="int8", threads=1, force=True)
+    folder = build(from_empty_cache, precision="int8", threads=1, options=CpuOptions(prefill="same"))
+    assert not list(folder.glob("llm.prefill.*"))
 
 
 def test_too_little_disk_is_refused(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
