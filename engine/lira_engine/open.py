@@ -47,7 +47,11 @@ def open_files(
             if stage != "llm"
         }
         llm = opened.enter_context(opener.llm(files["llm"]))
-        engines = Engines(target=target, precision=precision, llm=llm, remark=remark, **stages)
+        # A pass of several rows has other roundings, and fp32 engines keep theirs to the last bit.
+        draft_costs = () if precision == "fp32" else opener.draft_costs
+        engines = Engines(
+            target=target, precision=precision, llm=llm, remark=remark, draft_costs=draft_costs, **stages
+        )
         opened.pop_all()
     return engines
 

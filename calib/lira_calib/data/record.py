@@ -107,7 +107,13 @@ class Recorder:
             sorted(manifest.stages["pixel_decoder"].inputs.keys() - {"hidden_states"})
         )
         engines = Engines(
-            "cpu", "fp32", llm=self._llm, pixel_decoder=self._decoder, remark="", **self._stages
+            "cpu",
+            "fp32",
+            llm=self._llm,
+            pixel_decoder=self._decoder,
+            remark="",
+            draft_costs=(),
+            **self._stages,
         )
         tokenizer = Tokenizer(bundle.tokenizer_file)
         self._lira = Lira(manifest, engines, tokenizer, bundle.embeddings, bundle.separators)

@@ -206,6 +206,8 @@ class Engines(Closing):
     """The five opened stages of a bundle, for one target. A context manager that closes them.
 
     `remark`: what whoever uses them must know: that they were kept although their judge refused them; or "".
+    `draft_costs`: what 1, 2, ... rows more, each with logits, add to a decode step of one row, in such steps;
+    () where reading ahead never pays or must not be (see lira_runtime.drafts).
     """
 
     target: str
@@ -216,6 +218,7 @@ class Engines(Closing):
     llm: LlmRunner
     pixel_decoder: StageRunner
     remark: str = ""
+    draft_costs: tuple[float, ...] = ()
 
     def close(self) -> None:
         with ExitStack() as closing:  # all of them, even if one fails

@@ -27,7 +27,13 @@ NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Opener(Protocol):
-    """Opens engine files. The runners are context managers."""
+    """Opens engine files. The runners are context managers.
+
+    `draft_costs`: those of its quantized language models (`Engines.draft_costs`).
+    """
+
+    @property
+    def draft_costs(self) -> tuple[float, ...]: ...
 
     def stage(self, name: str, file: Path) -> StageRunner:
         """Open a stage; the language model as a plain graph with its caches as inputs and outputs."""

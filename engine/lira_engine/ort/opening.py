@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from lira_engine.ort.stage import OrtStage
 
 
+_DRAFT_COSTS = (0.6, 0.8, 1.0, 1.3, 1.55, 1.8, 2.05)
+"""CPU time that 1 to 7 rows more add to LIRA-2B's int4 decode step at 2,100 rows of cache, in such steps
+(docs/log.md). The first adds most: attention packs the keys, which one row reads as they are."""
+
+
 @dataclass(frozen=True)
 class OrtOpener:
     """Opens ONNX files in sessions on a device."""
@@ -21,6 +26,11 @@ class OrtOpener:
     bundle: Bundle
     threads: int | None
     device: Device = CPU
+
+    @property
+    def draft_costs(self) -> tuple[float, ...]:
+        """On a GPU they were not measured."""
+        return _DRAFT_COSTS if self.device.memory == "cpu" else ()
 
     def stage(self, name: str, file: Path) -> OrtStage:
         from lira_engine.ort.stage import OrtStage

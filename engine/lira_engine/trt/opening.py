@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from lira_engine.bundle.manifest import Manifest, TensorSpec
 from lira_engine.engines.llm_tensors import cache_output, is_cache, is_cache_input
@@ -32,6 +32,9 @@ class TrtOpener:
     flavour: Flavour
     driver: Driver
     mend: str
+    # Decode steps of one row have a profile and a captured graph. 2 to 4 rows would run by the kernels that
+    # were tuned for a prefill's 256.
+    draft_costs: ClassVar[tuple[float, ...]] = ()
 
     def stage(self, name: str, file: Path) -> TrtStage:
         """Open the engine of any stage but the language model."""

@@ -73,6 +73,10 @@ class ToyOpener:
     bundle: Bundle
     cpu: Opener
 
+    @property
+    def draft_costs(self) -> tuple[float, ...]:
+        return self.cpu.draft_costs
+
     def stage(self, name: str, file: Path) -> StageRunner:
         return ToyStage(self.bundle, name, file) if name == OWN else self.cpu.stage(name, file)
 
