@@ -31,6 +31,13 @@ PrecisionOption = Annotated[
         help=f"Precision of the engines; mixed if a recipe made them. Default: {_default_precisions()}."
     ),
 ]
+DraftOption = Annotated[
+    str,
+    typer.Option(
+        help="Read likely tokens ahead: auto (quantized engines on a CPU, where it pays), off. The answer is "
+        "the same."
+    ),
+]
 MaxTilesOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="Cut the image into 1 to 12 tiles at most. Default: the bundle's."),

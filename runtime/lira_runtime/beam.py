@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from lira_engine.engines.runner import KvCache
 from lira_engine.errors import LiraError
-from lira_runtime.loop import Llm
+from lira_runtime.loop import Embed, Llm
 
 _NEVER = -1e9  # score of a beam that is not used yet
 
@@ -48,7 +48,7 @@ def beam_search(
     llm: Llm,
     cache: KvCache,
     prompt: np.ndarray,  # [S, C], what `cache` does not hold yet
-    embed: Callable[[Sequence[int]], np.ndarray],  # token ids -> [n, C]
+    embed: Embed,
     beams: int,
     max_new_tokens: int,
     end_ids: Collection[int],
@@ -114,9 +114,7 @@ def _the_best(found: Sequence[_Beam]) -> tuple[int, ...]:
 class _Reader:
     """Computes next-token log probabilities for any answer to one prompt."""
 
-    def __init__(
-        self, llm: Llm, cache: KvCache, prompt: np.ndarray, embed: Callable[[Sequence[int]], np.ndarray]
-    ) -> None:
+    def __init__(self, llm: Llm, cache: KvCache, prompt: np.ndarray, embed: Embed) -> None:
         self._llm = llm
         self._cache = cache
         self._embed = embed

@@ -10,6 +10,7 @@ import typer
 from lira_engine.cli_options import (
     BuiltTargetOption,
     BundleArgument,
+    DraftOption,
     MaxTilesOption,
     PrecisionOption,
     TargetOption,
@@ -44,6 +45,7 @@ def run(
             "--unverified", help="Run GPU engines that `lira-edge verify` did not check on this machine."
         ),
     ] = False,
+    draft: DraftOption = "auto",
     overlay: Annotated[Path | None, typer.Option(metavar="PNG", help="Write a picture here.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answer here.")] = None,
     attributes: Annotated[
@@ -64,6 +66,7 @@ def run(
     from lira_engine.errors import LiraError
     from lira_engine.targets import default_precision
     from lira_runtime import arguments
+    from lira_runtime.drafts import check_draft
     from lira_runtime.prompts import Question, check_ilvc
     from lira_runtime.run import run as run_question
 
@@ -73,6 +76,7 @@ def run(
     if attributes is not None and not words:
         raise LiraError("--attributes is empty; expected words with commas between them, such as red,green")
     mode = check_ilvc(ilvc)
+    drafting = check_draft(draft)
     run_question(
         bundle,
         image,
@@ -81,6 +85,7 @@ def run(
         precision=precision or default_precision(target),
         threads=threads,
         unverified=unverified,
+        draft=drafting,
         max_tiles=max_tiles,
         words=words,
         overlay=overlay,

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 
 import numpy as np
 
 from lira_engine.bundle.bundle import Bundle
 from lira_runtime import arguments, images, preprocess
+from lira_runtime.drafts import Draft, check_draft
 from lira_runtime.images import ImageSource
 from lira_runtime.model import Model
 from lira_runtime.scene import Scene
@@ -35,11 +37,13 @@ class Lira(Model):
         threads: int | None = None,
         tokenizer: TextCoder | None = None,
         unverified: bool = False,
+        draft: Draft = "auto",
     ) -> Lira:
         """Open the engines that `lira-edge build` made; "portable" runs the bundle's graphs as they are.
 
         threads: CPU threads; None takes one for each fast core. tokenizer: replaces the bundle's
-        tokenizer.json. unverified: also opens engines for a GPU that were not verified on it.
+        tokenizer.json. unverified: also opens engines for a GPU that were not verified on it. draft: "auto"
+        reads ahead where that pays, "off" never (see drafts.py).
         `engines.remark` says if engines were kept by `lira-edge build --force` beyond their recipe's budget.
         Raises LiraError if the folder is no bundle, if files are missing or altered, and if the engines are
         missing or stale.
@@ -48,10 +52,13 @@ class Lira(Model):
 
         arguments.text("the target", target)
         arguments.text("the precision", precision)
+        check_draft(draft)
         threads = arguments.optional_whole("threads", threads, "1 or more", 1)
         opened = Bundle.open(bundle)
         coder = Tokenizer(opened.tokenizer_file) if tokenizer is None else tokenizer
         engines = open_engines(opened, target, precision, threads, unverified)
+        if draft == "off":
+            engines = replace(engines, draft_costs=())
         return cls(opened.manifest, engines, coder, opened.embeddings, opened.separators)
 
     def close(self) -> None:

@@ -15,6 +15,9 @@ from lira_engine.engines.runner import KvCache, LlmOutput
 from lira_engine.errors import ContextFull
 from lira_runtime.events import EndEvent, LoopEvent, TokenEvent
 
+Embed = Callable[[Sequence[int]], np.ndarray]
+"""Token ids [n] -> embeddings [n, C]."""
+
 
 class Llm(Protocol):
     """The part of a `lira_engine.engines.runner.LlmRunner` that the loop uses."""
@@ -40,7 +43,7 @@ def generate(
     llm: Llm,
     cache: KvCache,
     prompt: np.ndarray,  # [S, C], the rows that `cache` does not hold yet
-    embed: Callable[[Sequence[int]], np.ndarray],  # token ids -> [n, C]
+    embed: Embed,
     choose: Callable[[np.ndarray], int],  # logits [V] -> token id
     stop_ids: Collection[int],
     max_new_tokens: int,

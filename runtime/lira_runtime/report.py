@@ -71,6 +71,8 @@ def rate_line(timings: Timings) -> str:
     rates = [f"end to end {timings.end_to_end_tokens_per_second:.1f} tok/s"]
     if timings.decode:
         rates.insert(0, f"decode {timings.decode_tokens_per_second:.1f} tok/s")
+    if timings.drafted:
+        rates.append(f"{timings.tokens_per_pass:.2f} tokens per pass")
     plural = "" if timings.new_tokens == 1 else "s"
     return (
         f"{timings.new_tokens} token{plural}: {', '.join(rates)}"

@@ -16,6 +16,7 @@ from lira_engine.system.terminal import plain_console, status, warn
 from lira_engine.system.text import json_text
 from lira_runtime import draw, report
 from lira_runtime.answer import Answer, Event, FinishedEvent, first_tokens
+from lira_runtime.drafts import Draft
 from lira_runtime.events import TokenEvent
 from lira_runtime.images import open_image
 from lira_runtime.lira import Lira
@@ -32,6 +33,7 @@ def run(
     precision: str = "fp32",
     threads: int | None = None,
     unverified: bool = False,
+    draft: Draft = "auto",
     max_tiles: int | None = None,
     words: Sequence[str] = (),
     overlay: Path | None = None,
@@ -40,8 +42,8 @@ def run(
 ) -> Answer:
     """Ask about an image; print the answer, its phrases and its timings; return the answer.
 
-    target, precision, threads, unverified: see `Lira.open`. words: are ranked at the first mask. overlay,
-    json: a PNG and a JSON file to write.
+    target, precision, threads, unverified, draft: see `Lira.open`. words: are ranked at the first mask.
+    overlay, json: a PNG and a JSON file to write.
     Raises LiraError as `Lira.open`, `Lira.look` and `Scene.stream` do, and for files that cannot be written:
     before it opens the engines where the bundle is not needed to tell.
     """
@@ -51,7 +53,9 @@ def run(
     out = console or plain_console()
     with ExitStack() as opened:
         with status(out, "opening the engines"):
-            lira = opened.enter_context(Lira.open(bundle, target, precision, threads, unverified=unverified))
+            lira = opened.enter_context(
+                Lira.open(bundle, target, precision, threads, unverified=unverified, draft=draft)
+            )
         warn(lira.engines.remark)
         text = lira.prompt(question).question
         if words:

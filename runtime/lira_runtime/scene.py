@@ -14,7 +14,8 @@ from lira_engine.errors import LiraError
 from lira_runtime.answer import Answer, Event, FinishedEvent, last_answer
 from lira_runtime.beam import beam_search
 from lira_runtime.callbacks import ImageIdCallback, SegCallback
-from lira_runtime.events import EndEvent, LoopEvent, TokenEvent
+from lira_runtime.drafts import DraftingLlm, Memory
+from lira_runtime.events import EndEvent, LoopEvent, RegionEvent, TokenEvent
 from lira_runtime.loop import Llm, TokenCallback, generate
 from lira_runtime.model import Model
 from lira_runtime.prompts import Prompt, Question, QuestionOptions, encodes_regions
@@ -136,17 +137,23 @@ class Scene:
         model, tokens = self._model, self._model.manifest.tokens
         timings = Timings(look=self._unpaid_look)
         self._unpaid_look = LookTimings()
-        llm = TimedLlm(model.engines.llm, timings)
         seg = SegCallback(model.engines.pixel_decoder, self._image_features, self.image.size, timings)
         callbacks: dict[int, TokenCallback] = {tokens.seg: seg}
         if use_ilvc:
             callbacks[tokens.image_id] = self._image_id_callback(seg, timings)
         transcript = Transcript(model.tokenizer, tokens, prompt.label)
+        unread = {*prompt.stop_ids, tokens.image_id} if use_ilvc else prompt.stop_ids
+        blanks = [token for token in tokens.region_suffix if token != tokens.p]  # of " <p>", and of " [SEG]"
+        memory = Memory((tokens.p_end, *blanks, tokens.seg))
+        engines = model.engines
+        drafting = DraftingLlm(engines.llm, engines.draft_costs, model.embed, memory, unread, timings)
 
         def answer() -> Iterator[LoopEvent]:
+            cache = self._keep_image_rows(prompt.before, TimedLlm(engines.llm, timings))
+            drafting.note(prompt.after, chosen=False)
             events = generate(
-                llm,
-                self._keep_image_rows(prompt.before, llm),
+                TimedLlm(drafting, timings),
+                cache,
                 model.embed(prompt.after),
                 model.embed,
                 choose,
@@ -155,7 +162,12 @@ class Scene:
                 callbacks,
                 forced,
             )
-            yield from map(transcript.add, events)
+            for event in events:
+                if isinstance(event, TokenEvent):
+                    drafting.note((event.token_id,), chosen=True)
+                elif isinstance(event, RegionEvent):
+                    drafting.note(event.suffix_ids, chosen=False)
+                yield transcript.add(event)
 
         for event in timings.answering(answer()):
             if isinstance(event, EndEvent):

@@ -43,10 +43,12 @@ class Timings:
 
     look: LookTimings = field(default_factory=LookTimings)
     new_tokens: int = 0
+    drafted: int = 0  # rows that were read ahead
+    accepted: int = 0  # of these, the rows of tokens that did follow, and so took no pass of their own
     prefill_tokens: int = 0
     prefill: float = 0.0
     ttft: float = 0.0  # time to first token, with the look if this answer paid for it
-    decode: list[float] = field(default_factory=list)  # decode steps: LLM passes that read one token
+    decode: list[float] = field(default_factory=list)  # to read one token each: about 0 if it was read ahead
     region_prefill: list[float] = field(default_factory=list)  # LLM passes that read a region
     regions: list[float] = field(default_factory=list)  # crop and semantic encoder, without the mask
     masks: list[float] = field(default_factory=list)  # waiting for the pixel decoder
@@ -64,6 +66,12 @@ class Timings:
         """Decode steps per second of LLM time; 0.0 if there was none."""
         spent = sum(self.decode)
         return len(self.decode) / spent if spent else 0.0
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """Tokens of the answer per pass of the LLM that gave one; 1.0 without drafts."""
+        passes = self.new_tokens - self.accepted
+        return self.new_tokens / passes if passes else 0.0
 
     @property
     def end_to_end_tokens_per_second(self) -> float:
@@ -114,6 +122,9 @@ class Timings:
             "prefill": self.prefill,
             "ttft": self.ttft,
             "new_tokens": self.new_tokens,
+            "drafted": self.drafted,
+            "accepted": self.accepted,
+            "tokens_per_pass": self.tokens_per_pass,
             "decode": self.decode,
             "region_prefill": self.region_prefill,
             "regions": self.regions,

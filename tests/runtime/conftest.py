@@ -195,6 +195,7 @@ def fake_engines(script: Iterable[int] = (), capacity: int = 1000) -> SimpleName
         sefe=FakeStage(_sefe),
         pixel_decoder=FakeStage(_mask),
         remark="",
+        draft_costs=(),
         llm=FakeLlm(script, capacity),
         close=lambda: None,
     )
