@@ -9,7 +9,7 @@ import typer
 
 from lira_bench.json_output import JsonOption
 from lira_bench.speed.request import Request
-from lira_engine.cli_options import MaxTilesOption, PrecisionOption, TargetOption
+from lira_engine.cli_options import DraftOption, MaxTilesOption, PrecisionOption, TargetOption
 
 
 def bench(
@@ -45,6 +45,7 @@ def bench(
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Checkpoint that the torch peer reads.")
     ] = Request.checkpoint,
+    draft: DraftOption = Request.draft,
     json: JsonOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the results in OUT.")
@@ -62,10 +63,11 @@ def bench(
     from lira_bench.speed import benchmark, terminal
     from lira_bench.speed.figures import figures
     from lira_engine.system.terminal import plain_console, status
+    from lira_runtime.drafts import check_draft
 
     request = Request(
         bundle, output, task, expression, images, runs, warmup, max_tiles, target, precision, threads, forced,
-        ablation, tuple(peer or ()), checkpoint, overwrite, require_quiet,
+        ablation, tuple(peer or ()), checkpoint, overwrite, require_quiet, check_draft(draft),
     )  # fmt: skip
     check_json(json)
     with status(plain_console(stderr=True)) as show:

@@ -112,7 +112,7 @@ def _measure(
     before = load.idle_load()
     if request.require_quiet:
         require_quiet_now(before)
-    with Lira.open(request.bundle, request.target, precision, request.threads) as lira:
+    with Lira.open(request.bundle, request.target, precision, request.threads, draft=request.draft) as lira:
         warn(lira.engines.remark)
         recorder = Recorder()
         engines = lira.engines = recorded(lira.engines, recorder)

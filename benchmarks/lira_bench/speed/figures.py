@@ -12,8 +12,8 @@ FORMAT_VERSION = 1
 
 _COPIED = (
     "bundle", "target", "precision", "task", "synthetic", "forced", "max_tiles", "runs", "new_tokens",
-    "masks", "regions", "tokens_per_s", "ttft_s", "tpot_s", "itl_s", "total_s", "region_s", "peak_rss_mib",
-    "machine", "load",
+    "tokens_per_pass", "masks", "regions", "tokens_per_s", "ttft_s", "tpot_s", "itl_s", "total_s", "region_s",
+    "peak_rss_mib", "machine", "load",
 )  # fmt: skip
 _OF_PEER = (
     "name", "status", "reason", "ratio_median", "prefill_ratio_median", "answer_ratio_median",

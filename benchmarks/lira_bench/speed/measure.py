@@ -39,6 +39,7 @@ class Run:
         decode_tokens_per_s: decode steps per second of the language model's time alone.
         end_to_end_tokens_per_s: all tokens over `total`.
         regions: seconds of crop and encoder, per region. masks: number of decoded masks.
+        drafted, accepted: rows that were read ahead, and those that saved a pass of the language model.
     """
 
     image: str
@@ -53,6 +54,13 @@ class Run:
     regions: tuple[float, ...]
     masks: int
     finish_reason: str
+    drafted: int = 0
+    accepted: int = 0
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """Return the answer's tokens per pass of the language model that gave one."""
+        return self.new_tokens / (self.new_tokens - self.accepted)
 
     def seconds(self, stage: str) -> list[float]:
         """Return the seconds of each run of the stage."""
@@ -117,4 +125,6 @@ def measure(lira: Lira, recorder: Recorder, image: Path | Image, asked: Question
         regions=tuple(timings.regions),
         masks=len(timings.masks),
         finish_reason=answer.finish_reason,
+        drafted=timings.drafted,
+        accepted=timings.accepted,
     )

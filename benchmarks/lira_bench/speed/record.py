@@ -164,7 +164,8 @@ class RecordedLlm(Closing):
     ) -> LlmOutput:
         stage = "prefill"
         if self._recorder.phase == "answer":
-            stage = "decode" if len(embeds) == 1 else "region_prefill"
+            own = len(embeds) - len(logit_positions) + 1  # without the rows that are read ahead
+            stage = "decode" if own == 1 else "region_prefill"
         with self._recorder.span(stage):
             output = self._llm.forward(embeds, cache, logit_positions)
         spans = self._recorder.spans

@@ -94,6 +94,8 @@ def figure_table(record: Record) -> Table:
         ["whole answer", seconds(record["total_s"]["median"])],
         ["tokens of the answer", str(record["new_tokens"])],
     ]
+    if record["drafted"]:
+        rows.append(["tokens per pass, with drafts", f"{record['tokens_per_pass']:.2f}"])
     if "prefill" in stages:
         rows.append(["prefill", f"{stages['prefill']['tokens_per_s']:.1f} tok/s"])
     if record["tpot_s"]:

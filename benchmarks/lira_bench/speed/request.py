@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lira_runtime.drafts import Draft
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,8 @@ class Request:
         precision: of the engines; default: the target's.
         forced: give the answer's tokens. ablation: also measure without SEFE, without ILVC, and VQA.
         peer: names of `lira_bench.peers.registry.PEERS`. checkpoint: what the torch peer reads.
-        overwrite: replace results in `output`. require_quiet: fail on a machine with other work.
+        overwrite: replace results in `output`. require_quiet: fail on a machine with other work. draft: "auto"
+            reads ahead where that pays, "off" never.
     """
 
     bundle: Path
@@ -38,3 +43,4 @@ class Request:
     checkpoint: Path | None = None
     overwrite: bool = False
     require_quiet: bool = False
+    draft: Draft = "auto"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,6 +92,18 @@ def test_a_referring_segmentation_runs_these_stages(lira: Lira) -> None:
     assert all(a.start + a.lasted <= b.start + 1e-6 for a, b in pairwise(spans))
     assert 0 < sum(span.seconds for span in spans) <= run.total * 1.05
     assert run.ttft < run.total
+
+
+def test_drafted_rows_are_of_the_pass_that_reads_them(lira: Lira) -> None:
+    plain = forced_run(lira, "gcg")
+    drafted = forced_run(lira, "gcg", change=lambda engines, _: replace(engines, draft_costs=(0.6, 0.8, 1.0)))
+    assert (plain.drafted, plain.accepted, plain.tokens_per_pass) == (0, 0, 1.0)
+    assert drafted.new_tokens == plain.new_tokens and 0 < drafted.accepted <= drafted.drafted
+    passes = [span for span in drafted.spans if span.stage in ("decode", "region_prefill")]
+    assert len(passes) + 1 == drafted.new_tokens - drafted.accepted  # the prompt's pass chooses one, too
+    assert len(rows(drafted, "region_prefill")) == len(rows(plain, "region_prefill")) == 3
+    assert {*rows(drafted, "decode")} > {1}
+    assert drafted.tokens_per_pass == drafted.new_tokens / (len(passes) + 1)
 
 
 def test_a_grounded_description_runs_these_stages(lira: Lira) -> None:

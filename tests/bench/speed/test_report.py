@@ -96,6 +96,7 @@ def test_the_record_has_medians_rates_and_bandwidth(made: dict[str, Any]) -> Non
     assert made["itl_s"]["p99"] == pytest.approx(11.0, rel=0.05)
     assert made["tokens_per_s"]["decode"] == pytest.approx(2 / 0.24)
     assert (made["new_tokens"], made["masks"], made["regions"]) == (4, 1, 1)
+    assert (made["drafted"], made["accepted"], made["tokens_per_pass"]) == (0, 0, 1.0)
     assert made["region_s"]["median"] == pytest.approx(3.2)
     assert decode_context([a_run()]) == 1131.5
     traffic = made["decode_traffic"]
@@ -104,6 +105,13 @@ def test_the_record_has_medians_rates_and_bandwidth(made: dict[str, Any]) -> Non
     assert traffic["roofline_fraction"] == pytest.approx(1 / 3)
     assert made["machine"]["power_mode"] == "15W" and made["machine"]["gpus"][0]["driver"] == "540.4.0"
     json.dumps(made)
+
+
+def test_the_table_has_tokens_per_pass_where_some_were_drafted(made: dict[str, Any]) -> None:
+    drafted = {**made, "drafted": 3, "accepted": 1, "tokens_per_pass": 4 / 3}
+    assert ["tokens per pass, with drafts", "1.33"] in report.figure_table(drafted)[1]
+    assert not any(name.startswith("tokens per pass") for name, _ in report.figure_table(made)[1])
+    assert figures(drafted, Path("out"))["tokens_per_pass"] == 4 / 3
 
 
 def test_the_json_figures_are_those_of_the_record(made: dict[str, Any]) -> None:
