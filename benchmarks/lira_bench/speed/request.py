@@ -22,8 +22,8 @@ class Request:
         precision: of the engines; default: the target's.
         forced: give the answer's tokens. ablation: also measure without SEFE, without ILVC, and VQA.
         peer: names of `lira_bench.peers.registry.PEERS`. checkpoint: what the torch peer reads.
-        overwrite: replace results in `output`. require_quiet: fail on a machine with other work. draft: "auto"
-            reads ahead where that pays, "off" never.
+        overwrite: replace results in `output`. require_quiet: fail on a machine with other work.
+        draft: "auto" reads ahead where that pays, "off" never.
     """
 
     bundle: Path
