@@ -376,6 +376,11 @@ def test_a_build_checks_the_graphs_for_many_rows(
     assert not list(folder.glob("llm.prefill.*"))
 
 
+def test_an_int8_kv_cache_of_other_heads_is_refused(bundle_path: Path) -> None:
+    with pytest.raises(LiraError, match=r"heads have 4 columns, .* 16; leave out --kv-cache int8"):
+        build(bundle_path, precision="int4", options=CpuOptions(kv_cache="int8"), threads=1)
+
+
 def test_too_little_disk_is_refused(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))
     with pytest.raises(LiraError, match="has 0 MiB of disk left, the build needs about"):

@@ -59,7 +59,7 @@ def test_a_build_ends_with_the_command_that_reproduces_it(
     shutil.rmtree(folder)
     printed_by(*words[2:])
     assert read_build(folder, "").options == options == {
-        "block_size": 128, "lm_head_bits": 4, "encoders": "fp32",
+        "block_size": 128, "lm_head_bits": 4, "encoders": "fp32", "prefill": "int8", "kv_cache": "fp32",
     }  # fmt: skip
 
 

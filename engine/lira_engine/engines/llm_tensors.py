@@ -21,6 +21,11 @@ def cache_output(name: str) -> str:
     return name.replace("_cache.", "_cache_out.")
 
 
+def cache_scales(name: str) -> str:
+    """Return the name of the input that holds the scales of an int8 cache's channels."""
+    return name.replace("_cache.", "_scales.")
+
+
 # The engine for passes of many rows (lowering.prefill writes it, ort.prefill runs it): graphs of decoder
 # layers, with the weights of each layer in a file beside it.
 

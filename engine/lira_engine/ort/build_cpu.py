@@ -22,6 +22,7 @@ from lira_engine.engines.replay import run_llm
 from lira_engine.engines.target import Target
 from lira_engine.errors import LiraError, OutOfMemory
 from lira_engine.lowering.cpu import cpu_pipeline, cpu_prefill
+from lira_engine.lowering.passes.quantize_kv_cache import QuantizeKvCache
 from lira_engine.lowering.pipeline import Pass, apply
 from lira_engine.lowering.prefill import save_prefill
 from lira_engine.lowering.quantization import Quantization
@@ -92,13 +93,23 @@ class CpuBuilder:
         if self.options.prefill == "same":
             return
         recipe = None if self.recipe is None else self.recipe.stage("llm")
-        save_prefill(cpu_prefill(ir.load(self.bundle.stage_file("llm")), precision, recipe), folder)
+        groups = cpu_prefill(ir.load(self.bundle.stage_file("llm")), precision, recipe)
+        if not groups and self.options.kv_cache == "int8":
+            raise LiraError(
+                "an int8 KV cache needs graphs for passes of many rows, which this language model does not "
+                "get: leave out --kv-cache int8"
+            )
+        save_prefill(groups, folder)
 
     def _passes(self, stage: str, precision: str) -> Sequence[Pass]:
         if precision == MIXED and self.recipe is not None:
-            return cpu_pipeline(stage, precision, recipe=self.recipe.stage(stage))
-        quantization = Quantization(self.options.block_size, self.options.lm_head_bits)
-        return cpu_pipeline(stage, precision, quantization)
+            passes = cpu_pipeline(stage, precision, recipe=self.recipe.stage(stage))
+        else:
+            quantization = Quantization(self.options.block_size, self.options.lm_head_bits)
+            passes = cpu_pipeline(stage, precision, quantization)
+        if stage == "llm" and self.options.kv_cache == "int8":
+            return (*passes, QuantizeKvCache())
+        return passes
 
     def _faster(self, stage: str, folder: Path) -> tuple[str, dict[str, float], float | None]:
         """Write fp32 or int8 into `folder`: int8 if it is accurate enough and faster. Return the precision,

@@ -23,25 +23,37 @@ class OrtKvCache(CountedRows):
     Each layer's cache input and output are bound once, to the same memory, so that a pass writes its own rows
     and copies none. On a CPU a cache takes memory for the most rows that it ever held, not for its capacity.
     The cache is usable until its language model is closed.
+
+    Attributes:
+        rows: keys and values by the names of their inputs, as passes of many rows read and write them.
+        measured: whether a pass of few rows can follow.
     """
+
+    measured = True
 
     def __init__(
         self,
         session: onnxruntime.InferenceSession,
         shapes: dict[str, tuple[int, ...]],
-        dtype: type[np.floating],
+        dtype: type[np.number],
         device: Device,
     ) -> None:
         super().__init__(next(iter(shapes.values()))[2])
         self._position = np.zeros(1, np.int64)
         self.binding: onnxruntime.IOBinding | None = session.io_binding()
         # Zeros: a masked row has weight 0, and 0 times NaN is NaN.
-        zeros = _untouched_zeros if device.memory == "cpu" else np.zeros
+        zeros = untouched_zeros if device.memory == "cpu" else np.zeros
         with memory_errors_told():
+            arrays = {name: zeros(shape, dtype) for name, shape in shapes.items()}
             self.rows = {
-                name: onnxruntime.OrtValue.ortvalue_from_numpy(zeros(shape, dtype), device.memory, 0)
-                for name, shape in shapes.items()
+                name: onnxruntime.OrtValue.ortvalue_from_numpy(array, device.memory, 0)
+                for name, array in arrays.items()
             }
+            self._bind(arrays)
+
+    def _bind(self, arrays: dict[str, np.ndarray]) -> None:
+        """Bind what the language model's engine reads. `arrays`: the memory of `rows` on a CPU."""
+        assert self.binding is not None
         for name, rows in self.rows.items():
             self.binding.bind_ortvalue_input(name, rows)
             self.binding.bind_ortvalue_output(cache_output(name), rows)
@@ -50,13 +62,19 @@ class OrtKvCache(CountedRows):
         super().fill(length)
         self._position[0] = length
 
+    def before_many_rows(self) -> None:
+        """Complete `rows`, for a pass that reads and writes them."""
+
+    def before_few_rows(self) -> None:
+        """Complete what the language model's engine reads, for a pass of it."""
+
     def bind_position(self) -> None:
         """Bind the position of the next pass's first row."""
         assert self.binding is not None
         bind_input(self.binding, "position", self._position)
 
 
-def _untouched_zeros(shape: tuple[int, ...], dtype: type[np.floating]) -> np.ndarray:
+def untouched_zeros(shape: tuple[int, ...], dtype: type[np.number]) -> np.ndarray:
     """Return zeros that take memory page by page, as they are written.
 
     A head's rows are 2 MiB in true sizes: numpy asks Linux for large pages, which take all of them at the

@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from lira_engine.bundle.manifest import ModelSpec
-from lira_engine.engines.llm_tensors import is_cache_input
+from lira_engine.engines.llm_tensors import cache_scales, is_cache_input
 from lira_engine.engines.runner import Closing, KvCache, LlmOutput, check_embeddings, check_room
 from lira_engine.errors import Closed, LiraError, memory_errors_told
 from lira_engine.ort.device import CPU, Device
+from lira_engine.ort.int8_cache import Int8KvCache
 from lira_engine.ort.kv_cache import OrtKvCache
 from lira_engine.ort.large_pages import large_pages
 from lira_engine.ort.package import onnxruntime
 from lira_engine.ort.prefill import LEAST_ROWS, OrtPrefill
 from lira_engine.ort.session import bind_input, bind_output, open_session, run_options
+
+_CACHE_DTYPES: dict[str, type[np.number]] = {"tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 
 class OrtLlm(Closing):
@@ -37,11 +40,13 @@ class OrtLlm(Closing):
         inputs = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
         outputs = {tensor.name: tensor.shape for tensor in self._session.get_outputs()}
         self._cache_shapes = {name: tuple(shape) for name, shape in inputs.items() if is_cache_input(name)}
+        types = {tensor.name: tensor.type for tensor in self._session.get_inputs()}
+        self._cache_dtype = _CACHE_DTYPES.get(types.get("key_cache.0", ""), np.float32)
         tensors = {"inputs_embeds", "position", "logit_positions", *self._cache_shapes}
+        if self._cache_dtype is np.int8:
+            tensors |= {cache_scales(name) for name in self._cache_shapes}
         if inputs.keys() != tensors or not {"logits", "hidden_states", "key_cache_out.0"} <= outputs.keys():
             raise LiraError(f"{path} is no language model's graph: its inputs are {', '.join(inputs)}")
-        half = self._session.get_inputs()[list(inputs).index("key_cache.0")].type == "tensor(float16)"
-        self._cache_dtype: type[np.floating] = np.float16 if half else np.float32
         _, kv_heads, capacity, head_dim = self._cache_shapes["key_cache.0"]
         self.sizes = {
             "num_layers": len(self._cache_shapes) // 2,
@@ -53,6 +58,11 @@ class OrtLlm(Closing):
         }
         self._caches: weakref.WeakSet[OrtKvCache] = weakref.WeakSet()
         self._prefill = OrtPrefill(path.parent, self.sizes["num_layers"], threads)
+        if self._cache_dtype is np.int8 and not self._prefill:
+            raise LiraError(
+                f"{path} has an int8 KV cache, but the graphs for passes of many rows beside it are missing: "
+                "build it again"
+            )
 
     @property
     def capacity(self) -> int:
@@ -61,7 +71,10 @@ class OrtLlm(Closing):
     def new_cache(self) -> OrtKvCache:
         if self._session is None:
             raise Closed("the language model")
-        cache = OrtKvCache(self._session, self._cache_shapes, self._cache_dtype, self._device)
+        if self._cache_dtype is np.int8:
+            cache: OrtKvCache = Int8KvCache(self._session, self._cache_shapes)
+        else:
+            cache = OrtKvCache(self._session, self._cache_shapes, self._cache_dtype, self._device)
         self._caches.add(cache)
         return cache
 
@@ -85,6 +98,9 @@ class OrtLlm(Closing):
         if self.reads_many_rows and before >= LEAST_ROWS:
             self.read_many_rows(embeds[:before], cache)
             asked, embeds = [p - before for p in asked], embeds[before:]
+        elif not cache.measured:
+            self._prefill.fill(embeds, cache)
+            cache.truncate(0)
         return self._forward(embeds, cache, np.array(asked, np.int64))
 
     @property
@@ -106,6 +122,7 @@ class OrtLlm(Closing):
         hidden = np.empty((1, asked, self.sizes["hidden_size"]), np.float32)
         if not rows:
             return LlmOutput(logits[0], hidden[0])
+        cache.before_few_rows()
         cache.bind_position()
         bind_input(binding, "inputs_embeds", embeds)
         bind_input(binding, "logit_positions", positions)

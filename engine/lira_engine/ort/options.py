@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lira_engine.engines.options import Options, option
+from lira_engine.errors import LiraError
 from lira_engine.ort.device import PROVIDERS
 
 
@@ -28,6 +29,16 @@ class CpuOptions(Options):
         ("int8", "same"),
         quantized=True,
     )
+    kv_cache: str = option(
+        "fp32",
+        "keys and values that decode steps read; int8 takes a quarter of the bytes, and ONNX Runtime 1.27",
+        ("fp32", "int8"),
+        quantized=True,
+    )
+
+    def check(self) -> None:
+        if self.kv_cache == "int8" and self.prefill != "int8":
+            raise LiraError("an int8 KV cache needs prefill int8: leave out --prefill, or --kv-cache")
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class OrtPrefill:
 
     def fill(self, embeds: np.ndarray, cache: OrtKvCache) -> None:
         """Append `embeds` [S, C] float32 to the sequence in `cache`, which has room for them."""
+        cache.before_many_rows()
         rows, made = (
             embeds.copy(),
             np.empty_like(embeds),

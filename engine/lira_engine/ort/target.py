@@ -16,7 +16,13 @@ from lira_engine.errors import LiraError
 from lira_engine.ort.device import PROVIDERS, cuda_device
 from lira_engine.ort.opening import OrtOpener
 from lira_engine.ort.options import CpuOptions, CudaOptions
-from lira_engine.system.extras import ENGINES_FROM, PORTABLE_FROM, install_line, onnxruntime_here
+from lira_engine.system.extras import (
+    ENGINES_FROM,
+    INT8_CACHE_FROM,
+    PORTABLE_FROM,
+    install_line,
+    onnxruntime_here,
+)
 from lira_engine.system.machine import gpu_here
 
 if TYPE_CHECKING:
@@ -82,6 +88,7 @@ class CpuTarget(OrtTarget):
         from lira_engine.ort.build_cpu import CpuBuilder
 
         assert isinstance(options, CpuOptions)
+        _check_kv_cache(options.kv_cache)
         return CpuBuilder(OrtOpener(bundle, threads), self, precision, options, progress)
 
     def recipe_builder(
@@ -90,11 +97,13 @@ class CpuTarget(OrtTarget):
         from lira_engine.ort.build_cpu import CpuBuilder
 
         assert isinstance(options, CpuOptions)
+        _check_kv_cache(options.kv_cache)
         return CpuBuilder(OrtOpener(bundle, threads), self, MIXED, options, progress, recipe)
 
     def opener(
         self, bundle: Bundle, precision: str, options: Mapping[str, Any], threads: int | None
     ) -> OrtOpener:
+        _check_kv_cache(options.get("kv_cache"))
         return OrtOpener(bundle, threads)
 
     def readiness(self) -> Readiness:
@@ -196,12 +205,27 @@ class PortableTarget(OrtTarget):
         return _runs_from(self.name, PORTABLE_FROM, "graphs as exported")
 
 
+def _check_kv_cache(kind: str | None) -> None:
+    """Raises LiraError if this ONNX Runtime cannot run a KV cache of this kind. It would open the engine."""
+    version, _ = onnxruntime_here()
+    if kind == "int8" and version is not None and _release(version) < INT8_CACHE_FROM:
+        expected = ".".join(map(str, INT8_CACHE_FROM))
+        raise LiraError(
+            f"an int8 KV cache needs onnxruntime {expected} or newer, found {version}: update it, or build "
+            "without --kv-cache int8"
+        )
+
+
 def _runs_from(target: str, least: tuple[int, ...], note: str) -> Readiness:
     """Return "yes", with `note`, if the installed ONNX Runtime has version `least` or newer."""
     version, _ = onnxruntime_here()
     if version is None:
         return Readiness(target, "no", f"needs ONNX Runtime: {install_line('cpu')}")
-    if tuple(int(part) for part in version.split(".")[:2]) < least:
+    if _release(version) < least:
         expected = ".".join(map(str, least))
         return Readiness(target, "no", f"needs onnxruntime {expected} or newer, found {version}")
     return Readiness(target, "yes", note)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])

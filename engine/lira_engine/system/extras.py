@@ -12,8 +12,10 @@ from lira_engine.errors import memory_errors_told
 DISTRIBUTION = "lira-edge"
 # Two wheels of one import package: either is enough, together they overwrite each other.
 ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
-# The oldest versions that run built CPU engines, and portable graphs (opset 24; TensorScatter came last).
+# The oldest versions that run built CPU engines, those with an int8 KV cache, and portable graphs (opset 24;
+# TensorScatter came last).
 ENGINES_FROM = (1, 20)
+INT8_CACHE_FROM = (1, 27)
 PORTABLE_FROM = (1, 25)
 
 

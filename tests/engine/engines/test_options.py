@@ -21,12 +21,17 @@ class Asked(Exception):
     "target, precision, recorded, arguments",
     [
         ("cpu", "fp32", {}, ""),
-        ("cpu", "int8", {"block_size": 32, "lm_head_bits": 4, "encoders": "auto"}, ""),
+        (
+            "cpu",
+            "int8",
+            {"block_size": 32, "lm_head_bits": 4, "encoders": "auto", "prefill": "int8", "kv_cache": "fp32"},
+            "",
+        ),
         (
             "cpu",
             "int4",
-            {"block_size": 128, "lm_head_bits": 4, "encoders": "fp32"},
-            " --block-size 128 --encoders fp32",
+            {"block_size": 128, "lm_head_bits": 4, "encoders": "fp32", "prefill": "int8", "kv_cache": "int8"},
+            " --block-size 128 --encoders fp32 --kv-cache int8",
         ),
         (
             "cuda",

@@ -14,9 +14,8 @@ import onnx_ir as ir
 import pytest
 
 from lira_engine.engines.llm_tensors import cache_output
-from lira_engine.ort import kv_cache as module
 from lira_engine.ort.device import CPU
-from lira_engine.ort.kv_cache import OrtKvCache
+from lira_engine.ort.kv_cache import OrtKvCache, untouched_zeros
 from lira_engine.ort.session import open_session
 
 LAYERS, SHAPE = 24, (1, 8, 4096, 128)
@@ -73,4 +72,4 @@ def test_memory_grows_with_the_rows_in_use(graph: Path, memory: Callable[[Any], 
 
 def test_another_system_gets_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
-    assert not module._untouched_zeros((2, 3), np.float32).any()
+    assert not untouched_zeros((2, 3), np.float32).any()
