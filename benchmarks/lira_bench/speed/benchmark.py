@@ -144,7 +144,7 @@ def _measure(
         quiet=quiet,
         traffic=Traffic(
             traffic.weight_bytes(graph),
-            traffic.cache_bytes(bundle.manifest.model, decode_context(runs)),
+            traffic.cache_bytes(graph, bundle.manifest.model, decode_context(runs)),
             read_bandwidth(),
         ),
     )

@@ -8,6 +8,7 @@ import onnx
 
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import ModelSpec
+from lira_engine.engines.llm_tensors import is_cache_input
 from lira_engine.targets import target_named
 
 # Tables over all positions; a step reads one row.
@@ -33,9 +34,19 @@ def weight_bytes(graph: Path) -> int:
     return sum(_size(tensor) for tensor in model.graph.initializer if tensor.name not in _TABLES)
 
 
-def cache_bytes(spec: ModelSpec, rows: float) -> float:
-    """Return the bytes of the keys and values of `rows` cache rows, float32."""
-    return rows * spec.num_layers * 2 * spec.num_kv_heads * spec.head_dim * 4
+def cache_bytes(graph: Path, spec: ModelSpec, rows: float) -> float:
+    """Return the bytes of the keys and values of `rows` cache rows, as a decode step reads them: those of the
+    graph's cache; of a TensorRT engine taken for float32."""
+    return rows * spec.num_layers * 2 * spec.num_kv_heads * spec.head_dim * _cache_item(graph)
+
+
+def _cache_item(graph: Path) -> int:
+    """Return the bytes of a number in the cache."""
+    if graph.suffix == ".engine":
+        return 4
+    inputs = onnx.load(graph, load_external_data=False).graph.input
+    kind = next(one.type.tensor_type.elem_type for one in inputs if is_cache_input(one.name))
+    return onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
 
 
 def _size(tensor: onnx.TensorProto) -> int:

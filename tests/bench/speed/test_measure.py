@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 
 from lira_bench.forced import ANSWER, BETWEEN, LEAD, PHRASES, forced_tokens
@@ -215,7 +216,7 @@ def test_a_failing_stage_leaves_no_span() -> None:
     assert recorder.spans == []
 
 
-def test_a_decode_step_reads_all_weights_and_the_filled_cache(accuracy_bundle: Path) -> None:
+def test_a_decode_step_reads_all_weights_and_the_filled_cache(accuracy_bundle: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(accuracy_bundle)
     model = bundle.manifest.model
     # Projections, MLP, norms, final norm, head: the architecture's own count.
@@ -228,4 +229,10 @@ def test_a_decode_step_reads_all_weights_and_the_filled_cache(accuracy_bundle: P
     # Half a byte and a scale of four bytes for 32 of them; norms and what does not fit blocks stays wide.
     ratio = weight_bytes(llm_file(bundle, "cpu", "int4")) / (4 * parameters)
     assert 0.625 / 4 < ratio < 0.4
-    assert cache_bytes(model, 10) == 10 * model.num_layers * 2 * kv * 4
+    assert cache_bytes(llm_file(bundle, "cpu", "fp32"), model, 10) == 10 * model.num_layers * 2 * kv * 4
+    eight_bits = onnx.load(llm_file(bundle, "cpu", "int4"), load_external_data=False)
+    for tensor in eight_bits.graph.input:
+        if tensor.name.startswith(("key_cache", "value_cache")):
+            tensor.type.tensor_type.elem_type = onnx.TensorProto.INT8
+    onnx.save(eight_bits, tmp_path / "llm.onnx")
+    assert cache_bytes(tmp_path / "llm.onnx", model, 10) == 10 * model.num_layers * 2 * kv
