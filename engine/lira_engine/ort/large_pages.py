@@ -22,8 +22,8 @@ def large_pages(expected: int) -> Iterator[None]:
     (Linux, /sys/kernel/mm/transparent_hugepage/enabled madvise or always); else do nothing.
 
     `expected`: about how many bytes the block keeps. In the main thread it allocates them from memory that
-    asked for large pages before its first use, which costs no time. In another thread, whose allocations the C
-    library puts elsewhere, they are moved afterwards, about a second per GB. The memory's content stays.
+    asked for large pages before its first use, which costs no time. In another thread, whose allocations the
+    C library puts elsewhere, they are moved afterwards, in about a second per GB. The content stays.
     """
     libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     if libc is None:

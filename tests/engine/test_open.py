@@ -1,0 +1,71 @@
+"""Stages are opened side by side or one after the other; if one fails, none stays open."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from lira_engine.bundle.manifest import STAGES
+from lira_engine.engines.runner import Closing
+from lira_engine.errors import LiraError
+from lira_engine.open import open_files
+
+FILES = {stage: Path(f"{stage}.onnx") for stage in STAGES}
+
+
+class Opened(Closing):
+    def __init__(self, opener: Opener, stage: str) -> None:
+        self.opener, self.stage = opener, stage
+
+    def close(self) -> None:
+        self.opener.closed.append(self.stage)
+
+
+class Opener:
+    """Opens nothing. `broken`: the stage that fails. `met`: what the first stage and the language model wait
+    for."""
+
+    def __init__(self, broken: str = "", met: threading.Barrier | None = None) -> None:
+        self.broken, self.met = broken, met
+        self.opened: list[str] = []
+        self.closed: list[str] = []
+        self.threads: set[str] = set()
+
+    def stage(self, name: str, file: Path) -> Opened:
+        assert file == FILES[name]
+        if self.met is not None and name in ("llm", next(s for s in STAGES if s != "llm")):
+            self.met.wait(timeout=60)
+        self.threads.add(threading.current_thread().name)
+        if name == self.broken:
+            raise LiraError(f"{name} is damaged")
+        self.opened.append(name)
+        return Opened(self, name)
+
+    def llm(self, file: Path) -> Opened:
+        return self.stage("llm", file)
+
+
+def test_the_language_model_opens_beside_the_other_stages() -> None:
+    opener = Opener(met=threading.Barrier(2))  # neither passes before the other has begun
+    with open_files(opener, FILES, "cpu", "fp32", beside=True) as engines:  # type: ignore[arg-type]
+        assert isinstance(engines.llm, Opened) and engines.llm.stage == "llm"
+        assert sorted(opener.opened) == sorted(STAGES) and len(opener.threads) == 2
+        assert not opener.closed
+    assert sorted(opener.closed) == sorted(STAGES)
+
+
+def test_stages_of_a_gpu_open_in_the_threads_own_context() -> None:
+    opener = Opener()
+    open_files(opener, FILES, "tensorrt", "fp16")  # type: ignore[arg-type]
+    assert opener.threads == {threading.current_thread().name} and opener.opened[-1] == "llm"
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("broken", STAGES)
+def test_none_stays_open_if_one_cannot_be_opened(broken: str, beside: bool) -> None:
+    opener = Opener(broken)
+    with pytest.raises(LiraError, match=f"{broken} is damaged"):
+        open_files(opener, FILES, "cpu", "fp32", beside=beside)  # type: ignore[arg-type]
+    assert sorted(opener.closed) == sorted(opener.opened)
