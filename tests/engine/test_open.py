@@ -27,6 +27,8 @@ class Opener:
     """Opens nothing. `broken`: the stage that fails. `met`: what the first stage and the language model wait
     for."""
 
+    draft_costs = ()
+
     def __init__(self, broken: str = "", met: threading.Barrier | None = None) -> None:
         self.broken, self.met = broken, met
         self.opened: list[str] = []

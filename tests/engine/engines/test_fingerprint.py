@@ -20,11 +20,12 @@ ROOT = Path(fingerprint.__file__).parent.parent
 MODULES = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts) for path in ROOT.rglob("*.py")}
 # Imported by lowering code, without an effect on engines: errors, files, facts and runs.
 NEUTRAL = {
-    "bundle.bundle", "bundle.integrity", "bundle.manifest", "bundle.schema", "engines.accuracy",
+    "bundle.bundle", "bundle.check_vectors", "bundle.integrity", "bundle.manifest", "bundle.schema",
+    "engines.accuracy",
     "engines.lowered_outputs", "engines.record", "engines.replay", "engines.runner", "engines.setting",
     "engines.usable", "errors", "open", "ort.device", "ort.package", "ort.llm", "ort.not_finite",
     "ort.opening", "ort.placement", "ort.session", "ort.stage", "system.atomic", "system.cache",
-    "system.extras", "system.machine", "trt.driver", "trt.log", "trt.opening", "trt.readiness",
+    "system.extras", "system.load", "system.machine", "system.turns", "trt.driver", "trt.log", "trt.opening", "trt.readiness",
 }  # fmt: skip
 
 
