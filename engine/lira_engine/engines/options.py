@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from lira_engine.errors import LiraError
 
 OptionsType = TypeVar("OptionsType", bound="Options")
 _KEY = "option"
+Weights = Literal["float", "quantized", "mixed"]
+"""Weights of the language model: as they are, all quantized alike, or each as a recipe says."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,15 @@ class Option:
 
     Attributes:
         help: what the option does; its choices and default are added. choices: all values that it takes; ()
-            if the options' `check` decides. quantized: it has an effect only if the language model's weights
-            are quantized. argument: its name on the command line, without dashes.
+            if the options' `check` decides. weights: of the language model in builds on which it has an
+            effect. argument: its name on the command line, without dashes.
     """
 
     name: str
     help: str
     default: Any
     choices: tuple[Any, ...]
-    quantized: bool
+    weights: tuple[Weights, ...]
     argument: str
 
     @property
@@ -68,11 +70,11 @@ def option(
     help: str,
     choices: Sequence[Any] = (),
     *,
-    quantized: bool = False,
+    weights: Sequence[Weights] = ("float", "quantized", "mixed"),
     argument: str | None = None,
 ) -> Any:
     """Return a field of an options class. See `Option`."""
-    facts = {"help": help, "choices": tuple(choices), "quantized": quantized, "argument": argument}
+    facts = {"help": help, "choices": tuple(choices), "weights": tuple(weights), "argument": argument}
     return dataclasses.field(default=default, metadata={_KEY: facts})
 
 
@@ -99,13 +101,13 @@ class Options:
         return tuple(found)
 
     @classmethod
-    def effective(cls, quantized: bool) -> tuple[Option, ...]:
-        """Return the options that have an effect in a build with, or without, quantized weights."""
-        return tuple(one for one in cls.all() if quantized or not one.quantized)
+    def effective(cls, weights: Weights) -> tuple[Option, ...]:
+        """Return the options that have an effect in a build with such weights of the language model."""
+        return tuple(one for one in cls.all() if weights in one.weights)
 
     @classmethod
     def given(
-        cls: type[OptionsType], values: Mapping[str, Any], target: str, precision: str, quantized: bool
+        cls: type[OptionsType], values: Mapping[str, Any], target: str, precision: str, weights: Weights
     ) -> OptionsType:
         """Return options from the `values` that a command line sets; the others have their defaults.
 
@@ -113,7 +115,7 @@ class Options:
         a value that an option does not take.
         """
         known = {one.name: one for one in cls.all()}
-        effective = {one.name for one in cls.effective(quantized)}
+        effective = {one.name for one in cls.effective(weights)}
         for name in sorted(values):
             label = name.replace("_", " ")
             if name not in known:
@@ -122,17 +124,17 @@ class Options:
                 raise LiraError(f"{target}-{precision} engines have no option {label}: leave it out")
         return cls(**{name: known[name].parsed(value) for name, value in values.items()})
 
-    def recorded(self, quantized: bool) -> dict[str, Any]:
+    def recorded(self, weights: Weights) -> dict[str, Any]:
         """Return the effective options as JSON values."""
-        found = {one.name: getattr(self, one.name) for one in self.effective(quantized)}
+        found = {one.name: getattr(self, one.name) for one in self.effective(weights)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
     @classmethod
-    def read(cls: type[OptionsType], recorded: Mapping[str, Any], quantized: bool) -> OptionsType:
+    def read(cls: type[OptionsType], recorded: Mapping[str, Any], weights: Weights) -> OptionsType:
         """Return the options that `recorded` wrote, ignoring other keys. Raises LiraError if one is missing
         or wrong."""
         values: dict[str, Any] = {}
-        for one in cls.effective(quantized):
+        for one in cls.effective(weights):
             if one.name not in recorded:
                 raise LiraError(f"lacks option {one.name}")
             value = recorded[one.name]
@@ -140,14 +142,14 @@ class Options:
         return cls(**values)
 
     @classmethod
-    def arguments(cls, recorded: Mapping[str, Any], quantized: bool) -> str:
+    def arguments(cls, recorded: Mapping[str, Any], weights: Weights) -> str:
         """Return the arguments of `lira-edge build` for the recorded options that are not the defaults, a
         space before each; "" for a record that no build wrote."""
         try:
-            options = cls.read(recorded, quantized)
+            options = cls.read(recorded, weights)
         except LiraError:
             return ""
-        chosen = ((one, getattr(options, one.name)) for one in cls.effective(quantized))
+        chosen = ((one, getattr(options, one.name)) for one in cls.effective(weights))
         return "".join(one.written(value) for one, value in chosen if value != one.default)
 
 

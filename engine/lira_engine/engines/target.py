@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from lira_engine.engines.builder import Progress, StageBuilder
-from lira_engine.engines.options import Options
+from lira_engine.engines.options import Options, Weights
 from lira_engine.engines.precision import MIXED, precision_named
 from lira_engine.engines.record import Build
 from lira_engine.engines.setting import Setting, cpu_setting, gpu_setting
@@ -121,25 +121,30 @@ class Target(ABC):
 
     def given_options(self, values: Mapping[str, Any], precision: str) -> Options:
         """Return the options that a command line sets. Raises LiraError as `Options.given` does."""
-        return self.options.given(values, self.name, precision, self._quantized(precision))
+        return self.options.given(values, self.name, precision, self._weights(precision))
 
     def recorded_options(self, options: Options, precision: str) -> dict[str, Any]:
         """Return the options for build.json: engines with other options are not up to date."""
-        return options.recorded(self._quantized(precision))
+        return options.recorded(self._weights(precision))
 
     def read_options(self, recorded: Mapping[str, Any], precision: str) -> Options:
         """Return the options of a record. Raises LiraError if `recorded_options` did not write it."""
-        return self.options.read(recorded, self._quantized(precision))
+        return self.options.read(recorded, self._weights(precision))
 
     def build_command(self, bundle: Path, precision: str, options: Mapping[str, Any] = NO_OPTIONS) -> str:
         """Return the command that builds the engines, with the options of a record."""
-        arguments = self.options.arguments(options, self._quantized(precision))
+        arguments = self.options.arguments(options, self._weights(precision))
         how = "--recipe RECIPE" if precision == MIXED else f"--precision {precision}"
         return f"lira-edge build {quoted(bundle)} --target {self.name} {how}{arguments}"
 
     def verify_command(self, bundle: Path, precision: str) -> str:
         """Return the command that verifies the engines."""
         return f"lira-edge verify {quoted(bundle)} --target {self.name} --precision {precision}"
+
+    def _weights(self, precision: str) -> Weights:
+        if precision == MIXED:
+            return "mixed"
+        return "quantized" if self._quantized(precision) else "float"
 
     def _quantized(self, precision: str) -> bool:
         return precision_named(precision).quantized

@@ -13,27 +13,29 @@ from lira_engine.ort.device import PROVIDERS
 class CpuOptions(Options):
     """Options of a build for the CPU."""
 
-    block_size: int = option(32, "inputs that share a scale of a quantized weight", (32, 128), quantized=True)
+    block_size: int = option(
+        32, "inputs that share a scale of a quantized weight", (32, 128), weights=("quantized",)
+    )
     lm_head_bits: int = option(
-        4, "bits of the LM head's weights in a quantized build", (4, 8), quantized=True
+        4, "bits of the LM head's weights in a quantized build", (4, 8), weights=("quantized",)
     )
     encoders: str = option(
         "auto",
         "precision of the other stages in a quantized build; auto takes int8 if it is accurate and faster",
         ("auto", "fp32", "int8"),
-        quantized=True,
+        weights=("quantized",),
     )
     prefill: str = option(
         "int8",
         "weights of the language model for passes of many rows: in 8 bits, twice as fast, or the same",
         ("int8", "same"),
-        quantized=True,
+        weights=("quantized", "mixed"),
     )
     kv_cache: str = option(
         "fp32",
         "keys and values that decode steps read; int8 takes a quarter of the bytes, and ONNX Runtime 1.27",
         ("fp32", "int8"),
-        quantized=True,
+        weights=("quantized", "mixed"),
     )
 
     def check(self) -> None:
@@ -50,8 +52,8 @@ class CudaOptions(Options):
     )
     allow_fallback: bool = option(False, "accept nodes that run on the CPU")
     block_size: int = option(
-        32, "inputs that share a scale of a quantized weight", (32, 64, 128), quantized=True
+        32, "inputs that share a scale of a quantized weight", (32, 64, 128), weights=("quantized",)
     )
     lm_head_bits: int = option(
-        4, "bits of the LM head's weights in a quantized build", (4, 8), quantized=True
+        4, "bits of the LM head's weights in a quantized build", (4, 8), weights=("quantized",)
     )

@@ -20,11 +20,13 @@ def _lm_head_parts() -> Any:
 
 def _block_size(target: str) -> Any:
     sizes = PACKAGES[target].block_sizes
-    return option(128, "inputs that share a scale of a quantized weight", sorted(sizes), quantized=True)
+    return option(
+        128, "inputs that share a scale of a quantized weight", sorted(sizes), weights=("quantized",)
+    )
 
 
 def _lm_head_bits() -> Any:
-    return option(4, "bits of the LM head's weights in a quantized build", (4, 16), quantized=True)
+    return option(4, "bits of the LM head's weights in a quantized build", (4, 16), weights=("quantized",))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ NEUTRAL = {
     "engines.lowered_outputs", "engines.record", "engines.replay", "engines.runner", "engines.setting",
     "engines.usable", "errors", "open", "ort.device", "ort.package", "ort.llm", "ort.not_finite",
     "ort.opening", "ort.placement", "ort.session", "ort.stage", "system.atomic", "system.cache",
-    "system.extras", "system.load", "system.machine", "system.turns", "trt.driver", "trt.log", "trt.opening", "trt.readiness",
+    "system.extras", "system.load", "system.machine", "system.turns", "trt.driver",
+    "trt.log", "trt.opening", "trt.readiness",
 }  # fmt: skip
 
 
