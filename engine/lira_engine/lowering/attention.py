@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from lira_engine.lowering.nodes import constant_vector, replace_node
+
 Fused = Callable[[int, int], bool]
 """(query heads, head size) -> whether an engine has a fused kernel for `Attention` of these sizes."""
 
@@ -66,3 +68,36 @@ def require_plain(attention: ir.Node, *dtypes: ir.DataType) -> None:
     if query is None or query.dtype not in dtypes:
         expected = " or ".join(dtype.name for dtype in dtypes)
         raise ir.passes.PreconditionError(f"{attention.name}: expected a query in {expected}")
+
+
+def heads_last(tape: ir.tape.Tape, value: ir.Value | None) -> ir.Value:
+    """Return [B,H,S,D] as [B,S,H*D]."""
+    assert value is not None
+    producer = value.producer()
+    if producer is not None and _swaps_heads(producer):
+        rows_first = producer.inputs[0]
+    else:
+        rows_first = tape.op("Transpose", [value], {"perm": [0, 2, 1, 3]})
+    return tape.op("Reshape", [rows_first, constant_vector(tape, [0, 0, -1])])
+
+
+def replace_attention(
+    graph: ir.Graph, attention: ir.Node, tape: ir.tape.Tape, merged: ir.Value, sizes: Sizes
+) -> None:
+    """Replace an `Attention` by the nodes of `tape`, which make its result as [B,S,H*D], `merged`. Where a
+    transposition to [B,S,H,D] reads it alone, this goes, too."""
+    split = tape.op("Reshape", [merged, constant_vector(tape, [0, 0, sizes.heads, sizes.value_size])])
+    output = attention.outputs[0]
+    readers = [use.node for use in output.uses()]
+    if len(readers) == 1 and not output.is_graph_output() and _swaps_heads(readers[0]):
+        graph.insert_before(attention, tape.nodes)
+        replace_node(graph, readers[0], [], [split])
+        graph.remove(attention, safe=True)
+    else:
+        heads_first = tape.op("Transpose", [split], {"perm": [0, 2, 1, 3]})
+        replace_node(graph, attention, tape.nodes, [heads_first])
+
+
+def _swaps_heads(node: ir.Node) -> bool:
+    """Return whether a node transposes [B,H,S,D] to [B,S,H,D], or back."""
+    return node.op_type == "Transpose" and node.attributes["perm"].as_ints() == (0, 2, 1, 3)

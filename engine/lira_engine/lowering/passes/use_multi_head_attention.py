@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from lira_engine.lowering.attention import MASKED, mask_of, require_plain, sizes_of
-from lira_engine.lowering.nodes import CONTRIB, constant_scalar, constant_vector, nodes_of, replace_node
+from lira_engine.lowering.attention import (
+    MASKED,
+    heads_last,
+    mask_of,
+    replace_attention,
+    require_plain,
+    sizes_of,
+)
+from lira_engine.lowering.nodes import CONTRIB, constant_scalar, constant_vector, nodes_of
 
 
 class UseMultiHeadAttention(ir.passes.InPlacePass):
@@ -53,39 +60,14 @@ def _require_rows(attention: ir.Node) -> None:
 def _replace(graph: ir.Graph, attention: ir.Node) -> None:
     sizes, mask = sizes_of(attention), mask_of(attention)
     tape = ir.tape.Tape()
-    inputs: list[ir.Value | None] = [_heads_last(tape, value) for value in attention.inputs[:3]]
+    inputs: list[ir.Value | None] = [heads_last(tape, value) for value in attention.inputs[:3]]
     if mask is not None:
         inputs += [None, None, _added_mask(tape, mask, attention)]
     attributes: dict[str, ir.Attr | int] = {"num_heads": sizes.heads}
     if "scale" in attention.attributes:
         attributes["scale"] = attention.attributes["scale"]
     merged = tape.op("MultiHeadAttention", inputs, attributes, domain=CONTRIB, name=attention.name)
-    split = tape.op("Reshape", [merged, constant_vector(tape, [0, 0, sizes.heads, sizes.value_size])])
-    output = attention.outputs[0]
-    readers = [use.node for use in output.uses()]
-    if len(readers) == 1 and not output.is_graph_output() and _swaps_heads(readers[0]):
-        graph.insert_before(attention, tape.nodes)
-        replace_node(graph, readers[0], [], [split])
-        graph.remove(attention, safe=True)
-    else:
-        heads_first = tape.op("Transpose", [split], {"perm": [0, 2, 1, 3]})
-        replace_node(graph, attention, tape.nodes, [heads_first])
-
-
-def _swaps_heads(node: ir.Node) -> bool:
-    """Return whether a node transposes [B,H,S,D] to [B,S,H,D], or back."""
-    return node.op_type == "Transpose" and node.attributes["perm"].as_ints() == (0, 2, 1, 3)
-
-
-def _heads_last(tape: ir.tape.Tape, value: ir.Value | None) -> ir.Value:
-    """Return [B,H,S,D] as [B,S,H*D]."""
-    assert value is not None
-    producer = value.producer()
-    if producer is not None and _swaps_heads(producer):
-        rows_first = producer.inputs[0]
-    else:
-        rows_first = tape.op("Transpose", [value], {"perm": [0, 2, 1, 3]})
-    return tape.op("Reshape", [rows_first, constant_vector(tape, [0, 0, -1])])
+    replace_attention(graph, attention, tape, merged, sizes)
 
 
 def _added_mask(tape: ir.tape.Tape, mask: ir.Value, attention: ir.Node) -> ir.Value:
