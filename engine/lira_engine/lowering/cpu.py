@@ -12,8 +12,14 @@ from lira_engine.engines.precision import MIXED
 from lira_engine.engines.recipe import NO_RECIPE, StageRecipe
 from lira_engine.errors import LiraError
 from lira_engine.lowering.passes.decompose_cached_attention import DecomposeCachedAttention
+from lira_engine.lowering.passes.expand_constants import ExpandConstants
+from lira_engine.lowering.passes.fold_bias import FoldBias
 from lira_engine.lowering.passes.fuse_residual_norm import FuseResidualNorm
+from lira_engine.lowering.passes.keep_channels_last import KeepChannelsLast
+from lira_engine.lowering.passes.keep_norms_apart import KeepNormsApart
+from lira_engine.lowering.passes.multiply_in_chunks import MultiplyInChunks
 from lira_engine.lowering.passes.pack_qkv import PackQkv
+from lira_engine.lowering.passes.quantize_attention import QuantizeAttention
 from lira_engine.lowering.passes.quantize_matmul import QuantizeMatMul
 from lira_engine.lowering.passes.use_dynamic_quantize_matmul import UseDynamicQuantizeMatMul
 from lira_engine.lowering.passes.use_group_query_attention import UseGroupQueryAttention
@@ -36,9 +42,23 @@ _LLM: tuple[Pass, ...] = (
     common.InlinePass(),
     *CLEAN_UP_FOR_ORT,
 )
+_FASTER_IN_FP32: tuple[Pass, ...] = (ExpandConstants(), KeepChannelsLast())
+"""Leave every result as it is, bit for bit."""
 _ENCODER: tuple[Pass, ...] = (
     WidenWeights(),
     UseMultiHeadAttention(),
+    *_FASTER_IN_FP32,
+    common.InlinePass(),
+    *CLEAN_UP_FOR_ORT,
+)
+_ENCODER_IN_8_BITS: tuple[Pass, ...] = (
+    WidenWeights(),
+    FoldBias(),
+    QuantizeAttention(),
+    UseMultiHeadAttention(),
+    *_FASTER_IN_FP32,
+    KeepNormsApart(),
+    MultiplyInChunks(),
     common.InlinePass(),
     *CLEAN_UP_FOR_ORT,
 )
@@ -68,11 +88,11 @@ def cpu_pipeline(
         bits = int(precision.removeprefix("int"))
         return (QuantizeMatMul((quantization or Quantization()).choice(bits)), *_LLM)
     if stage in STAGES and precision == MIXED:
-        return (*_mixed(stage, recipe or NO_RECIPE), *(_LLM if stage == "llm" else _ENCODER))
+        return _mixed(stage, recipe or NO_RECIPE)
     if stage in STAGES and precision == "fp32":
         return _LLM if stage == "llm" else _ENCODER
     if stage in STAGES and precision == "int8":
-        return (UseDynamicQuantizeMatMul(), *_ENCODER)
+        return (UseDynamicQuantizeMatMul(), *_ENCODER_IN_8_BITS)
     raise LiraError(
         f"nothing lowers {stage} {precision} for the CPU: expected one of {', '.join(STAGES)}, and fp32, "
         "int8, mixed or, for llm, int4"
@@ -101,9 +121,12 @@ def cpu_prefill(model: ir.Model, precision: str, recipe: StageRecipe | None = No
 def _mixed(stage: str, recipe: StageRecipe) -> Sequence[Pass]:
     forms = Forms(recipe)
     forms.check(stage, "the CPU", KINDS)
+    in_8_bits = any(form.kind == "w8a8" for form in recipe.forms.values())
+    encoder = _ENCODER_IN_8_BITS if in_8_bits else _ENCODER
     return (
         *forms.first_passes(),
         QuantizeMatMul(forms.bits, forms.digit),
         UseDynamicQuantizeMatMul(forms.is_dynamic),
         UseMatMulIntegerToFloat(forms.range_of("w8a8", dynamic=False)),
+        *(_LLM if stage == "llm" else encoder),
     )

@@ -128,3 +128,13 @@ def test_options_without_an_effect_are_refused(
     with pytest.raises(SystemExit, match="2"):
         main(["build", str(bundle_path), *command.split()])
     assert reason in capsys.readouterr().err
+
+
+def test_a_recipe_leaves_only_some_options() -> None:
+    cpu = target_named("cpu")
+    given = cpu.given_options({"kv_cache": "int8"}, "mixed")
+    assert cpu.recorded_options(given, "mixed") == {"prefill": "int8", "kv_cache": "int8"}
+    command = cpu.build_command(Path("b"), "mixed", cpu.recorded_options(given, "mixed"))
+    assert command == "lira-edge build b --target cpu --recipe RECIPE --kv-cache int8"
+    with pytest.raises(LiraError, match="cpu-mixed engines have no option block size: leave it out"):
+        cpu.given_options({"block_size": 128}, "mixed")

@@ -17,12 +17,22 @@ from lira_engine.lowering.int4_blocks import WeightBits
 from lira_engine.lowering.passes.decompose_cached_attention import DecomposeCachedAttention
 from lira_engine.lowering.passes.decompose_operators import DecomposeOperators
 from lira_engine.lowering.passes.decompose_unfused_attention import DecomposeUnfusedAttention
+from lira_engine.lowering.passes.delay_concat import DelayConcat
 from lira_engine.lowering.passes.downgrade_opset import DowngradeOpset
+from lira_engine.lowering.passes.expand_constants import ExpandConstants
+from lira_engine.lowering.passes.feed_weights import FeedWeights
+from lira_engine.lowering.passes.fold_bias import FoldBias
 from lira_engine.lowering.passes.fuse_residual_norm import FuseResidualNorm
+from lira_engine.lowering.passes.keep_channels_last import KeepChannelsLast
+from lira_engine.lowering.passes.keep_norms_apart import KeepNormsApart
+from lira_engine.lowering.passes.multiply_in_chunks import MultiplyInChunks
 from lira_engine.lowering.passes.pack_qkv import PackQkv
 from lira_engine.lowering.passes.pad_inputs import PadInputs
+from lira_engine.lowering.passes.quantize_attention import QuantizeAttention
+from lira_engine.lowering.passes.quantize_kv_cache import QuantizeKvCache
 from lira_engine.lowering.passes.quantize_matmul import QuantizeMatMul
 from lira_engine.lowering.passes.quantize_operands import QuantizeOperands
+from lira_engine.lowering.passes.quantize_rows import QuantizeRows
 from lira_engine.lowering.passes.quantize_weights import QuantizeWeights
 from lira_engine.lowering.passes.require_matmuls import RequireMatMuls
 from lira_engine.lowering.passes.resolve_cast_like import ResolveCastLike
@@ -44,12 +54,22 @@ ALL: tuple[Pass, ...] = (
     DecomposeCachedAttention(),
     DecomposeOperators(),
     DecomposeUnfusedAttention(lambda heads, head_size: False),
+    DelayConcat(),
     DowngradeOpset(21, ir_version=11),
+    ExpandConstants(),
+    FeedWeights(lambda name: False),
+    FoldBias(),
     FuseResidualNorm(),
+    KeepChannelsLast(),
+    KeepNormsApart(),
+    MultiplyInChunks(),
     PackQkv(),
     PadInputs(lambda name: 256),
+    QuantizeAttention(),
+    QuantizeKvCache(),
     QuantizeMatMul(lambda name: WeightBits(4)),
     QuantizeOperands("int8", lambda name: (-1.0, 1.0)),
+    QuantizeRows(lambda name: True),
     QuantizeWeights(lambda name, inputs: WeightBits(4, 32)),
     RequireMatMuls([]),
     ResolveCastLike(),
@@ -120,6 +140,7 @@ def test_checks_read_no_weights(one: Pass, new_graph: Any) -> None:
         PadInputs
         | QuantizeMatMul
         | QuantizeOperands
+        | QuantizeRows
         | QuantizeWeights
         | SplitLmHead
         | UseDynamicQuantizeMatMul

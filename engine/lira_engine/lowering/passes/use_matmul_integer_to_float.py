@@ -71,11 +71,11 @@ def _quantize(graph: ir.Graph, matmul: ConstantMatMul, low: float, high: float) 
         _constant(graph, f"{name}.{end}", x)
         for end, x in zip(("scale", "zero"), step_of(low, high), strict=True)
     ]
-    node = ir.node(
-        "QuantizeLinear", [matmul.node.inputs[0], *step], num_outputs=1, name=f"{name}/QuantizeLinear"
-    )
+    left = matmul.node.inputs[0]
+    assert left is not None
+    node = ir.node("QuantizeLinear", [left, *step], num_outputs=1, name=f"{name}/QuantizeLinear")
     value = node.outputs[0]
-    value.name, value.type = f"{name}.q8", ir.TensorType(UINT8)
+    value.name, value.type, value.shape = f"{name}.q8", ir.TensorType(UINT8), left.shape
     graph.insert_before(matmul.node, node)
     return [value, *step]
 
