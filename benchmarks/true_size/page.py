@@ -7,7 +7,7 @@ from operator import add
 from statistics import median
 from typing import Any
 
-from lira_bench.peers import PeerResult, table
+from lira_bench.peers import PEERS, PeerResult, table
 from lira_bench.speed import report
 
 Result = Mapping[str, Any]
@@ -31,6 +31,9 @@ def page(results: Mapping[str, Result], machine: Mapping[str, Any]) -> str:
         if "seconds" in result and "gib" in result:
             memory = f"{result['peak_rss_mib']:,} MiB"
             lines.append(f"| `{name}` | {result['seconds']:.0f} | {memory} | {result['gib']:.2f} GiB |")
+    others = [one for name in PEERS if name != "torch" for one in _of_peer(results, name)]
+    if others:
+        results = {**results, "peers": {"results": others}}
     for title, part, write in SECTIONS:
         if part in results:
             lines += ["", f"## {title}", "", *write(results[part])]
@@ -157,8 +160,12 @@ def _quantity(value: float, unit: str) -> str:
     return report.seconds(value) if unit == "s" else f"{report.significant(value)} {unit}"
 
 
+def _of_peer(results: Mapping[str, Result], name: str) -> list[dict[str, Any]]:
+    return list(results.get(f"peer-{name}", {}).get("results", []))
+
+
 def _peers(result: Result) -> Iterator[str]:
-    yield "`--only peers peer-torch`: int4 engines and each peer in turn; see [peers.md](peers.md)."
+    yield "`--only peer-NAME`: int4 engines and a peer in turn; see [peers.md](peers.md)."
     yield ""
     yield from table([PeerResult(**one) for one in result["results"]]).rstrip().splitlines()
 

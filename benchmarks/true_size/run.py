@@ -107,13 +107,13 @@ def plan(work: Path) -> Result:
     return json.loads(out.read_text())
 
 
-def peers(work: Path, names: list[str]) -> Result:
-    """Compare our int4 engines with other runtimes; those that are not installed are skipped by name."""
+def peer(work: Path, name: str) -> Result:
+    """Compare our int4 engines with another runtime; one that is not installed is skipped."""
     found = compare(
         work / "bundles" / "lira-2b",
         "cpu",
         "int4",
-        names,
+        [name],
         work / "peers",
         threads=None,
         progress=print,
@@ -242,8 +242,8 @@ def steps(before: Path | None = None) -> dict[str, Callable[[Path], Result]]:
         found[f"bench-{task}"] = partial(bench, task=task, runs=2)
     found["calibrate-lira-2b"] = calibrate
     found["plan"] = plan
-    found["peers"] = partial(peers, names=[name for name in PEERS if name != "torch"])
-    found["peer-torch"] = partial(peers, names=["torch"])  # whole answers: half an hour
+    for name in PEERS:  # torch: whole answers, half an hour
+        found[f"peer-{name}"] = partial(peer, name=name)
     return found
 
 

@@ -29,3 +29,17 @@ def test_the_page_shows_the_results_so_far(tmp_path: Path) -> None:
     lines = (tmp_path / "page.md").read_text().splitlines()
     assert lines[0] == "# True sizes"
     assert lines[-1] == "| `synthesize-lira-2b` | 34 | 1,552 MiB | 5.59 GiB |"
+
+
+def test_peers_are_measured_one_by_one_and_shown_together(tmp_path: Path) -> None:
+    results = tmp_path / "work" / "results"
+    results.mkdir(parents=True)
+    for name in ("openvino-int8", "genai", "torch"):
+        skipped = {"name": name, "status": "skipped", "reason": "not here"}
+        (results / f"peer-{name}.json").write_text(json.dumps({"results": [skipped]}))
+    command = [sys.executable, SCRIPT, "work", "--only", "table", "--page", "page.md"]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    text = (tmp_path / "page.md").read_text()
+    together, torch = text.split("## Beside other runtimes")[1].split("## Beside the torch reference")
+    assert "- genai: skipped, not here\n- openvino-int8: skipped, not here\n" in together
+    assert "- torch: skipped, not here\n" in torch and "genai" not in torch
