@@ -40,8 +40,12 @@ def bench(
     ] = Request.ablation,
     peer: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="torch, optimum, genai, llama-cpp, openvino, or all; repeatable."),
+        typer.Option(metavar="NAME", help="Another runtime (see docs/peers.md), or all; repeatable."),
     ] = None,
+    peer_rows: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Rows that peers prefill; default: those of a prompt."),
+    ] = Request.peer_rows,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Checkpoint that the torch peer reads.")
     ] = Request.checkpoint,
@@ -67,7 +71,7 @@ def bench(
 
     request = Request(
         bundle, output, task, expression, images, runs, warmup, max_tiles, target, precision, threads, forced,
-        ablation, tuple(peer or ()), checkpoint, overwrite, require_quiet, check_draft(draft),
+        ablation, tuple(peer or ()), peer_rows, checkpoint, overwrite, require_quiet, check_draft(draft),
     )  # fmt: skip
     check_json(json)
     with status(plain_console(stderr=True)) as show:

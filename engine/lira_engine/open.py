@@ -85,6 +85,20 @@ def open_llm(
     return opener.llm(files["llm"])
 
 
+def open_stage(
+    bundle: Bundle,
+    stage: str,
+    target: str,
+    precision: str,
+    threads: int | None = None,
+    unverified: bool = False,
+    verify: Verify = "hashes",
+) -> StageRunner:
+    """Open one stage that is not the language model, as `open_llm` does that."""
+    opener, files, _ = _prepared(bundle, target, precision, threads, unverified, verify)
+    return opener.stage(stage, files[stage])
+
+
 def _prepared(
     bundle: Bundle,
     target: str,

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lira_bench.peers.converted import converted
-from lira_bench.peers.interleave import answer_figures, interleave, language_model_figures
+from lira_bench.peers.interleave import answer_figures, encoder_figures, interleave, language_model_figures
 from lira_bench.peers.process import Worker, WorkerError
-from lira_bench.peers.registry import OWN, Peer, install, peers_named
+from lira_bench.peers.registry import OWN, PEERS, Peer, install, peers_named
 from lira_bench.peers.result import PeerResult
+from lira_bench.peers.schedule import prompt_rows
 from lira_bench.sample_image import sample_image
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.errors import LiraError
@@ -33,9 +34,9 @@ def compare(
     work: Path,
     *,
     threads: int | None,
-    prompt_tokens: int = 256,
-    steps: int = 16,
-    rounds: int = 6,
+    prompt_tokens: int | None = None,
+    steps: int = 48,
+    rounds: int = 3,
     progress: Callable[[str], None],
     checkpoint: Path | None = None,
     image: Path | None = None,
@@ -47,7 +48,7 @@ def compare(
         target, precision: of our engines. names: peers, see `lira_bench.peers.registry.PEERS`.
         work: folder for converted models and the workers' error streams.
         threads: of both sides; None: as many as our engines take.
-        prompt_tokens, steps: prefill rows and decode steps of a turn.
+        prompt_tokens, steps: prefill rows and decode steps of a turn. None: the rows of a real prompt.
         checkpoint: read by the torch reference, which is skipped without it.
         image: what whole answers are about; None: a generated picture.
         pythons: peer -> another interpreter that has lira-edge and the peer's packages.
@@ -63,10 +64,12 @@ def compare(
     peers = peers_named(names)
     if target not in TARGETS:
         raise LiraError(f"peers run on the CPU; found target {target!r}, expected {' or '.join(TARGETS)}")
-    if min(prompt_tokens, steps, rounds) < 1:
-        raise LiraError("prompt tokens, steps and rounds: expected 1 or more of each")
     bundle = Bundle.open(bundle_path)
     capacity = bundle.manifest.model.context_length
+    if prompt_tokens is None:
+        prompt_tokens = min(prompt_rows(bundle), capacity - steps - 2)
+    if min(prompt_tokens, steps, rounds) < 1:
+        raise LiraError("prompt tokens, steps and rounds: expected 1 or more of each")
     if prompt_tokens + steps + 2 > capacity:
         raise LiraError(
             f"{prompt_tokens} prompt tokens and {steps + 2} more do not fit into the context of {capacity}: "
@@ -78,8 +81,10 @@ def compare(
     results = []
     for peer in peers:
         progress(peer.name)
-        if peer.answers:
+        if peer.measures == "answers":
             results.append(run.guarded(peer, partial(run.answers, checkpoint=checkpoint, image=image)))
+        elif peer.measures == "encoders":
+            results.append(run.guarded(peer, run.encoders))
         else:
             results.append(run.guarded(peer, partial(run.turns, prompt_tokens=prompt_tokens, steps=steps)))
     return results
@@ -105,7 +110,8 @@ class _Run:
         self.pythons = pythons
 
     def start(self, name: str) -> Worker:
-        python = self.pythons.get(name) or os.environ.get(python_variable(name)) or sys.executable
+        named = os.environ.get(PEERS[name].python_variable) if name in PEERS else None
+        python = self.pythons.get(name) or named or sys.executable
         return Worker(name, python, self.work / "logs" / f"{name}.log")
 
     def guarded(self, peer: Peer, measure: Callable[[Peer, str], PeerResult]) -> PeerResult:
@@ -147,7 +153,7 @@ class _Run:
         asked = {"image": str(image or self._sample())}
         with self.start(OWN) as ours, self.start(peer.name) as theirs:
             self.progress(f"{peer.name}: opening both")
-            ours.ask("prepare", **self.ours, **asked)
+            ours.ask("prepare", **self.ours, **asked, measures=peer.measures)
             where = {"bundle": str(self.bundle.path), "checkpoint": str(checkpoint)}
             ran = theirs.ask("prepare", **where, **asked, threads=self.threads)["ran"]
             rounds = min(self.rounds, ANSWER_ROUNDS)
@@ -156,6 +162,21 @@ class _Run:
             beside = load.between(first, load.reading())
             figures = answer_figures(*found)
             return self._measured(peer, f"{version}, {ran}", ours, theirs, rounds, figures, beside)
+
+    def encoders(self, peer: Peer, version: str) -> PeerResult:
+        """Measure the encoders of tiles and of the image, with their errors."""
+        folder = converted(self.bundle, peer, version, self.work, self.threads, self.start, self.progress)
+        with self.start(OWN) as ours, self.start(peer.name) as theirs:
+            self.progress(f"{peer.name}: opening both")
+            ours.ask("prepare", **self.ours, measures=peer.measures)
+            where = {"bundle": str(self.bundle.path), "folder": str(folder)}
+            ran = theirs.ask("prepare", **where, threads=self.threads)["ran"]
+            errors = [side.ask("check")["errors"] for side in (ours, theirs)]  # warms them up, too
+            first = load.reading()
+            found = interleave(ours, theirs, self.rounds, {"do": "encode"}, self.progress)
+            beside = load.between(first, load.reading())
+            figures = encoder_figures(*found, *errors)
+            return self._measured(peer, f"{version}, {ran}", ours, theirs, self.rounds, figures, beside)
 
     def _sample(self) -> Path:
         path = self.work / "sample.png"
@@ -187,8 +208,3 @@ class _Run:
             load="" if beside is None else beside.text(),
             **figures,
         )
-
-
-def python_variable(name: str) -> str:
-    """Return the environment variable with a peer's interpreter, such as LIRA_PEER_PYTHON_LLAMA_CPP."""
-    return "LIRA_PEER_PYTHON_" + name.upper().replace("-", "_")

@@ -1,4 +1,4 @@
-"""Convert the language model for a peer, once per model and converter."""
+"""Convert the language model or the encoders for a peer, once per model and converter."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from lira_bench.peers.encoders import STAGES
 from lira_bench.peers.process import Worker, WorkerError
 from lira_bench.peers.registry import OWN, Peer
 from lira_engine.bundle.bundle import Bundle
@@ -15,9 +16,12 @@ from lira_engine.system.atomic import atomic_directory
 CONVERTER_VERSION = 1  # of this package's own conversions: raise it when their results change
 
 
-def key(bundle: Bundle, converter: str = "") -> str:
-    """Return a key of the language model's files, our converters and `converter`, the version of another."""
-    names = (*bundle.stage_sources("llm"), "embeddings.npy", "tokenizer.json")
+def key(bundle: Bundle, converter: str = "", encoders: bool = False) -> str:
+    """Return a key of the language model's or the encoders' files, our converters, and `converter`, the
+    version of another."""
+    names: tuple[str, ...] = (*bundle.stage_sources("llm"), "embeddings.npy", "tokenizer.json")
+    if encoders:
+        names = tuple(name for stage in STAGES for name in bundle.stage_sources(stage))
     parts = [bundle.manifest.files[name].sha256 for name in names]
     spec = repr(bundle.manifest.model)
     text = json.dumps([CONVERTER_VERSION, converter, spec, *parts])
@@ -38,7 +42,8 @@ def converted(
     Each step is a process of its own, so that its memory is free before anything is measured. Raises the
     peer's WorkerError with the reason.
     """
-    folder = work / f"{peer.name}-{key(bundle, version)}"
+    encoders = peer.measures == "encoders"
+    folder = work / f"{peer.name}-{key(bundle, version, encoders)}"
     if folder.is_dir():
         return folder
 
@@ -47,7 +52,7 @@ def converted(
             worker.ask("convert", source=str(source), out=str(partial), threads=threads)
             worker.close()
 
-    source = work / f"hugging-face-{key(bundle)}"
+    source = bundle.path if encoders else work / f"hugging-face-{key(bundle)}"
     if not source.is_dir():
         progress("writing the language model as a Hugging Face folder")
         try:

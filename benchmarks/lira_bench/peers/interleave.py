@@ -48,6 +48,21 @@ def language_model_figures(ours: Answers, peer: Answers, prompt_tokens: int, ste
     }
 
 
+def encoder_figures(
+    ours: Answers, peer: Answers, ours_errors: dict[str, float], peer_errors: dict[str, float]
+) -> dict[str, Any]:
+    """Return fields of a PeerResult from turns of encoders."""
+    seconds = [[answer["stages"] for answer in answers] for answers in (ours, peer)]
+    return {
+        **_pair("stages", [_medians(side) for side in seconds]),
+        "stage_ratios": {
+            name: list(spread(*([stages[name] for stages in side] for side in seconds)))
+            for name in seconds[0][0]
+        },
+        **_pair("errors", [ours_errors, peer_errors]),
+    }
+
+
 def answer_figures(ours: Answers, peer: Answers) -> dict[str, Any]:
     """Return fields of a PeerResult from whole answers."""
     both = (ours, peer)
@@ -56,13 +71,7 @@ def answer_figures(ours: Answers, peer: Answers) -> dict[str, Any]:
     prefill = [[answer["stages"]["prefill"] for answer in answers] for answers in both]
     prompt_tokens = peer[0]["prefill_tokens"]
     rate = [prompt_tokens / statistics.median(seconds) for seconds in prefill]
-    stages = [
-        {
-            name: statistics.median(answer["stages"][name] for answer in answers)
-            for name in answers[0]["stages"]
-        }
-        for answers in both
-    ]
+    stages = [_medians([answer["stages"] for answer in answers]) for answers in both]
     return {
         "prompt_tokens": prompt_tokens,
         "steps": peer[0]["new_tokens"],
@@ -74,6 +83,10 @@ def answer_figures(ours: Answers, peer: Answers) -> dict[str, Any]:
         **_ratios("answer_ratio", spread(*total)),
         **_pair("stages", stages),
     }
+
+
+def _medians(turns: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(stages[name] for stages in turns) for name in turns[0]}
 
 
 def _pair(name: str, values: Sequence[Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Peer: llama.cpp through llama-cpp-python, Q4_K_M."""
+"""Peer: llama.cpp through llama-cpp-python, in one of its types."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from lira_bench.peers.model import Stepwise
 from lira_bench.peers.tensor_files import Tensor, read_folder
 from lira_engine.errors import LiraError
 
-QUANTIZATION = (
-    "Q4_K_M: 4 bits in blocks of 32 within super-blocks of 256, half of the value and down projections and "
-    "the LM head in 6 bits; KV cache fp16"
-)
-FILE = "model-Q4_K_M.gguf"
+QUANTIZATION = {
+    "Q4_K_M": "Q4_K_M: 4 bits in blocks of 32 within super-blocks of 256, half of the value and down "
+    "projections and the LM head in 6 bits; KV cache fp16",
+    "Q5_K_M": "Q5_K_M: 5 bits in blocks of 32 within super-blocks of 256, half of the value and down "
+    "projections and the LM head in 6 bits; KV cache fp16",
+}
 LAYER = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -31,19 +32,25 @@ LAYER = {
 OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
-def convert(source: Path, out: Path, threads: int) -> None:
-    """Write the Hugging Face folder as a GGUF file of fp16 or fp32, and let llama.cpp quantize it."""
+def convert(source: Path, out: Path, threads: int, variant: str) -> None:
+    """Write the Hugging Face folder as a GGUF file of fp16 or fp32, and let llama.cpp quantize it to the type
+    `variant`."""
     import llama_cpp
 
     plain = out / "model.gguf"
     write_gguf(source, plain)
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.nthread = threads
-    parameters.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M
-    target = out / FILE
+    parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{variant}")
+    target = out / file_name(variant)
     if llama_cpp.llama_model_quantize(str(plain).encode(), str(target).encode(), parameters):
         raise LiraError(f"llama.cpp could not quantize {plain}")
     plain.unlink()
+
+
+def file_name(variant: str) -> str:
+    """Return the name of the file of a type."""
+    return f"model-{variant}.gguf"
 
 
 def write_gguf(source: Path, path: Path) -> None:
@@ -117,19 +124,18 @@ def _renamed(tensors: dict[str, Tensor], layers: int) -> Iterator[tuple[str, Ten
 class Model(Stepwise):
     """Memory-mapped weights, batches of 512 rows, logits of the last row only."""
 
-    quantization = QUANTIZATION
-
-    def __init__(self, folder: Path, threads: int, capacity: int) -> None:
+    def __init__(self, folder: Path, threads: int, capacity: int, variant: str) -> None:
         import llama_cpp
 
+        self.quantization = QUANTIZATION[variant]
         self._library = llama_cpp
         self._llama = llama_cpp.Llama(
-            str(folder / FILE),
+            str(folder / file_name(variant)),
             n_ctx=capacity,
             n_batch=512,
             n_threads=threads,
             n_threads_batch=threads,
-            flash_attn=True,
+            flash_attn=False,  # slower on CPUs, in prefill and in decode: docs/log.md
             verbose=False,
         )
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from lira_bench.peers.encoders import STAGES, Encoders
 from lira_bench.peers.model import Stepwise
 from lira_bench.peers.schedule import Answered, forced_answer
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.engines.runner import LlmRunner
 from lira_engine.errors import LiraError
-from lira_engine.open import open_llm
+from lira_engine.open import open_llm, open_stage
 
 
 def open_own_llm(bundle: Bundle, target: str, precision: str, threads: int) -> LlmRunner:
@@ -47,6 +48,24 @@ class OwnModel(Stepwise):
 
     def close(self) -> None:
         self._llm.close()
+
+
+class OwnEncoders(Encoders):
+    """The two encoders' engines."""
+
+    def __init__(self, bundle: Path, target: str, precision: str, threads: int) -> None:
+        super().__init__(bundle)
+        opened = Bundle.open(bundle, "sizes")
+        self._runners = {
+            stage: open_stage(opened, stage, target, precision, threads, verify="sizes") for stage in STAGES
+        }
+
+    def run(self, stage: str, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        return self._runners[stage].run({"pixel_values": pixels})
+
+    def close(self) -> None:
+        for runner in self._runners.values():
+            runner.close()
 
 
 class OwnAnswers:

@@ -21,7 +21,9 @@ class PeerResult:
         ours_ms_per_token, peer_ms_per_token: medians over rounds, LM head and choice of the token included.
         ours_prefill_tokens_per_s, peer_prefill_tokens_per_s: medians over rounds.
         ours_answer_s, peer_answer_s: whole answers, where they were compared; with their ratios.
-        ours_stages, peer_stages: seconds by stage of a whole answer, median over rounds.
+        ours_stages, peer_stages: seconds by stage of a whole answer, or of an encoder, median over rounds.
+        stage_ratios: median, smallest and largest ratio of each encoder. ours_errors, peer_errors: of the
+            encoders, see `lira_bench.peers.encoders.Encoders.check`.
         ours_peak_rss_mib, peer_peak_rss_mib: of the measuring process, conversion not included.
         ours_idle_cores, peer_idle_cores: largest processor use between a side's own turns, that is, during
             the other side's turn and the pauses around it.
@@ -53,6 +55,9 @@ class PeerResult:
     answer_ratio_max: float | None = None
     ours_stages: dict[str, float] = field(default_factory=dict)
     peer_stages: dict[str, float] = field(default_factory=dict)
+    stage_ratios: dict[str, list[float]] = field(default_factory=dict)
+    ours_errors: dict[str, float] = field(default_factory=dict)
+    peer_errors: dict[str, float] = field(default_factory=dict)
     ours_peak_rss_mib: int | None = None
     peer_peak_rss_mib: int | None = None
     ours_idle_cores: float | None = None
@@ -65,20 +70,26 @@ class PeerResult:
 
 
 def table(results: Sequence[PeerResult]) -> str:
-    """Return Markdown: the measured peers, the stages of whole answers, then the other peers and why."""
+    """Return Markdown: the language models, the encoders, what ran, the stages of whole answers, then the
+    other peers and why."""
     lines: list[str] = []
     measured = [result for result in results if result.status == "measured"]
-    if measured:
+    encoders = [result for result in measured if result.stage_ratios]
+    models = [result for result in measured if not result.stage_ratios]
+    if models:
         lines += [
             "| peer | ms per token: ours | peer | ratio | prefill tokens/s: ours | peer | ratio | "
             "peak MiB: ours | peer |",
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         ]
-        lines += [_row(result) for result in measured]
+        lines += [_row(result) for result in models]
+    if encoders:
+        lines += ["", *_encoders(encoders)]
+    if measured:
         lines += ["", "Ratios: the peer's time over ours, median (smallest to largest)."]
         lines += ["", *(line for result in measured for line in _how(result))]
     for result in measured:
-        if result.peer_stages:
+        if result.ours_answer_s is not None:
             lines += ["", *_answer(result)]
     others = [result for result in results if result.status != "measured"]
     if others:
@@ -88,10 +99,9 @@ def table(results: Sequence[PeerResult]) -> str:
 
 def _how(r: PeerResult) -> Iterator[str]:
     """Yield what ran, in which turns, and which side kept cores busy outside its own turns."""
-    yield (
-        f"- {r.name}: {r.ran}; {r.threads} threads, {r.rounds} rounds, {r.prompt_tokens} tokens read, "
-        f"{r.steps} steps a turn; the machine was {r.load or 'not observed'}"
-    )
+    read = f", {r.prompt_tokens} tokens read, {r.steps} steps a turn" if r.steps is not None else ""
+    load = f"the machine was {r.load or 'not observed'}"
+    yield f"- {r.name}: {r.ran}; {r.threads} threads, {r.rounds} rounds{read}; {load}"
     for whose, cores in (("ours", r.ours_idle_cores), (r.name, r.peer_idle_cores)):
         if cores is not None and cores >= SPINS:
             yield f"  - {whose} kept {cores:.1f} cores busy between its own turns"
@@ -109,6 +119,24 @@ def _row(r: PeerResult) -> str:
         *("?" if peak is None else f"{peak:,}" for peak in (r.ours_peak_rss_mib, r.peer_peak_rss_mib)),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _encoders(results: Sequence[PeerResult]) -> Iterator[str]:
+    yield "| peer | encoder | seconds: ours | peer | ratio | error: ours | peer | peak MiB: ours | peer |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for r in results:
+        peaks = ["?" if peak is None else f"{peak:,}" for peak in (r.ours_peak_rss_mib, r.peer_peak_rss_mib)]
+        for stage, ratio in r.stage_ratios.items():
+            seconds = [f"{side[stage]:.3g}" for side in (r.ours_stages, r.peer_stages)]
+            errors = [f"{side[stage]:.1e}" for side in (r.ours_errors, r.peer_errors)]
+            cells = [r.name, stage, *seconds, _spread(*ratio), *errors, *peaks]
+            yield f"| {' | '.join(cells)} |"
+    yield ""
+    yield "A tile, and an image. Error: the largest of a float output on the check vectors, RMS."
+    for r in results:
+        for name in r.peer_errors.keys() - r.stage_ratios.keys():
+            shares = [f"{100 * side[name]:.1f} %" for side in (r.ours_errors, r.peer_errors)]
+            yield f"{r.name}: {shares[0]} of `{name}` differ in ours, {shares[1]} in the peer's."
 
 
 def _answer(r: PeerResult) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lira_bench.forced import forced_tokens
+from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from lira_runtime.tokenizer import TextCoder
 
 TASK = "gcg"
+QUESTION = "What is in the image?"
+QUERIES = 16  # valid object queries, a row each: their number depends on the image
 
 
 @dataclass(frozen=True)
@@ -39,3 +42,18 @@ def forced_answer(manifest: Manifest, tokenizer: TextCoder) -> tuple[Prompt, lis
 
     prompt = build_prompt(manifest.prompts, manifest.tokens, tokenizer, Question(task=TASK))
     return prompt, forced_tokens(TASK, manifest.tokens, tokenizer)
+
+
+def prompt_rows(bundle: Bundle) -> int:
+    """Return the rows of a question about an image of the most tiles: LIRA-2B's are about 2,100."""
+    from lira_runtime.prompts import Question, build_prompt
+    from lira_runtime.tokenizer import Tokenizer
+
+    manifest = bundle.manifest
+    model, tile = manifest.model, manifest.preprocessing.tile
+    coder = Tokenizer(bundle.tokenizer_file)
+    prompt = build_prompt(manifest.prompts, manifest.tokens, coder, Question(QUESTION))
+    tiles = tile.max_num + (tile.use_thumbnail and tile.max_num > 1)
+    image = tiles * model.tokens_per_tile + model.num_cells + min(QUERIES, model.num_queries)
+    separators = 2
+    return len(prompt.before) + image + separators + len(prompt.after)

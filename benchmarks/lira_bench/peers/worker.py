@@ -12,6 +12,8 @@ libraries print goes to the standard error.
 {"do": "turn", "tokens": N, "steps": K}         {"prefill_s", "decode_s", "tokens"}: N ids are read, one token
                                                 is decoded untimed, then K timed
 {"do": "answer"}                                the fields of `schedule.Answered`
+{"do": "check"}                                 {"errors": {...}}, see `encoders.Encoders.check`
+{"do": "encode"}                                {"stages": {stage: seconds}}
 {"do": "close"}                                 {"peak_rss_mib"}, and the process ends
 ==============================================  ============================================================
 
@@ -32,7 +34,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from lira_bench.peers.registry import OWN, PEERS, missing, version
+from lira_bench.peers.registry import OWN, PEERS, Measures, missing, version
 from lira_bench.peers.weights import write_folder
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.errors import LiraError
@@ -51,6 +53,7 @@ class Commands:
         self.peer = None if name == OWN else PEERS[name]
         self.model: Any = None
         self.vocab_size = 0
+        self.variant = {"variant": self.peer.variant} if self.peer and self.peer.variant else {}
 
     def about(self) -> dict[str, Any]:
         if self.peer is None:
@@ -58,11 +61,12 @@ class Commands:
         return {"missing": missing(self.peer), "version": version(self.peer)}
 
     def convert(self, source: str, out: str, threads: int) -> dict[str, Any]:
-        """Convert `source`: for a peer the Hugging Face folder, for us the bundle into that folder."""
+        """Convert `source`: the bundle into a Hugging Face folder for us, that folder for a peer's language
+        model, the bundle for a peer's encoders."""
         if self.peer is None:
             write_folder(Bundle.open(source, "sizes"), Path(out))
         else:
-            self.peer.load().convert(Path(source), Path(out), threads)
+            self.peer.load().convert(Path(source), Path(out), threads, **self.variant)
         return {}
 
     def prepare(
@@ -74,20 +78,28 @@ class Commands:
         folder: str = "",
         checkpoint: str = "",
         image: str = "",
+        measures: Measures = "language model",
     ) -> dict[str, Any]:
-        """Open the model. `target`, `precision`: of our engines; `folder`: a peer's converted model; `image`:
-        for whole answers; `checkpoint`: of the torch reference."""
+        """Open the model. `target`, `precision`: of our engines; `measures`: what they are compared in;
+        `folder`: a peer's converted model; `image`: for whole answers; `checkpoint`: of the torch
+        reference."""
         spec = Bundle.open(bundle, "sizes").manifest.model
         self.vocab_size = spec.vocab_size
         if self.peer is None:
-            from lira_bench.peers.own import OwnAnswers, OwnModel
+            from lira_bench.peers import own
 
             ours = (Path(bundle), target, precision, threads)
-            self.model = OwnAnswers(*ours, Path(image)) if image else OwnModel(*ours)
-        elif self.peer.answers:
+            if measures == "answers":
+                self.model = own.OwnAnswers(*ours, Path(image))
+            else:
+                self.model = (own.OwnEncoders if measures == "encoders" else own.OwnModel)(*ours)
+        elif self.peer.measures == "answers":
             self.model = self.peer.load().Model(Path(bundle), Path(checkpoint), threads, Path(image))
+        elif self.peer.measures == "encoders":
+            self.model = self.peer.load().Model(Path(bundle), Path(folder), threads, **self.variant)
         else:
-            self.model = self.peer.load().Model(Path(folder), threads, spec.context_length)
+            given = (Path(folder), threads, spec.context_length)
+            self.model = self.peer.load().Model(*given, **self.variant)
         return {"ran": "" if self.peer is None else self.model.quantization}
 
     def turn(self, tokens: int, steps: int) -> dict[str, Any]:
@@ -95,6 +107,12 @@ class Commands:
 
     def answer(self) -> dict[str, Any]:
         return asdict(self.model.answer())
+
+    def check(self) -> dict[str, Any]:
+        return {"errors": self.model.check()}
+
+    def encode(self) -> dict[str, Any]:
+        return {"stages": self.model.turn()}
 
     def close(self) -> dict[str, Any]:
         if self.model is not None:

@@ -76,6 +76,7 @@ def bench(request: Request, progress: Progress = lambda doing: None) -> Result:
             peers,
             folder / "peers",
             threads=request.threads,
+            prompt_tokens=request.peer_rows,
             progress=progress,
             checkpoint=request.checkpoint,
             image=first if isinstance(first, Path) else None,

@@ -16,7 +16,7 @@ _COPIED = (
     "peak_rss_mib", "machine", "load",
 )  # fmt: skip
 _OF_PEER = (
-    "name", "status", "reason", "ratio_median", "prefill_ratio_median", "answer_ratio_median",
+    "name", "status", "reason", "ratio_median", "prefill_ratio_median", "answer_ratio_median", "stage_ratios",
     "peer_ms_per_token", "peer_prefill_tokens_per_s", "peer_answer_s", "peer_peak_rss_mib", "load",
 )  # fmt: skip
 

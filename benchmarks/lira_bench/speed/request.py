@@ -21,7 +21,8 @@ class Request:
         max_tiles: most tiles of an image; default: the bundle's number.
         precision: of the engines; default: the target's.
         forced: give the answer's tokens. ablation: also measure without SEFE, without ILVC, and VQA.
-        peer: names of `lira_bench.peers.registry.PEERS`. checkpoint: what the torch peer reads.
+        peer: names of `lira_bench.peers.registry.PEERS`. peer_rows: what language models read in a turn;
+            default: the rows of a prompt. checkpoint: what the torch peer reads.
         overwrite: replace results in `output`. require_quiet: fail on a machine with other work.
         draft: "auto" reads ahead where that pays, "off" never.
     """
@@ -40,6 +41,7 @@ class Request:
     forced: bool = False
     ablation: bool = False
     peer: tuple[str, ...] = ()
+    peer_rows: int | None = None
     checkpoint: Path | None = None
     overwrite: bool = False
     require_quiet: bool = False

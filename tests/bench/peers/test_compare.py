@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from lira_bench.peers import compare
+from lira_bench.peers import PEERS, compare
 from lira_bench.peers import interleave as turns
 from lira_bench.peers.process import WorkerError
+from lira_bench.peers.schedule import prompt_rows
+from lira_engine.bundle.bundle import Bundle
 from lira_engine.errors import LiraError
 
 # Everything that it is asked goes to LOG. Ours takes 1 s a turn, a peer 3 s; both say so, none waits.
@@ -26,6 +28,7 @@ answers = dict(
     convert={{}}, prepare=dict(ran="" if ours else "int4"),
     turn=dict(prefill_s=slow, decode_s=slow, tokens=[]),
     answer=dict(seconds=slow, decode_ms=slow, prefill_tokens=9, new_tokens=5, stages=stages, mask_pixels=[]),
+    check=dict(errors=dict(semantic_encoder=slow / 100)), encode=dict(stages=dict(semantic_encoder=slow)),
     close=dict(peak_rss_mib=100),
 )
 if not ours and {dies!r} == "at start":
@@ -55,7 +58,7 @@ class Fakes:
 
     @property
     def pythons(self) -> dict[str, str]:
-        return dict.fromkeys(("lira-edge", "genai", "torch", "llama-cpp"), str(self.python))
+        return dict.fromkeys(("lira-edge", *PEERS), str(self.python))
 
     def asked(self, *verbs: str) -> list[tuple[str, dict[str, Any]]]:
         """Return (worker, command) in order of time."""
@@ -106,6 +109,31 @@ def test_whole_answers_give_ratios_and_stages(language_bundle: Path, tmp_path: P
     ours, theirs = (command for _, command in fakes.asked("prepare"))
     assert theirs["checkpoint"] == str(tmp_path)
     assert ours["image"] == theirs["image"] and Path(ours["image"]).is_file()
+
+
+def test_encoders_give_ratios_and_errors(language_bundle: Path, tmp_path: Path, fakes: Fakes) -> None:
+    (result,) = run(language_bundle, tmp_path / "work", fakes, "openvino-int8")
+    assert result.status == "measured" and result.ran == "openvino-genai 1.2, int4"
+    assert result.stage_ratios == {"semantic_encoder": [3.0, 3.0, 3.0]}
+    assert (result.ours_stages, result.peer_stages) == ({"semantic_encoder": 1.0}, {"semantic_encoder": 3.0})
+    assert (result.ours_errors, result.peer_errors) == (
+        {"semantic_encoder": 0.01},
+        {"semantic_encoder": 0.03},
+    )
+    assert [name for name, _ in fakes.asked("encode")] == ["lira-edge", "openvino-int8"] * 2
+    # From the bundle, without a folder of the language model.
+    ((name, command),) = fakes.asked("convert")
+    assert name == "openvino-int8" and command["source"] == str(language_bundle)
+    ours, theirs = (command for _, command in fakes.asked("prepare"))
+    assert ours["measures"] == "encoders" and theirs["folder"].rpartition("-")[0].endswith("openvino-int8")
+
+
+def test_a_turn_reads_a_real_prompt(language_bundle: Path, tmp_path: Path, fakes: Fakes) -> None:
+    (result,) = run(language_bundle, tmp_path / "work", fakes, "genai", prompt_tokens=None)
+    # Seven tiles of four tokens, four cells, four queries, two separators, and the question.
+    assert result.prompt_tokens == prompt_rows(Bundle.open(language_bundle)) > 7 * 4 + 4 + 4 + 2
+    (result,) = run(language_bundle, tmp_path / "work", fakes, "genai", prompt_tokens=None, steps=100)
+    assert result.prompt_tokens == 128 - 100 - 2  # what the context leaves
 
 
 def test_a_peer_without_its_packages_is_skipped(language_bundle: Path, tmp_path: Path, fakes: Fakes) -> None:

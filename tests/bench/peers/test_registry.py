@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from lira_bench.peers import PEERS, registry
-from lira_bench.peers.compare import python_variable
 from lira_bench.peers.registry import install, missing, peers_named, version
 from lira_engine.errors import LiraError
 from lira_engine.system.extras import extras
@@ -21,7 +20,9 @@ def test_peers_come_in_the_given_order_without_repeats() -> None:
 
 
 def test_an_unknown_name_lists_the_choices() -> None:
-    with pytest.raises(LiraError, match=r"'onnx'.*torch, optimum, genai, llama-cpp, openvino"):
+    with pytest.raises(
+        LiraError, match=r"'onnx'.*torch, optimum, genai, llama-cpp, llama-cpp-q5, openvino, "
+    ):
         peers_named(["genai", "onnx"])
 
 
@@ -44,7 +45,7 @@ def test_every_peer_has_an_extra_a_package_and_a_module(name: str) -> None:
     defined = {
         node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef | ast.ClassDef)
     }
-    assert {"Model"} | ({"convert"} if not peer.answers else set()) <= defined
+    assert {"Model"} | ({"convert"} if peer.measures != "answers" else set()) <= defined
 
 
 @pytest.mark.parametrize("name", PEERS)
@@ -54,5 +55,8 @@ def test_the_docs_page_has_the_install_line(name: str) -> None:
     assert install(PEERS[name]) in page
 
 
-def test_the_interpreters_variable_is_named_after_the_peer() -> None:
-    assert python_variable("llama-cpp") == "LIRA_PEER_PYTHON_LLAMA_CPP"
+def test_variants_share_an_interpreter() -> None:
+    found = {name: peer.python_variable.removeprefix("LIRA_PEER_PYTHON_") for name, peer in PEERS.items()}
+    assert found["llama-cpp"] == found["llama-cpp-q5"] == "LLAMA_CPP"
+    assert found["openvino"] == found["openvino-bf16"] == found["openvino-int8"] == "OPENVINO"
+    assert (found["torch"], found["optimum"], found["genai"]) == ("TORCH", "OPTIMUM", "GENAI")

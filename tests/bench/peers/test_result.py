@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 
 from lira_bench.peers import PeerResult, table
-from lira_bench.peers.interleave import answer_figures, language_model_figures, spread
+from lira_bench.peers.interleave import (
+    answer_figures,
+    encoder_figures,
+    language_model_figures,
+    spread,
+)
 
 
 def turns(decode: list[float], prefill: list[float]) -> list[dict[str, Any]]:
@@ -36,6 +41,22 @@ MEASURED = PeerResult(
     load="quiet",
     **language_model_figures(
         turns([1.0, 2.0, 1.0], [0.5, 0.5, 0.5]), turns([2.0, 3.0, 2.5], [1.0, 1.0, 2.0]), 256, 16
+    ),
+)
+
+ENCODERS = PeerResult(
+    "openvino-bf16",
+    "measured",
+    "openvino-genai 2026.4, bf16",
+    threads=2,
+    rounds=3,
+    ours_peak_rss_mib=1500,
+    peer_peak_rss_mib=2500,
+    **encoder_figures(
+        [{"stages": {"pixel_encoder": s}} for s in (1.0, 2.0, 1.0)],
+        [{"stages": {"pixel_encoder": s}} for s in (0.5, 1.5, 0.6)],
+        {"pixel_encoder": 0.001, "query_valid": 0.0},
+        {"pixel_encoder": 0.012, "query_valid": 0.02},
     ),
 )
 
@@ -74,6 +95,21 @@ def test_the_table_has_a_row_per_measured_peer() -> None:
     assert f"- genai: onnxruntime-genai 0.18.0, int4; {how}" in lines
 
 
+def test_encoders_have_a_table_of_their_own() -> None:
+    lines = table([ENCODERS]).splitlines()
+    assert ENCODERS.stage_ratios == {"pixel_encoder": [0.6, 0.5, 0.75]}  # round by round
+    row = "| openvino-bf16 | pixel_encoder | 1 | 0.6 | 0.60 (0.50 to 0.75) | 1.0e-03 | 1.2e-02 "
+    assert lines[2] == f"{row}| 1,500 | 2,500 |"
+    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
+    assert "openvino-bf16: 0.0 % of `query_valid` differ in ours, 2.0 % in the peer's." in lines
+    assert (
+        lines[-1]
+        == "- openvino-bf16: openvino-genai 2026.4, bf16; 2 threads, 3 rounds; the machine was not observed"
+    )
+    both = table([ENCODERS, MEASURED])
+    assert both.startswith("| peer | ms per token") and "\n\n| peer | encoder |" in both
+
+
 def test_the_table_says_who_kept_a_core_busy() -> None:
     told = [line for line in table([MEASURED]).splitlines() if "busy" in line]
     assert len(told) == 1 and "genai" in told[0] and "0.9" in told[0]
@@ -105,7 +141,8 @@ def test_the_table_says_why_a_peer_was_not_measured() -> None:
 
 
 def test_results_go_through_json() -> None:
-    assert PeerResult(**json.loads(json.dumps(MEASURED.as_dict()))) == MEASURED
+    for result in (MEASURED, ENCODERS):
+        assert PeerResult(**json.loads(json.dumps(result.as_dict()))) == result
 
 
 @pytest.mark.parametrize("results", [[], [MEASURED, MEASURED]])
