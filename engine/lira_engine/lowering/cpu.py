@@ -19,7 +19,6 @@ from lira_engine.lowering.passes.keep_channels_last import KeepChannelsLast
 from lira_engine.lowering.passes.keep_norms_apart import KeepNormsApart
 from lira_engine.lowering.passes.multiply_in_chunks import MultiplyInChunks
 from lira_engine.lowering.passes.pack_qkv import PackQkv
-from lira_engine.lowering.passes.quantize_attention import QuantizeAttention
 from lira_engine.lowering.passes.quantize_matmul import QuantizeMatMul
 from lira_engine.lowering.passes.use_dynamic_quantize_matmul import UseDynamicQuantizeMatMul
 from lira_engine.lowering.passes.use_group_query_attention import UseGroupQueryAttention
@@ -54,7 +53,6 @@ _ENCODER: tuple[Pass, ...] = (
 _ENCODER_IN_8_BITS: tuple[Pass, ...] = (
     WidenWeights(),
     FoldBias(),
-    QuantizeAttention(),
     UseMultiHeadAttention(),
     *_FASTER_IN_FP32,
     KeepNormsApart(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +13,12 @@ from lira_engine.ort.device import CPU
 from lira_engine.ort.kv_cache import OrtKvCache, untouched_zeros
 from lira_engine.ort.package import onnxruntime
 from lira_engine.ort.session import bind_input, bind_output
+from lira_engine.system.machine import usable_cores
 
 MARGIN = 3.0
 """How much larger than the first pass's rows the following ones may be before they are clipped."""
+FEW = 64
+"""Rows whose conversion is not worth a second thread."""
 _LEAST = 1e-12
 """Scale of a channel that is zero."""
 
@@ -53,23 +58,28 @@ class Int8KvCache(OrtKvCache):
 
     def fill(self, length: int) -> None:
         if self._writes_wide and self.length == 0 < length:
-            for tensor in self._tensors:
-                tensor.measure(length)
+            self._for_all(length, lambda tensor: tensor.measure(length))
         super().fill(length)
         self._wide = length if self._writes_wide else min(self._wide, length)
         self._narrow = min(self._narrow, length) if self._writes_wide else length
 
     def before_many_rows(self) -> None:
         if self._wide < self.length:
-            for tensor in self._tensors:
-                tensor.widen(self._wide, self.length)
+            start, stop = self._wide, self.length
+            self._for_all(stop - start, lambda tensor: tensor.widen(start, stop))
         self._wide, self._writes_wide = self.length, True
 
     def before_few_rows(self) -> None:
         if self._narrow < self.length:
-            for tensor in self._tensors:
-                tensor.narrow(self._narrow, self.length)
+            start, stop = self._narrow, self.length
+            self._for_all(stop - start, lambda tensor: tensor.narrow(start, stop))
         self._narrow, self._writes_wide = self.length, False
+
+    def _for_all(self, rows: int, work: Callable[[_Tensor], None]) -> None:
+        """Do `work` on every tensor; on all cores if it is about more than a few `rows`."""
+        with ThreadPoolExecutor(usable_cores() if rows > FEW else 1) as pool:
+            for _ in pool.map(work, self._tensors):
+                pass
 
 
 @dataclass(frozen=True)

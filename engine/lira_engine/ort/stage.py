@@ -16,6 +16,8 @@ from lira_engine.ort.device import CPU, Device
 from lira_engine.ort.package import onnxruntime
 from lira_engine.ort.session import bind_input, open_session, run_options
 
+_AGAIN = ("semantic_encoder",)
+"""Stages that run several times in a row: they keep their memory until another stage has run."""
 ShapeAndDtype = tuple[tuple[int, ...], np.dtype]
 
 
@@ -78,7 +80,7 @@ class OrtStage(Stage):
             }
             for name, value in found.items():
                 binding.bind_ortvalue_output(name, value)
-            session.run_with_iobinding(binding, run_options(self.device))
+            session.run_with_iobinding(binding, None if self.name in _AGAIN else run_options(self.device))
         return found
 
     def close(self) -> None:
