@@ -23,10 +23,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from page import page  # beside this file
+from dynamic_recipe import write_dynamic_recipe  # beside this file
+from page import page
 
 from lira_bench.peers import PEERS, compare
 from lira_bench.reproduce import parser_line
+from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.system import load
 from lira_engine.system.atomic import atomic_write
@@ -39,6 +41,7 @@ ROOT = HERE.parents[1]
 ASSETS = ROOT / "assets"
 PHOTO = ASSETS / "coffee.jpg"
 PAGE = ROOT / "docs" / "true-size.md"
+MAIN = "from lira_engine.main import main; main()"
 INT4 = ("--target", "cpu", "--precision", "int4")
 Result = dict[str, Any]
 
@@ -152,18 +155,23 @@ def child(work: Path, name: str, argument: str = "") -> Result:
 def first_mask(work: Path, before: Path | None, rounds: int = 3) -> Result:
     """Time whole answers by an older checkout and by this one, in turns, a process each; see answers.py.
 
-    The older one has int4 engines; this one has them too, and those of a recipe with 8-bit encoders.
+    The older one has int4 engines. This one has them with an int8 KV cache, and engines of a recipe with
+    8-bit encoders. They are built if they are missing.
     """
     if before is None:
         raise SystemExit("first-mask compares with an older checkout: name it by --before FOLDER")
-    bundle, old = work / "bundles" / "lira-2b", work / "before" / "lira-2b"
+    bundle, old, recipe = work / "bundles/lira-2b", work / "before/lira-2b", work / "recipes/lira-2b-dynamic"
     if not (old / "engines").exists():
         shutil.copytree(bundle, old, ignore=shutil.ignore_patterns("engines"))
-        measured(by(before, "-c", "from lira_engine.main import main; main()", "build", old, *INT4))
+        measured(by(before, "-c", MAIN, "build", old, *INT4))
+    if not (bundle / "engines/cpu-mixed").exists():
+        write_dynamic_recipe(Bundle.open(bundle), recipe)
+        measured(cli("build", bundle, "--recipe", recipe, "--force"))
+    measured(cli("build", bundle, *INT4, "--kv-cache", "int8"))
     sides = {
-        "before": (before, old, "int4"),
-        "int4": (ROOT, bundle, "int4"),
-        "mixed": (ROOT, bundle, "mixed"),
+        "before, int4": (before, old, "int4"),
+        "int4, int8 cache": (ROOT, bundle, "int4"),
+        "recipe": (ROOT, bundle, "mixed"),
     }
     found: dict[str, list[Result]] = {side: [] for side in sides}
     out = work / "answers.json"
