@@ -72,11 +72,12 @@ def _first_mask(result: Result) -> Iterator[str]:
     yield "older checkout's, round by round: of times and memory, below 1 is better; of rates, above 1."
     yield ""
     machine = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
-    lost = [run["lost_cores"] for runs in sides.values() for run in runs]
-    yield f"Machine: {machine}. Others used {min(lost)} to {max(lost)} cores meanwhile."
+    lost = [run["lost_cores"] for runs in sides.values() for run in runs if run["lost_cores"] is not None]
+    meanwhile = f"Others used {min(lost)} to {max(lost)} cores meanwhile." if lost else "Load unknown."
+    yield f"Machine: {machine}. {meanwhile}"
     yield ""
     yield f"| | {' | '.join(sides)} |"
-    yield "| --- | ---: | ---: | ---: |"
+    yield f"| --- |{' ---: |' * len(sides)}"
     reference = next(iter(sides))
     for title, unit, read in FIGURES:
         values = {side: [read(run) for run in runs] for side, runs in sides.items()}
@@ -96,7 +97,7 @@ FIGURES: tuple[tuple[str, str, Callable[[Result], float]], ...] = (
     ("prefill", "s", lambda run: run["first"]["prefill"]),
     ("first token", "s", lambda run: run["first"]["ttft"]),
     ("first token of a second question", "s", lambda run: run["second"]["ttft"]),
-    ("the same, share of the first one's", "", lambda run: run["second"]["ttft"] / run["first"]["ttft"]),
+    ("the same, of the first one's", "%", lambda run: 100 * run["second"]["ttft"] / run["first"]["ttft"]),
     ("decode", "tok/s", lambda run: run["gcg"]["decode_tokens_per_second"]),
     (
         "a region, encoder and prefill",

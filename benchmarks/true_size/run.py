@@ -277,7 +277,7 @@ def main() -> None:
     asked = parser.parse_args()
     folder = asked.work / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in asked.only or steps():
+    for name in asked.only or [one for one in steps() if asked.before or one != "first-mask"]:
         if name == "table":
             continue
         print(f"== {name}", flush=True)
