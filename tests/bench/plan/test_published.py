@@ -73,5 +73,7 @@ def test_predictions_are_near_what_was_measured(row: measured.Row) -> None:
     error = measured.predicted(row).error
     if row.stage == "pixel_decoder":
         assert -0.7 < error < -0.4, "many small matmuls, whose fixed cost a roofline lacks"
+    elif row.second_copy and row.rows < 500:
+        assert -0.25 < error < -0.1, "reading and packing all weights, which the model lacks"
     else:
         assert abs(error) < (0.09 if row.fitted else 0.11)
