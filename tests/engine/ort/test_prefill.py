@@ -21,7 +21,7 @@ from lira_export.config import LlmConfig
 
 RandomLlm = Callable[[LlmConfig, int], ir.Model]
 CAPACITY = 200
-C = 64
+STRENGTH = np.float32(8)
 
 
 @pytest.fixture(scope="module", params=[16, 12], ids=["grouped-query-attention", "decomposed-attention"])
@@ -40,9 +40,18 @@ def folder(
         rms_norm_eps=1e-5,
     )
     made = tmp_path_factory.mktemp("prefill")
-    ir.save(apply(random_llm(config, CAPACITY), cpu_pipeline("llm")), made / "llm.onnx")
-    save_prefill(cpu_prefill(random_llm(config, CAPACITY), "int4"), made)
+    ir.save(apply(strong(random_llm(config, CAPACITY)), cpu_pipeline("llm")), made / "llm.onnx")
+    save_prefill(cpu_prefill(strong(random_llm(config, CAPACITY)), "int4"), made)
     return made
+
+
+def strong(model: ir.Model) -> ir.Model:
+    """Scale the layers' matrices, so that each layer changes its rows as much as they are."""
+    for name, value in model.graph.initializers.items():
+        if name.startswith("layers.") and not name.endswith("norm"):
+            assert value.const_value is not None
+            value.const_value = ir.tensor(STRENGTH * value.const_value.numpy(), name=name)
+    return model
 
 
 @pytest.fixture
