@@ -6,6 +6,7 @@ See lowering.prefill for why. Only one layer's weights are in memory at a time.
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -43,6 +44,7 @@ class OrtPrefill:
         while (file := folder / prefill_file(len(groups))).exists():
             groups.append(_Layers(file, threads))
         self._by_layer = {layer: group for group in groups for layer in group.layers}
+        self._lock = threading.Lock()  # all passes read weights into one buffer
         if groups and sorted(self._by_layer) != list(range(layers)):
             raise LiraError(f"{folder} lacks layers of the language model: build it again")
 
@@ -50,21 +52,21 @@ class OrtPrefill:
         return bool(self._by_layer)
 
     def fill(self, embeds: np.ndarray, cache: OrtKvCache) -> None:
-        """Append `embeds` [S, C] float32 to the sequence in `cache`, which has room for them."""
+        """Append `embeds` [S, C] float32 to the sequence in `cache`, which has room for them. Threads wait
+        for each other."""
         cache.before_many_rows()
-        rows, made = (
-            embeds.copy(),
-            np.empty_like(embeds),
-        )  # a layer reads one, writes the other
+        rows, made = embeds.copy(), np.empty_like(embeds)  # a layer reads one, and writes the other
         count = -(-len(rows) // CHUNK)
         edges = [len(rows) * i // count for i in range(count + 1)]
-        for layer in range(len(self._by_layer)):
-            self._by_layer[layer].run(layer, rows, made, edges, cache)
-            rows, made = made, rows
+        with self._lock:
+            for layer, group in sorted(self._by_layer.items()):
+                group.run(layer, rows, made, edges, cache)
+                rows, made = made, rows
         cache.fill(cache.length + len(rows))
 
     def close(self) -> None:
-        self._by_layer = {}
+        with self._lock:
+            self._by_layer = {}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,16 @@ def test_a_row_that_is_not_finite_stays_alone(llm: OrtLlm) -> None:
         np.testing.assert_array_equal(
             rows.numpy()[:, :, : LEAST_ROWS + 19], other.rows[name].numpy()[:, :, : LEAST_ROWS + 19]
         )
+
+
+def test_threads_do_not_disturb_each_other(llm: OrtLlm) -> None:
+    """All passes read the layers' weights into one buffer."""
+    inputs = [embeds(llm, LEAST_ROWS + 20, seed) for seed in range(4)]
+    alone = [llm.forward(x, llm.new_cache()).logits for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            together = list(pool.map(lambda x: llm.forward(x, llm.new_cache()).logits, inputs))
+            np.testing.assert_array_equal(together, alone)
 
 
 def test_a_cut_file_is_refused(folder: Path, tmp_path: Path) -> None:
