@@ -119,7 +119,7 @@ def save_prefill(groups: Sequence[LayerGroup], folder: Path) -> None:
     """Write the graph of each group, and its layers' weights beside it, one after the other: those of a layer
     in the order of the graph's inputs. Weights are computed one at a time.
 
-    Raises LiraError if the disk is full.
+    Raises OSError if the disk is full.
     """
     for number, group in enumerate(groups):
         graph = group.models[0]
