@@ -99,7 +99,7 @@ class OrtLlm(Closing):
             self.read_many_rows(embeds[:before], cache)
             asked, embeds = [p - before for p in asked], embeds[before:]
         elif not cache.measured:
-            self._prefill.fill(embeds, cache)
+            self.read_many_rows(embeds, cache)
             cache.truncate(0)
         return self._forward(embeds, cache, np.array(asked, np.int64))
 

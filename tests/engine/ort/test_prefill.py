@@ -81,7 +81,7 @@ def test_many_rows_are_those_of_the_engine_in_eight_bits(llm: OrtLlm, plain: Ort
         given = x.copy()
         found, expected = (one.forward(x, cache) for one, cache in zip((llm, plain), caches, strict=True))
         for a, b in ((found.logits, expected.logits), (found.hidden, expected.hidden)):
-            assert 1e-5 < rms_error(a, b) < 0.03
+            assert 1e-4 < rms_error(a, b) < 0.03
         np.testing.assert_array_equal(x, given)
     assert caches[0].length == caches[1].length == 2 * LEAST_ROWS + 6
     for name, rows in caches[1].rows.items():
