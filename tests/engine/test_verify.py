@@ -482,4 +482,9 @@ def test_activations_measured_in_each_pass_depend_on_its_rows(built: Path) -> No
         for forms, tolerance in (({"w8a8 dynamic": 3, "int4/32": 2}, 0.15), ({"int4/32": 5}, 0.02)):
             (folder / BUILD_NAME).write_text(json.dumps(data | {"forms": {"llm": forms}}))
             assert verify_answer._cutting_tolerance(bundle, mixed, "mixed") == tolerance
+        many = {"files": data["files"] | {"llm.prefill.0.onnx": {"sha256": "", "bytes": 0}}}
+        for error, tolerance in ((0.08, 0.08), (0.001, 0.02), (0.4, 0.15)):
+            errors = {"errors": data["errors"] | {"llm": {"logits": error}}}
+            (folder / BUILD_NAME).write_text(json.dumps(data | many | errors))
+            assert verify_answer._cutting_tolerance(bundle, mixed, "int4") == tolerance
         assert verify_answer._cutting_tolerance(bundle, mixed, "fp32") == 1e-4
