@@ -87,6 +87,10 @@ class FakeCache:
     def length(self) -> int:
         return len(self.rows)
 
+    @property
+    def nbytes(self) -> int:
+        return sum(row.nbytes for row in self.rows)
+
     def truncate(self, length: int) -> None:
         assert length <= len(self.rows)
         del self.rows[length:]

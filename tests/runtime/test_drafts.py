@@ -43,6 +43,10 @@ class Rows(CountedRows):
         super().__init__(capacity)
         self.rows = np.zeros((capacity, TABLE.shape[1]), np.float32)
 
+    @property
+    def nbytes(self) -> int:
+        return self.rows.nbytes
+
 
 class WholeTextLlm:
     """Logits and hidden states that depend on all rows before; mostly on the last two alone, so that texts

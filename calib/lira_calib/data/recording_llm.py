@@ -18,6 +18,10 @@ class RecordedRows(CountedRows):
         self.rows = np.zeros((capacity, width), np.float32)
         self.ends: list[int] = []
 
+    @property
+    def nbytes(self) -> int:
+        return self.rows.nbytes
+
 
 class RecordingLlm(Closing):
     """Keeps the embeddings that a scene feeds to the language model; all outputs are zero.

@@ -95,6 +95,11 @@ class KvCache(Protocol):
         """Number of rows that are filled."""
         ...
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes, in the engine's memory."""
+        ...
+
     def truncate(self, length: int) -> None:
         """Keep the first `length` rows. Raises ValueError if fewer are filled."""
         ...

@@ -63,6 +63,12 @@ class Int8KvCache(OrtKvCache):
         self._wide = length if self._writes_wide else min(self._wide, length)
         self._narrow = min(self._narrow, length) if self._writes_wide else length
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pages that were written, in fp32 and in int8, and of the scales."""
+        scales = sum(tensor.scales.nbytes for tensor in self._tensors)
+        return super().nbytes + self._bytes_as(np.dtype(np.int8)) + scales
+
     def before_many_rows(self) -> None:
         if self._wide < self.length:
             start, stop = self._wide, self.length

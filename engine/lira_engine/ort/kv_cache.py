@@ -39,6 +39,9 @@ class OrtKvCache(CountedRows):
         device: Device,
     ) -> None:
         super().__init__(next(iter(shapes.values()))[2])
+        self._shapes, self._dtype = tuple(shapes.values()), np.dtype(dtype)
+        self._grows = device.memory == "cpu"
+        self._most = 0  # rows that it ever held
         self._position = np.zeros(1, np.int64)
         self.binding: onnxruntime.IOBinding | None = session.io_binding()
         # Zeros: a masked row has weight 0, and 0 times NaN is NaN.
@@ -60,7 +63,21 @@ class OrtKvCache(CountedRows):
 
     def fill(self, length: int) -> None:
         super().fill(length)
+        self._most = max(self._most, length)
         self._position[0] = length
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device; on a CPU those of the pages that were written."""
+        return self._bytes_as(self._dtype)
+
+    def _bytes_as(self, dtype: np.dtype) -> int:
+        """Return what the cache takes, or would take with rows of another dtype."""
+        rows = self._most if self._grows else self.capacity
+        return sum(
+            shape[1] * min(pages(rows * shape[3] * dtype.itemsize), shape[2] * shape[3] * dtype.itemsize)
+            for shape in self._shapes
+        )
 
     def before_many_rows(self) -> None:
         """Complete `rows`, for a pass that reads and writes them."""
@@ -72,6 +89,11 @@ class OrtKvCache(CountedRows):
         """Bind the position of the next pass's first row."""
         assert self.binding is not None
         bind_input(self.binding, "position", self._position)
+
+
+def pages(size: int) -> int:
+    """Return the bytes of the memory pages that `size` bytes take."""
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def untouched_zeros(shape: tuple[int, ...], dtype: type[np.number]) -> np.ndarray:

@@ -32,6 +32,11 @@ class TrtKvCache(CountedRows):
         super().__init__(capacity)
         self.buffers = buffers
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device, which a later cache gets when this one is dropped."""
+        return sum(buffer.size for each in self.buffers for buffer in each.values())
+
 
 @dataclass(frozen=True)
 class Chunk:
