@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lira_runtime.answer import Event as Event
     from lira_runtime.answer import FinishedEvent as FinishedEvent
     from lira_runtime.answer import Phrase as Phrase
+    from lira_runtime.answer import PhraseEvent as PhraseEvent
     from lira_runtime.events import MaskEvent as MaskEvent
     from lira_runtime.events import RegionEvent as RegionEvent
     from lira_runtime.events import TokenEvent as TokenEvent
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Answer": "answer",
     "Phrase": "answer",
+    "PhraseEvent": "answer",
     "Event": "answer",
     "FinishedEvent": "answer",
     "MaskEvent": "events",

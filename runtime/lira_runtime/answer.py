@@ -76,13 +76,25 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class PhraseEvent:
+    """A phrase is complete and has its mask: one of `Answer.phrases`.
+
+    Masks that no phrase names, and a phrase without its end, are known at the end of the answer alone: their
+    events come right before FinishedEvent.
+    """
+
+    phrase: Phrase
+    mask_index: int  # into Answer.masks
+
+
+@dataclass(frozen=True)
 class FinishedEvent:
     """The answer is complete: the last event of a stream."""
 
     answer: Answer
 
 
-Event = TokenEvent | MaskEvent | RegionEvent | FinishedEvent
+Event = TokenEvent | MaskEvent | RegionEvent | PhraseEvent | FinishedEvent
 """What `Scene.stream` yields."""
 
 

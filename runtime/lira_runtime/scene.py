@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from lira_engine.engines.runner import KvCache, Tensor
 from lira_engine.errors import LiraError
-from lira_runtime.answer import Answer, Event, FinishedEvent, last_answer
+from lira_runtime.answer import Answer, Event, PhraseEvent, last_answer
 from lira_runtime.beam import beam_search
 from lira_runtime.callbacks import ImageIdCallback, SegCallback
 from lira_runtime.drafts import DraftingLlm, Memory
@@ -148,7 +148,7 @@ class Scene:
         engines = model.engines
         drafting = DraftingLlm(engines.llm, engines.draft_costs, model.embed, memory, unread, timings)
 
-        def answer() -> Iterator[LoopEvent]:
+        def answer() -> Iterator[LoopEvent | PhraseEvent]:
             cache = self._keep_image_rows(prompt.before, TimedLlm(engines.llm, timings))
             drafting.note(prompt.after, chosen=False)
             events = generate(
@@ -167,11 +167,11 @@ class Scene:
                     drafting.note((event.token_id,), chosen=True)
                 elif isinstance(event, RegionEvent):
                     drafting.note(event.suffix_ids, chosen=False)
-                yield transcript.add(event)
+                yield from transcript.add(event)
 
         for event in timings.answering(answer()):
             if isinstance(event, EndEvent):
-                yield FinishedEvent(transcript.finish(event.reason, timings, seg.logits))
+                yield from transcript.finish(event.reason, timings, seg.logits)
                 return
             if isinstance(event, TokenEvent):
                 timings.note_token()

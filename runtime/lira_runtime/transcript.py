@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lira_engine.bundle.manifest import TokenSpec
-from lira_runtime.answer import Answer, Phrase
+from lira_runtime.answer import Answer, FinishedEvent, Phrase, PhraseEvent
 from lira_runtime.events import LoopEvent, MaskEvent, RegionEvent, TokenEvent
 from lira_runtime.masks import Mask
 from lira_runtime.timings import Timings
@@ -55,6 +55,7 @@ class _OpenPhrase:
     mask: int | None
     start: int | None = None  # unknown until its first visible character
     end: int | None = None  # unknown until </p>
+    told: bool = False  # whether its PhraseEvent was given
 
 
 class Transcript:
@@ -80,16 +81,20 @@ class Transcript:
         self._masks: list[Mask] = []
         self._regions: list[RegionEvent] = []
 
-    def add(self, event: LoopEvent) -> LoopEvent:
-        """Add the next event; return it, a TokenEvent with its text."""
+    def add(self, event: LoopEvent) -> Iterator[LoopEvent | PhraseEvent]:
+        """Add the next event; yield it, a TokenEvent with its text, and the phrase that it completes."""
         match event:
             case TokenEvent():
-                return replace(event, text=self._add_token(event))
+                event = replace(event, text=self._add_token(event))
             case MaskEvent():
                 self._add_mask(event)
             case RegionEvent():
                 self._add_region(event)
-        return event
+        yield event
+        for phrase in self._phrases:
+            if phrase.end is not None and phrase.mask is not None and not phrase.told:
+                phrase.told = True
+                yield PhraseEvent(self._phrase(phrase, phrase.end), phrase.mask)
 
     def _add_token(self, event: TokenEvent) -> str:
         """Return what the clean text grew by."""
@@ -143,27 +148,40 @@ class Transcript:
             self._closed = self._phrases[-1]
             self._closed.end = len(self._clean.text)
 
-    def finish(self, finish_reason: str, timings: Timings, seg_logits: Sequence[np.ndarray] = ()) -> Answer:
-        """Return the answer. A phrase without its `</p>` ends where the text ends."""
-        text = self._clean.text
-        phrases = []
+    def _phrase(self, phrase: _OpenPhrase, end: int) -> Phrase:
+        start = end if phrase.start is None else phrase.start
+        text = self._clean.text[start:end]
+        if phrase.mask is None:
+            return Phrase(text, start, end, None)
+        return Phrase(text or self._label, start, end, self._masks[phrase.mask])
+
+    def finish(
+        self, finish_reason: str, timings: Timings, seg_logits: Sequence[np.ndarray] = ()
+    ) -> Iterator[PhraseEvent | FinishedEvent]:
+        """Yield the phrases that were not known before, then the answer. A phrase without its `</p>` ends
+        where the text ends."""
+        phrases, late = [], []
         for phrase in self._phrases:
-            end = len(text) if phrase.end is None else phrase.end
-            start = end if phrase.start is None else phrase.start
-            if phrase.mask is not None:
-                phrases.append(Phrase(text[start:end] or self._label, start, end, self._masks[phrase.mask]))
-            elif start < end:
-                phrases.append(Phrase(text[start:end], start, end, None))
-        phrases += [Phrase(self._label, at, at, self._masks[index]) for index, at in self._unnamed.items()]
-        return Answer(
-            text=text,
-            raw_text=self._tokenizer.decode(self._decoder.ids),
-            token_ids=tuple(self._token_ids),
-            phrases=tuple(sorted(phrases, key=lambda phrase: (phrase.start, phrase.end))),
-            masks=tuple(self._masks),
-            regions=tuple(self._regions),
-            finish_reason=finish_reason,
-            timings=timings,
-            _seg_logits=tuple(seg_logits),
-            _tokenizer=self._tokenizer,
+            whole = self._phrase(phrase, len(self._clean.text) if phrase.end is None else phrase.end)
+            if phrase.mask is not None and not phrase.told:
+                late.append(PhraseEvent(whole, phrase.mask))
+            if phrase.mask is not None or whole.start < whole.end:
+                phrases.append(whole)
+        for index, at in self._unnamed.items():
+            phrases.append(Phrase(self._label, at, at, self._masks[index]))
+            late.append(PhraseEvent(phrases[-1], index))
+        yield from late
+        yield FinishedEvent(
+            Answer(
+                text=self._clean.text,
+                raw_text=self._tokenizer.decode(self._decoder.ids),
+                token_ids=tuple(self._token_ids),
+                phrases=tuple(sorted(phrases, key=lambda phrase: (phrase.start, phrase.end))),
+                masks=tuple(self._masks),
+                regions=tuple(self._regions),
+                finish_reason=finish_reason,
+                timings=timings,
+                _seg_logits=tuple(seg_logits),
+                _tokenizer=self._tokenizer,
+            )
         )

@@ -10,36 +10,55 @@ import numpy as np
 import pytest
 
 from lira_engine.errors import LiraError
-from lira_runtime.answer import Answer
-from lira_runtime.events import MaskEvent, RegionEvent, TokenEvent
+from lira_runtime.answer import Answer, FinishedEvent, PhraseEvent
+from lira_runtime.events import LoopEvent, MaskEvent, RegionEvent, TokenEvent
 from lira_runtime.timings import Timings
 from lira_runtime.transcript import Transcript
 
 
 @pytest.fixture
 def write(fakes: SimpleNamespace) -> Any:
-    """Play the loop for a script of tokens: a mask for each [SEG] read, a region at each <image_id>."""
+    """Play the loop for a script of tokens: a mask for each [SEG] read, a region at each <image_id>.
+
+    Whatever the script: phrases are told once each, as the answer has them, and not before they are known.
+    """
 
     def play(script: str, label: str = "", regions: bool = True) -> tuple[Answer, list[str]]:
         spec = fakes.fake_manifest().tokens
         transcript = Transcript(fakes.FakeTokenizer(), spec, label)
         pieces: list[str] = []
         masks: list[Any] = []
+        told: list[PhraseEvent] = []
         read: int | None = None
+
+        def add(event: LoopEvent) -> None:
+            first, *more = transcript.add(event)
+            assert type(first) is type(event)
+            for one in more:
+                assert isinstance(one, PhraseEvent) and one.mask_index < len(masks)
+                assert one.phrase.text == ("".join(pieces)[one.phrase.start : one.phrase.end] or label)
+            told.extend(one for one in more if isinstance(one, PhraseEvent))
+            if isinstance(first, TokenEvent):
+                pieces.append(first.text)
+
         for step, piece in enumerate(script.split(" ")):
             token_id = fakes.ID[piece]
-            token = transcript.add(TokenEvent(token_id, step))
-            assert isinstance(token, TokenEvent)
-            pieces.append(token.text)
+            add(TokenEvent(token_id, step))
             if read == fakes.SEG:
                 masks.append(f"mask {len(masks)}")
-                transcript.add(MaskEvent(len(masks) - 1, masks[-1], step - 1))
+                add(MaskEvent(len(masks) - 1, masks[-1], step - 1))
             if token_id == fakes.IMAGE_ID and masks and regions:
                 tile = np.zeros((1, 3, 8, 8), dtype=np.float32)
-                transcript.add(RegionEvent(len(masks) - 1, (0, 0, 1, 1), tile, spec.region_suffix))
+                add(RegionEvent(len(masks) - 1, (0, 0, 1, 1), tile, spec.region_suffix))
             read = token_id
         logits = [np.arange(len(fakes.VOCABULARY), dtype=np.float32) for _ in masks]
-        return transcript.finish("stop", Timings(), logits), pieces
+        *late, last = transcript.finish("stop", Timings(), logits)
+        assert isinstance(last, FinishedEvent)
+        told.extend(one for one in late if isinstance(one, PhraseEvent))
+        assert all(masks[one.mask_index] == one.phrase.mask for one in told)
+        by_place = sorted((one.phrase for one in told), key=repr)
+        assert by_place == sorted((one for one in last.answer.phrases if one.mask is not None), key=repr)
+        return last.answer, pieces
 
     return play
 

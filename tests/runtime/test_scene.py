@@ -82,8 +82,8 @@ def test_an_answer_with_ilvc_has_masks_regions_and_phrases(look: Any, fakes: Sim
     events = list(scene.stream(task="gcg"))
     kinds = [type(event).__name__.removesuffix("Event") for event in events]
     assert kinds == [
-        *("Token", "Token", "Mask", "Region", "Token", "Token", "Token", "Token", "Token", "Mask", "Token"),
-        "Finished",
+        *("Token", "Token", "Mask", "Region", "Token", "Token", "Token", "Phrase", "Token", "Token", "Mask"),
+        *("Token", "Finished"),
     ]
     answer = events[-1].answer
     assert answer.text == "red ball." and answer.finish_reason == "stop"
