@@ -15,11 +15,14 @@ class TokenEvent:
 
     `text` is what the token adds to the answer's clean text: no tag, no blank beside a removed tag, no
     incomplete UTF-8 character. The texts of all token events, joined, are `Answer.text`.
+    `logprob` is the logarithm of the token's probability, if it was asked for (`Question.logprobs`) and the
+    token was chosen, not forced: at temperature 1, among all tokens but those that `ilvc` bans.
     """
 
     token_id: int
     step: int  # 0 for the first token of the answer
     text: str = ""
+    logprob: float | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 from lira_engine.bundle.manifest import PromptSpec, TaskSpec, TokenSpec
 from lira_engine.errors import LiraError
 from lira_runtime import arguments
-from lira_runtime.sampling import Sampler, make_sampler
+from lira_runtime.sampling import Sampler, ScoringSampler, make_sampler
 from lira_runtime.tokenizer import TextCoder
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class QuestionOptions(TypedDict, total=False):
     top_p: float
     top_k: int
     seed: int | None
+    logprobs: bool
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Question:
         top_p: samples from the likeliest tokens that hold this share of the probability.
         top_k: samples from so many tokens; 0 from all.
         seed: makes sampling repeatable.
+        logprobs: whether token events say how likely their tokens were.
     """
 
     question: str | None = None
@@ -61,6 +63,7 @@ class Question:
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
+    logprobs: bool = False
 
     @classmethod
     def of(cls, question: Question | str | None, **options: Unpack[QuestionOptions]) -> Question:
@@ -82,7 +85,8 @@ class Question:
     def sampler(self, tokens: TokenSpec) -> Sampler:
         """Return a sampler for one answer, with the tokens that `ilvc` bans."""
         banned = banned_tokens(self.ilvc, tokens)
-        return make_sampler(self.temperature, self.top_p, self.top_k, self.seed, banned)
+        choose = make_sampler(self.temperature, self.top_p, self.top_k, self.seed, banned)
+        return ScoringSampler(choose, banned) if self.logprobs else choose
 
 
 @dataclass(frozen=True)

@@ -69,3 +69,26 @@ def make_sampler(
         return int(random.choice(order[:kept], p=probabilities))
 
     return sample if temperature > 0 else greedy
+
+
+class ScoringSampler:
+    """A sampler that knows the probability of the token that it chose last: that of softmax(logits) over all
+    tokens but the banned ones, whatever `choose` makes of them."""
+
+    def __init__(self, choose: Sampler, banned: Collection[int] = ()) -> None:
+        self._choose = choose
+        self._banned = list(banned)
+        self._logprob: float | None = None
+
+    def __call__(self, logits: np.ndarray) -> int:
+        token = self._choose(logits)
+        scores = logits.astype(np.float64)
+        scores[self._banned] = -np.inf
+        scores -= scores.max()
+        self._logprob = float(scores[token] - np.log(np.exp(scores).sum()))
+        return token
+
+    def take_logprob(self) -> float | None:
+        """Return the natural logarithm of that probability, once; None where no token was chosen since."""
+        taken, self._logprob = self._logprob, None
+        return taken

@@ -19,7 +19,7 @@ from lira_runtime.events import EndEvent, LoopEvent, RegionEvent, TokenEvent
 from lira_runtime.loop import Llm, TokenCallback, generate
 from lira_runtime.model import Model
 from lira_runtime.prompts import Prompt, Question, QuestionOptions, encodes_regions
-from lira_runtime.sampling import Sampler, make_sampler
+from lira_runtime.sampling import Sampler, ScoringSampler, make_sampler
 from lira_runtime.timings import LookTimings, TimedLlm, Timings
 from lira_runtime.transcript import Transcript
 
@@ -165,6 +165,8 @@ class Scene:
             for event in events:
                 if isinstance(event, TokenEvent):
                     drafting.note((event.token_id,), chosen=True)
+                    if isinstance(choose, ScoringSampler):
+                        event = replace(event, logprob=choose.take_logprob())
                 elif isinstance(event, RegionEvent):
                     drafting.note(event.suffix_ids, chosen=False)
                 yield from transcript.add(event)
