@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lira_runtime.prompts import Question as Question
     from lira_runtime.scene import Scene as Scene
     from lira_runtime.timings import Timings as Timings
+    from lira_runtime.turns import Region as Region
+    from lira_runtime.turns import Turn as Turn
 
 _HOMES = {
     "Answer": "answer",
@@ -35,6 +37,8 @@ _HOMES = {
     "Question": "prompts",
     "Scene": "scene",
     "Timings": "timings",
+    "Region": "turns",
+    "Turn": "turns",
 }
 
 __all__ = sorted(_HOMES)

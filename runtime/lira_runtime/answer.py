@@ -13,6 +13,7 @@ from lira_runtime.events import MaskEvent, RegionEvent, TokenEvent
 from lira_runtime.masks import Mask
 from lira_runtime.timings import Timings
 from lira_runtime.tokenizer import TextCoder
+from lira_runtime.turns import Turn
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Answer:
     regions: tuple[RegionEvent, ...]
     finish_reason: str  # "stop", or "length": max_new_tokens, or a full KV cache
     timings: Timings
+    turn: Turn = field(repr=False)  # for the history of a later question
     _seg_logits: tuple[np.ndarray, ...] = field(repr=False, default=())
     _tokenizer: TextCoder | None = field(repr=False, default=None)
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from PIL.Image import Image
 
-from lira_engine.bundle.manifest import RegionSpec, TileSpec
 from lira_engine.engines.runner import LlmOutput, StageRun, StageRunner, Tensor
-from lira_runtime import preprocess
 from lira_runtime.events import LoopEvent, MaskEvent, RegionEvent
 from lira_runtime.loop import TokenCallback
 from lira_runtime.masks import Mask
+from lira_runtime.preprocess import Box
 from lira_runtime.timings import Timings
 
 
@@ -52,6 +51,15 @@ class SegCallback(TokenCallback):
         return np.array(logits[0], dtype=np.float32)  # [P/4, P/4]
 
 
+@dataclass(frozen=True)
+class EncodedRegion:
+    """The highlighted crop of a mask: its box in image pixels, tile [1, 3, S, S] and features [N, C]."""
+
+    box_xyxy: Box
+    tile: np.ndarray
+    features: np.ndarray
+
+
 class ImageIdCallback(TokenCallback):
     """At `<image_id>`: append the latest mask's region, encoded as one tile, and the embeddings of " <p>".
 
@@ -62,19 +70,13 @@ class ImageIdCallback(TokenCallback):
     def __init__(
         self,
         seg: SegCallback,
-        image: Image,
-        encode_tiles: Callable[[np.ndarray], np.ndarray],  # [1, 3, S, S] -> features [1, N, C]
-        tile_spec: TileSpec,
-        region_spec: RegionSpec,
+        encode_region: Callable[[np.ndarray], EncodedRegion],  # of a mask [H, W] bool
         suffix_ids: tuple[int, ...],
         suffix_embeddings: np.ndarray,  # [len(suffix_ids), C]
         timings: Timings,
     ) -> None:
         self._seg = seg
-        self._image = image
-        self._encode_tiles = encode_tiles
-        self._tile_spec = tile_spec
-        self._region_spec = region_spec
+        self._encode_region = encode_region
         self._suffix_ids = suffix_ids
         self._suffix_embeddings = suffix_embeddings
         self._timings = timings
@@ -84,8 +86,8 @@ class ImageIdCallback(TokenCallback):
             return (), None
         binary = self._seg.masks[-1].binary  # waits for the mask, which counts as the mask's time
         started = time.perf_counter()
-        tile, box = preprocess.highlighted_tile(self._image, binary, self._region_spec, self._tile_spec)
-        features = self._encode_tiles(tile)[0]  # [N, C]
+        region = self._encode_region(binary)
         self._timings.regions.append(time.perf_counter() - started)
-        appended = np.concatenate([features, self._suffix_embeddings]).astype(np.float32, copy=False)
-        return [RegionEvent(len(self._seg.masks) - 1, box, tile, self._suffix_ids)], appended
+        appended = np.concatenate([region.features, self._suffix_embeddings]).astype(np.float32, copy=False)
+        event = RegionEvent(len(self._seg.masks) - 1, region.box_xyxy, region.tile, self._suffix_ids)
+        return [event], appended

@@ -76,3 +76,11 @@ class Mask:
     def box_xyxy(self) -> tuple[int, int, int, int] | None:
         """Bounding box in pixels, right and bottom exclusive; None for an empty mask."""
         return preprocess.mask_box(self.binary)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it keeps, by what was accessed: the decoder's logits, the binary mask."""
+        kept = [] if self._decoder_logits is None else [self._decoder_logits]
+        if "_binary_and_score" in self.__dict__:
+            kept.append(self._binary_and_score[0])
+        return sum(array.nbytes for array in kept)

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL.Image import Image
 
 from lira_engine.bundle.manifest import Manifest
 from lira_engine.engines.runner import Engines
+from lira_runtime import preprocess
+from lira_runtime.callbacks import EncodedRegion
 from lira_runtime.prompts import Prompt, Question, QuestionOptions, build_prompt
 from lira_runtime.tokenizer import TextCoder
 
@@ -41,6 +44,12 @@ class Model:
         start = self.engines.semantic_encoder.start
         passes = [start({"pixel_values": tile[None]}) for tile in tiles]
         return np.concatenate([one.numpy("features") for one in passes])
+
+    def encode_region(self, image: Image, mask: np.ndarray) -> EncodedRegion:
+        """Encode what a mask [H, W] bool shows of the image, with what is around it darkened."""
+        spec = self.manifest.preprocessing
+        tile, box = preprocess.highlighted_tile(image, mask, spec.region, spec.tile)
+        return EncodedRegion(box, tile, self.encode_tiles(tile)[0])
 
     def embed(self, token_ids: Sequence[int]) -> np.ndarray:
         """token ids [n] -> embeddings [n, C] float32. Reads only these rows of the table."""

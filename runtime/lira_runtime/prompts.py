@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 from lira_engine.bundle.manifest import PromptSpec, TaskSpec, TokenSpec
 from lira_engine.errors import LiraError
 from lira_runtime import arguments
+from lira_runtime.chat_template import first_turn, later_turn, system_turn
 from lira_runtime.sampling import Sampler, ScoringSampler, make_sampler
 from lira_runtime.tokenizer import TextCoder
+from lira_runtime.turns import Piece, Turn, checked_history
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # not installed on every device
@@ -19,7 +22,6 @@ Ilvc = Literal["auto", "on", "off", "plain"]
 "off": the token is never chosen, and a task takes its prompt without ILVC. "plain": it is a token like any
 other, as in a language model's own generate(); the paper's authors evaluate VQA, POPE and AttrEval so."""
 
-IMAGE_PLACE = "<image>"
 FREE_FORM_MAX_NEW_TOKENS = 512  # upstream's demo
 
 
@@ -34,6 +36,8 @@ class QuestionOptions(TypedDict, total=False):
     top_p: float
     top_k: int
     seed: int | None
+    history: Sequence[Turn]
+    system: str | None
     logprobs: bool
 
 
@@ -51,6 +55,8 @@ class Question:
         top_p: samples from the likeliest tokens that hold this share of the probability.
         top_k: samples from so many tokens; 0 from all.
         seed: makes sampling repeatable.
+        history: the turns before this one, the first of which has the image.
+        system: the text of the system turn; None takes the bundle's.
         logprobs: whether token events say how likely their tokens were.
     """
 
@@ -63,6 +69,8 @@ class Question:
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
+    history: Sequence[Turn] = ()
+    system: str | None = None
     logprobs: bool = False
 
     @classmethod
@@ -77,6 +85,8 @@ class Question:
         arguments.optional_text("the question", self.question)
         arguments.optional_text("the task", self.task)
         arguments.optional_text("the expression", self.expression)
+        arguments.optional_text("the system text", self.system)
+        object.__setattr__(self, "history", checked_history(self.history))
         check_ilvc(self.ilvc)
         if self.task is None and self.expression is None and not (self.question or "").strip():
             raise LiraError('the question is empty; expected some text (--ask "..."), or a task (--task)')
@@ -91,9 +101,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Prompt:
-    """`before` and `after` are the token ids on both sides of the visual prefix.
+    """Token ids around the visual prefix: `before` it, and behind it those of `history` and `after`.
 
-    `question` is their question as text; `label` names a mask that the answer itself does not name.
+    `history` has earlier turns, up to the last one's answer, with regions; `after` what is new: the end of
+    that answer, if there is one, and the question. `question` is its text; `label` names a mask that the
+    answer itself does not name.
     """
 
     before: tuple[int, ...]
@@ -102,6 +114,7 @@ class Prompt:
     max_new_tokens: int
     question: str = ""
     label: str = ""
+    history: tuple[Piece, ...] = ()
 
 
 def check_ilvc(ilvc: str) -> Ilvc:
@@ -128,17 +141,19 @@ def build_prompt(prompts: PromptSpec, tokens: TokenSpec, tokenizer: TextCoder, a
     The question stays as it is, with its blanks and special tokens: "<image>" is the image's place (at most
     once; without it the image comes first), "[SEG]" or "</s>" become these tokens. Only the bundle's end
     tokens end the answer to a free-form question. With ilvc="off" a task takes its prompt without ILVC if the
-    bundle has one (the paper's two prompts, supplementary text, section 6).
+    bundle has one (the paper's two prompts, supplementary text, section 6). With a history the image is in
+    its first turn, and each of its answers is closed by the bundle's first end token, that of a turn,
+    whatever ended it.
 
-    Raises LiraError for a question with two "<image>", an unknown task, and a task with a text too few or too
-    many.
+    Raises LiraError for a question with two "<image>" or one in a later turn, an unknown task, a task with a
+    text too few or too many, and a history or system text for a bundle with another template.
     """
     question, expression = asked.question, asked.expression
     if asked.task is None:
         if expression is not None:
             raise LiraError(f"an expression needs a task; expected task to be one of {_listed(prompts)}")
         most = asked.max_new_tokens or FREE_FORM_MAX_NEW_TOKENS
-        return _assemble(prompts, tokens, tokenizer, question or "", frozenset(tokens.eos), most, "")
+        return _assemble(prompts, tokens, tokenizer, asked, question or "", frozenset(tokens.eos), most, "")
 
     if asked.task not in prompts.tasks:
         raise LiraError(f"there is no task {asked.task!r} in this bundle; expected one of {_listed(prompts)}")
@@ -159,35 +174,31 @@ def build_prompt(prompts: PromptSpec, tokens: TokenSpec, tokenizer: TextCoder, a
         raise LiraError(f"task {asked.task} has its own question; found another text beside it: leave it out")
     stop_ids = frozenset(tokens.eos) | {_stop_id(name, spec, tokens, tokenizer) for name in spec.stop}
     most = asked.max_new_tokens or spec.max_new_tokens
-    return _assemble(prompts, tokens, tokenizer, template, stop_ids, most, label)
+    return _assemble(prompts, tokens, tokenizer, asked, template, stop_ids, most, label)
 
 
 def _assemble(
     prompts: PromptSpec,
     tokens: TokenSpec,
     tokenizer: TextCoder,
+    asked: Question,
     question: str,
     stop_ids: frozenset[int],
     max_new_tokens: int,
     label: str,
 ) -> Prompt:
     # As upstream, encode the two sides of <image> separately: no token may span its place.
-    start, end = prompts.user.split(IMAGE_PLACE, 1)
-    places = question.count(IMAGE_PLACE)
-    if places > 1:
-        raise LiraError(
-            f"the question has <image> {places} times; expected it once, where the picture goes, or never"
-        )
-    if places:  # upstream puts "<image>\n" before a question that has no <image> of its own
-        lead, tail = end.removeprefix("\n").split("{question}", 1)
-        left, right = question.split(IMAGE_PLACE)
-        start, end = start + lead + left, right + tail
-    else:
-        end = end.replace("{question}", question)
-    before, after = tokenizer.encode(prompts.system + start), tokenizer.encode(end)
+    first, *later = (*(turn.question for turn in asked.history), question)
+    before, after = first_turn(prompts, first)
+    head = tokenizer.encode(system_turn(prompts, asked.system) + before)
     if prompts.add_bos:
-        before = [tokens.bos, *before]
-    return Prompt(tuple(before), tuple(after), stop_ids, max_new_tokens, question, label)
+        head = [tokens.bos, *head]
+    new, history = tokenizer.encode(after), list[Piece]()
+    for turn, following in zip(asked.history, later, strict=True):
+        history += new
+        history += tokenizer.encode(turn.answer) if isinstance(turn.answer, str) else turn.answer
+        new = [tokens.eos[0], *tokenizer.encode(later_turn(prompts, following))]
+    return Prompt(tuple(head), tuple(new), stop_ids, max_new_tokens, question, label, tuple(history))
 
 
 def _stop_id(name: str, spec: TaskSpec, tokens: TokenSpec, tokenizer: TextCoder) -> int:

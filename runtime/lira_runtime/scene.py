@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,15 +14,17 @@ from lira_engine.engines.runner import KvCache, Tensor
 from lira_engine.errors import LiraError
 from lira_runtime.answer import Answer, Event, PhraseEvent, last_answer
 from lira_runtime.beam import beam_search
-from lira_runtime.callbacks import ImageIdCallback, SegCallback
+from lira_runtime.callbacks import EncodedRegion, ImageIdCallback, SegCallback
 from lira_runtime.drafts import DraftingLlm, Memory
 from lira_runtime.events import EndEvent, LoopEvent, RegionEvent, TokenEvent
-from lira_runtime.loop import Llm, TokenCallback, generate
+from lira_runtime.loop import TokenCallback, generate
 from lira_runtime.model import Model
 from lira_runtime.prompts import Prompt, Question, QuestionOptions, encodes_regions
+from lira_runtime.rows import SceneRows
 from lira_runtime.sampling import Sampler, ScoringSampler, make_sampler
 from lira_runtime.timings import LookTimings, TimedLlm, Timings
 from lira_runtime.transcript import Transcript
+from lira_runtime.turns import Piece, Region, Turn
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -30,9 +33,10 @@ if TYPE_CHECKING:
 class Scene:
     """One encoded image. Made by `Lira.look`.
 
-    All questions share one KV cache. The first one fills the rows of [text before the image, image]; later
-    ones that begin alike (all but those that place the image themselves) keep them. So ask one question at a
-    time, from one thread: continuing a stream after a newer one has begun raises LiraError.
+    All questions share one KV cache, and a question reads only the rows that it does not have. The first one
+    fills the rows of [text before the image, image], which later ones keep (all but those that place the
+    image themselves, or have a system text of their own); the turns of a conversation extend them. So ask one
+    question at a time, from one thread: continuing a stream after a newer one has begun raises LiraError.
     """
 
     def __init__(
@@ -43,18 +47,19 @@ class Scene:
         image_features: Mapping[str, Tensor],  # the pixel decoder's inputs except hidden_states
         look_timings: LookTimings,
         tiles: int,  # T, with the thumbnail
+        tile_rows: int,  # N, of one tile, and so of a region
     ) -> None:
         self.image = image
         self.look_timings = look_timings
         self.tiles = tiles
         self._model = model
-        self._prefix = prefix
         self._image_features = image_features
         self._unpaid_look = look_timings  # the first answer's timings take it
-        self._cache: KvCache | None = None
-        self._kept: tuple[int, ...] | None = None  # tokens before the image that the cache holds
-        self._kept_rows = 0
-        self._turn = 0
+        self._rows = SceneRows(
+            prefix, tile_rows, model.embed, lambda mask: self._encode_region(mask).features
+        )
+        self._asked = 0
+        self._closed = False
 
     def ask(self, question: Question | str | None = None, **options: Unpack[QuestionOptions]) -> Answer:
         """Read `stream` to its end and return the answer."""
@@ -65,9 +70,10 @@ class Scene:
     ) -> Iterator[Event]:
         """Answer a question event by event; the last is FinishedEvent.
 
-        `question` is a Question, or its text; `options` are other fields of Question.
-        Raises LiraError at once for an empty question, one longer than the context, an unknown task and
-        values out of range.
+        `question` is a Question, or its text; `options` are other fields of Question. A stream may be left or
+        closed at any event: the next question finds the scene as if it had not been asked.
+        Raises LiraError at once for an empty question, one longer than the context with its history, an
+        unknown task, values out of range, and a scene that was closed.
         """
         asked = Question.of(question, **options)
         prompt = self._model.prompt(asked)
@@ -83,7 +89,7 @@ class Scene:
         forced: Mapping[int, int] | None = None,  # step -> token id
     ) -> Iterator[Event]:
         """`stream` for a prompt of token ids. `forced` replays a recorded answer."""
-        self._check_length(prompt)
+        self._check(prompt)
         return self._run(prompt, choose, use_ilvc, forced)
 
     def search_prompt(self, prompt: Prompt, beams: int, min_new_tokens: int = 0) -> Answer:
@@ -93,13 +99,12 @@ class Scene:
         an answer, after at least `min_new_tokens` tokens. The masks come from reading the answer once more,
         and so do `timings`. Raises LiraError as `stream_prompt` does, and for fewer than two beams.
         """
-        self._check_length(prompt)
-        self._turn += 1
+        self._check(prompt)
+        self._asked += 1
         model, turn_end = self._model, self._model.manifest.tokens.eos[0]
-        llm = model.engines.llm
         tokens = beam_search(
-            llm,
-            self._keep_image_rows(prompt.before, llm),
+            model.engines.llm,
+            self._read_up_to_question(prompt, Timings()),
             model.embed(prompt.after),
             model.embed,
             beams,
@@ -112,47 +117,81 @@ class Scene:
         again = replace(prompt, stop_ids=frozenset(), max_new_tokens=len(tokens))
         forced = dict(enumerate(tokens))
         answer = last_answer(self.stream_prompt(again, make_sampler(), use_ilvc=False, forced=forced))
-        return replace(answer, finish_reason="stop" if tokens[-1] in prompt.stop_ids else "length")
+        if tokens[-1] not in prompt.stop_ids:
+            return replace(answer, finish_reason="length")
+        return replace(answer, finish_reason="stop", turn=Turn(prompt.question, tokens[:-1]))
 
     def fits(self, prompt: Prompt) -> bool:
-        """Whether the KV cache has room for the prompt and the image."""
-        return self._length(prompt) <= self._model.engines.llm.capacity
+        """Whether the KV cache has room for the prompt, its history and the image."""
+        return self._rows.length(prompt) <= self._model.engines.llm.capacity
 
-    def _length(self, prompt: Prompt) -> int:
-        return len(prompt.before) + len(self._prefix) + len(prompt.after)
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the scene keeps, on the host and on the device: the image, its features and prefix, and
+        the rows of the KV cache. Answers keep their masks themselves (`Mask.nbytes`)."""
+        features = sum(prod(one.shape) * one.dtype.itemsize for one in self._image_features.values())
+        picture = self.image.width * self.image.height * 4  # Pillow keeps RGB in four bytes
+        return self._rows.nbytes + features + picture
 
-    def _check_length(self, prompt: Prompt) -> None:
+    def close(self) -> None:
+        """Free the KV cache and the features at once; what answers and masks need of them stays with these.
+
+        A GPU's memory is kept for the next scene. Asking afterwards raises LiraError.
+        """
+        self._asked += 1  # a stream that was left in the middle cannot go on
+        self._closed = True
+        self._rows.free()
+        self._image_features = {}
+
+    def _check(self, prompt: Prompt) -> None:
+        if self._closed:
+            raise LiraError("the scene was closed; look at the image again")
+        width, height = self.image.size
+        for piece in prompt.history:
+            if isinstance(piece, Region) and piece.size != (height, width):
+                raise LiraError(
+                    f"the history has a region of {piece.size[1]} x {piece.size[0]} pixels, the image has "
+                    f"{width} x {height}: expected turns about this image"
+                )
         if not self.fits(prompt):
             fewer = f", or allow fewer tiles than {self.tiles} (--max-tiles)" if self.tiles > 1 else ""
+            turns = f" and {self._rows.count(prompt.history)} earlier turns" if prompt.history else ""
+            image, most = len(self._rows.image), self._model.engines.llm.capacity
+            shorter = "leave out turns" if prompt.history else "ask a shorter question"
             raise LiraError(
-                f"the prompt has {self._length(prompt)} tokens, {len(self._prefix)} of them the image; "
-                f"expected at most {self._model.engines.llm.capacity}: ask a shorter question{fewer}"
+                f"the prompt has {self._rows.length(prompt)} tokens, {image} of them the image{turns}; "
+                f"expected at most {most}: {shorter}{fewer}"
             )
 
     def _run(
         self, prompt: Prompt, choose: Sampler, use_ilvc: bool, forced: Mapping[int, int] | None
     ) -> Iterator[Event]:
-        self._turn += 1
-        turn = self._turn
+        self._asked += 1
+        asked = self._asked
         model, tokens = self._model, self._model.manifest.tokens
         timings = Timings(look=self._unpaid_look)
         self._unpaid_look = LookTimings()
         seg = SegCallback(model.engines.pixel_decoder, self._image_features, self.image.size, timings)
         callbacks: dict[int, TokenCallback] = {tokens.seg: seg}
         if use_ilvc:
-            callbacks[tokens.image_id] = self._image_id_callback(seg, timings)
+            suffix = tokens.region_suffix
+            callbacks[tokens.image_id] = ImageIdCallback(
+                seg, self._encode_region, suffix, model.embed(suffix), timings
+            )
         transcript = Transcript(model.tokenizer, tokens, prompt.label)
         unread = {*prompt.stop_ids, tokens.image_id} if use_ilvc else prompt.stop_ids
         blanks = [token for token in tokens.region_suffix if token != tokens.p]  # of " <p>", and of " [SEG]"
         memory = Memory((tokens.p_end, *blanks, tokens.seg))
         engines = model.engines
         drafting = DraftingLlm(engines.llm, engines.draft_costs, model.embed, memory, unread, timings)
+        rows, answer = self._rows, list[Piece]()
 
-        def answer() -> Iterator[LoopEvent | PhraseEvent]:
-            cache = self._keep_image_rows(prompt.before, TimedLlm(engines.llm, timings))
+        def events() -> Iterator[LoopEvent | PhraseEvent]:
+            cache = self._read_up_to_question(prompt, timings)
             drafting.note(prompt.after, chosen=False)
-            events = generate(
-                TimedLlm(drafting, timings),
+            rows.note(prompt.after)
+            for event in generate(
+                TimedLlm(rows.counted(drafting), timings),
                 cache,
                 model.embed(prompt.after),
                 model.embed,
@@ -161,49 +200,34 @@ class Scene:
                 prompt.max_new_tokens,
                 callbacks,
                 forced,
-            )
-            for event in events:
+            ):
+                read: list[Piece] = []  # after this event
                 if isinstance(event, TokenEvent):
                     drafting.note((event.token_id,), chosen=True)
+                    read = [event.token_id]
                     if isinstance(choose, ScoringSampler):
                         event = replace(event, logprob=choose.take_logprob())
                 elif isinstance(event, RegionEvent):
                     drafting.note(event.suffix_ids, chosen=False)
+                    read = [Region.of(seg.masks[event.mask_index].binary), *event.suffix_ids]
+                rows.note(read)
+                answer.extend(read)
                 yield from transcript.add(event)
 
-        for event in timings.answering(answer()):
+        for event in timings.answering(events()):
             if isinstance(event, EndEvent):
-                yield from transcript.finish(event.reason, timings, seg.logits)
+                turn = Turn(prompt.question, tuple(answer[:-1] if event.reason == "stop" else answer))
+                yield from transcript.finish(event.reason, timings, turn, seg.logits)
                 return
             if isinstance(event, TokenEvent):
                 timings.note_token()
             yield event
-            if self._turn != turn:
+            if self._asked != asked:
                 raise LiraError("another question was asked about this scene; expected one stream at a time")
 
-    def _keep_image_rows(self, before: tuple[int, ...], llm: Llm) -> KvCache:
-        """Return the cache with exactly the rows of [before, image]."""
-        if self._cache is None:
-            self._cache = self._model.engines.llm.new_cache()
-        if self._kept != before:
-            self._kept = None
-            self._cache.truncate(0)
-            rows = np.concatenate([self._model.embed(before), self._prefix])
-            llm.forward(rows, self._cache, ())  # no token is chosen after them
-            self._kept, self._kept_rows = before, self._cache.length
-        self._cache.truncate(self._kept_rows)
-        return self._cache
+    def _read_up_to_question(self, prompt: Prompt, timings: Timings) -> KvCache:
+        llm = self._model.engines.llm
+        return self._rows.read_up_to_question(prompt, TimedLlm(llm, timings), llm.new_cache, timings)
 
-    def _image_id_callback(self, seg: SegCallback, timings: Timings) -> ImageIdCallback:
-        model, spec = self._model, self._model.manifest.preprocessing
-        suffix = model.manifest.tokens.region_suffix
-        return ImageIdCallback(
-            seg,
-            self.image,
-            model.encode_tiles,
-            spec.tile,
-            spec.region,
-            suffix,
-            model.embed(suffix),
-            timings,
-        )
+    def _encode_region(self, mask: np.ndarray) -> EncodedRegion:
+        return self._model.encode_region(self.image, mask)

@@ -37,7 +37,8 @@ class Timings:
     """What one answer cost.
 
     A later question about the same image pays neither for the encoders nor for the prefill of the image's
-    rows: its `look` is zero and its `prefill_tokens` are those of the question alone. Masks are decoded at
+    rows: its `look` is zero and its `prefill_tokens` are those of the question alone, or of the turns that
+    the KV cache does not have either. Masks are decoded at
     first access, so `masks` and `total` may still grow after the answer is complete.
     """
 
@@ -45,7 +46,10 @@ class Timings:
     new_tokens: int = 0
     drafted: int = 0  # rows that were read ahead
     accepted: int = 0  # of these, the rows of tokens that did follow, and so took no pass of their own
-    prefill_tokens: int = 0
+    prompt_tokens: int = 0  # rows of the prompt, with those of the image and of earlier turns
+    cached_tokens: int = 0  # of these, the rows that the KV cache had
+    history_kept: int = 0  # of these, the rows of earlier turns
+    prefill_tokens: int = 0  # the other rows of the prompt
     prefill: float = 0.0
     ttft: float = 0.0  # time to first token, with the look if this answer paid for it
     decode: list[float] = field(default_factory=list)  # to read one token each: about 0 if it was read ahead
@@ -118,6 +122,9 @@ class Timings:
                 "encode_pixel": self.look.encode_pixel,
                 "sefe": self.look.sefe,
             },
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "history_kept": self.history_kept,
             "prefill_tokens": self.prefill_tokens,
             "prefill": self.prefill,
             "ttft": self.ttft,

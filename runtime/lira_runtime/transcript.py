@@ -13,6 +13,7 @@ from lira_runtime.events import LoopEvent, MaskEvent, RegionEvent, TokenEvent
 from lira_runtime.masks import Mask
 from lira_runtime.timings import Timings
 from lira_runtime.tokenizer import IncrementalDecoder, TextCoder
+from lira_runtime.turns import Turn
 
 
 class CleanText:
@@ -156,7 +157,7 @@ class Transcript:
         return Phrase(text or self._label, start, end, self._masks[phrase.mask])
 
     def finish(
-        self, finish_reason: str, timings: Timings, seg_logits: Sequence[np.ndarray] = ()
+        self, finish_reason: str, timings: Timings, turn: Turn, seg_logits: Sequence[np.ndarray] = ()
     ) -> Iterator[PhraseEvent | FinishedEvent]:
         """Yield the phrases that were not known before, then the answer. A phrase without its `</p>` ends
         where the text ends."""
@@ -181,6 +182,7 @@ class Transcript:
                 regions=tuple(self._regions),
                 finish_reason=finish_reason,
                 timings=timings,
+                turn=turn,
                 _seg_logits=tuple(seg_logits),
                 _tokenizer=self._tokenizer,
             )

@@ -14,6 +14,7 @@ from lira_runtime.answer import Answer, FinishedEvent, PhraseEvent
 from lira_runtime.events import LoopEvent, MaskEvent, RegionEvent, TokenEvent
 from lira_runtime.timings import Timings
 from lira_runtime.transcript import Transcript
+from lira_runtime.turns import Turn
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def write(fakes: SimpleNamespace) -> Any:
                 add(RegionEvent(len(masks) - 1, (0, 0, 1, 1), tile, spec.region_suffix))
             read = token_id
         logits = [np.arange(len(fakes.VOCABULARY), dtype=np.float32) for _ in masks]
-        *late, last = transcript.finish("stop", Timings(), logits)
+        *late, last = transcript.finish("stop", Timings(), Turn("", ()), logits)
         assert isinstance(last, FinishedEvent)
         told.extend(one for one in late if isinstance(one, PhraseEvent))
         assert all(masks[one.mask_index] == one.phrase.mask for one in told)
