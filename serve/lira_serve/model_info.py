@@ -1,0 +1,67 @@
+"""What the server tells about its model."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from lira_engine.bundle.manifest import Manifest
+from lira_serve.api_errors import ApiError
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The bundle that is served, on which engines."""
+
+    name: str
+    target: str
+    precision: str
+    context: int  # rows of the KV cache
+    max_tiles: int
+    tasks: dict[str, dict[str, Any]]
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @classmethod
+    def of(cls, manifest: Manifest, target: str, precision: str, context: int) -> ModelInfo:
+        tasks = {
+            name: {"question": spec.question, "needs_text": "{expression}" in spec.question}
+            for name, spec in manifest.prompts.tasks.items()
+        }
+        return cls(manifest.name, target, precision, context, manifest.preprocessing.tile.max_num, tasks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return OpenAI's model object, with the field `lira`."""
+        lira = {
+            "target": self.target,
+            "precision": self.precision,
+            "context": self.context,
+            "max_tiles": self.max_tiles,
+            "tasks": self.tasks,
+        }
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "lira-edge",
+            "lira": lira,
+        }
+
+    def check_name(self, asked: str | None) -> None:
+        """Raises ApiError (404) if another model is asked for."""
+        if asked is not None and asked != self.name:
+            raise ApiError(
+                404,
+                f"there is no model {asked[:80]!r} here; expected {self.name!r}",
+                param="model",
+                code="model_not_found",
+            )
+
+    def check_task(self, task: str | None) -> None:
+        """Raises ApiError (400) for a task that the bundle does not have."""
+        if task is not None and task not in self.tasks:
+            raise ApiError(
+                400,
+                f"there is no task {task[:80]!r} here; expected one of {', '.join(sorted(self.tasks))}",
+                param="lira.task",
+            )
