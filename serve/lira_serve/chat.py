@@ -1,0 +1,51 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from lira_serve import sse
+from lira_serve.answers import as_api_error, finished, noted
+from lira_serve.asked import Answering
+from lira_serve.body import json_object, read_body
+from lira_serve.chat_reply import ChatReply
+from lira_serve.chat_request import ChatRequest, parse
+from lira_serve.conversation import asked_of
+from lira_serve.replies import json_response
+from lira_serve.service import Service
+
+
+async def chat(request: Request) -> Response | sse.EventStream:
+    """Answer a conversation, whole or as server-sent events."""
+    service: Service = request.app.state.service
+    service.answerer.check_room()  # before a body is read for nothing
+    settings = service.settings
+    body = await read_body(request, settings.most_body, settings.body_seconds)
+    wanted: ChatRequest = parse(ChatRequest, json_object(body))
+    service.info.check_name(wanted.model)
+    asked = await asked_of(wanted, service.pictures, service.info)
+    answering = noted(service.answerer.submit(asked), request, service, asked)
+    reply = ChatReply(service.info.name)
+    if wanted.stream:
+        with_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
+        return sse.EventStream(_chunks(reply, answering, with_usage), settings.send_seconds)
+    finish = await finished(request, answering)
+    return json_response(reply.whole(finish))
+
+
+async def _chunks(reply: ChatReply, answering: Answering, with_usage: bool) -> AsyncGenerator[bytes, None]:
+    try:
+        async for event in answering:
+            if event["type"] == "started":
+                yield reply.opening()
+            elif event["type"] == "finish":
+                yield reply.closing(event, with_usage)
+            else:
+                yield reply.chunk(event)
+    except Exception as error:
+        yield sse.event(as_api_error(error).body(), "error")
+    finally:
+        answering.cancel()

@@ -1,0 +1,112 @@
+"""The body of POST /v1/chat/completions, as OpenAI's clients send it, with the field `lira`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lira_serve.api_errors import ApiError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class TextPart(_Part):
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(_Part):
+    url: str
+
+
+class ImagePart(_Part):
+    type: Literal["image_url"]
+    image_url: ImageUrl | str  # some clients send the bare address
+
+
+class RefusalPart(_Part):
+    type: Literal["refusal"]
+    refusal: str
+
+
+Content = str | list[Annotated[TextPart | ImagePart | RefusalPart, Field(discriminator="type")]] | None
+
+
+class Message(_Part):
+    """One message. `content` may be null in an assistant's message without text."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content = None
+
+    @property
+    def text(self) -> str:
+        """The text parts, one a line."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content or [] if isinstance(part, TextPart))
+
+    @property
+    def images(self) -> list[str]:
+        """The addresses of the pictures."""
+        if isinstance(self.content, str):
+            return []
+        parts = [part for part in self.content or [] if isinstance(part, ImagePart)]
+        return [part.image_url if isinstance(part.image_url, str) else part.image_url.url for part in parts]
+
+
+class StreamOptions(_Part):
+    include_usage: bool = False
+
+
+class LiraOptions(_Part):
+    """What OpenAI's request has no field for."""
+
+    task: str | None = None
+    ilvc: Literal["auto", "on", "off", "plain"] = "auto"
+    max_tiles: int | None = Field(None, ge=1, le=12)
+    top_k: int = Field(0, ge=0)
+    attributes: list[str] = Field(default_factory=list, max_length=1000)
+
+
+class ChatRequest(_Part):
+    """A request. Fields that are not here are ignored."""
+
+    model: str | None = None
+    messages: list[Message] = Field(min_length=1, max_length=1000)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2, strict=False)
+    top_p: float | None = Field(None, gt=0, le=1, strict=False)
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    n: int | None = Field(None, ge=1, le=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=0)
+    lira: LiraOptions = Field(default_factory=LiraOptions)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts that end the answer. Raises ApiError for more than four, and for an empty one."""
+        found = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        if len(found) > 4 or not all(found):
+            raise ApiError(
+                400, f"stop has {len(found)} texts; expected at most 4, none of them empty", param="stop"
+            )
+        return found
+
+
+def parse(model: type[BaseModel], contents: dict[str, Any]) -> Any:
+    """Return `contents` as a `model`. Raises ApiError (400), which names the first wrong field."""
+    try:
+        return model.model_validate(contents)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        param = ".".join(str(part) for part in first["loc"]) or None
+        shown = ascii(first.get("input"))
+        given = f"; found {shown[:80]}" if first["type"] != "missing" else ""
+        raise ApiError(400, f"{param or 'the body'}: {first['msg']}{given}", param=param) from None

@@ -1,0 +1,122 @@
+"""From OpenAI's messages to a question about one picture, and the turns before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from PIL.Image import Image
+
+from lira_engine.errors import LiraError
+from lira_runtime.prompts import Question
+from lira_serve.api_errors import ApiError
+from lira_serve.asked import Asked, Exchange
+from lira_serve.chat_request import ChatRequest, Message
+from lira_serve.model_info import ModelInfo
+from lira_serve.picture_source import PictureSource
+
+
+@dataclass
+class _Turn:
+    """What the user said, in one message or several, and the answer."""
+
+    said: list[str] = field(default_factory=list)
+    answer: str | None = None
+
+    @property
+    def text(self) -> str:
+        return "\n".join(text for text in self.said if text)
+
+
+async def asked_of(request: ChatRequest, pictures: PictureSource, info: ModelInfo) -> Asked:
+    """Return the question that a request asks.
+
+    Raises ApiError for messages in another order than questions and answers in turn, for no picture or
+    several, and for what `Question` does not take.
+    """
+    turns, system, addresses = _read(request.messages)
+    image, digest = await _one_picture(addresses, pictures)
+    last = turns[-1].text
+    return Asked(
+        image=image,
+        digest=digest,
+        question=_question(request, last, info),
+        text=last,
+        max_tiles=request.lira.max_tiles,
+        history=tuple(Exchange(turn.text, turn.answer or "") for turn in turns[:-1]),
+        system="\n".join(system) or None,
+        attributes=tuple(request.lira.attributes),
+        stop=request.stops,
+        logprobs=bool(request.logprobs),
+    )
+
+
+def _read(messages: list[Message]) -> tuple[list[_Turn], list[str], list[str]]:
+    """Return the turns, the last without an answer; the system texts; the pictures' addresses."""
+    turns: list[_Turn] = []
+    system: list[str] = []
+    addresses: list[str] = []
+    for number, message in enumerate(messages):
+        where = f"messages.{number}"
+        if message.images and message.role != "user":
+            raise ApiError(
+                400,
+                f"{where} is the {message.role}'s and has a picture; expected it in a user's",
+                param=where,
+            )
+        addresses += message.images
+        if message.role in ("system", "developer"):
+            system.append(message.text)
+        elif message.role == "user":
+            if not turns or turns[-1].answer is not None:
+                turns.append(_Turn())
+            turns[-1].said.append(message.text)
+        elif not turns or turns[-1].answer is not None:
+            raise ApiError(
+                400,
+                f"{where} is an answer without a question before it; expected a user's message",
+                param=where,
+            )
+        else:
+            turns[-1].answer = message.text
+    if not turns or turns[-1].answer is not None:
+        raise ApiError(
+            400, "the last message is not a user's; expected a question at the end", param="messages"
+        )
+    return turns, system, addresses
+
+
+async def _one_picture(addresses: list[str], pictures: PictureSource) -> tuple[Image, str]:
+    if not addresses:
+        raise ApiError(
+            400,
+            "the messages have no picture; expected an image_url part in a user's message",
+            param="messages",
+        )
+    found = [await pictures.at(address) for address in dict.fromkeys(addresses)]  # clients send it every turn
+    digests = {digest for _, digest in found}
+    if len(digests) > 1:
+        raise ApiError(
+            400,
+            f"the messages have {len(digests)} pictures; expected one: begin another conversation",
+            param="messages",
+        )
+    return found[0]
+
+
+def _question(request: ChatRequest, text: str, info: ModelInfo) -> Question:
+    options = request.lira
+    most = request.max_completion_tokens or request.max_tokens
+    try:
+        info.check_task(options.task)
+        return Question(
+            question=text if options.task is None or text.strip() else None,
+            task=options.task,
+            ilvc=options.ilvc,
+            max_new_tokens=most,
+            temperature=request.temperature or 0.0,
+            top_p=1.0 if request.top_p is None else request.top_p,
+            top_k=options.top_k,
+            seed=None if request.seed is None else request.seed % (1 << 63),
+        )
+    except LiraError as error:
+        raise ApiError(400, str(error), param="messages") from None
