@@ -1,0 +1,74 @@
+"""`lira-edge serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lira_engine.cli_options import BundleArgument, DraftOption, PrecisionOption, TargetOption
+
+
+def serve(
+    bundle: BundleArgument,
+    target: TargetOption = "cpu",
+    precision: PrecisionOption = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engines.")] = None,
+    unverified: Annotated[
+        bool,
+        typer.Option(
+            "--unverified", help="Run GPU engines that `lira-edge verify` did not check on this machine."
+        ),
+    ] = False,
+    draft: DraftOption = "auto",
+    host: Annotated[
+        str, typer.Option(help="Address to listen at. Any but a loopback one needs --api-key-file.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keys that clients must have, one a line.")
+    ] = None,
+    scene_cache: Annotated[
+        str, typer.Option(metavar="SIZE", help="Memory for pictures that may be asked about again.")
+    ] = "2GiB",
+    queue: Annotated[int, typer.Option(min=0, help="Questions that may wait; more get a 503.")] = 8,
+    allow_url: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST", help="Fetch pictures from this host. May be given several times."),
+    ] = None,
+    log_questions: Annotated[
+        bool,
+        typer.Option("--log-questions", help="Write questions, and the digests of pictures, into the log."),
+    ] = False,
+) -> None:
+    """Serve a bundle: a page, OpenAI's chat completions with masks, and segmentation.
+
+    Opens the engines once, prints the address when a first answer has warmed them up, and ends at SIGTERM
+    when the running answer is finished.
+    """
+    from lira_engine.targets import default_precision
+    from lira_runtime.drafts import check_draft
+    from lira_serve.access import check_host, read_keys
+    from lira_serve.run import run
+    from lira_serve.settings import Settings, bytes_of
+
+    keys = () if api_key_file is None else read_keys(api_key_file)
+    check_host(host, keys)
+    run(
+        Settings(
+            bundle,
+            target,
+            precision or default_precision(target),
+            threads,
+            unverified,
+            check_draft(draft),
+            host,
+            port,
+            keys,
+            bytes_of("--scene-cache", scene_cache),
+            queue,
+            tuple(allow_url or ()),
+            log_questions,
+        )
+    )

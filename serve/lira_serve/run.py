@@ -1,0 +1,43 @@
+"""Start the engines' thread and the server, and end both."""
+
+from __future__ import annotations
+
+import threading
+
+from anyio import to_thread
+
+from lira_engine.system.terminal import plain_console, status, warn
+from lira_serve.app import create_app
+from lira_serve.engines import worker
+from lira_serve.fetch import AllowedHosts
+from lira_serve.server import address, listen, serve
+from lira_serve.settings import Settings
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises LiraError if the address cannot be had or the engines cannot be opened, KeyboardInterrupt after
+    Ctrl-C.
+    """
+    AllowedHosts.of(settings.allowed_hosts)  # before the engines are opened for nothing
+    out = plain_console()
+    engines = worker(settings)
+    with listen(settings.host, settings.port) as listener:
+        with status(out, "opening the engines"):
+            desk = engines.start()
+        warn(desk.lira.engines.remark)
+
+        async def close() -> None:
+            await to_thread.run_sync(engines.close)
+
+        def announce() -> None:
+            if engines.wait_until_warm():
+                name = f"{desk.info.name} ({settings.target} {settings.precision})"
+                out.print(f"{name} at {address(listener)}", soft_wrap=True)
+
+        threading.Thread(target=announce, daemon=True).start()
+        app = create_app(settings, engines, desk.info, close)
+        serve(app, listener, settings, engines.drain, lambda: engines.failure is not None)
+    if engines.failure is not None:
+        raise engines.failure

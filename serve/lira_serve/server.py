@@ -1,0 +1,119 @@
+"""uvicorn, with an end that lets running answers finish, and a limit for clients that send no headers."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from lira_engine.errors import LiraError
+from lira_serve.settings import Settings
+
+_MOST_HEADER_BYTES = 64 << 10
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket. Raises LiraError if the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), port), family=family, backlog=512)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise LiraError(
+            f"cannot listen at {host}:{port} ({reason}): choose another --host or --port"
+        ) from None
+
+
+def serve(
+    app: ASGIApp,
+    listener: socket.socket,
+    settings: Settings,
+    stop: Callable[[], None],
+    failed: Callable[[], bool],
+) -> None:
+    """Serve until SIGTERM or SIGINT, or until `failed`: then call `stop`, let running answers finish, return.
+
+    Raises KeyboardInterrupt after SIGINT.
+    """
+    config = uvicorn.Config(
+        app,
+        http=_protocol(settings.header_seconds),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
+        limit_concurrency=settings.most_connections,
+        timeout_keep_alive=30,
+    )
+    server = _Server(config, stop, failed)
+    server.run([listener])
+    if server.interrupted:
+        raise KeyboardInterrupt
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, stop: Callable[[], None], failed: Callable[[], bool]) -> None:
+        super().__init__(config)
+        self._failed = failed
+        self.interrupted = False
+        self._stop = stop
+
+    async def on_tick(self, counter: int) -> bool:
+        return self._failed() or await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Not uvicorn's own, which raises the signal again at the end: the process is to end with 0.
+        self._stop()
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+        self.interrupted |= sig == signal.SIGINT
+
+
+def _protocol(header_seconds: float) -> type[H11Protocol]:
+    """Return uvicorn's protocol, which closes connections that send no request for `header_seconds`."""
+
+    class Protocol(H11Protocol):
+        _deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._expect_headers()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.cycle is None or self.cycle.response_complete:
+                self._expect_headers()
+            else:
+                self._stop_clock()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_clock()
+            super().connection_lost(exc)
+
+        def _expect_headers(self) -> None:
+            if self._deadline is None:
+                self._deadline = self.loop.call_later(header_seconds, self.transport.close)
+
+        def _stop_clock(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+    return Protocol
+
+
+def address(listener: socket.socket) -> str:
+    """Return the address that a browser opens."""
+    found: tuple[Any, ...] = listener.getsockname()
+    host = f"[{found[0]}]" if ":" in found[0] else found[0]
+    return f"http://{host}:{found[1]}"

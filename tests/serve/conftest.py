@@ -1,0 +1,143 @@
+"""Servers of lira-nano: one in this process for all tests, and others as processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from PIL import Image
+
+from lira_serve.app import create_app
+from lira_serve.engines import worker
+from lira_serve.server import listen
+from lira_serve.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "assets" / "sample.png"
+WAIT = 60.0
+
+
+def data_uri(picture: Path | Image.Image = SAMPLE) -> str:
+    """A picture as clients send it."""
+    if isinstance(picture, Image.Image):
+        file = io.BytesIO()
+        picture.save(file, format="PNG")
+        data = file.getvalue()
+    else:
+        data = picture.read_bytes()
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+def question(text: str, picture: str | None = None) -> dict[str, Any]:
+    """A user's message, with a picture or without."""
+    parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    if picture:
+        parts.insert(0, {"type": "image_url", "image_url": {"url": picture}})
+    return {"role": "user", "content": parts}
+
+
+@dataclass
+class Served:
+    """A server that listens on this machine."""
+
+    url: str
+    log: io.StringIO = field(default_factory=io.StringIO)
+    worker: Any = None
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=WAIT, **options)
+
+    def chat(self, text: str, picture: str | None = None, **fields: Any) -> dict[str, Any]:
+        """Ask one question; return the response."""
+        body = {"messages": [question(text, picture or data_uri())], **fields}
+        with self.client() as client:
+            response = client.post("/v1/chat/completions", json=body)
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+
+@contextmanager
+def serving(settings: Settings, open_worker: Callable[[Settings], Any] = worker) -> Iterator[Served]:
+    """A server in a thread of this process. `open_worker`: a worker of the test's own."""
+    engines = open_worker(settings)
+    desk = engines.start()
+    assert engines.wait_until_warm(), engines.failure
+    log = io.StringIO()
+
+    async def close() -> None:
+        await asyncio.to_thread(engines.close)
+
+    app = create_app(settings, engines, desk.info, close, log)
+    with listen("127.0.0.1", 0) as listener:
+        config = uvicorn.Config(app, http="h11", ws="none", log_config=None, log_level="critical")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        try:
+            yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}", log, engines)
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join(WAIT)
+            assert not thread.is_alive()
+
+
+@contextmanager
+def process(bundle: Path, *options: str) -> Iterator[Served]:
+    """`lira-edge serve` as a process, warmed up, at a free port. Ends it with SIGTERM."""
+    command = [sys.executable, "-c", "from lira_engine.main import main; main()", "serve", str(bundle)]
+    running = subprocess.Popen(
+        [*command, "--port", "0", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    assert running.stdout and running.stderr
+    log = io.StringIO()
+    threading.Thread(target=lambda: [log.write(line) for line in running.stderr], daemon=True).start()
+    try:
+        line = running.stdout.readline()
+        address = re.search(r"http://\S+", line)
+        assert address, (line, log.getvalue())
+        yield Served(address[0], log, running)
+    finally:
+        if running.poll() is None:
+            running.send_signal(signal.SIGTERM)
+            running.wait(WAIT)
+
+
+@pytest.fixture(scope="session")
+def nano_settings(nano_bundle: Path) -> Settings:
+    return Settings(nano_bundle, "portable")
+
+
+@pytest.fixture(scope="session")
+def served(nano_settings: Settings) -> Iterator[Served]:
+    """A server of lira-nano for all tests that leave it as it was."""
+    with serving(nano_settings) as server:
+        yield server
+
+
+@pytest.fixture
+def serve() -> SimpleNamespace:
+    """The functions above: test modules cannot import each other."""
+    return SimpleNamespace(
+        serving=serving, process=process, data_uri=data_uri, question=question, sample=SAMPLE, wait=WAIT
+    )
