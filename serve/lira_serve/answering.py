@@ -7,9 +7,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from lira_runtime import rle
-from lira_runtime.answer import Answer, FinishedEvent, PhraseEvent, first_tokens
+from lira_runtime.answer import Answer, FinishedEvent, Phrase, PhraseEvent, first_tokens
 from lira_runtime.events import MaskEvent, RegionEvent, TokenEvent
 from lira_runtime.masks import Mask
+from lira_runtime.scene import Scene
 from lira_serve.asked import Asked, Event
 from lira_serve.desk import Desk
 from lira_serve.stops import StopTexts
@@ -21,122 +22,134 @@ def answer(desk: Desk, asked: Asked) -> Iterator[Event]:
     Yields events as docs/serve.md describes them: look, text, mask, region, phrase, timings, finish. Raises
     LiraError as `Lira.look` and `Scene.stream` do, before the first token.
     """
-    lira = desk.lira
     if asked.attributes:
-        first_tokens(lira.tokenizer, asked.attributes)
+        first_tokens(desk.lira.tokenizer, asked.attributes)
     scene, kept = desk.scenes.scene(asked.digest, asked.image, asked.max_tiles)
-    image = {
-        "width": scene.image.width,
-        "height": scene.image.height,
-        "tiles": scene.tiles,
-        "sha256": asked.digest,
-    }
-    told = {"image": image, "scene": "kept" if kept else "new"}
-    yield {"type": "look", **told, "timings": None if kept else asdict(scene.look_timings)}
-    turns, as_text = desk.turns.history(asked)
-    question = replace(asked.question, history=turns, system=asked.system, logprobs=asked.logprobs)
-    stops = StopTexts(asked.stop)
-    masks: list[dict[str, Any]] = []
-    tokens: list[dict[str, Any]] = []
-    tags = _tags(lira)
-    for event in stops.watch(scene, lira, question):
-        match event:
-            case TokenEvent():
-                text = stops.shown(event.text)
-                token = {"type": "text", "text": text, "token_id": event.token_id, "step": event.step}
-                if event.token_id in tags:
-                    token["tag"] = tags[event.token_id]
-                if asked.logprobs:
-                    token |= {"token": lira.tokenizer.decode([event.token_id]), "logprob": event.logprob}
-                    tokens.append(token)
-                yield token
-            case MaskEvent():
-                masks.append(mask_as_dict(event.index, event.mask))
-                yield {"type": "mask", **masks[-1], "step": event.token_step}
-            case RegionEvent():
-                yield {"type": "region", "mask": event.mask_index, "box": event.box_xyxy}
-            case PhraseEvent() if stops.shows(event.phrase.end):
-                phrase = event.phrase
-                yield {
-                    "type": "phrase",
-                    "text": phrase.text,
-                    "start": phrase.start,
-                    "end": phrase.end,
-                    "mask": event.mask_index,
-                }
-            case FinishedEvent():
-                yield from _finish(desk, asked, event.answer, masks, tokens, stops, told, as_text)
-    desk.scenes.settle()
+    try:
+        yield from _Answering(desk, asked, scene, kept).events()
+    finally:
+        desk.scenes.settle()
 
 
-def _finish(
-    desk: Desk,
-    asked: Asked,
-    found: Answer,
-    masks: list[dict[str, Any]],
-    tokens: list[dict[str, Any]],
-    stops: StopTexts,
-    told: dict[str, Any],
-    as_text: int,
-) -> Iterator[Event]:
-    content = stops.cut(found.text)
-    if rest := stops.rest(found.text):
-        yield {"type": "text", "text": rest, "token_id": None, "step": None}
-    timings = found.timings.as_dict()
-    yield {"type": "timings", **timings}
-    desk.turns.remember(asked, content, found.turn)
-    desk.scenes.settle()
-    yield {
-        "type": "finish",
-        "content": content,
-        "raw_text": found.raw_text,
-        "phrases": [
-            {
-                "text": phrase.text,
-                "start": phrase.start,
-                "end": phrase.end,
-                "mask": None if phrase.mask is None else found.masks.index(phrase.mask),
-            }
-            for phrase in found.phrases
-            if stops.shows(phrase.end)
-        ],
-        "masks": masks,
-        "regions": [{"mask": region.mask_index, "box": region.box_xyxy} for region in found.regions],
-        "attributes": [
+class _Answering:
+    """The events of an answer, and what the last one tells again."""
+
+    def __init__(self, desk: Desk, asked: Asked, scene: Scene, kept: bool) -> None:
+        self._desk = desk
+        self._asked = asked
+        self._scene = scene
+        self._look = {
+            "image": {
+                "width": scene.image.width,
+                "height": scene.image.height,
+                "tiles": scene.tiles,
+                "sha256": asked.digest,
+            },
+            "scene": "kept" if kept else "new",
+        }
+        self._stops = StopTexts(asked.stop)
+        self._masks: list[Event] = []
+        self._tokens: list[Event] = []
+        self._tags = _tags(desk)
+
+    def events(self) -> Iterator[Event]:
+        timings = asdict(self._scene.look_timings) if self._look["scene"] == "new" else None
+        yield {"type": "look", **self._look, "timings": timings}
+        turns, as_text = self._desk.turns.history(self._asked)
+        question = replace(
+            self._asked.question, history=turns, system=self._asked.system, logprobs=self._asked.logprobs
+        )
+        for event in self._stops.watch(self._scene, self._desk.lira, question):
+            match event:
+                case TokenEvent():
+                    yield self._token(event)
+                case MaskEvent():
+                    self._masks.append(mask_as_dict(event.index, event.mask))
+                    yield {"type": "mask", **self._masks[-1], "step": event.token_step}
+                case RegionEvent():
+                    yield {"type": "region", "mask": event.mask_index, "box": event.box_xyxy}
+                case PhraseEvent() if self._stops.shows(event.phrase.end):
+                    yield {"type": "phrase", **_phrase(event.phrase, event.mask_index)}
+                case FinishedEvent():
+                    yield from self._finish(event.answer, as_text)
+
+    def _token(self, event: TokenEvent) -> Event:
+        text = self._stops.shown(event.text)
+        token: dict[str, Any] = {
+            "type": "text",
+            "text": text,
+            "token_id": event.token_id,
+            "step": event.step,
+        }
+        if event.token_id in self._tags:
+            token["tag"] = self._tags[event.token_id]
+        if self._asked.logprobs:
+            token |= {"token": self._desk.lira.tokenizer.decode([event.token_id]), "logprob": event.logprob}
+            self._tokens.append(token)
+        return token
+
+    def _finish(self, found: Answer, as_text: int) -> Iterator[Event]:
+        if rest := self._stops.rest(found.text):
+            yield {"type": "text", "text": rest, "token_id": None, "step": None}
+        content = self._stops.cut(found.text)
+        timings = found.timings.as_dict()
+        yield {"type": "timings", **timings}
+        self._desk.turns.remember(self._asked, content, found.turn)
+        self._desk.scenes.settle()
+        yield {
+            "type": "finish",
+            "content": content,
+            "raw_text": found.raw_text,
+            "phrases": [
+                _phrase(phrase, None if phrase.mask is None else found.masks.index(phrase.mask))
+                for phrase in found.phrases
+                if self._stops.shows(phrase.end)
+            ],
+            "masks": self._masks,
+            "regions": [{"mask": region.mask_index, "box": region.box_xyxy} for region in found.regions],
+            "attributes": self._attributes(found),
+            **self._look,
+            "history": {
+                "turns": len(self._asked.history),
+                "rows_kept": found.timings.history_kept,
+                "as_text": as_text,
+            },
+            "timings": timings,
+            "finish_reason": found.finish_reason,
+            "logprobs": self._tokens if self._asked.logprobs else None,
+            "usage": {
+                "prompt_tokens": found.timings.prompt_tokens,
+                "cached_tokens": found.timings.cached_tokens,
+                "completion_tokens": len(found.token_ids),
+            },
+            "cache": {"scenes": len(self._desk.scenes), "bytes": self._desk.scenes.nbytes},
+        }
+
+    def _attributes(self, found: Answer) -> list[Event]:
+        words = self._asked.attributes
+        return [
             {
                 "mask": index,
                 "words": [
                     {"word": word, "probability": share}
-                    for word, share in found.attributes(asked.attributes, index, len(asked.attributes))
+                    for word, share in found.attributes(words, index, len(words))
                 ],
             }
-            for index in range(len(found.masks) if asked.attributes else 0)
-        ],
-        **told,
-        "history": {
-            "turns": len(asked.history),
-            "rows_kept": found.timings.history_kept,
-            "as_text": as_text,
-        },
-        "timings": timings,
-        "finish_reason": found.finish_reason,
-        "logprobs": tokens if asked.logprobs else None,
-        "usage": {
-            "prompt_tokens": found.timings.prompt_tokens,
-            "cached_tokens": found.timings.cached_tokens,
-            "completion_tokens": len(found.token_ids),
-        },
-        "cache": {"scenes": len(desk.scenes), "bytes": desk.scenes.nbytes},
-    }
+            for index in range(len(found.masks) if words else 0)
+        ]
 
 
-def mask_as_dict(index: int, mask: Mask) -> dict[str, Any]:
+def mask_as_dict(index: int, mask: Mask) -> Event:
     """Return a mask's number, box (right and bottom exclusive; null if it is empty), score and COCO RLE."""
     return {"id": index, "box": mask.box_xyxy, "score": mask.score, "rle": rle.encode(mask.binary)}
 
 
-def _tags(lira: Any) -> dict[int, str]:
+def _phrase(phrase: Phrase, mask: int | None) -> Event:
+    return {"text": phrase.text, "start": phrase.start, "end": phrase.end, "mask": mask}
+
+
+def _tags(desk: Desk) -> dict[int, str]:
     """Return the texts of the tokens that are no text of an answer."""
-    tokens = lira.manifest.tokens
+    tokens = desk.lira.manifest.tokens
     ids = (tokens.seg, tokens.image_id, tokens.p, tokens.p_end, *tokens.eos)
-    return {token: lira.tokenizer.decode([token]).strip() for token in ids}
+    return {token: desk.lira.tokenizer.decode([token]).strip() for token in ids}
