@@ -66,8 +66,8 @@ class LiraOptions(_Part):
 
     task: str | None = None
     ilvc: Literal["auto", "on", "off", "plain"] = "auto"
-    max_tiles: int | None = Field(None, ge=1, le=12)
-    top_k: int = Field(0, ge=0)
+    max_tiles: int | None = Field(default=None, ge=1, le=12)
+    top_k: int = Field(default=0, ge=0)
     attributes: list[str] = Field(default_factory=list, max_length=1000)
 
 
@@ -78,16 +78,16 @@ class ChatRequest(_Part):
     messages: list[Message] = Field(min_length=1, max_length=1000)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2, strict=False)
-    top_p: float | None = Field(None, gt=0, le=1, strict=False)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2, strict=False)
+    top_p: float | None = Field(default=None, gt=0, le=1, strict=False)
     seed: int | None = None
     stop: str | list[str] | None = None
-    n: int | None = Field(None, ge=1, le=1)
+    n: int | None = Field(default=None, ge=1, le=1)
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=0)
-    lira: LiraOptions = Field(default_factory=LiraOptions)
+    top_logprobs: int | None = Field(default=None, ge=0, le=0)
+    lira: LiraOptions = LiraOptions()
 
     @property
     def stops(self) -> tuple[str, ...]:

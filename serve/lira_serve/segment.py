@@ -40,10 +40,10 @@ class SegmentRequest(BaseModel):
     text: str = ""
     task: str = "refseg"
     formats: Annotated[list[MaskFormat], BeforeValidator(_listed)] = ["rle"]
-    tolerance: float = Field(1.0, ge=0, le=100)
-    max_tiles: int | None = Field(None, ge=1, le=12)
+    tolerance: float = Field(default=1.0, ge=0, le=100)
+    max_tiles: int | None = Field(default=None, ge=1, le=12)
     ilvc: Literal["auto", "on", "off", "plain"] = "auto"
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
 
 
 async def segment(request: Request) -> Response:

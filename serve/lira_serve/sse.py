@@ -48,9 +48,8 @@ class EventStream:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             while True:
                 following = following or asyncio.ensure_future(self._next())
-                await asyncio.wait(
-                    {following, gone}, timeout=self._quiet_seconds, return_when=asyncio.FIRST_COMPLETED
-                )
+                either: list[asyncio.Future[Any]] = [following, gone]
+                await asyncio.wait(either, timeout=self._quiet_seconds, return_when=asyncio.FIRST_COMPLETED)
                 if gone.done():
                     return
                 if following.done():

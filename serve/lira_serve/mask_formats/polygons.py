@@ -61,7 +61,9 @@ def mask_to_polygons(mask: np.ndarray, tolerance: float = 1.0) -> list[Polygon]:
         exterior, *holes = rings[at : at + 1 + len(one.holes)]
         polygons.append(Polygon(exterior, tuple(holes)))
         at += 1 + len(holes)
-    return sorted(polygons, key=lambda polygon: (-polygon.area, polygon.exterior[0, 1], polygon.exterior[0, 0]))
+    return sorted(
+        polygons, key=lambda polygon: (-polygon.area, polygon.exterior[0, 1], polygon.exterior[0, 0])
+    )
 
 
 def polygons_to_mask(polygons: Iterable[Polygon], height: int, width: int) -> np.ndarray:

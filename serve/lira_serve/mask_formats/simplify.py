@@ -150,7 +150,9 @@ def _touch(p: np.ndarray, q: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.nda
     at_p, at_q = _cross(lines, p - u), _cross(lines, q - u)
     apart = (np.maximum(p, q) < np.minimum(u, v)) | (np.minimum(p, q) > np.maximum(u, v))
     touch = (np.sign(at_u) * np.sign(at_v) <= 0) & (np.sign(at_p) * np.sign(at_q) <= 0) & ~apart.any(axis=1)
-    same = {name: (a == b).all(axis=1) for name, a, b in (("pu", p, u), ("pv", p, v), ("qu", q, u), ("qv", q, v))}
+    same = {
+        name: (a == b).all(axis=1) for name, a, b in (("pu", p, u), ("pv", p, v), ("qu", q, u), ("qv", q, v))
+    }
     joined = same["pu"] | same["pv"] | same["qu"] | same["qv"]
     # Lines from one point share more than it only if they leave it the same way.
     turned = np.where(same["pu"] | same["qv"], 1, -1)
