@@ -7,6 +7,7 @@ import base64
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
+from lira_engine.build import build
 from lira_serve.app import create_app
 from lira_serve.engines import worker
 from lira_serve.server import listen
@@ -124,8 +126,16 @@ def process(bundle: Path, *options: str) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="session")
-def nano_settings(nano_bundle: Path) -> Settings:
-    return Settings(nano_bundle, "portable")
+def nano(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """lira-nano with engines for this CPU. To be read only."""
+    folder = shutil.copytree(nano_bundle, tmp_path_factory.mktemp("nano") / "bundle")
+    build(folder, target="cpu")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nano_settings(nano: Path) -> Settings:
+    return Settings(nano)
 
 
 @pytest.fixture(scope="session")
