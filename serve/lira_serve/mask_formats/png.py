@@ -30,6 +30,6 @@ def png_to_mask(data: bytes) -> np.ndarray:
     return np.asarray(open_image(data).convert("L")) >= 128
 
 
-def png_to_data_uri(data: bytes) -> str:
+def png_data_uri(data: bytes) -> str:
     """The bytes of a PNG file -> a data URI, as pages and JSON take it."""
     return "data:image/png;base64," + base64.b64encode(data).decode("ascii")

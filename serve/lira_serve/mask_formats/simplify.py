@@ -36,7 +36,7 @@ def simplify(rings: list[np.ndarray], tolerance: float) -> list[np.ndarray]:
         ]
     )
     keeps = np.split(kept, starts[1:])
-    _untangle(rings, keeps)
+    _untangle(rings, keeps, tolerance)
     return [ring[keep] for ring, keep in zip(rings, keeps, strict=True)]
 
 
@@ -48,16 +48,17 @@ def _thinned(ring: np.ndarray, fixed: np.ndarray, tolerance: float) -> np.ndarra
         if kept.sum() < 2:
             first = int(kept.argmax()) if kept.any() else int(_lengths(ring - ring[0]).argmax())
             kept[[first, int(_lengths(ring - ring[first]).argmax())]] = True
-        _keep_far(ring, kept, tolerance)
+        anchors = np.flatnonzero(kept)
+        ends = np.append(anchors[1:], anchors[0] + len(ring))
+        _keep_far(ring, kept, list(zip(anchors.tolist(), ends.tolist(), strict=True)), tolerance)
         if kept.sum() > 2 and abs(area(ring[kept]) / exact - 1) <= 0.25:
             return kept
         tolerance /= 2
     return np.ones(len(ring), bool)
 
 
-def _keep_far(ring: np.ndarray, kept: np.ndarray, tolerance: float) -> None:
-    anchors = np.flatnonzero(kept)
-    arcs = list(zip(anchors.tolist(), [*anchors[1:].tolist(), int(anchors[0]) + len(ring)], strict=True))
+def _keep_far(ring: np.ndarray, kept: np.ndarray, arcs: list[tuple[int, int]], tolerance: float) -> None:
+    """Keep corners inside arcs (from, to; the latter may pass the ring's end) until all are near to a line."""
     while arcs:
         start, end = arcs.pop()
         farthest, distance = _farthest(ring, start, end)
@@ -83,7 +84,7 @@ def _lengths(vectors: np.ndarray) -> np.ndarray:
     return np.hypot(vectors[:, 0], vectors[:, 1])
 
 
-def _untangle(rings: list[np.ndarray], kept: list[np.ndarray]) -> None:
+def _untangle(rings: list[np.ndarray], kept: list[np.ndarray], tolerance: float) -> None:
     """Keep more corners until no line that leaves some out is in conflict with another line."""
     for turn in count():
         corners = [np.flatnonzero(keep) for keep in kept]
@@ -97,8 +98,9 @@ def _untangle(rings: list[np.ndarray], kept: list[np.ndarray]) -> None:
                 chain = np.arange(start, end + 1) % len(ring)
                 if lines.conflict(number + which, ring[chain]):
                     settled = False
-                    farthest, _ = _farthest(ring, start, end)
-                    keep[chain if turn >= _PATIENCE else farthest % len(ring)] = True
+                    middle, _ = _farthest(ring, start, end)
+                    keep[chain if turn >= _PATIENCE else middle % len(ring)] = True
+                    _keep_far(ring, keep, [(start, middle), (middle, end)], tolerance)
             number += len(index)
         if settled:
             return
