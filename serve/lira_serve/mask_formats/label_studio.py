@@ -1,8 +1,9 @@
 """Masks as regions of Label Studio.
 
 Its brush regions hold an RGBA picture of the size of the original as a list of bytes, in the format of the
-package @thi.ng/rle-pack: a header (32 bits: number of values; 5: bits of a value less 1; four times 4: bits of
-a run's length, less 1), then runs (1 bit: all values equal; 2: which of the four sizes; length less 1; value).
+package @thi.ng/rle-pack: a header (32 bits: number of values; 5: bits of a value, less 1; four times 4: bits
+of a run's length, less 1), then runs (1 bit: all values equal; 2: which of the four sizes; length less 1;
+value).
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ def mask_to_label_studio(
 ) -> dict[str, Any]:
     """[H, W] bool -> one item of a prediction's "result": a brush region, ready for JSON.
 
-    from_name, to_name: the names of <BrushLabels> and <Image> in the project's configuration; `label` should be
-    one of its labels. item_id: unique in the prediction; by default random. Raises ValueError for another shape.
+    from_name, to_name: the names of <BrushLabels> and <Image> in the project's configuration; `label` should
+    be one of its labels. item_id: unique in the prediction; by default random.
+    Raises ValueError for another shape.
     """
     mask = as_mask(mask)
     value = {"format": "rle", "rle": _brush(mask), "brushlabels": [label]}
@@ -50,7 +52,7 @@ def mask_to_label_studio_polygons(
 ) -> list[dict[str, Any]]:
     """[H, W] bool -> items of a prediction's "result": a polygon region for each part of the mask.
 
-    Points are percent of width and height. Label Studio's polygons have no holes: those of the mask are filled.
+    Points are percent of width and height. Label Studio's polygons have no holes: the mask's are filled.
     Raises ValueError as `mask_to_polygons` does.
     """
     mask = as_mask(mask)

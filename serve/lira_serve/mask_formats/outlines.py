@@ -35,7 +35,7 @@ def _contours(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return corners [N, 2], the first of each ring [R], and the ring around it [R]; ring 0 is the frame.
 
     OpenCV walks on pixel centres and joins diagonal neighbours. So it gets what is not the mask, with a frame
-    around it, at twice the size: there the first pixel of each pair lies at one edge, the second at the other.
+    around it, at twice the size: there the first of two pixels lies at one edge, the second at the other.
     """
     height, width = mask.shape
     rest = np.ones((2 * height + 2, 2 * width + 2), np.uint8)
@@ -60,7 +60,7 @@ def _kept(points: np.ndarray, starts: np.ndarray, kept: np.ndarray) -> tuple[np.
 
 
 def neighbours(count: int, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the index of the point before and after each of `count` points on rings that start at `starts`."""
+    """Return the index of the point before and after each of `count` on rings that start at `starts`."""
     before, after = np.arange(count) - 1, np.arange(count) + 1
     ends = np.append(starts[1:], count)
     before[starts], after[ends - 1] = ends - 1, starts

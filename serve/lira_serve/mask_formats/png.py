@@ -13,7 +13,10 @@ from lira_serve.mask_formats.polygons import as_mask
 
 
 def mask_to_png(mask: np.ndarray) -> bytes:
-    """[H, W] bool -> a PNG file of 1-bit greyscale: white is the object. Raises ValueError for an empty side."""
+    """[H, W] bool -> a PNG file of 1-bit greyscale, white for the object.
+
+    Raises ValueError for another shape, or one without pixels.
+    """
     mask = as_mask(mask)
     if 0 in mask.shape:
         raise ValueError(f"mask has shape {mask.shape}, expected at least one pixel")

@@ -8,20 +8,21 @@ import numpy as np
 
 from lira_serve.mask_formats.outlines import area, neighbours, repeated
 
+MOST_CORNERS = 200_000  # a mask with more is noise, which would take minutes and hardly get smaller
 _LEAST = 0.44  # pixels; no step of a pixel lies nearer to the line that would replace it
 _PATIENCE = 8  # rounds after which a line in conflict gets all its corners back, not the farthest one
 
 
 def simplify(rings: list[np.ndarray], tolerance: float) -> list[np.ndarray]:
-    """Rings int32 [N, 2] of a mask -> rings with some of the same corners, each within `tolerance` of its old self.
+    """Rings int32 [N, 2] of a mask -> rings with some of the same corners, within `tolerance` of the old.
 
     Douglas and Peucker (1973) on each ring, with distances to the line segment, so that the bound holds both
     ways. A ring whose area would change by more than a quarter is done again at half the tolerance. Then the
     lines that would cross another, or pass over a corner that was on their other side (Saalfeld, 1999), get
-    corners back until there are none.
+    corners back until there are none. Rings with more than `MOST_CORNERS` in all stay exact.
     """
-    if not rings:
-        return []
+    if not 0 < sum(map(len, rings)) <= MOST_CORNERS:
+        return rings
     points = np.concatenate(rings).astype(np.int64)
     lengths = np.array([len(ring) for ring in rings])
     starts = np.cumsum(lengths) - lengths
@@ -58,7 +59,7 @@ def _thinned(ring: np.ndarray, fixed: np.ndarray, tolerance: float) -> np.ndarra
 
 
 def _keep_far(ring: np.ndarray, kept: np.ndarray, arcs: list[tuple[int, int]], tolerance: float) -> None:
-    """Keep corners inside arcs (from, to; the latter may pass the ring's end) until all are near to a line."""
+    """Keep corners inside arcs (from, to, which may pass the ring's end) until all are near to a line."""
     while arcs:
         start, end = arcs.pop()
         farthest, distance = _farthest(ring, start, end)
@@ -68,7 +69,7 @@ def _keep_far(ring: np.ndarray, kept: np.ndarray, arcs: list[tuple[int, int]], t
 
 
 def _farthest(ring: np.ndarray, start: int, end: int) -> tuple[int, float]:
-    """Return the corner between two (its index may pass the ring's end) that is farthest from their line segment."""
+    """Return the corner between two (whose index may pass the ring's end) farthest from their line."""
     if end - start < 2:
         return start, 0.0
     chain = ring[np.arange(start + 1, end) % len(ring)] - ring[start % len(ring)]
@@ -115,7 +116,7 @@ class _Lines:
         self._low = np.minimum(self._starts, self._ends)
         self._high = np.maximum(self._starts, self._ends)
         heights = self._high[:, 1] - self._low[:, 1]
-        classes = np.ceil(np.log2(heights + 1)).astype(int)
+        classes = np.ceil(np.log2(heights + 1) / 3).astype(int)
         self._classes = []
         for size in np.unique(classes):
             members = np.flatnonzero(classes == size)
@@ -123,7 +124,7 @@ class _Lines:
             self._classes.append((members, self._low[members, 1], int(heights[members].max())))
 
     def conflict(self, line: int, chain: np.ndarray) -> bool:
-        """Whether a line touches another, or the corners that it replaces had another's corner on its other side.
+        """Whether a line touches another, or has another's corner between it and those it replaces.
 
         chain: [N, 2], the line's start, the corners that it leaves out, and its end.
         """
@@ -146,7 +147,7 @@ class _Lines:
 
 
 def _touch(p: np.ndarray, q: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Line p-q and lines u-v [N, 2] -> [N] bool: they have a point in common other than an end of both, exactly."""
+    """Line p-q and lines u-v [N, 2] -> [N] bool: they share a point that is not an end of both. Exact."""
     line, lines = q - p, v - u
     at_u, at_v = _cross(line, u - p), _cross(line, v - p)
     at_p, at_q = _cross(lines, p - u), _cross(lines, q - u)

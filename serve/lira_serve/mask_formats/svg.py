@@ -29,8 +29,9 @@ def mask_to_svg(
     tolerance: as in `mask_to_polygons`. Raises ValueError if sizes or numbers of masks, labels and colours
     differ, or a colour is none.
     """
-    one = isinstance(masks, np.ndarray) and masks.ndim == 2
-    all_masks = [as_mask(mask) for mask in ([masks] if one else masks)]
+    if isinstance(masks, np.ndarray) and masks.ndim == 2:
+        masks = [masks]
+    all_masks = [as_mask(mask) for mask in masks]
     if not all_masks:
         raise ValueError("no mask, expected at least one")
     height, width = all_masks[0].shape
@@ -39,7 +40,7 @@ def mask_to_svg(
     for name, given in (("labels", labels), ("colours", colours)):
         if given and len(given) != len(all_masks):
             raise ValueError(f"{len(given)} {name} for {len(all_masks)} masks, expected one for each")
-    colours = colours or ["#%02x%02x%02x" % draw.color(index) for index in range(len(all_masks))]
+    colours = colours or ["#{:02x}{:02x}{:02x}".format(*draw.color(index)) for index in range(len(all_masks))]
     for colour in colours:
         if not _COLOUR.fullmatch(colour):
             raise ValueError(f"colour {colour!r}, expected #rrggbb")
