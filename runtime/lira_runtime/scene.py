@@ -12,6 +12,7 @@ from PIL.Image import Image
 
 from lira_engine.engines.runner import KvCache, Tensor
 from lira_engine.errors import LiraError
+from lira_engine.system.free_memory import return_free_memory
 from lira_runtime.answer import Answer, Event, PhraseEvent, last_answer
 from lira_runtime.beam import beam_search
 from lira_runtime.callbacks import EncodedRegion, ImageIdCallback, SegCallback
@@ -134,18 +135,17 @@ class Scene:
         return self._rows.nbytes + features + picture
 
     def close(self) -> None:
-        """Free the KV cache and the features at once; what answers and masks need of them stays with these.
+        """Free the KV cache and the image's rows and features at once; asking afterwards raises LiraError.
 
-        A GPU's memory is kept for the next scene. Asking afterwards raises LiraError.
+        Answers keep what their masks need. A GPU's memory is kept for the next scene.
         """
-        self._asked += 1  # a stream that was left in the middle cannot go on
         self._closed = True
         self._rows.free()
         self._image_features = {}
+        return_free_memory()
 
     def _check(self, prompt: Prompt) -> None:
-        if self._closed:
-            raise LiraError("the scene was closed; look at the image again")
+        self._check_open()
         width, height = self.image.size
         for piece in prompt.history:
             if isinstance(piece, Region) and piece.size != (height, width):
@@ -163,9 +163,14 @@ class Scene:
                 f"expected at most {most}: {shorter}{fewer}"
             )
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LiraError("the scene was closed; look at the image again")
+
     def _run(
         self, prompt: Prompt, choose: Sampler, use_ilvc: bool, forced: Mapping[int, int] | None
     ) -> Iterator[Event]:
+        self._check_open()
         self._asked += 1
         asked = self._asked
         model, tokens = self._model, self._model.manifest.tokens
@@ -222,6 +227,7 @@ class Scene:
             if isinstance(event, TokenEvent):
                 timings.note_token()
             yield event
+            self._check_open()
             if self._asked != asked:
                 raise LiraError("another question was asked about this scene; expected one stream at a time")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lira_engine.errors import LiraError
-from lira_runtime.sampling import make_sampler
+from lira_runtime.sampling import ScoringSampler, make_sampler
 
 LOGITS = np.log(np.array([0.1, 0.5, 0.15, 0.25], dtype=np.float32))
 
@@ -74,3 +74,24 @@ def test_values_out_of_range_are_refused(options: dict[str, float]) -> None:
 def test_non_finite_logits_are_refused(temperature: float) -> None:
     with pytest.raises(LiraError, match="not finite"):
         make_sampler(temperature)(np.array([0, np.nan], dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 3.0}, {"temperature": 1.0, "top_k": 2, "top_p": 0.6}]
+)
+@pytest.mark.parametrize("banned", [(), (1,), (0, 2)])
+def test_log_probabilities_are_of_all_tokens_that_are_not_banned(
+    options: dict[str, float], banned: tuple[int, ...]
+) -> None:
+    """Whatever temperature, top-k and top-p make of them."""
+    plain = make_sampler(seed=3, banned=banned, **options)  # type: ignore[arg-type]
+    scoring = ScoringSampler(make_sampler(seed=3, banned=banned, **options), banned)  # type: ignore[arg-type]
+    shares = np.exp(LOGITS.astype(np.float64))
+    shares[list(banned)] = 0
+    shares /= shares.sum()
+    assert scoring.take_logprob() is None
+    for _ in range(50):
+        token = scoring(LOGITS + 40)
+        assert token == plain(LOGITS)
+        assert scoring.take_logprob() == pytest.approx(np.log(shares[token]), rel=1e-5)
+        assert scoring.take_logprob() is None

@@ -299,6 +299,58 @@ def test_ilvc_plain_takes_image_id_for_a_token(look: Any, fakes: SimpleNamespace
     assert [fakes.IMAGE_ID] in [chunk[:, 0].tolist() for chunk in engines.llm.passes]
 
 
+@pytest.mark.parametrize("ilvc", ["auto", "off"])
+def test_tokens_say_how_likely_they_were_if_asked(look: Any, fakes: SimpleNamespace, ilvc: Any) -> None:
+    """Among all tokens; with ilvc="off" among all but <image_id>."""
+    script = "▁it <image_id> ▁is <|im_end|>"
+    scene, _ = look(script)
+    tokens = [e for e in scene.stream("it", ilvc=ilvc, logprobs=True) if isinstance(e, TokenEvent)]
+    for scripted, event in zip(script.split(), tokens, strict=True):
+        logits = np.zeros(len(fakes.VOCABULARY))  # as FakeLlm makes them
+        logits[fakes.ID[scripted]] = 10
+        logits[fakes.ID["▁red"]] += 1 + event.step / 10
+        if ilvc == "off":
+            logits[fakes.IMAGE_ID] = -np.inf
+        shares = np.exp(logits) / np.exp(logits).sum()
+        assert event.token_id == np.argmax(shares)
+        assert event.logprob == pytest.approx(np.log(shares[event.token_id]), rel=1e-5)
+    assert [e.logprob for e in look(script)[0].stream("it") if isinstance(e, TokenEvent)] == [None] * 4
+
+
+def test_a_forced_token_was_not_chosen_and_has_no_probability(look: Any) -> None:
+    scene, _ = look("▁it ▁is")
+    asked = Question("it", logprobs=True)
+    choose = asked.sampler(scene._model.manifest.tokens)
+    events = scene.stream_prompt(scene._model.prompt(asked), choose, forced={1: 9})
+    found = [event.logprob is None for event in events if isinstance(event, TokenEvent)]
+    assert found == [False, True, False]
+
+
+def test_masks_may_be_read_while_the_answer_goes_on(look: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is the mask's, once, and part of the total; not of the answer's, nor of the consumer's."""
+    script = "[SEG] ▁it [SEG] <image_id> ▁is </p> [SEG] . <|im_end|>"
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    scene, engines = look(script)
+    run = engines.pixel_decoder.run
+
+    def slowly(feeds: Any) -> Any:
+        now[0] += 2
+        return run(feeds)
+
+    monkeypatch.setattr(engines.pixel_decoder, "run", slowly)
+    plain = look(script)[0].ask(task="gcg")
+    for event in scene.stream(task="gcg"):
+        if isinstance(event, MaskEvent):
+            assert (event.mask.score > 0) == (event.mask.box_xyxy is not None) == event.mask.binary.any()
+        now[0] += 100
+        last = event
+    assert isinstance(last, FinishedEvent)
+    answer = last.answer
+    assert (answer.timings.masks, answer.timings.total) == ([2.0, 2.0, 2.0], 6.0)
+    assert answer.turn == plain.turn and answer.token_ids == plain.token_ids
+
+
 def read_by_first_question(scene: Scene, engines: SimpleNamespace, fakes: Any, question: str) -> list[str]:
     """Return the text that the LLM read before and after the image."""
     scene.ask(question)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lira_engine.system.free_memory import return_free_memory
+
 PAGE = 2 << 20
 _WANT_LARGE, _COLLAPSE = 14, 25  # MADV_HUGEPAGE; MADV_COLLAPSE, from Linux 6.1 on
 _TRIM_FROM, _MAPPED_FROM, _MOST_MAPPED = -1, -3, -4  # mallopt: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX
@@ -41,14 +43,6 @@ def large_pages(expected: int) -> Iterator[None]:
             # A kernel that does not know the request returns an error and leaves the pages as they are.
             _advise(libc, start, end, _WANT_LARGE)
             _advise(libc, start, end, _COLLAPSE)
-
-
-def return_free_memory() -> None:
-    """Return to the system what this process has freed and the C library keeps (GNU's does)."""
-    if sys.platform.startswith("linux"):
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(ctypes.c_size_t(0))
 
 
 def _reserve(libc: ctypes.CDLL, size: int) -> bool:

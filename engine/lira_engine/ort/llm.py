@@ -16,10 +16,11 @@ from lira_engine.errors import Closed, LiraError, memory_errors_told
 from lira_engine.ort.device import CPU, Device
 from lira_engine.ort.int8_cache import Int8KvCache
 from lira_engine.ort.kv_cache import OrtKvCache
-from lira_engine.ort.large_pages import large_pages, return_free_memory
+from lira_engine.ort.large_pages import large_pages
 from lira_engine.ort.package import onnxruntime
 from lira_engine.ort.prefill import LEAST_ROWS, OrtPrefill
 from lira_engine.ort.session import bind_input, bind_output, open_session, run_options
+from lira_engine.system.free_memory import return_free_memory
 
 _CACHE_DTYPES: dict[str, type[np.number]] = {"tensor(float16)": np.float16, "tensor(int8)": np.int8}
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from lira_engine.ort import large_pages as module
-from lira_engine.ort.large_pages import PAGE, large_pages, return_free_memory
+from lira_engine.ort.large_pages import PAGE, large_pages
+from lira_engine.system.free_memory import return_free_memory
 
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 GIVEN = pytest.mark.skipif(
