@@ -95,7 +95,7 @@ class SceneRows:
 
     def _count_read(self, rows: int) -> None:
         self._read += rows
-        assert self._read <= len(self._rows), "the language model read rows that nobody noted"
+        assert self._read == len(self._rows), "the language model read other rows than were noted"
 
     def _keep(self, wanted: Sequence[Row]) -> int:
         """Cut the cache to the rows that `wanted` begins with; return how many these are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,17 @@ def test_rows_that_were_forgotten_are_converted_again(llm: OrtLlm) -> None:
     for one in (cache, new):
         llm.forward(embeds(LEAST_ROWS, seed=3), one, [])
     np.testing.assert_array_equal(llm.forward(embeds(1), cache).logits, llm.forward(embeds(1), new).logits)
+
+
+def test_bytes_are_those_of_rows_in_fp32_and_in_int8(llm: OrtLlm, reference: OrtLlm) -> None:
+    cache, wide = llm.new_cache(), reference.new_cache()
+    for one, opened in ((cache, llm), (wide, reference)):
+        passes(opened, one, FIRST, 1, LEAST_ROWS)
+    scales = sum(tensor.scales.nbytes for tensor in cache._tensors)
+    heads = sum(len(tensor.codes) for tensor in cache._tensors)
+    narrow = cache.nbytes - wide.nbytes - scales
+    rows = sum(tensor.codes[:, : cache.length].nbytes for tensor in cache._tensors)
+    assert rows <= narrow < rows + heads * mmap.PAGESIZE
 
 
 def test_scales_leave_room_over_the_first_pass(llm: OrtLlm) -> None:

@@ -55,18 +55,19 @@ def test_memory_grows_with_the_rows_in_use(graph: Path, memory: Callable[[Any], 
     cache = OrtKvCache(open_session(graph, threads=1), dict.fromkeys(NAMES, SHAPE), np.float32, CPU)
     arrays = [memory(rows) for rows in cache.rows.values()]
     assert len(arrays) == 2 * LAYERS
-    assert sum(map(resident_bytes, arrays)) == 0
+    assert sum(map(resident_bytes, arrays)) == cache.nbytes == 0
     for rows in (100, 300):  # as passes fill it
         for array in arrays:
             array[:, :, cache.length : rows] = 7
         cache.fill(rows)
         filled = sum(array[:, :, :rows].nbytes for array in arrays)
         assert filled <= sum(map(resident_bytes, arrays)) <= 1.1 * filled
+        assert cache.nbytes == sum(map(resident_bytes, arrays))
     before = sum(map(resident_bytes, arrays))
     cache.truncate(0)
     for array in arrays:
         array[:, :, :200] = 8
-    assert sum(map(resident_bytes, arrays)) == before
+    assert sum(map(resident_bytes, arrays)) == before == cache.nbytes
     assert not any(array[:, :, 300:].any() for array in arrays)
 
 
