@@ -1,4 +1,4 @@
-"""uvicorn, with an end that lets running answers finish, and a limit for clients that send no headers."""
+"""uvicorn, with an end that lets running answers finish, and limits for clients that send or take nothing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lira_engine.errors import LiraError
+from lira_serve.api_errors import busy
+from lira_serve.replies import error_response
 from lira_serve.settings import Settings
 
 _MOST_HEADER_BYTES = 64 << 10
+_REFUSED_AT_ONCE = 64  # connections beyond the limit that are told so
+_LEAST_TAKEN = 16 << 10  # bytes in half of `Settings.send_seconds`
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -24,7 +28,7 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host.strip("[]"), port), family=family, backlog=512)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: a name with an empty label
         reason = getattr(error, "strerror", None) or str(error)
         raise LiraError(
             f"cannot listen at {host}:{port} ({reason}): choose another --host or --port"
@@ -44,7 +48,8 @@ def serve(
     """
     config = uvicorn.Config(
         app,
-        http=_protocol(settings.header_seconds),
+        http=_protocol(settings),
+        loop="asyncio",  # on every machine, whether uvloop is installed or not
         ws="none",
         lifespan="on",
         log_config=None,
@@ -52,7 +57,6 @@ def serve(
         access_log=False,
         server_header=False,
         h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
-        limit_concurrency=settings.most_connections,
         timeout_keep_alive=30,
     )
     server = _Server(config, stop, failed)
@@ -79,15 +83,27 @@ class _Server(uvicorn.Server):
         self.interrupted |= sig == signal.SIGINT
 
 
-def _protocol(header_seconds: float) -> type[H11Protocol]:
-    """Return uvicorn's protocol, which closes connections that send no request for `header_seconds`."""
+def _protocol(settings: Settings) -> type[H11Protocol]:
+    """Return uvicorn's protocol with an end for connections that send no request, or do not take their answer.
+
+    uvicorn waits for both without end, a closing server too.
+    """
 
     class Protocol(H11Protocol):
         _deadline: asyncio.TimerHandle | None = None
+        _watch: asyncio.TimerHandle | None = None
+        _unsent = 0  # bytes when the connection was looked at last
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            surplus = len(self.connections) - settings.most_connections
+            if surplus > _REFUSED_AT_ONCE:
+                transport.abort()
+                return
+            if surplus > 0:
+                self.app = _full
             self._expect_headers()
+            self._expect_progress()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -98,18 +114,38 @@ def _protocol(header_seconds: float) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_clock()
+            if self._watch is not None:
+                self._watch.cancel()
             super().connection_lost(exc)
 
         def _expect_headers(self) -> None:
             if self._deadline is None:
-                self._deadline = self.loop.call_later(header_seconds, self.transport.close)
+                self._deadline = self.loop.call_later(settings.header_seconds, self.transport.close)
 
         def _stop_clock(self) -> None:
             if self._deadline is not None:
                 self._deadline.cancel()
                 self._deadline = None
 
+        def _expect_progress(self) -> None:
+            """Give the connection up if little was taken since the last look, and nothing is written."""
+            unsent = self.transport.get_write_buffer_size()
+            written = not self.flow.write_paused and self.cycle is not None and not self.cycle.response_complete
+            if written and not self.transport.is_closing():
+                unsent = 0  # it may grow
+            elif unsent and self._unsent and unsent > self._unsent - _LEAST_TAKEN:
+                self.transport.abort()
+                return
+            self._unsent = unsent
+            self._watch = self.loop.call_later(settings.send_seconds / 2, self._expect_progress)
+
     return Protocol
+
+
+async def _full(scope: Scope, receive: Receive, send: Send) -> None:
+    response = error_response(busy("the server has as many connections as it may: ask again later", 1))
+    response.headers["connection"] = "close"
+    await response(scope, receive, send)
 
 
 def address(listener: socket.socket) -> str:

@@ -21,13 +21,12 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from PIL import Image
 
 from lira_engine.build import build
+from lira_serve import server
 from lira_serve.app import create_app
 from lira_serve.engines import worker
-from lira_serve.server import listen
 from lira_serve.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -87,15 +86,15 @@ def serving(settings: Settings, open_worker: Callable[[Settings], Any] = worker)
         await asyncio.to_thread(engines.close)
 
     app = create_app(settings, engines, desk.info, close, log)
-    with listen("127.0.0.1", 0) as listener:
-        config = uvicorn.Config(app, http="h11", ws="none", log_config=None, log_level="critical")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    with server.listen("127.0.0.1", 0) as listener:
+        over = threading.Event()
+        arguments = (app, listener, settings, engines.drain, over.is_set)
+        thread = threading.Thread(target=server.serve, args=arguments, daemon=True)
         thread.start()
         try:
-            yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}", log, engines)
+            yield Served(server.address(listener), log, engines)
         finally:
-            server.should_exit = server.force_exit = True
+            over.set()
             thread.join(WAIT)
             assert not thread.is_alive()
 
