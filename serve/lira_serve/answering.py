@@ -68,10 +68,11 @@ class _Answering:
                     yield {"type": "mask", **self._masks[-1], "step": event.token_step}
                 case RegionEvent():
                     yield {"type": "region", "mask": event.mask_index, "box": event.box_xyxy}
-                case PhraseEvent() if self._stops.shows(event.phrase.end):
-                    yield {"type": "phrase", **_phrase(event.phrase, event.mask_index)}
+                case PhraseEvent():
+                    self._stops.hold(event)
                 case FinishedEvent():
                     yield from self._finish(event.answer, as_text)
+            yield from self._phrases()
 
     def _token(self, event: TokenEvent) -> Event:
         text = self._stops.shown(event.text)
@@ -88,9 +89,14 @@ class _Answering:
             self._tokens.append(token)
         return token
 
+    def _phrases(self) -> Iterator[Event]:
+        for event in self._stops.shown_phrases():
+            yield {"type": "phrase", **_phrase(event.phrase, event.mask_index)}
+
     def _finish(self, found: Answer, as_text: int) -> Iterator[Event]:
         if rest := self._stops.rest(found.text):
             yield {"type": "text", "text": rest, "token_id": None, "step": None}
+        yield from self._phrases()
         content = self._stops.cut(found.text)
         timings = found.timings.as_dict()
         yield {"type": "timings", **timings}

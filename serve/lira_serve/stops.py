@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lira_runtime.answer import Event
+from lira_runtime.answer import Event, PhraseEvent
 from lira_runtime.lira import Lira
 from lira_runtime.prompts import Question, banned_tokens, encodes_regions
 from lira_runtime.sampling import ScoringSampler
@@ -26,6 +26,7 @@ class StopTexts:
         self._text = ""  # of the answer
         self._shown = 0  # characters of it
         self._found: int | None = None  # place of a stop text
+        self._phrases: list[PhraseEvent] = []  # whose text is not shown yet
 
     def watch(self, scene: Scene, lira: Lira, question: Question) -> Iterator[Event]:
         """Yield the answer's events."""
@@ -54,14 +55,27 @@ class StopTexts:
 
     def rest(self, text: str) -> str:
         """Return what was held back of a whole answer's text, and is to be shown after all."""
-        return self.cut(text)[self._shown :]
+        until = self.cut(text)
+        grown = until[self._shown :]
+        self._shown = max(self._shown, len(until))
+        return grown
+
+    def hold(self, phrase: PhraseEvent) -> None:
+        """Take a phrase that is complete."""
+        self._phrases.append(phrase)
+
+    def shown_phrases(self) -> list[PhraseEvent]:
+        """Return the held phrases whose text is shown by now, once."""
+        found = [event for event in self._phrases if event.phrase.end <= self._shown]
+        self._phrases = [event for event in self._phrases if event.phrase.end > self._shown]
+        return found
 
     def cut(self, text: str) -> str:
         """Return a whole answer's text up to the first stop text."""
         return text if self._found is None else text[: self._found]
 
     def shows(self, end: int) -> bool:
-        """Whether the text up to `end` is shown, as far as is known."""
+        """Whether a whole answer's text up to `end` is shown."""
         return self._found is None or end <= self._found
 
     def _held(self) -> int:

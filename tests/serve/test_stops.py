@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from lira_runtime.answer import Phrase, PhraseEvent
 from lira_serve.stops import StopTexts
 
 
@@ -36,6 +39,31 @@ def test_what_was_held_back_comes_in_the_end() -> None:
 
 def test_the_first_of_several_counts() -> None:
     assert show(["one two three"], "three", "two") == (["one ", ""], "one ")
+
+
+def test_a_phrase_waits_until_its_text_is_shown() -> None:
+    watching = StopTexts(["ball"])
+    red, blue = (PhraseEvent(Phrase("", start, end, None), 0) for start, end in ((0, 3), (4, 8)))
+    watching.shown("red b")
+    watching.hold(red)
+    assert watching.shown_phrases() == [red] and watching.shown_phrases() == []
+    watching.shown("al ")
+    watching.hold(blue)
+    assert watching.shown_phrases() == [blue]
+    watching.shown("ba")
+    watching.hold(replace(blue, phrase=Phrase("", 8, 10, None)))
+    assert watching.shown_phrases() == []
+    assert watching.rest("red bal ba") == "ba"
+    assert len(watching.shown_phrases()) == 1
+
+
+def test_a_phrase_that_a_stop_text_cuts_is_not_told() -> None:
+    watching = StopTexts(["e, a"])
+    watching.shown("a house")
+    watching.hold(PhraseEvent(Phrase("a house", 0, 7, None), 0))
+    assert watching.shown_phrases() == []
+    watching.shown(", a")
+    assert watching.rest("a house, a") == "" and watching.shown_phrases() == []
 
 
 @pytest.mark.parametrize("seed", range(20))
