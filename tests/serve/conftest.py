@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ import pytest
 from PIL import Image
 
 from lira_engine.build import build
+from lira_runtime import Lira
 from lira_serve import server
 from lira_serve.app import create_app
 from lira_serve.engines import worker
@@ -72,6 +74,15 @@ class Served:
         assert response.status_code == 200, response.text
         found: dict[str, Any] = response.json()
         return found
+
+    def stream(self, text: str, picture: str | None = None, **fields: Any) -> list[dict[str, Any]]:
+        """Ask one question; return the chunks of its answer."""
+        body = {"messages": [question(text, picture or data_uri())], "stream": True, **fields}
+        with self.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as response:
+            assert response.status_code == 200
+            lines = [line for line in response.iter_lines() if line.startswith("data: ")]
+        assert lines[-1] == "data: [DONE]"
+        return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
 @contextmanager
@@ -142,6 +153,19 @@ def served(nano_settings: Settings) -> Iterator[Served]:
     """A server of lira-nano for all tests that leave it as it was."""
     with serving(nano_settings) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def lira(nano: Path) -> Iterator[Lira]:
+    """The same model in this process, without a server: what answers are compared with."""
+    with Lira.open(nano) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def sample() -> str:
+    """The path of the picture that tests ask about."""
+    return str(SAMPLE)
 
 
 @pytest.fixture
