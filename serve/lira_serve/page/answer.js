@@ -1,20 +1,26 @@
 // One question and its answer, as it grows event by event. No drawing here.
 import { BinaryMask } from "./rle.js";
 
+// Seconds of all stages of a look; null is a look that was not needed.
+export function total(stages) {
+  return Object.values(stages ?? {}).reduce((sum, part) => sum + part, 0);
+}
+
 export class Answer {
   // asked: {task, text, label, ilvc, maxTiles, attributes}. messages: the conversation up to its question.
   constructor(asked, messages) {
     this.asked = asked;
     this.messages = messages;
     this.began = performance.now();
-    this.state = "asking"; // then "waiting" (its turn), "answering", "done", "stopped" or "failed"
+    this.state = "asking"; // then "answering", "done", "stopped" or "failed"
     this.characters = []; // of the clean text; the server counts characters, not UTF-16 units
     this.phrases = []; // with a mask, in their order: {text, start, end, mask}
     this.masks = new Map(); // id -> {id, box, score, rle, binary, t, slot}; slot null: not shown
     this.regions = []; // {mask, box, t}
     this.tokens = []; // {t, step, tag}
     this.attributes = [];
-    this.look = null; // sent when the picture has been encoded
+    this.started = false; // whether its turn has come
+    this.look = null; // {scene: "new" or "kept", timings} once the server has looked at the picture
     this.timings = null;
     this.usage = null;
     this.finish = null; // the last event
@@ -27,7 +33,14 @@ export class Answer {
   }
 
   get running() {
-    return this.state === "asking" || this.state === "waiting" || this.state === "answering";
+    return this.state === "asking" || this.state === "answering";
+  }
+
+  // Seconds that it waited for its turn; null while it does.
+  get queue() {
+    if (this.timings?.queue !== undefined) return this.timings.queue;
+    if (this.look) return Math.max(0, this.look.t - total(this.look.timings));
+    return this.started ? 0 : null;
   }
 
   get elapsed() {
@@ -46,16 +59,15 @@ export class Answer {
 
   // Takes one chunk of the stream; returns what changed: "wait", "text", "mask", "region", "phrase", ...
   take(chunk) {
-    if (chunk.waiting) {
-      if (this.state === "asking") this.state = "waiting";
-      return "wait";
-    }
+    if (chunk.waiting) return "wait";
     if (chunk.usage) this.usage = chunk.usage;
-    const added = chunk.choices?.[0]?.delta?.content;
+    const delta = chunk.choices?.[0]?.delta;
+    if (delta?.role) this.started = true;
+    const added = delta?.content;
     if (added) this._add(added);
     const event = chunk.lira;
     if (!event) return added ? "text" : null;
-    if (event.type === "text") {
+    if (event.type === "text" && event.step !== null) {
       this.state = "answering";
       if (this.first === null) this.first = event.t;
       this.tokens.push({ t: event.t, step: event.step, tag: event.tag ?? null });

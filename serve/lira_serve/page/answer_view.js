@@ -51,8 +51,9 @@ export class AnswerView {
     else if (change === "phrase") this._placePhrases();
     else if (change === "finish") this._placePhrases();
     if (["mask", "phrase", "finish"].includes(change)) this._drawMasks();
-    if (change === "finish") this._drawAttributes();
+    if (change === "finish") this._drawAttributes(true);
     if (change === "wait") this.status.textContent = "Waiting for its turn.";
+    if (change === "look" && this.answer.first === null) this.status.textContent = "Reading the question.";
   }
 
   // The answer has ended, in whatever way.
@@ -172,6 +173,7 @@ export class AnswerView {
           element("span", { class: "number score", text: mask.score.toFixed(2), title: "score: the mean probability of its pixels" }),
         );
         row.setAttribute("aria-pressed", "false");
+        row.classList.toggle("new", answer.running);
         this._links(row, mask.id);
       }
       row.style.setProperty("--mask", color(mask.slot));
@@ -183,14 +185,14 @@ export class AnswerView {
     if (items.length !== rows.length || rows.some((row, i) => row !== items[i])) this.list.replaceChildren(...rows);
   }
 
-  _drawAttributes() {
+  _drawAttributes(grow = false) {
     const { answer } = this;
     const ranked = answer.attributes.filter((one) => answer.masks.get(one.mask)?.slot != null);
     this.attributes.hidden = ranked.length === 0;
     const groups = ranked.map(({ mask: id, words }) => {
       const mask = answer.masks.get(id);
       const bars = words.map(({ word, probability }) => {
-        const fill = element("span", { class: "bar-fill" });
+        const fill = element("span", { class: grow ? "bar-fill new" : "bar-fill" });
         fill.style.width = `${100 * probability}%`;
         return element(
           "li", {},
@@ -226,9 +228,8 @@ export class AnswerView {
 }
 
 function doing(answer) {
-  if (answer.state === "waiting") return "Waiting for its turn";
-  if (answer.look) return "Reading the question";
-  return answer.known ? "Reading the question" : "Looking at the picture";
+  if (answer.queue === null) return "Waiting for its turn";
+  return answer.look ? "Reading the question" : "Looking at the picture";
 }
 
 function ending(answer) {

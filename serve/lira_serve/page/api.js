@@ -73,7 +73,9 @@ export async function* ask(body, signal) {
       if (data === "[DONE]") return;
       const chunk = JSON.parse(data);
       if (event === "error" || chunk.error) {
-        throw new ServerError(chunk.error.message, { status: 500, code: chunk.error.code ?? null });
+        const { message, param, code, type } = chunk.error;
+        const status = code === "busy" ? 503 : type === "invalid_request_error" ? 400 : 500;
+        throw new ServerError(message, { status, param, code });
       }
       yield chunk;
     }

@@ -21,12 +21,14 @@ export function stem(picture) {
 // The picture at its own size with the masks as they are on the screen.
 export async function png(picture, answer) {
   const canvas = await uprightCanvas(picture);
-  const context = canvas.getContext("2d");
+  const masks = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height });
+  const context = masks.getContext("2d"); // of its own: drawing masks cuts holes
   const taken = new Map(answer.regions.map((region) => [region.mask, region.box]));
   const layers = answer.shown.map((mask) => ({ ...maskLayer(mask, taken.get(mask.id)), shown: 1 }));
   context.setTransform(canvas.width / picture.width, 0, 0, canvas.height / picture.height, 0, 0);
   const { width, height } = picture;
   paintMasks(context, layers, { width, height, unit: Math.max(width, height) / 900 });
+  canvas.getContext("2d").drawImage(masks, 0, 0);
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
 

@@ -6,7 +6,7 @@ import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
 import * as downloads from "./downloads.js";
 import { drawEarlier } from "./earlier.js";
-import { element } from "./element.js";
+import { clearProblems, tell, tellBusy } from "./problems.js";
 import { openPicture, READABLE, Stage } from "./stage.js";
 
 const MOST_RETRIES = 5; // by itself, while the server is busy
@@ -18,7 +18,7 @@ let answers = []; // about this picture, oldest first
 let current = null; // the answer on show
 let stopRunning = null; // AbortController of the running question
 let pinned = null; // the mask that stays lit
-let busyTimer = 0;
+let lost = null; // the question that the server was gone for
 
 const stage = new Stage(find("frame"), { onPoint: point, onPick: pick });
 const view = new AnswerView({ onPoint: point, onPick: pick });
@@ -32,65 +32,36 @@ function connected(served) {
   find("model").textContent = [served.id, target, precision].filter(Boolean).join(" · ");
   if (changed) composer.offer(served.lira ?? {});
   composer.setReady(true);
-  const lost = find("ask-problem").dataset.lost && answers.lost;
-  if (lost) problem("ask-problem", "The server is back.", ["Ask again", () => question(lost)]);
-}
-
-// --- errors: one line, where they belong ----------------------------------------------------------------
-
-// actions: [label, function] pairs, which become buttons.
-function problem(id, text, ...actions) {
-  clearInterval(busyTimer);
-  const place = find(id);
-  delete place.dataset.lost;
-  const buttons = actions.map(([label, act]) => {
-    const button = element("button", { type: "button", class: "quiet", text: label });
-    button.addEventListener("click", act);
-    return button;
-  });
-  place.replaceChildren(...(text ? [element("span", { text }), ...buttons] : []));
-}
-
-function clearProblems() {
-  for (const id of ["picture-problem", "ask-problem", "answer-problem"]) problem(id, "");
-}
-
-function busy(error, asked, retries) {
-  let left = Math.max(1, Math.round(error.retryAfter || 2));
-  const now = () => question(asked, retries + 1);
-  const line = () => `${error.message.replace(/[.\s]*$/, ".")} Asking again in ${left} s.`;
-  if (retries >= MOST_RETRIES) {
-    problem("ask-problem", error.message, ["Ask again", () => question(asked)]);
-    return;
+  if (lost) {
+    const asked = lost;
+    lost = null;
+    tell("ask-problem", "The server is back.", ["Ask again", () => question(asked)]);
   }
-  problem("ask-problem", line(), ["Ask now", now], ["Leave it", () => problem("ask-problem", "")]);
-  busyTimer = setInterval(() => {
-    left -= 1;
-    if (left > 0) find("ask-problem").firstChild.textContent = line();
-    else now();
-  }, 1000);
 }
+
+// --- errors -----------------------------------------------------------------------------------------------
 
 function failed(error, answer, retries) {
   const { asked } = answer;
-  if (answer.tokens.length) {
-    answer.state = "failed";
-    problem("answer-problem", error.message, ["Ask again", () => question(asked)]);
-  } else {
-    answers = answers.filter((one) => one !== answer);
-    if (current === answer) show(answers[answers.length - 1] ?? null);
-    if (error.status === 503) return busy(error, asked, retries);
-    if (error.status === 401) return connection.askForKey();
-    const pictures = error.status === 413 || /image|picture/.test(`${error.param} ${error.code}`);
-    if (pictures) return problem("picture-problem", error.message);
-    problem("ask-problem", error.message, ...(error.status === 0 ? [] : [["Ask again", () => question(asked)]]));
-  }
-  if (error.status === 0) {
-    answers.lost = asked;
-    if (!answer.tokens.length) find("ask-problem").dataset.lost = "yes";
+  const again = ["Ask again", () => question(asked)];
+  lost = error.status === 0 ? asked : null;
+  if (lost) {
     composer.setReady(false);
     connection.connect();
   }
+  if (answer.tokens.length) {
+    answer.state = "failed";
+    tell("answer-problem", error.message, ...(lost ? [] : [again]));
+    return;
+  }
+  answers = answers.filter((one) => one !== answer);
+  if (current === answer) show(answers[answers.length - 1] ?? null);
+  if (error.status === 401) connection.askForKey();
+  else if (error.status === 503 && retries < MOST_RETRIES) {
+    tellBusy(error.message, error.retryAfter || 2, () => question(asked, retries + 1));
+  } else if (error.status === 413 || /image|picture/.test(`${error.param} ${error.code}`)) {
+    tell("picture-problem", error.message);
+  } else tell("ask-problem", error.message, ...(lost ? [] : [again]));
 }
 
 // --- a question -----------------------------------------------------------------------------------------
@@ -100,17 +71,16 @@ function question(asked, retries = 0) {
   clearProblems();
   if (!model) return;
   if (!picture) {
-    problem("ask-problem", "Choose a picture first.");
+    tell("ask-problem", "Choose a picture first.");
     find("choose").focus();
     return;
   }
   if (asked.needsText && !asked.text) {
-    problem("ask-problem", asked.task === "refseg" ? "Write what to segment." : "Write a question.");
+    tell("ask-problem", asked.task === "refseg" ? "Write what to segment." : "Write a question.");
     composer.focus();
     return;
   }
   const answer = new Answer(asked, conversation(asked));
-  answer.known = answers.some((one) => one.first !== null && one.asked.maxTiles === asked.maxTiles);
   answers.push(answer);
   show(answer);
   run(answer, retries);
@@ -175,19 +145,19 @@ async function run(answer, retries) {
 }
 
 function stop() {
-  problem("ask-problem", "");
+  tell("ask-problem", "");
   stopRunning?.abort();
 }
 
 // --- what is on show ------------------------------------------------------------------------------------
 
 function show(answer) {
-  if (answer !== current) problem("answer-problem", "");
+  if (answer !== current) tell("answer-problem", "");
   current = answer;
   pinned = null;
   stage.clear();
   view.show(answer);
-  if (answer) stage.update(answer);
+  if (answer) stage.update(answer, true);
   if (answer && !answer.running) view.end();
   point(null);
   describePicture();
@@ -231,7 +201,7 @@ async function take(file) {
   try {
     opened = await openPicture(file);
   } catch (error) {
-    problem("picture-problem", error.message);
+    tell("picture-problem", error.message);
     return;
   }
   stop();
@@ -289,11 +259,11 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   depth = 0;
   document.body.classList.remove("dropping");
-  if (!takeFrom(event.dataTransfer)) problem("picture-problem", "That is no file. Save the picture first, or copy and paste it.");
+  if (!takeFrom(event.dataTransfer)) tell("picture-problem", "That is no file. Save the picture first, or copy and paste it.");
 });
 addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
-    if (stopRunning || find("ask-problem").firstChild) stop();
+    if (stopRunning || find("ask-problem").firstChild) stop(); // a countdown too
     else if (pinned !== null) pick(pinned);
   }
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !stopRunning) {

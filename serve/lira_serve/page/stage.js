@@ -77,14 +77,15 @@ export class Stage {
     this._draw();
   }
 
-  // Shows the masks of an answer: new ones fade in, those that are there stay.
-  update(answer) {
+  // Shows the masks of an answer: new ones fade in, or are there `at once`.
+  update(answer, atOnce = false) {
     const present = new Map(this.layers.map((layer) => [layer.mask, layer]));
     const taken = new Map(answer.regions.map((region) => [region.mask, region.box]));
     this.layers = answer.shown.map((mask) => present.get(mask) ?? maskLayer(mask));
     for (const layer of this.layers) {
       layer.slot = layer.mask.slot;
       layer.region = taken.get(layer.id) ?? null;
+      if (atOnce) layer.shown = 1;
     }
     this._draw();
   }
@@ -113,6 +114,7 @@ export class Stage {
     const { width, height, bitmap } = this.picture;
     const scale = Math.min(room.width / width, room.height / height, LARGEST_SCALE);
     const shown = [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
+    this.frame.parentElement.style.setProperty("--shown-width", `${shown[0]}px`); // the line below is as wide
     for (const canvas of [this.base, this.overlay]) {
       canvas.style.width = `${shown[0]}px`;
       canvas.style.height = `${shown[1]}px`;

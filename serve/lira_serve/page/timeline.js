@@ -1,4 +1,5 @@
 // The timeline of an answer: one lane per stage, over seconds since the server took the question.
+import { total } from "./answer.js";
 import { color } from "./palette.js";
 import { element, seconds } from "./element.js";
 
@@ -9,30 +10,31 @@ const LOOK_PARTS = [
   ["sefe", "SEFE"],
 ];
 
+const SHORTEST = 0.005; // seconds that are worth a lane
+
 // Answer -> {end, lanes: [{name, spans: [{start, end, kind, title, mask?}], marks: [{t, tag}]}]}. While the answer
 // runs, `elapsed` is the time so far and the lane of what it waits for grows.
 export function lanesOf(answer) {
   const { timings, first, tokens } = answer;
   const elapsed = answer.running ? answer.elapsed : 0;
-  const queue = timings?.queue ?? (answer.state === "waiting" ? elapsed : 0);
-  const parts = timings?.look ?? answer.look?.look ?? {};
+  const queue = answer.queue ?? elapsed;
+  const parts = timings?.look ?? answer.look?.timings ?? {};
   const lanes = { queue: [], look: [], prefill: [], masks: [], regions: [] };
-  if (queue > 0) lanes.queue.push({ start: 0, end: queue, kind: "queue", title: "waited for its turn" });
+  if (queue >= SHORTEST) lanes.queue.push({ start: 0, end: queue, kind: "queue", title: "waited for its turn" });
   let at = queue;
   for (const [name, title] of LOOK_PARTS) {
     if (!(parts[name] > 0)) continue;
     lanes.look.push({ start: at, end: at + parts[name], kind: name, title });
     at += parts[name];
   }
-  if (timings?.prefill > 0 && first !== null) {
-    const title = `read ${timings.prefill_tokens} rows of the prompt`;
-    lanes.prefill.push({ start: Math.max(at, first - timings.prefill), end: first, kind: "prefill", title });
-  } else if (first === null && answer.look) {
-    lanes.prefill.push({ start: at, end: Math.max(at, elapsed), kind: "prefill", title: "reads the question" });
-  } else if (first === null && answer.state === "asking") {
-    lanes.look.push({ start: at, end: elapsed, kind: "encode_semantic", title: "looks and reads the question" });
-  } else if (first !== null && !timings && !answer.look) {
-    lanes.look.push({ start: at, end: first, kind: "encode_semantic", title: "looked and read the question" });
+  if (first !== null) {
+    const began = timings ? Math.max(at, first - timings.prefill) : (answer.look?.t ?? at);
+    const rows = timings ? ` ${timings.prefill_tokens} rows of` : "";
+    lanes.prefill.push({ start: began, end: first, kind: "prefill", title: `read${rows} the prompt` });
+  } else if (answer.look) {
+    lanes.prefill.push({ start: answer.look.t, end: elapsed, kind: "prefill", title: "reads the prompt" });
+  } else if (answer.queue !== null) {
+    lanes.look.push({ start: queue, end: elapsed, kind: "encode_semantic", title: "looks at the picture" });
   }
   const masks = [...answer.masks.values()];
   masks.forEach((mask, i) => {
@@ -107,10 +109,10 @@ function steps(end) {
 export function timelineText(answer) {
   const { timings, first } = answer;
   if (!timings) return "";
-  const look = Object.values(timings.look ?? {}).reduce((sum, part) => sum + part, 0);
+  const look = total(timings.look);
   const sum = (list) => (list ?? []).reduce((total, part) => total + part, 0);
   const parts = [
-    timings.queue > 0.0005 && `waited ${seconds(timings.queue)} for its turn`,
+    answer.queue >= SHORTEST && `waited ${seconds(answer.queue)} for its turn`,
     look > 0 && `looked at the picture for ${seconds(look)}`,
     `read ${timings.prefill_tokens} rows in ${seconds(timings.prefill)}`,
     first !== null && `first token after ${seconds(first)}`,

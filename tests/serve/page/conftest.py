@@ -1,20 +1,23 @@
-"""A server that plays answers: what no real one does on demand (slow, busy, refusing, gone in the middle).
+"""A browser, and a server that plays answers: what no real one does on demand (slow, busy, gone in the middle).
 
-It serves the page's own files under the same policy, and streams of the same form, with masks whose pixels are
-known. `python tests/serve/page/fake_server.py` serves it by hand, slowly, on port 8011.
+It serves the page's own files under the page's policy, and streams of the real one's form (test_real_server.py
+compares them), with masks whose pixels are known.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import uvicorn
 from pycocotools import mask as coco
 from starlette.applications import Starlette
@@ -82,7 +85,9 @@ def grounded(
     """A whole answer: (text before, phrase, its mask) each. With `regions`, as ILVC: the mask comes before its
     phrase, and the `[SEG]` behind the phrase repeats it."""
     chunks: list[Chunk] = [(0.0, chunk({"role": "assistant", "content": ""}))]
-    look = {"preprocess": 0.02, "encode_semantic": 0.04, "encode_pixel": 0.05, "sefe": 0.01}
+    parts = {"preprocess": 0.02, "encode_semantic": 0.04, "encode_pixel": 0.05, "sefe": 0.01}
+    look = {"type": "look", "t": 0.12, "scene": "new", "timings": parts}
+    chunks.append((0.0, chunk({}, look)))
     t, step, text, count, waits = 0.2, 0, "", 0, first
     phrases: list[dict[str, Any]] = []
     masks: list[dict[str, Any]] = []
@@ -131,7 +136,7 @@ def grounded(
             phrases.append({"text": "", "start": len(text), "end": len(text), "mask": seg(mask)})
         count += 1
     timings = {
-        "look": look, "queue": 0.0, "prefill_tokens": 97, "prefill": 0.05, "ttft": 0.2, "new_tokens": step,
+        "look": parts, "queue": 0.0, "prefill_tokens": 97, "prefill": 0.05, "ttft": 0.2, "new_tokens": step,
         "decode": [0.02] * step, "region_prefill": [], "regions": [0.02] * len(areas),
         "masks": [0.025] * len(masks), "total": t, "decode_tokens_per_second": 50.0,
         "end_to_end_tokens_per_second": step / t,
@@ -155,14 +160,24 @@ def refusal(status: int, message: str, headers: dict[str, str] | None = None, **
     return JSONResponse({"error": error}, status, headers)
 
 
-def stream(chunks: list[Chunk], gone: threading.Event | None = None) -> Response:
-    """Play the chunks. Sets `gone` if the client goes away before the last one."""
+def stream(
+    chunks: list[Chunk],
+    gone: threading.Event | None = None,
+    *,
+    until: threading.Event | None = None,
+    rest: Iterable[Chunk] = (),
+) -> Response:
+    """Play the chunks, and the rest once `until` is set. Sets `gone` if the client goes away before the end."""
 
     async def play() -> AsyncIterator[str]:
         ended = False
         try:
             for wait, lines in chunks:
                 await asyncio.sleep(wait)
+                yield lines
+            while until is not None and not until.is_set():
+                await asyncio.sleep(0.01)
+            for _, lines in rest:
                 yield lines
             ended = True
         finally:
@@ -197,7 +212,7 @@ class FakeServer:
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
             ]
         )
-        config = uvicorn.Config(app, "127.0.0.1", self.port, log_level="error", timeout_graceful_shutdown=0)
+        config = uvicorn.Config(app, "127.0.0.1", self.port, log_level="critical", timeout_graceful_shutdown=0)
         server = self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=server.run, daemon=True)
         self._thread.start()
@@ -235,20 +250,78 @@ class FakeServer:
         return self.reply(body)
 
 
-if __name__ == "__main__":
-    fake = FakeServer(8011)
-    shapes = [disc(640, 640, 250, 180, 110), disc(640, 640, 500, 270, 95), disc(640, 640, 130, 415, 96, 40)]
-    words = [{"word": "orange", "probability": 0.886}, {"word": "red", "probability": 0.113}]
-    fake.reply = lambda body: stream(
-        grounded(
-            zip(("", ", ", " and "), ("an orange star", "a house", "a yellow circle"), shapes, strict=True),
-            pause=0.15,
-            first=3.0,
-            regions=True,
-            attributes=[{"mask": 0, "words": words}],
-        )
-    )
-    fake.start()
-    print(fake.url)
-    while True:
-        time.sleep(1)
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """The system's Chromium, without a window; one for all tests."""
+    if not CHROMIUM.is_file():
+        assert "CI" not in os.environ, f"there is no {CHROMIUM}; expected it where CI is set: install chromium"
+        pytest.skip(f"there is no {CHROMIUM}")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A tab of its own context, and what it must not do: complain, be refused by the policy, ask elsewhere."""
+
+    def __init__(self, browser: Any, origin: str, **options: Any) -> None:
+        self.context = browser.new_context(viewport={"width": 1280, "height": 860}, **options)
+        self.origin = origin
+        self.complaints: list[str] = []
+        self.elsewhere: list[str] = []
+        self.context.on("request", self._asked)
+        self.context.on("weberror", lambda error: self.complaints.append(str(error.error)))
+        self.context.on("console", self._said)
+
+    def _asked(self, request: Any) -> None:
+        if not request.url.startswith((self.origin, "blob:" + self.origin, "data:")):
+            self.elsewhere.append(request.url)
+
+    def _said(self, message: Any) -> None:
+        # A request that fails is written there by the browser itself, and is meant where it happens; and these
+        # tests read pixels often.
+        expected = ("Failed to load resource", "willReadFrequently")
+        if message.type in ("error", "warning") and not any(one in message.text for one in expected):
+            self.complaints.append(message.text)
+
+    def open(self, state: str) -> Any:
+        """Return a tab with the page, in a state of its connection."""
+        tab = self.context.new_page()
+        tab.set_default_timeout(5000)
+        tab.goto(self.origin)
+        tab.wait_for_selector(f"#connection[data-state={state}]")
+        return tab
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeServer]:
+    server = FakeServer()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """A function: a server's address -> a tab. Fails at the end if the page complained or asked elsewhere."""
+    contexts: list[Watched] = []
+
+    def open(url: str, state: str = "ready", **options: Any) -> Any:
+        contexts.append(Watched(chromium, url, **options))
+        return contexts[-1].open(state)
+
+    yield open
+    for context in contexts:
+        context.context.close()
+        assert context.complaints == [] and context.elsewhere == []
+
+
+@pytest.fixture
+def play() -> SimpleNamespace:
+    """What makes replies of the fake server: test modules cannot import each other."""
+    return SimpleNamespace(disc=disc, rle=rle, chunk=chunk, grounded=grounded, refusal=refusal, stream=stream)
