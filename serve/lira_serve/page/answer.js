@@ -25,7 +25,8 @@ export class Answer {
     this.usage = null;
     this.finish = null; // the last event
     this.first = null; // seconds until the first token
-    this._repeats = null; // the phrase just closed, whose mask a region took: its [SEG] only repeats the mask
+    this._named = false; // whether a phrase has just closed whose mask a region took
+    this._repeats = new Set(); // steps of the [SEG]s behind such phrases: their masks repeat the region's
   }
 
   get text() {
@@ -71,6 +72,10 @@ export class Answer {
       this.state = "answering";
       if (this.first === null) this.first = event.t;
       this.tokens.push({ t: event.t, step: event.step, tag: event.tag ?? null });
+      if (event.tag === "[SEG]" && this._named) {
+        this._repeats.add(event.step);
+        this._named = false;
+      }
     } else if (event.type === "mask") this._addMask(event);
     else if (event.type === "region") this.regions.push(event);
     else if (event.type === "phrase") this._addPhrase(event);
@@ -82,21 +87,19 @@ export class Answer {
 
   _add(text) {
     this.characters.push(...text);
-    if (text.trim()) this._repeats = null;
+    if (text.trim()) this._named = false;
   }
 
   _addMask(event) {
     const binary = new BinaryMask(event.rle);
-    const repeats = this._repeats !== null;
-    this._repeats = null;
-    const slot = repeats ? null : this.shown.length;
+    const slot = this._repeats.has(event.step) ? null : this.shown.length;
     this.masks.set(event.id, { ...event, binary, slot });
   }
 
   _addPhrase(event) {
     const { text, start, end, mask } = event;
     this.phrases.push({ text, start, end, mask });
-    if (this.regions.some((region) => region.mask === mask)) this._repeats = mask;
+    this._named = this.regions.some((region) => region.mask === mask);
   }
 
   // The last event has the final phrases: their order gives the colours, and masks that none names are not shown.

@@ -1,7 +1,7 @@
 // Draws masks on a canvas whose units are pixels of the picture: for the screen and for the PNG file alike.
 import { color, INK_ON_COLOR } from "./palette.js";
 
-const TINT = 0.26; // opacity of a mask's colour over the object
+const TINT = 0.2; // opacity of a mask's colour over the object
 const DIM = 0.34; // opacity of black outside all masks
 const DIM_LIT = 0.58; // and outside the mask that is lit
 
@@ -27,7 +27,7 @@ export function paintMasks(context, layers, { width, height, unit, spotlight = 0
   }
   for (const layer of layers) {
     context.globalAlpha = layer.shown * presence(layer, spotlight, 0.7);
-    const weight = 2.25 + 1 * layer.lit;
+    const weight = 2.6 + 0.9 * layer.lit;
     strokes(context, layer.path, color(layer.slot), weight * unit, unit);
   }
   for (const layer of layers) {

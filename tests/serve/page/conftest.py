@@ -1,263 +1,108 @@
-"""A browser, and a server that plays answers: what no real one does on demand (slow, busy, gone in the middle).
-
-It serves the page's own files under the page's policy, and streams of the real one's form (test_real_server.py
-compares them), with masks whose pixels are known.
-"""
+"""A browser, tabs of it that are watched, and the server that plays answers."""
 
 from __future__ import annotations
 
-import asyncio
-import json
+import importlib.util
+import io
 import os
-import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
-from pycocotools import mask as coco
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from PIL import Image
 
-PAGE = Path(__file__).parents[3] / "serve" / "lira_serve" / "page"
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-)
-MODEL = {
-    "id": "lira-fake",
-    "object": "model",
-    "lira": {
-        "target": "cpu",
-        "precision": "fp32",
-        "context": 640,
-        "max_tiles": 1,
-        "tasks": {
-            "refseg": {"needs_text": True, "question": "Please segment {expression}."},
-            "gcg": {"needs_text": False, "question": "Describe the image with masks."},
-            "vqa": {"needs_text": True, "question": "{expression}"},
-            "caption": {"needs_text": False, "question": "Provide a short description of this image."},
-        },
-    },
-}
-Chunk = tuple[float, str]  # seconds to wait before it, and its lines
-
-
-def disc(height: int, width: int, x: float, y: float, radius: float, hole: float = 0.0) -> np.ndarray:
-    """[H, W] bool: a disc, with a round hole in its middle."""
-    row, column = np.ogrid[:height, :width]
-    distance = np.hypot(column + 0.5 - x, row + 0.5 - y)
-    return (distance <= radius) & (distance >= hole)
-
-
-def rle(mask: np.ndarray) -> dict[str, Any]:
-    encoded = coco.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
-
-
-def chunk(delta: dict[str, Any], lira: dict[str, Any] | None = None, finish: str | None = None) -> str:
-    """Return the lines of one chunk; events of LIRA have their name."""
-    body: dict[str, Any] = {
-        "object": "chat.completion.chunk",
-        "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
-    }
-    name = ""
-    if lira is not None:
-        body["lira"] = lira
-        name = "" if lira["type"] == "text" else f"event: lira.{lira['type']}\n"
-    return f"{name}data: {json.dumps(body)}\n\n"
-
-
-def grounded(
-    named: Iterable[tuple[str, str, np.ndarray | None]],
-    *,
-    pause: float = 0.0,
-    first: float = 0.0,
-    regions: bool = False,
-    attributes: list[dict[str, Any]] | None = None,
-) -> list[Chunk]:
-    """A whole answer: (text before, phrase, its mask) each. With `regions`, as ILVC: the mask comes before its
-    phrase, and the `[SEG]` behind the phrase repeats it."""
-    chunks: list[Chunk] = [(0.0, chunk({"role": "assistant", "content": ""}))]
-    parts = {"preprocess": 0.02, "encode_semantic": 0.04, "encode_pixel": 0.05, "sefe": 0.01}
-    look = {"type": "look", "t": 0.12, "scene": "new", "timings": parts}
-    chunks.append((0.0, chunk({}, look)))
-    t, step, text, count, waits = 0.2, 0, "", 0, first
-    phrases: list[dict[str, Any]] = []
-    masks: list[dict[str, Any]] = []
-    areas: list[dict[str, Any]] = []
-
-    def say(piece: str, tag: str | None = None) -> None:
-        nonlocal t, step, text, waits
-        event: dict[str, Any] = {"type": "text", "t": t, "token_id": 7, "step": step}
-        if tag:
-            event["tag"] = tag
-        chunks.append((waits, chunk({"content": piece} if piece else {}, event)))
-        t, step, text, waits = t + 0.02, step + 1, text + piece, pause
-
-    def seg(mask: np.ndarray) -> int:
-        nonlocal t
-        say("", "[SEG]")
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
-        one = {"id": len(masks), "box": box, "score": 0.97, "rle": rle(mask)}
-        t += 0.03
-        chunks.append((pause, chunk({}, {"type": "mask", "t": t, "step": step, **one})))
-        masks.append(one)
-        return one["id"]
-
-    def name(phrase: str, mask: int) -> None:
-        start = len(text) - len(phrase)
-        phrases.append({"text": phrase, "start": start, "end": len(text), "mask": mask})
-        chunks.append((0.0, chunk({}, {"type": "phrase", "t": t, **phrases[-1]})))
-
-    for before, phrase, mask in named:
-        if before:
-            say(before)
-        if mask is None:
-            continue
-        if regions:
-            taken = seg(mask)
-            areas.append({"mask": taken, "box": masks[taken]["box"]})
-            chunks.append((0.0, chunk({}, {"type": "region", "t": t, **areas[-1]})))
-            say(phrase)
-            name(phrase, taken)
-            seg(mask)
-        elif phrase:
-            say(phrase)
-            name(phrase, seg(mask))
-        else:
-            phrases.append({"text": "", "start": len(text), "end": len(text), "mask": seg(mask)})
-        count += 1
-    timings = {
-        "look": parts, "queue": 0.0, "prefill_tokens": 97, "prefill": 0.05, "ttft": 0.2, "new_tokens": step,
-        "decode": [0.02] * step, "region_prefill": [], "regions": [0.02] * len(areas),
-        "masks": [0.025] * len(masks), "total": t, "decode_tokens_per_second": 50.0,
-        "end_to_end_tokens_per_second": step / t,
-    }  # fmt: skip
-    final = {
-        "type": "finish", "t": t, "raw_text": text, "phrases": phrases,
-        "masks": [{key: one[key] for key in ("id", "box", "score")} for one in masks], "regions": areas,
-        "attributes": attributes or [], "timings": timings, "scene": "new", "finish_reason": "stop",
-        "image": {"width": 640, "height": 640, "tiles": 1, "sha256": "0" * 64},
-        "history": {"turns": 0, "rows_kept": 0, "as_text": 0},
-    }  # fmt: skip
-    chunks.append((pause, chunk({}, {"type": "timings", "t": t, **timings})))
-    chunks.append((0.0, chunk({}, final, "stop")))
-    chunks.append((0.0, 'data: {"choices": [], "usage": {"completion_tokens": %d}}\n\n' % step))
-    chunks.append((0.0, "data: [DONE]\n\n"))
-    return chunks
-
-
-def refusal(status: int, message: str, headers: dict[str, str] | None = None, **more: Any) -> Response:
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": None, **more}
-    return JSONResponse({"error": error}, status, headers)
-
-
-def stream(
-    chunks: list[Chunk],
-    gone: threading.Event | None = None,
-    *,
-    until: threading.Event | None = None,
-    rest: Iterable[Chunk] = (),
-) -> Response:
-    """Play the chunks, and the rest once `until` is set. Sets `gone` if the client goes away before the end."""
-
-    async def play() -> AsyncIterator[str]:
-        ended = False
-        try:
-            for wait, lines in chunks:
-                await asyncio.sleep(wait)
-                yield lines
-            while until is not None and not until.is_set():
-                await asyncio.sleep(0.01)
-            for _, lines in rest:
-                yield lines
-            ended = True
-        finally:
-            if gone is not None and not ended:
-                gone.set()
-
-    return StreamingResponse(play(), media_type="text/event-stream")
-
-
-class FakeServer:
-    """Serves the page and `reply` on a port of 127.0.0.1; `asked` holds the bodies of the questions."""
-
-    def __init__(self, port: int = 0) -> None:
-        self.port = port
-        self.reply: Callable[[dict[str, Any]], Response] = lambda body: stream(grounded([("Hello.", "", None)]))
-        self.asked: list[dict[str, Any]] = []
-        self.key: str | None = None
-        self._server: uvicorn.Server | None = None
-        self._thread: threading.Thread | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
-
-    def start(self) -> None:
-        app = Starlette(
-            routes=[
-                Route("/", self._page),
-                Route("/page/{name}", self._page),
-                Route("/v1/models", self._models),
-                Route("/health/ready", lambda request: Response("ready")),
-                Route("/v1/chat/completions", self._chat, methods=["POST"]),
-            ]
-        )
-        config = uvicorn.Config(app, "127.0.0.1", self.port, log_level="critical", timeout_graceful_shutdown=0)
-        server = self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=server.run, daemon=True)
-        self._thread.start()
-        for _ in range(500):
-            if server.started:
-                self.port = server.servers[0].sockets[0].getsockname()[1]
-                return
-            time.sleep(0.01)
-        raise RuntimeError("the fake server has not started within 5 seconds")
-
-    def stop(self) -> None:
-        if self._server is not None and self._thread is not None:
-            self._server.should_exit = True
-            self._thread.join(5)
-
-    async def _page(self, request: Request) -> Response:
-        file = PAGE / request.path_params.get("name", "index.html")
-        if not file.is_file():
-            return Response(status_code=404)
-        return FileResponse(file, headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-store"})
-
-    def _allowed(self, request: Request) -> bool:
-        return self.key is None or request.headers.get("authorization") == f"Bearer {self.key}"
-
-    async def _models(self, request: Request) -> Response:
-        if not self._allowed(request):
-            return refusal(401, "no API key given", code="invalid_api_key")
-        return JSONResponse({"object": "list", "data": [MODEL]})
-
-    async def _chat(self, request: Request) -> Response:
-        if not self._allowed(request):
-            return refusal(401, "no API key given", code="invalid_api_key")
-        body = await request.json()
-        self.asked.append(body)
-        return self.reply(body)
-
-
+SIDE = 320  # pixels of the pictures here
 CHROMIUM = Path("/usr/bin/chromium")
+
+
+class Tab:
+    """A tab with the page: playwright's, and what people do there."""
+
+    def __init__(self, tab: Any) -> None:
+        self._tab = tab
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tab, name)
+
+    def take(self, data: bytes | None = None, name: str = "grey.png", kind: str = "image/png") -> None:
+        """Choose a picture, as the button's dialog does; a grey one if none is given."""
+        file = {"name": name, "mimeType": kind, "buffer": grey() if data is None else data}
+        self.set_input_files("#file", file)
+        self.wait_for_selector("#masks:visible")
+
+    def ask(self, text: str = "", task: str = "gcg") -> None:
+        self.check(f"input[name=task][value={task}]", force=True)
+        if text:
+            self.fill("#question", text)
+        self.click("#ask")
+
+    def done(self) -> None:
+        """Wait for the end of the answer, and until nothing on the picture moves."""
+        self.wait_for_selector("#answer:not(.running)")
+        self.settled()
+
+    def settled(self) -> None:
+        self.evaluate(
+            """() => new Promise((resolve) => {
+              const canvas = document.getElementById("masks");
+              let before = "";
+              const look = () => {
+                const now = canvas.toDataURL();
+                if (now === before) resolve();
+                else { before = now; setTimeout(look, 60); }
+              };
+              look();
+            })"""
+        )
+
+    def pixel(self, x: float, y: float) -> list[int]:
+        """Return RGBA of what is drawn over pixel (x, y) of the picture."""
+        found: list[int] = self.evaluate(
+            """([x, y]) => {
+              const canvas = document.getElementById("masks");
+              const at = [Math.round(x * canvas.width), Math.round(y * canvas.height)];
+              return [...canvas.getContext("2d").getImageData(...at, 1, 1).data];
+            }""",
+            [x / SIDE, y / SIDE],
+        )
+        return found
+
+    def another(self) -> Tab:
+        """Open the page in one more tab of the same profile."""
+        return opened(self._tab.context, self.url)
+
+    def point_at(self, x: float, y: float) -> None:
+        """Move the pointer to pixel (x, y) of the picture."""
+        box = self.locator("#masks").bounding_box()
+        self.mouse.move(box["x"] + x / SIDE * box["width"], box["y"] + y / SIDE * box["height"])
+
+
+def opened(context: Any, url: str, state: str = "ready") -> Tab:
+    tab = context.new_page()
+    tab.set_default_timeout(5000)
+    tab.goto(url)
+    tab.wait_for_selector(f"#connection[data-state={state}]")
+    return Tab(tab)
+
+
+def grey(ink: tuple[int, int, int] = (120, 120, 120)) -> bytes:
+    """A picture in one colour, as a PNG file."""
+    file = io.BytesIO()
+    Image.new("RGB", (SIDE, SIDE), ink).save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
     """The system's Chromium, without a window; one for all tests."""
     if not CHROMIUM.is_file():
-        assert "CI" not in os.environ, f"there is no {CHROMIUM}; expected it where CI is set: install chromium"
+        assert "CI" not in os.environ, (
+            f"there is no {CHROMIUM}; expected it where CI is set: install chromium"
+        )
         pytest.skip(f"there is no {CHROMIUM}")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as started:
@@ -267,7 +112,7 @@ def chromium() -> Iterator[Any]:
 
 
 class Watched:
-    """A tab of its own context, and what it must not do: complain, be refused by the policy, ask elsewhere."""
+    """A browser's profile, and what its tabs must not do: complain, break the policy, ask elsewhere."""
 
     def __init__(self, browser: Any, origin: str, **options: Any) -> None:
         self.context = browser.new_context(viewport={"width": 1280, "height": 860}, **options)
@@ -283,45 +128,74 @@ class Watched:
             self.elsewhere.append(request.url)
 
     def _said(self, message: Any) -> None:
-        # A request that fails is written there by the browser itself, and is meant where it happens; and these
+        # A request that fails is written there by the browser itself, and is meant where it happens; and the
         # tests read pixels often.
         expected = ("Failed to load resource", "willReadFrequently")
         if message.type in ("error", "warning") and not any(one in message.text for one in expected):
             self.complaints.append(message.text)
 
-    def open(self, state: str) -> Any:
+    def open(self, state: str) -> Tab:
         """Return a tab with the page, in a state of its connection."""
-        tab = self.context.new_page()
-        tab.set_default_timeout(5000)
-        tab.goto(self.origin)
-        tab.wait_for_selector(f"#connection[data-state={state}]")
-        return tab
+        return opened(self.context, self.origin, state)
+
+
+@pytest.fixture(scope="session")
+def play() -> ModuleType:
+    """What makes replies of the fake server."""
+    spec = importlib.util.spec_from_file_location("fake_server", Path(__file__).with_name("fake_server.py"))
+    assert spec is not None and spec.loader is not None
+    module = sys.modules["fake_server"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
-def fake() -> Iterator[FakeServer]:
-    server = FakeServer()
+def fake(play: ModuleType) -> Iterator[Any]:
+    server = play.FakeServer()
     server.start()
     yield server
     server.stop()
 
 
 @pytest.fixture
-def open_page(chromium: Any) -> Iterator[Callable[..., Any]]:
-    """A function: a server's address -> a tab. Fails at the end if the page complained or asked elsewhere."""
+def picture() -> Callable[..., bytes]:
+    return grey
+
+
+@pytest.fixture
+def shapes(play: ModuleType) -> list[np.ndarray]:
+    """A disc, a ring and a disc on such a picture."""
+    return [
+        play.disc(SIDE, SIDE, 80, 80, 50),
+        play.disc(SIDE, SIDE, 230, 100, 60, hole=25),
+        play.disc(SIDE, SIDE, 160, 250, 40),
+    ]
+
+
+@pytest.fixture
+def three(shapes: list[np.ndarray]) -> list[tuple[str, str, np.ndarray | None]]:
+    """An answer with three masks, for `play.grounded`."""
+    return [
+        ("", "a star", shapes[0]),
+        (", ", "a ring", shapes[1]),
+        (" and ", "a dot", shapes[2]),
+        (".", "", None),
+    ]
+
+
+@pytest.fixture
+def open_page(chromium: Any) -> Iterator[Callable[..., Tab]]:
+    """A function: a server's address -> a tab, where nothing fades unless motion is asked for.
+
+    Fails at the end if the page complained or asked elsewhere.
+    """
     contexts: list[Watched] = []
 
-    def open(url: str, state: str = "ready", **options: Any) -> Any:
-        contexts.append(Watched(chromium, url, **options))
+    def open(url: str, state: str = "ready", **options: Any) -> Tab:
+        contexts.append(Watched(chromium, url, **{"reduced_motion": "reduce"} | options))
         return contexts[-1].open(state)
 
     yield open
     for context in contexts:
         context.context.close()
         assert context.complaints == [] and context.elsewhere == []
-
-
-@pytest.fixture
-def play() -> SimpleNamespace:
-    """What makes replies of the fake server: test modules cannot import each other."""
-    return SimpleNamespace(disc=disc, rle=rle, chunk=chunk, grounded=grounded, refusal=refusal, stream=stream)
