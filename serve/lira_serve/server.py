@@ -84,7 +84,7 @@ class _Server(uvicorn.Server):
 
 
 def _protocol(settings: Settings) -> type[H11Protocol]:
-    """Return uvicorn's protocol with an end for connections that send no request, or do not take their answer.
+    """Return uvicorn's protocol with an end for connections that send nothing or take nothing.
 
     uvicorn waits for both without end, a closing server too.
     """
@@ -130,7 +130,9 @@ def _protocol(settings: Settings) -> type[H11Protocol]:
         def _expect_progress(self) -> None:
             """Give the connection up if little was taken since the last look, and nothing is written."""
             unsent = self.transport.get_write_buffer_size()
-            written = not self.flow.write_paused and self.cycle is not None and not self.cycle.response_complete
+            written = (
+                not self.flow.write_paused and self.cycle is not None and not self.cycle.response_complete
+            )
             if written and not self.transport.is_closing():
                 unsent = 0  # it may grow
             elif unsent and self._unsent and unsent > self._unsent - _LEAST_TAKEN:

@@ -96,9 +96,12 @@ def grey(ink: tuple[int, int, int] = (120, 120, 120)) -> bytes:
     return file.getvalue()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """The system's Chromium, without a window; one for all tests."""
+    """The system's Chromium, without a window; one for the tests of a file.
+
+    Later tests could not run event loops of their own beside it.
+    """
     if not CHROMIUM.is_file():
         assert "CI" not in os.environ, (
             f"there is no {CHROMIUM}; expected it where CI is set: install chromium"
