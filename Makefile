@@ -17,7 +17,7 @@ VQA := Is there a fish in the image? Please answer yes or no.
 
 RUN = $(BIN)/lira-edge run $(BUNDLE) --image $(SAMPLE)
 
-.PHONY: demo bundle test test-lowest test-gpu lint clean
+.PHONY: demo bundle test test-lowest test-gpu test-examples lint clean
 .DELETE_ON_ERROR:
 
 demo: bundle
@@ -45,6 +45,10 @@ test-lowest:
 test-gpu: $(STAMP)
 	$(if $(EXTRA),$(BIN)/python -m pip install -e '.[$(EXTRA)]')
 	$(BIN)/python -m pytest -m gpu -rs --no-header tests/engine/test_gpu.py
+
+# The adapters in examples/ with the real tools that the package index lacks. Needs a network.
+test-examples: $(STAMP)
+	tests/examples/tools.sh $(BIN)/python $(VENV)/tools
 
 lint: $(STAMP)
 	$(BIN)/ruff check --output-format concise .
