@@ -121,7 +121,7 @@ def _mask(found: dict[str, Any], label: str, wanted: SegmentRequest) -> dict[str
             case "polygons":
                 told[name] = [one.as_dict() for one in mask_formats.mask_to_polygons(mask, wanted.tolerance)]
             case "png":
-                told[name] = mask_formats.png_to_data_uri(mask_formats.mask_to_png(mask))
+                told[name] = mask_formats.png_data_uri(mask_formats.mask_to_png(mask))
             case "svg":
                 told[name] = mask_formats.mask_to_svg(mask, [label], tolerance=wanted.tolerance)
             case "label_studio":
