@@ -32,7 +32,9 @@ class RefusalPart(_Part):
     refusal: str
 
 
-Content = str | list[Annotated[TextPart | ImagePart | RefusalPart, Field(discriminator="type")]] | None
+Part = Annotated[TextPart | ImagePart | RefusalPart, Field(discriminator="type")]
+# Fail fast: a list of a million wrong items would make a million errors.
+Content = str | Annotated[list[Part], Field(fail_fast=True, max_length=1000)] | None
 
 
 class Message(_Part):
@@ -61,6 +63,9 @@ class StreamOptions(_Part):
     include_usage: bool = False
 
 
+Word = Annotated[str, Field(max_length=100)]
+
+
 class LiraOptions(_Part):
     """What OpenAI's request has no field for."""
 
@@ -68,14 +73,14 @@ class LiraOptions(_Part):
     ilvc: Literal["auto", "on", "off", "plain"] = "auto"
     max_tiles: int | None = Field(default=None, ge=1, le=12)
     top_k: int = Field(default=0, ge=0)
-    attributes: list[str] = Field(default_factory=list, max_length=1000)
+    attributes: Annotated[list[Word], Field(fail_fast=True, max_length=1000)] = Field(default_factory=list)
 
 
 class ChatRequest(_Part):
     """A request. Fields that are not here are ignored."""
 
     model: str | None = None
-    messages: list[Message] = Field(min_length=1, max_length=1000)
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=1000)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
@@ -83,7 +88,7 @@ class ChatRequest(_Part):
     temperature: float | None = Field(default=None, ge=0, le=2, strict=False)
     top_p: float | None = Field(default=None, gt=0, le=1, strict=False)
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     n: int | None = Field(default=None, ge=1, le=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=0)
@@ -107,6 +112,12 @@ def parse(model: type[BaseModel], contents: dict[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         param = ".".join(str(part) for part in first["loc"]) or None
-        shown = ascii(first.get("input"))
-        given = f"; found {shown[:80]}" if first["type"] != "missing" else ""
+        given = f"; found {_shown(first['input'])}" if first["type"] != "missing" else ""
         raise ApiError(400, f"{param or 'the body'}: {first['msg']}{given}", param=param) from None
+
+
+def _shown(value: object) -> str:
+    """Return a value for an error: a long or deep one would take long to write."""
+    if isinstance(value, (list, dict)):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
+    return ascii(value[:80] if isinstance(value, str) else value)[:80]
