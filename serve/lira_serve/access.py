@@ -82,7 +82,7 @@ class Access:
                 403, f"the Host header is {host[:80]!r}; expected this machine's loopback name or address"
             )
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             raise ApiError(
                 403,
                 f"a page of {origin[:80]!r} asks; expected the server's own: start it with --api-key-file",
