@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from lira_serve.api_errors import ApiError
 
 _MOST_FIELDS = 32
+_MOST_VALUES = 1_000_000  # of JSON: an empty list of two bytes takes 64 in memory
 
 
 async def read_body(request: Request, most_bytes: int, seconds: float) -> bytes:
@@ -37,6 +38,8 @@ async def read_body(request: Request, most_bytes: int, seconds: float) -> bytes:
 
 def json_object(body: bytes) -> dict[str, Any]:
     """Return the object that a body holds. Raises ApiError (400) for anything else."""
+    if sum(body.count(sign) for sign in (b",", b"[", b"{")) > _MOST_VALUES:
+        raise ApiError(400, f"the body has more than {_MOST_VALUES:,} values; expected fewer")
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:  # also bytes that are not UTF-8
