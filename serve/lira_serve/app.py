@@ -79,6 +79,7 @@ def create_app(
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, ClientLeft: _client_left},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # to an address of the client's own Host header
     app.state.service = service
     return app
 
@@ -130,7 +131,7 @@ async def _api_error(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    where = f"{request.method} {request.url.path[:80]}"
+    where = f"{request.method} {request.scope['path'][:80]}"  # request.url would read the Host header
     told = ApiError(
         error.status_code, f"{where}: {error.detail}; expected a path and method of docs/serve.md"
     )
