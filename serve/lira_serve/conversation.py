@@ -15,6 +15,9 @@ from lira_serve.model_info import ModelInfo
 from lira_serve.picture_source import PictureSource
 
 
+_MOST_ENCODINGS = 4  # of one picture: each is decoded
+
+
 @dataclass
 class _Turn:
     """What the user said, in one message or several, and the answer."""
@@ -34,6 +37,7 @@ async def asked_of(request: ChatRequest, pictures: PictureSource, info: ModelInf
     several, and for what `Question` does not take.
     """
     turns, system, addresses = _read(request.messages)
+    info.check_length(sum(len(message.text) for message in request.messages))
     image, digest = await _one_picture(addresses, pictures)
     last = turns[-1].text
     return Asked(
@@ -92,15 +96,22 @@ async def _one_picture(addresses: list[str], pictures: PictureSource) -> tuple[I
             "the messages have no picture; expected an image_url part in a user's message",
             param="messages",
         )
-    found = [await pictures.at(address) for address in dict.fromkeys(addresses)]  # clients send it every turn
-    digests = {digest for _, digest in found}
-    if len(digests) > 1:
-        raise ApiError(
-            400,
-            f"the messages have {len(digests)} pictures; expected one: begin another conversation",
-            param="messages",
-        )
-    return found[0]
+    first, *others = dict.fromkeys(addresses)  # clients send it with every turn
+    if len(others) >= _MOST_ENCODINGS:
+        raise _several()
+    image, digest = await pictures.at(first)
+    for address in others:
+        if (await pictures.at(address))[1] != digest:
+            raise _several()
+    return image, digest
+
+
+def _several() -> ApiError:
+    return ApiError(
+        400,
+        "the messages have several pictures; expected one: begin another conversation",
+        param="messages",
+    )
 
 
 def _question(request: ChatRequest, text: str, info: ModelInfo) -> Question:

@@ -9,6 +9,8 @@ from typing import Any
 from lira_engine.bundle.manifest import Manifest
 from lira_serve.api_errors import ApiError
 
+_CHARACTERS_A_ROW = 128  # no token of a vocabulary is longer, but some of spaces alone
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -46,6 +48,21 @@ class ModelInfo:
             "owned_by": "lira-edge",
             "lira": lira,
         }
+
+    def check_length(self, characters: int) -> None:
+        """Raises ApiError (400) for texts that cannot fit into the context.
+
+        Before they are tokenized: a million characters take seconds and 500 MB.
+        """
+        most = self.context * _CHARACTERS_A_ROW
+        if characters > most:
+            raise ApiError(
+                400,
+                f"the texts have {characters:,} characters; expected at most {most:,} for a context of "
+                f"{self.context:,} rows: ask shorter, or begin another conversation",
+                param="messages",
+                code="context_length_exceeded",
+            )
 
     def check_name(self, asked: str | None) -> None:
         """Raises ApiError (404) if another model is asked for."""

@@ -39,7 +39,10 @@ class SegmentRequest(BaseModel):
     model: str | None = None
     text: str = ""
     task: str = "refseg"
-    formats: Annotated[list[MaskFormat], BeforeValidator(_listed)] = ["rle"]
+    image: str | None = None
+    formats: Annotated[list[MaskFormat], Field(fail_fast=True, max_length=5), BeforeValidator(_listed)] = [
+        "rle"
+    ]
     tolerance: float = Field(default=1.0, ge=0, le=100)
     max_tiles: int | None = Field(default=None, ge=1, le=12)
     ilvc: Literal["auto", "on", "off", "plain"] = "auto"
@@ -53,6 +56,7 @@ async def segment(request: Request) -> Response:
     wanted, (image, digest) = await _read(request, service)
     service.info.check_name(wanted.model)
     service.info.check_task(wanted.task)
+    service.info.check_length(len(wanted.text))
     try:
         question = Question(
             wanted.text if wanted.text.strip() else None,
@@ -89,11 +93,10 @@ async def _read(request: Request, service: Service) -> tuple[SegmentRequest, tup
         fields = {name: value for name, value in form.items() if isinstance(value, str)}
         fields["formats"] = ",".join(str(value) for value in form.getlist("formats")) or "rle"
         return parse(SegmentRequest, fields), await service.pictures.of(await upload.read())
-    contents = json_object(body)
-    address = contents.get("image")
-    if not isinstance(address, str):
+    wanted: SegmentRequest = parse(SegmentRequest, json_object(body))
+    if wanted.image is None:
         raise ApiError(400, "image is missing; expected a data URI or base64", param="image")
-    return parse(SegmentRequest, contents), await service.pictures.at(address)
+    return wanted, await service.pictures.at(wanted.image)
 
 
 def _masks(finish: Event, wanted: SegmentRequest) -> list[dict[str, Any]]:
