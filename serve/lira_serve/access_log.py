@@ -62,19 +62,27 @@ class RequestLog:
             seconds = time.perf_counter() - started
             path = scope["path"] if scope["path"] in self._paths else "other"
             self._metrics.note_request(path, status, seconds)
-            self._write(
+            _write(
+                self._out,
                 {
-                    "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
                     "request": name,
                     "method": scope["method"],
                     "path": scope["path"][:200],
                     "status": status,
                     "seconds": round(seconds, 4),
                     **notes,
-                }
+                },
             )
 
-    def _write(self, line: dict[str, Any]) -> None:
-        out = self._out or sys.stderr
-        out.write(json.dumps(line, default=str) + "\n")
-        out.flush()
+
+def log_failure(error: BaseException) -> None:
+    """Write what ended the server."""
+    trace = "".join(traceback.format_exception(error))
+    _write(None, {"error": f"{type(error).__name__}: {error}", "trace": trace})
+
+
+def _write(out: TextIO | None, line: dict[str, Any]) -> None:
+    out = out or sys.stderr
+    time_of_day = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    out.write(json.dumps({"time": time_of_day, **line}, default=str) + "\n")
+    out.flush()

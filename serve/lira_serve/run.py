@@ -6,7 +6,9 @@ import threading
 
 from anyio import to_thread
 
+from lira_engine.errors import LiraError
 from lira_engine.system.terminal import plain_console, status, warn
+from lira_serve.access_log import log_failure
 from lira_serve.app import create_app
 from lira_serve.engines import worker
 from lira_serve.fetch import AllowedHosts
@@ -17,8 +19,8 @@ from lira_serve.settings import Settings
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
-    Raises LiraError if the address cannot be had or the engines cannot be opened, KeyboardInterrupt after
-    Ctrl-C.
+    Raises LiraError if the address cannot be had, the engines cannot be opened or their thread ends,
+    KeyboardInterrupt after Ctrl-C.
     """
     AllowedHosts.of(settings.allowed_hosts)  # before the engines are opened for nothing
     out = plain_console()
@@ -40,4 +42,8 @@ def run(settings: Settings) -> None:
         app = create_app(settings, engines, desk.info, close)
         serve(app, listener, settings, engines.drain, lambda: engines.failure is not None)
     if engines.failure is not None:
-        raise engines.failure
+        log_failure(engines.failure)
+        raise LiraError(
+            f"the engines' thread ended ({type(engines.failure).__name__}: {engines.failure}): the line above "
+            "has its trace"
+        ) from engines.failure

@@ -160,7 +160,7 @@ class Worker(Generic[D, A]):
         if self._draining:
             raise busy("the server is shutting down; expected a running one: ask again later", 5)
         if self._failure is not None:
-            raise ApiError(500, "the engines' thread has ended: restart the server", "server_error")
+            raise _ended()
         if not self._warm.is_set():
             raise busy("the engines are warming up: ask again in a moment", 1)
         # A question is waiting only until the thread takes it: with an idle thread there is always room.
@@ -183,20 +183,22 @@ class Worker(Generic[D, A]):
         """Take no more questions, and refuse those that wait; the running answer goes on. From a signal
         handler or any thread."""
         self._draining = True
-
-        def refuse() -> None:
-            with self._changed:
-                refused, self._waiting = list(self._waiting), deque()
-                self._changed.notify()
-            for job in refused:
-                job.put(busy("the server is shutting down; expected a running one: ask again later", 5))
-
-        threading.Thread(target=refuse).start()  # a signal handler must not wait for a lock
+        error = busy("the server is shutting down; expected a running one: ask again later", 5)
+        # A signal handler must not wait for a lock.
+        threading.Thread(target=self._refuse, args=(error,)).start()
 
     def close(self, seconds: float | None = None) -> None:
         """Drain, wait for the running answer, close the engines."""
         self.drain()
         self._thread.join(seconds)
+
+    def _refuse(self, error: ApiError) -> None:
+        """Tell all questions that wait."""
+        with self._changed:
+            refused, self._waiting = list(self._waiting), deque()
+            self._changed.notify()
+        for job in refused:
+            job.put(error)
 
     def _forget(self, job: Job[A]) -> None:
         """Free the place of a cancelled question."""
@@ -221,6 +223,7 @@ class Worker(Generic[D, A]):
                 self._running = job = None
         except BaseException as error:
             self._failure = error
+            self._refuse(_ended())
         finally:
             desk.close()
 
@@ -232,3 +235,7 @@ class Worker(Generic[D, A]):
                 self._changed.wait()
             self._running = self._waiting.popleft()
             return self._running
+
+
+def _ended() -> ApiError:
+    return ApiError(500, "the engines' thread has ended: restart the server", "server_error")
