@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -25,6 +26,7 @@ class _Noted:
         self._answering = answering
         self._service = service
         self._notes = notes
+        self._begun = False
         self._over = False
 
     async def __aiter__(self) -> AsyncIterator[Event]:
@@ -34,9 +36,7 @@ class _Noted:
                 yield event
         except Exception as error:
             self._over = True
-            told = as_api_error(error)
-            self._notes["error"] = told.message
-            raise told from error
+            raise noted_error(error, self._notes, self._begun) from error
 
     def cancel(self) -> None:
         if not self._over:
@@ -53,6 +53,7 @@ class _Noted:
             case "look":
                 self._notes["scene"] = event["scene"]
             case "text" if event["step"] == 0:
+                self._begun = True
                 self._notes["ttft"] = round(event["t"], 4)
             case "finish":
                 self._over = True
@@ -93,12 +94,21 @@ async def _last(answering: Answering) -> Event:
     return last
 
 
-def as_api_error(error: Exception) -> ApiError:
-    """Return what a client is told about an error."""
+def noted_error(error: Exception, notes: dict[str, Any], begun: bool = True) -> ApiError:
+    """Return what a client is told about an error; the request's line in the log says more.
+
+    begun: whether the answer has begun: what the request was to blame for would have been told before.
+    """
     if isinstance(error, ApiError):
-        return error
-    if isinstance(error, OutOfMemory):
-        return ApiError(503, str(error), "server_error", code="out_of_memory", retry_after=10)
-    if isinstance(error, LiraError):
-        return ApiError(400, str(error))
-    return ApiError(500, "an error in the server: its log says more", "server_error")
+        told = error
+    elif isinstance(error, OutOfMemory):
+        told = ApiError(503, str(error), "server_error", code="out_of_memory", retry_after=10)
+    elif isinstance(error, LiraError):
+        told = ApiError(500, str(error), "server_error") if begun else ApiError(400, str(error))
+    else:
+        told = ApiError(500, "an error in the server: its log says more", "server_error")
+    if told.status == 500 and told is not error:
+        notes["trace"] = "".join(traceback.format_exception(error))
+    # What a request is refused for may quote its question.
+    notes["error"] = told.message if told.status >= 500 else told.code or told.type
+    return told
