@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from lira_serve import sse
-from lira_serve.answers import as_api_error, finished, noted
+from lira_serve.access_log import NOTES
+from lira_serve.answers import finished, noted, noted_error
 from lira_serve.asked import Answering
 from lira_serve.body import json_object, read_body
 from lira_serve.chat_reply import ChatReply
@@ -31,12 +33,15 @@ async def chat(request: Request) -> Response | sse.EventStream:
     reply = ChatReply(service.info.name)
     if wanted.stream:
         with_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
-        return sse.EventStream(_chunks(reply, answering, with_usage), settings.send_seconds)
+        chunks = _chunks(reply, answering, with_usage, request.scope[NOTES])
+        return sse.EventStream(chunks, answering.cancel, settings.send_seconds)
     finish = await finished(request, answering)
     return json_response(reply.whole(finish))
 
 
-async def _chunks(reply: ChatReply, answering: Answering, with_usage: bool) -> AsyncGenerator[bytes, None]:
+async def _chunks(
+    reply: ChatReply, answering: Answering, with_usage: bool, notes: dict[str, Any]
+) -> AsyncGenerator[bytes, None]:
     try:
         async for event in answering:
             if event["type"] == "started":
@@ -46,6 +51,4 @@ async def _chunks(reply: ChatReply, answering: Answering, with_usage: bool) -> A
             else:
                 yield reply.chunk(event)
     except Exception as error:
-        yield sse.event(as_api_error(error).body(), "error")
-    finally:
-        answering.cancel()
+        yield sse.event(noted_error(error, notes).body(), "error")

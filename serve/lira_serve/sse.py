@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -30,13 +30,19 @@ def comment(text: str) -> bytes:
 class EventStream:
     """The response: chunks as they come, and comments while there are none.
 
-    `chunks` is closed when the client leaves, or takes nothing for `send_seconds`.
+    It ends with the last chunk, or when the client leaves or takes nothing for `send_seconds`. `on_end` is
+    called in any case, also when no chunk was taken.
     """
 
     def __init__(
-        self, chunks: AsyncGenerator[bytes, None], send_seconds: float, quiet_seconds: float = 5.0
+        self,
+        chunks: AsyncGenerator[bytes, None],
+        on_end: Callable[[], None],
+        send_seconds: float,
+        quiet_seconds: float = 5.0,
     ) -> None:
         self._chunks = chunks
+        self._on_end = on_end
         self._send_seconds = send_seconds
         self._quiet_seconds = quiet_seconds
 
@@ -64,6 +70,7 @@ class EventStream:
         except (asyncio.TimeoutError, OSError):  # it reads nothing, or has gone
             return
         finally:
+            self._on_end()
             gone.cancel()
             if following is not None:
                 following.cancel()
