@@ -14,7 +14,6 @@ from lira_serve.chat_request import ChatRequest, Message
 from lira_serve.model_info import ModelInfo
 from lira_serve.picture_source import PictureSource
 
-
 _MOST_ENCODINGS = 4  # of one picture: each is decoded
 
 
