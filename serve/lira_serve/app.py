@@ -22,6 +22,7 @@ from lira_serve.access_log import RequestLog
 from lira_serve.answers import ClientLeft
 from lira_serve.api_errors import ApiError
 from lira_serve.asked import Answerer
+from lira_serve.body import Bodies
 from lira_serve.chat import chat
 from lira_serve.fetch import AllowedHosts
 from lira_serve.model_info import ModelInfo
@@ -51,7 +52,8 @@ def create_app(
 ) -> Starlette:
     """Return the application. `close` is awaited when it ends; the log goes to standard error."""
     pictures = PictureSource(AllowedHosts.of(settings.allowed_hosts), settings.most_body)
-    service = Service(settings, answerer, info, pictures, metrics.Metrics())
+    bodies = Bodies(settings.most_body, settings.body_seconds)
+    service = Service(settings, answerer, info, pictures, bodies, metrics.Metrics())
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -3,37 +3,71 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from lira_serve.api_errors import ApiError
+from lira_serve.api_errors import ApiError, busy
 
 _MOST_FIELDS = 32
+_MOST_BODIES = 8  # of the largest size, at a time
 _MOST_VALUES = 1_000_000  # of JSON: an empty list of two bytes takes 64 in memory
 
 
-async def read_body(request: Request, most_bytes: int, seconds: float) -> bytes:
-    """Return the body. Raises ApiError for more than `most_bytes` (413), and if it takes too long (408)."""
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared[:20]) > most_bytes:
-        raise _too_large(most_bytes)
-    body = bytearray()
-    try:
-        with anyio.fail_after(seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > most_bytes:
-                    raise _too_large(most_bytes)
-    except TimeoutError:
-        raise ApiError(408, f"the body did not arrive within {seconds:g} s: send it faster") from None
-    except ClientDisconnect:
-        raise ApiError(400, "the client left before its body had arrived") from None
-    return bytes(body)
+class Bodies:
+    """The bodies that arrive or are not yet understood, under limits of size and time, and of size for all.
+
+    The queue does not bound them: a question has its place there only when its body was read.
+    """
+
+    def __init__(self, most_bytes: int, seconds: float) -> None:
+        self._most_bytes = most_bytes
+        self._seconds = seconds
+        self._left = _MOST_BODIES * most_bytes
+
+    @asynccontextmanager
+    async def of(self, request: Request) -> AsyncIterator[bytes]:
+        """Yield the body; it counts until the block ends.
+
+        Raises ApiError for a body that is too large (413) or takes too long (408), and if all together are too
+        large (503).
+        """
+        body = bytearray()
+        try:
+            await self._read(request, body)
+            yield bytes(body)
+        finally:
+            self._left += len(body)
+
+    async def _read(self, request: Request, body: bytearray) -> None:
+        declared = request.headers.get("content-length", "")
+        if declared.isascii() and declared.isdigit() and int(declared[:20]) > self._most_bytes:
+            raise self._too_large()
+        try:
+            with anyio.fail_after(self._seconds):
+                async for chunk in request.stream():
+                    self._left -= len(chunk)
+                    body += chunk
+                    if len(body) > self._most_bytes:
+                        raise self._too_large()
+                    if self._left < 0:
+                        raise busy("too many large bodies arrive: ask again later", 5)
+        except TimeoutError:
+            raise ApiError(
+                408, f"the body did not arrive within {self._seconds:g} s: send it faster"
+            ) from None
+        except ClientDisconnect:
+            raise ApiError(400, "the client left before its body had arrived") from None
+
+    def _too_large(self) -> ApiError:
+        return ApiError(
+            413, f"the body has more than {self._most_bytes:,} bytes; expected fewer: scale the picture down"
+        )
 
 
 def json_object(body: bytes) -> dict[str, Any]:
@@ -71,14 +105,3 @@ async def form_of(request: Request, body: bytes) -> FormData:
         raise ApiError(
             400, f"the multipart body cannot be read ({reason}); expected a file and fields"
         ) from None
-
-
-async def file_bytes(upload: UploadFile) -> bytes:
-    """Return the bytes of an uploaded file."""
-    return await upload.read()
-
-
-def _too_large(most_bytes: int) -> ApiError:
-    return ApiError(
-        413, f"the body has more than {most_bytes:,} bytes; expected fewer: scale the picture down"
-    )

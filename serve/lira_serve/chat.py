@@ -12,7 +12,7 @@ from lira_serve import sse
 from lira_serve.access_log import NOTES
 from lira_serve.answers import finished, noted, noted_error
 from lira_serve.asked import Answering
-from lira_serve.body import json_object, read_body
+from lira_serve.body import json_object
 from lira_serve.chat_reply import ChatReply
 from lira_serve.chat_request import ChatRequest, parse
 from lira_serve.conversation import asked_of
@@ -24,17 +24,16 @@ async def chat(request: Request) -> Response | sse.EventStream:
     """Answer a conversation, whole or as server-sent events."""
     service: Service = request.app.state.service
     service.answerer.check_room()  # before a body is read for nothing
-    settings = service.settings
-    body = await read_body(request, settings.most_body, settings.body_seconds)
-    wanted: ChatRequest = parse(ChatRequest, json_object(body))
-    service.info.check_name(wanted.model)
-    asked = await asked_of(wanted, service.pictures, service.info)
+    async with service.bodies.of(request) as body:
+        wanted: ChatRequest = parse(ChatRequest, json_object(body))
+        service.info.check_name(wanted.model)
+        asked = await asked_of(wanted, service.pictures, service.info)
     answering = noted(service.answerer.submit(asked), request, service, asked)
     reply = ChatReply(service.info.name)
     if wanted.stream:
         with_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
         chunks = _chunks(reply, answering, with_usage, request.scope[NOTES])
-        return sse.EventStream(chunks, answering.cancel, settings.send_seconds)
+        return sse.EventStream(chunks, answering.cancel, service.settings.send_seconds)
     finish = await finished(request, answering)
     return json_response(reply.whole(finish))
 

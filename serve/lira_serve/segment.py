@@ -18,7 +18,7 @@ from lira_serve import mask_formats
 from lira_serve.answers import finished, noted
 from lira_serve.api_errors import ApiError
 from lira_serve.asked import Asked, Event
-from lira_serve.body import form_of, json_object, media_type, read_body
+from lira_serve.body import form_of, json_object, media_type
 from lira_serve.chat_request import parse
 from lira_serve.replies import json_response
 from lira_serve.service import Service
@@ -83,20 +83,19 @@ async def segment(request: Request) -> Response:
 
 
 async def _read(request: Request, service: Service) -> tuple[SegmentRequest, tuple[Image, str]]:
-    settings = service.settings
-    body = await read_body(request, settings.most_body, settings.body_seconds)
-    if media_type(request) == "multipart/form-data":
-        form = await form_of(request, body)
-        upload = form.get("image")
-        if not isinstance(upload, UploadFile):
-            raise ApiError(400, "the form has no file named image; expected a picture", param="image")
-        fields = {name: value for name, value in form.items() if isinstance(value, str)}
-        fields["formats"] = ",".join(str(value) for value in form.getlist("formats")) or "rle"
-        return parse(SegmentRequest, fields), await service.pictures.of(await upload.read())
-    wanted: SegmentRequest = parse(SegmentRequest, json_object(body))
-    if wanted.image is None:
-        raise ApiError(400, "image is missing; expected a data URI or base64", param="image")
-    return wanted, await service.pictures.at(wanted.image)
+    async with service.bodies.of(request) as body:
+        if media_type(request) == "multipart/form-data":
+            form = await form_of(request, body)
+            upload = form.get("image")
+            if not isinstance(upload, UploadFile):
+                raise ApiError(400, "the form has no file named image; expected a picture", param="image")
+            fields = {name: value for name, value in form.items() if isinstance(value, str)}
+            fields["formats"] = ",".join(str(value) for value in form.getlist("formats")) or "rle"
+            return parse(SegmentRequest, fields), await service.pictures.of(await upload.read())
+        wanted: SegmentRequest = parse(SegmentRequest, json_object(body))
+        if wanted.image is None:
+            raise ApiError(400, "image is missing; expected a data URI or base64", param="image")
+        return wanted, await service.pictures.at(wanted.image)
 
 
 def _masks(finish: Event, wanted: SegmentRequest) -> list[dict[str, Any]]:

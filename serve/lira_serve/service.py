@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lira_serve.asked import Answerer
+from lira_serve.body import Bodies
 from lira_serve.metrics import Metrics
 from lira_serve.model_info import ModelInfo
 from lira_serve.picture_source import PictureSource
@@ -19,4 +20,5 @@ class Service:
     answerer: Answerer
     info: ModelInfo
     pictures: PictureSource
+    bodies: Bodies
     metrics: Metrics
