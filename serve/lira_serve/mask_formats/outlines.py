@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -93,8 +94,8 @@ def _nested(rings: list[np.ndarray], parents: np.ndarray, touching: np.ndarray) 
     for index in np.argsort(depths, kind="stable")[1:].tolist():  # without the frame
         pieces = _loops(rings[index]) if index in again else [rings[index]]
         if depths[index] % 2:
-            exterior = next(piece for piece in pieces if area(piece) > 0)
-            outlines[index] = Outline(exterior, [piece for piece in pieces if piece is not exterior])
+            exterior = pieces.pop(int(areas(pieces).argmax()) if len(pieces) > 1 else 0)
+            outlines[index] = Outline(exterior, pieces)
         else:
             outlines[int(parents[index])].holes.extend(pieces)
     return list(outlines.values())
@@ -118,7 +119,13 @@ def _loops(ring: np.ndarray) -> list[np.ndarray]:
     return loops
 
 
-def area(ring: np.ndarray) -> float:
-    """[N, 2] -> its area; negative if it runs anticlockwise on the screen, where y points down."""
-    x, y = (ring - ring[0]).astype(np.float64).T
-    return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+def areas(rings: Sequence[np.ndarray]) -> np.ndarray:
+    """[N, 2] each -> their areas [R]; negative if it runs anticlockwise on the screen (y points down)."""
+    if not rings:
+        return np.zeros(0)
+    lengths = np.array([len(ring) for ring in rings])
+    starts = np.cumsum(lengths) - lengths
+    points = np.concatenate(rings).astype(np.float64)
+    _, after = neighbours(len(points), starts)
+    (x0, y0), (x1, y1) = points.T, points[after].T
+    return np.add.reduceat(x0 * y1 - x1 * y0, starts) / 2

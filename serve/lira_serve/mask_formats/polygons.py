@@ -7,12 +7,12 @@ the width and y to the height. `cv2.findContours` gives centres of pixels instea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lira_serve.mask_formats.outlines import area, trace
+from lira_serve.mask_formats.outlines import areas, neighbours, trace
 from lira_serve.mask_formats.simplify import simplify
 
 
@@ -30,7 +30,8 @@ class Polygon:
     @property
     def area(self) -> float:
         """Square pixels, without the holes."""
-        return abs(area(self.exterior)) - sum(abs(area(hole)) for hole in self.holes)
+        exterior, *holes = np.abs(areas([self.exterior, *self.holes]))
+        return float(exterior - sum(holes))
 
     def as_dict(self) -> dict[str, list]:
         """{"exterior": [[x, y], ...], "holes": [[[x, y], ...], ...]}, ready for JSON."""
@@ -38,7 +39,7 @@ class Polygon:
 
 
 def mask_to_polygons(mask: np.ndarray, tolerance: float = 1.0) -> list[Polygon]:
-    """[H, W] bool -> one polygon with int32 corners for each 4-connected part, the largest first.
+    """[H, W] bool -> one polygon with int32 corners for each 4-connected part, the largest exterior first.
 
     tolerance: how far, in pixels, the outline may lie from the edges of the mask's pixels. At 0 it is exact:
     `polygons_to_mask` gives the mask back, bit for bit. Above, rings have fewer corners (Douglas and Peucker,
@@ -52,18 +53,16 @@ def mask_to_polygons(mask: np.ndarray, tolerance: float = 1.0) -> list[Polygon]:
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise ValueError(f"tolerance is {tolerance}, expected pixels: 0 (exact) or more")
     outlines = trace(mask)
+    rings = [ring for outline in outlines for ring in (outline.exterior, *outline.holes)]
     if tolerance:
-        rings = simplify([ring for one in outlines for ring in (one.exterior, *one.holes)], tolerance)
-    else:
-        rings = [ring for one in outlines for ring in (one.exterior, *one.holes)]
+        rings = simplify(rings, tolerance)
     polygons, at = [], 0
-    for one in outlines:
-        exterior, *holes = rings[at : at + 1 + len(one.holes)]
+    for outline in outlines:
+        exterior, *holes = rings[at : at + 1 + len(outline.holes)]
         polygons.append(Polygon(exterior, tuple(holes)))
         at += 1 + len(holes)
-    return sorted(
-        polygons, key=lambda polygon: (-polygon.area, polygon.exterior[0, 1], polygon.exterior[0, 0])
-    )
+    sizes = areas([polygon.exterior for polygon in polygons])
+    return [polygons[index] for index in np.argsort(-sizes, kind="stable")]
 
 
 def polygons_to_mask(polygons: Iterable[Polygon], height: int, width: int) -> np.ndarray:
@@ -71,20 +70,23 @@ def polygons_to_mask(polygons: Iterable[Polygon], height: int, width: int) -> np
 
     Rings may have any direction and leave the picture, but must not cross themselves.
     """
+    polygons = list(polygons)
+    rings = [
+        np.asarray(ring, np.float64) for polygon in polygons for ring in (polygon.exterior, *polygon.holes)
+    ]
+    signs = np.array([sign for polygon in polygons for sign in (1, *[-1] * len(polygon.holes))])
     turns = np.zeros((height, width + 1), np.int32)  # how often a polygon begins, less how often one ends
-    for polygon in polygons:
-        _add(turns, polygon.exterior, 1)
-        for hole in polygon.holes:
-            _add(turns, hole, -1)
+    if rings:
+        _add_turns(turns, rings, np.where(areas(rings) < 0, -signs, signs))
     return np.cumsum(turns, axis=1, out=turns)[:, :-1] > 0
 
 
-def _add(turns: np.ndarray, ring: np.ndarray, sign: int) -> None:
+def _add_turns(turns: np.ndarray, rings: Sequence[np.ndarray], signs: np.ndarray) -> None:
     height, width = turns.shape[0], turns.shape[1] - 1
-    start = np.asarray(ring, np.float64)
-    end = np.roll(start, -1, axis=0)
-    if area(start) < 0:
-        sign = -sign
+    lengths = np.array([len(ring) for ring in rings])
+    start = np.concatenate(rings)
+    _, after = neighbours(len(start), np.cumsum(lengths) - lengths)
+    end, signs = start[after], np.repeat(signs, lengths)
     tops = np.clip(np.ceil(np.minimum(start[:, 1], end[:, 1]) - 0.5), 0, height).astype(np.int64)
     bottoms = np.clip(np.ceil(np.maximum(start[:, 1], end[:, 1]) - 0.5), 0, height).astype(np.int64)
     counts = bottoms - tops  # rows whose centres an edge passes
@@ -93,7 +95,7 @@ def _add(turns: np.ndarray, ring: np.ndarray, sign: int) -> None:
     (x0, y0), (x1, y1) = start[edges].T, end[edges].T
     crossings = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
     columns = np.clip(np.ceil(crossings - 0.5), 0, width).astype(np.int64)
-    np.add.at(turns, (rows, columns), np.where(y1 < y0, sign, -sign).astype(np.int32))
+    np.add.at(turns, (rows, columns), np.where(y1 < y0, signs[edges], -signs[edges]).astype(np.int32))
 
 
 def as_mask(mask: np.ndarray) -> np.ndarray:

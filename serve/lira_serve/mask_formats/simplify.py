@@ -6,9 +6,10 @@ from itertools import count
 
 import numpy as np
 
-from lira_serve.mask_formats.outlines import area, neighbours, repeated
+from lira_serve.mask_formats.outlines import areas, neighbours, repeated
 
 MOST_CORNERS = 200_000  # a mask with more is noise, which would take minutes and hardly get smaller
+_AREA = 0.25  # the share of its area that a ring may gain or lose
 _LEAST = 0.44  # pixels; no step of a pixel lies nearer to the line that would replace it
 _PATIENCE = 8  # rounds after which a line in conflict gets all its corners back, not the farthest one
 
@@ -30,20 +31,23 @@ def simplify(rings: list[np.ndarray], tolerance: float) -> list[np.ndarray]:
     # Where rings touch, the lines on both sides stay as they are: no cross can appear there.
     touching = repeated(points)
     fixed = touching | touching[before] | touching[after]
-    kept = np.concatenate(
-        [
-            _thinned(points[start : start + length], fixed[start : start + length], tolerance)
-            for start, length in zip(starts, lengths, strict=True)
-        ]
-    )
-    keeps = np.split(kept, starts[1:])
-    _untangle(rings, keeps, tolerance)
-    return [ring[keep] for ring, keep in zip(rings, keeps, strict=True)]
+    exact = areas(rings)
+    kept = [
+        _thinned(ring, its, whole, tolerance)
+        for ring, its, whole in zip(rings, np.split(fixed, starts[1:]), exact, strict=True)
+    ]
+    changed = True
+    while changed:
+        _untangle(rings, kept, tolerance)
+        found = areas([ring[keep] for ring, keep in zip(rings, kept, strict=True)])
+        changed = False
+        for index in np.flatnonzero(np.abs(found / exact - 1) > _AREA):
+            kept[index][:] = changed = True
+    return [ring[keep] for ring, keep in zip(rings, kept, strict=True)]
 
 
-def _thinned(ring: np.ndarray, fixed: np.ndarray, tolerance: float) -> np.ndarray:
-    """[N, 2], [N] bool -> [N] bool: the corners that stay."""
-    exact = area(ring)
+def _thinned(ring: np.ndarray, fixed: np.ndarray, exact: float, tolerance: float) -> np.ndarray:
+    """[N, 2], [N] bool, area -> [N] bool: the corners that stay."""
     while len(ring) > 4 and tolerance > _LEAST:
         kept = fixed.copy()
         if kept.sum() < 2:
@@ -52,7 +56,7 @@ def _thinned(ring: np.ndarray, fixed: np.ndarray, tolerance: float) -> np.ndarra
         anchors = np.flatnonzero(kept)
         ends = np.append(anchors[1:], anchors[0] + len(ring))
         _keep_far(ring, kept, list(zip(anchors.tolist(), ends.tolist(), strict=True)), tolerance)
-        if kept.sum() > 2 and abs(area(ring[kept]) / exact - 1) <= 0.25:
+        if kept.sum() > 2 and abs(areas([ring[kept]])[0] / exact - 1) <= _AREA:
             return kept
         tolerance /= 2
     return np.ones(len(ring), bool)
