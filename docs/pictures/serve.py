@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 HERE = Path(__file__).parent
 PICTURE = HERE.parents[1] / "assets" / "sample.png"
-SIZE = {"width": 1200, "height": 780}
+SIZE = {"width": 1200, "height": 860}
 
 
 @contextmanager
@@ -76,6 +76,7 @@ def ask(page: Page, task: str, text: str = "") -> None:
 
 
 def shoot(page: Page, name: str) -> None:
+    page.evaluate("document.querySelector('.side').scrollTop = 0")
     page.wait_for_timeout(1200)  # masks and bars have come to rest
     file = HERE / f"serve-{name}.png"
     Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(file, optimize=True)

@@ -33,6 +33,7 @@ export class AnswerView {
     clearInterval(this._ticker);
     if (!answer) return;
     this.question.replaceChildren(element("span", { class: "task", text: answer.asked.label }));
+    if (answer.messages.length > 1) this.question.append(element("span", { class: "turn", text: " ↳", title: "follows up" }));
     if (answer.asked.text) this.question.append(" ", answer.asked.text);
     this._rebuild();
     this.list.replaceChildren();

@@ -101,6 +101,7 @@ export class Composer {
   }
 
   setRunning(running) {
+    if (running && document.activeElement === this.field) this.field.select(); // the next question replaces this one
     this.running = running;
     this.button.classList.toggle("stop", running);
     this.buttonLabel.textContent = running ? "Stop" : "Ask";
@@ -110,7 +111,6 @@ export class Composer {
   // Whether there is a complete answer to follow up on.
   setFollowable(possible) {
     this.followRow.hidden = !possible;
-    if (!possible) this.follow.checked = false;
   }
 
   _grow() {

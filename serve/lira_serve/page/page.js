@@ -230,8 +230,12 @@ function dataUri(file) {
 }
 
 async function sample() {
-  const response = await fetch("page/sample.webp");
-  take(new File([await response.blob()], "sample.webp", { type: "image/webp" }));
+  try {
+    const response = await fetch("page/sample.webp");
+    take(new File([await response.blob()], "sample.webp", { type: "image/webp" }));
+  } catch {
+    tell("picture-problem", "The sample has not come: the server does not answer.");
+  }
 }
 
 function takeFrom(transfer) {

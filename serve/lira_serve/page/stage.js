@@ -4,6 +4,7 @@ import { paintMasks } from "./paint.js";
 
 const LARGEST_SHOWN = 2560; // pixels of a picture's longer side on the screen; the file itself is sent
 const LARGEST_SCALE = 3; // how far a small picture is enlarged
+const GAP = 10; // pixels between the picture and the line below
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 export const READABLE = ["image/jpeg", "image/png", "image/webp", "image/bmp"];
@@ -44,6 +45,7 @@ export class Stage {
     this.frame = frame;
     this.base = frame.querySelector("#picture");
     this.overlay = frame.querySelector("#masks");
+    this.bar = frame.querySelector("#stage-bar");
     this.picture = null;
     this.layers = [];
     this.lit = null;
@@ -110,11 +112,11 @@ export class Stage {
 
   _fit() {
     if (!this.picture) return;
-    const room = this.frame.getBoundingClientRect();
+    const room = { width: this.frame.clientWidth, height: this.frame.clientHeight - this.bar.offsetHeight - GAP };
     const { width, height, bitmap } = this.picture;
     const scale = Math.min(room.width / width, room.height / height, LARGEST_SCALE);
     const shown = [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
-    this.frame.parentElement.style.setProperty("--shown-width", `${shown[0]}px`); // the line below is as wide
+    this.bar.style.setProperty("--shown-width", `${shown[0]}px`); // the line below is as wide
     for (const canvas of [this.base, this.overlay]) {
       canvas.style.width = `${shown[0]}px`;
       canvas.style.height = `${shown[1]}px`;
