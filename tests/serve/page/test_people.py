@@ -18,8 +18,11 @@ def test_everything_works_by_keyboard(fake, play, open_page, three):
                 break
             press("Tab")
         assert on(selector)
-        outline = "e => getComputedStyle(e.matches('input[type=radio]') ? e.nextSibling : e).outlineStyle"
-        assert tab.locator(":focus").evaluate(outline) == "solid", selector
+        ring = """(e) => {
+          const { outlineStyle, outlineWidth } = getComputedStyle(e.matches("[type=radio]") ? e.nextSibling : e);
+          return outlineStyle === "solid" && parseFloat(outlineWidth) >= 2;
+        }"""
+        assert tab.locator(":focus").evaluate(ring), selector
 
     reach("#sample")
     press("Enter")
