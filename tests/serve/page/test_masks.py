@@ -34,6 +34,12 @@ def test_a_question_is_answered_with_phrases_and_masks_where_their_runs_say(
     for (x, y), slot in (((60, 90), 0), ((230, 60), 1), ((150, 230), 2)):  # in a mask, beside its number
         *ink, alpha = tab.pixel(x, y)
         assert np.abs(np.array(ink) - PALETTE[slot]).max() < 12 and 35 < alpha < 80, (slot, ink, alpha)
+    edges = [
+        ((80 + 45 * x, 80 + 45 * y), (80 + 55 * x, 80 + 55 * y))
+        for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1))
+    ]
+    for within, beyond in edges:
+        assert tab.pixel(*within)[2] > 200 and max(tab.pixel(*beyond)[:3]) < 30, (within, beyond)
     for x, y in ((230, 100), (20, 20), (160, 170)):  # in the ring's hole, and outside all masks
         *ink, alpha = tab.pixel(x, y)
         assert max(ink) < 30 and alpha > 60, (x, y, ink, alpha)

@@ -19,8 +19,8 @@ def test_everything_works_by_keyboard(fake, play, open_page, three):
             press("Tab")
         assert on(selector)
         ring = """(e) => {
-          const { outlineStyle, outlineWidth } = getComputedStyle(e.matches("[type=radio]") ? e.nextSibling : e);
-          return outlineStyle === "solid" && parseFloat(outlineWidth) >= 2;
+          const style = getComputedStyle(e.matches("[type=radio]") ? e.nextSibling : e);
+          return style.outlineStyle === "solid" && parseFloat(style.outlineWidth) >= 2;
         }"""
         assert tab.locator(":focus").evaluate(ring), selector
 
