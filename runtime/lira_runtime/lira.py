@@ -102,7 +102,6 @@ class Lira(Model):
 
         started = clock()
         features = self.encode_tiles(tiles)  # [T, N, C]
-        rows = features.shape[1]
         features = features.reshape(1, -1, features.shape[-1])  # [1, T*N, C]
         timings.encode_semantic = clock() - started
 
@@ -124,7 +123,7 @@ class Lira(Model):
 
         decoder_inputs = set(self.manifest.stages["pixel_decoder"].inputs) - {"hidden_states"}
         image_features = {name: on_device[name] for name in sorted(decoder_inputs)}
-        return Scene(self, picture, prefix, image_features, timings, len(tiles), rows)
+        return Scene(self, picture, prefix, image_features, timings, tiles=len(tiles))
 
     def _visual_prefix(
         self, features: np.ndarray, fused: Mapping[str, np.ndarray], query_valid: np.ndarray

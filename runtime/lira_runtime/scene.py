@@ -48,7 +48,6 @@ class Scene:
         image_features: Mapping[str, Tensor],  # the pixel decoder's inputs except hidden_states
         look_timings: LookTimings,
         tiles: int,  # T, with the thumbnail
-        tile_rows: int,  # N, of one tile, and so of a region
     ) -> None:
         self.image = image
         self.look_timings = look_timings
@@ -57,7 +56,10 @@ class Scene:
         self._image_features = image_features
         self._unpaid_look = look_timings  # the first answer's timings take it
         self._rows = SceneRows(
-            prefix, tile_rows, model.embed, lambda mask: self._encode_region(mask).features
+            prefix,
+            model.manifest.model.tokens_per_tile,
+            model.embed,
+            lambda mask: self._encode_region(mask).features,
         )
         self._asked = 0
         self._closed = False

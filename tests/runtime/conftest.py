@@ -215,7 +215,7 @@ def fake_manifest() -> Manifest:
         name="fake",
         lira_edge_version="0",
         provenance={},
-        model=SimpleNamespace(),  # type: ignore[arg-type]
+        model=SimpleNamespace(tokens_per_tile=TILE_TOKENS),  # type: ignore[arg-type]
         preprocessing=PreprocessingSpec(
             TileSpec(8, (0.5,) * 3, (0.5,) * 3, 1, 2, True),
             PixelSpec(16, (0.5,) * 3, (0.5,) * 3, (122, 116, 104)),

@@ -324,7 +324,7 @@ def test_an_evaluation_of_pope_follows_the_authors(
     with Lira.open(evaluate.bundle, threads=1) as lira:
         scene = lira.look(evaluate.data / "images" / first["image"], max_tiles=8, min_tiles=4)
         prompt = lira.prompt(task="vqa", expression=first["answers"][0]["question"])
-        rows = np.concatenate([lira.embed(prompt.before), scene._prefix, lira.embed(prompt.after)])
+        rows = np.concatenate([lira.embed(prompt.before), scene._rows.image, lira.embed(prompt.after)])
         llm = lira.engines.llm
         found = beam_search(llm, llm.new_cache(), rows, lira.embed, 5, 100, closing, (end,), 1)
     assert first["answers"][0]["token_ids"] == list(found)
