@@ -13,9 +13,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,6 +83,38 @@ class Served:
             lines = [line for line in response.iter_lines() if line.startswith("data: ")]
         assert lines[-1] == "data: [DONE]"
         return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+@dataclass
+class Talk:
+    """A conversation as a client has it: it gives back what it got."""
+
+    server: Any
+    image: Image.Image
+    picture: str  # as a data URI
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def ask(self, text: str, picture: bool | None = None, **options: Any) -> dict[str, Any]:
+        """Ask the next question, with the picture in the first message unless `picture` says otherwise."""
+        parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
+        if picture or (picture is None and not self.messages):
+            parts.insert(0, {"type": "image_url", "image_url": {"url": self.picture}})
+        self.messages.append({"role": "user", "content": parts})
+        found = self.post(self.messages, **options)
+        self.messages.append(found["choices"][0]["message"])
+        return found
+
+    def post(self, messages: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+        body = {"messages": messages, **({"lira": options} if options else {})}
+        with self.server.client() as client:
+            response = client.post("/v1/chat/completions", json=body)
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+    def another(self, messages: Sequence[dict[str, Any]] = ()) -> Talk:
+        """Another conversation about the same picture, that has so far gone as `messages`."""
+        return replace(self, messages=list(messages))
 
 
 @contextmanager
@@ -166,6 +198,29 @@ def lira(nano: Path) -> Iterator[Lira]:
 def sample() -> str:
     """The path of the picture that tests ask about."""
     return str(SAMPLE)
+
+
+@pytest.fixture(scope="session")
+def pictures(sample: str) -> Iterator[Image.Image]:
+    """The sample again and again, each time with another dot: the scene of each is new."""
+
+    def dotted(number: int) -> Image.Image:
+        image = Image.open(sample).convert("RGB")
+        image.putpixel((number, 0), (1, 2, 3))
+        return image
+
+    return map(dotted, range(640))
+
+
+@pytest.fixture
+def talk(served: Any, pictures: Iterator[Image.Image]) -> Callable[[], Talk]:
+    """Conversations, each about a picture that nobody asked about before."""
+
+    def begin() -> Talk:
+        image = next(pictures)
+        return Talk(served, image, data_uri(image))
+
+    return begin
 
 
 @pytest.fixture
