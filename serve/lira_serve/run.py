@@ -12,6 +12,7 @@ from lira_serve.access_log import log_failure
 from lira_serve.app import create_app
 from lira_serve.engines import worker
 from lira_serve.fetch import AllowedHosts
+from lira_serve.heap import share_one_heap
 from lira_serve.server import address, listen, serve
 from lira_serve.settings import Settings
 
@@ -24,6 +25,7 @@ def run(settings: Settings) -> None:
     """
     AllowedHosts.of(settings.allowed_hosts)  # before the engines are opened for nothing
     out = plain_console()
+    share_one_heap()
     engines = worker(settings)
     with listen(settings.host, settings.port) as listener:
         with status(out, "opening the engines"):
