@@ -97,7 +97,7 @@ def test_two_pictures_are_refused(talk: Callable[[], Any], served: Any, serve: S
     with served.client() as client:
         response = client.post("/v1/chat/completions", json={"messages": messages})
     assert response.status_code == 400
-    assert "2 pictures; expected one: begin another conversation" in response.json()["error"]["message"]
+    assert "several pictures; expected one: begin another conversation" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

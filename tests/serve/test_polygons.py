@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 import cv2
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
+from pycocotools import mask as coco
+
 from lira_serve.mask_formats import Polygon, mask_to_polygons, polygons_to_mask
 from lira_serve.mask_formats.outlines import trace
 from lira_serve.mask_formats.simplify import MOST_CORNERS, simplify
-from numpy.testing import assert_array_equal
-from pycocotools import mask as coco
 
 TOLERANCES = (0.5, 1.0, 2.0, 5.0)
 
