@@ -15,7 +15,7 @@ _TRIM_FROM, _MAPPED_FROM, _MOST_HEAPS = -1, -3, -8  # mallopt: M_TRIM_THRESHOLD,
 def share_one_heap() -> None:
     """Let the threads that start from now on share one heap, which keeps at most 64 MB at its free end."""
     libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
-    if hasattr(libc, "malloc_trim"):
+    if libc is not None and hasattr(libc, "malloc_trim"):
         libc.mallopt(_MOST_HEAPS, 1)
         libc.mallopt(_MAPPED_FROM, 32 << 20)
         libc.mallopt(_TRIM_FROM, 64 << 20)
