@@ -46,16 +46,22 @@ class Turns:
         return [first / self.speedup(work) for work in range(len(self.seconds))]
 
 
-def in_turns(works: Sequence[Work], more: Callable[[Turns], bool], before: Work = lambda: None) -> Turns:
+def in_turns(
+    works: Sequence[Work],
+    more: Callable[[Turns], bool],
+    before: Work = lambda: None,
+    timer: Callable[[], float] | None = None,
+) -> Turns:
     """Time all works in every round, one after the other, until `more` says no; `before` runs before each,
-    untimed."""
+    untimed. `timer` instead of `clock`: for works that wait for other processes."""
+    timer = timer or clock
     seconds: list[list[float]] = [[] for _ in works]
     while True:
         for work, times in zip(works, seconds, strict=True):
             before()
-            started = clock()
+            started = timer()
             work()
-            times.append(clock() - started)
+            times.append(timer() - started)
         turns = Turns(tuple(map(tuple, seconds)))
         if not more(turns):
             return turns

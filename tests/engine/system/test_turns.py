@@ -87,6 +87,12 @@ def test_all_works_run_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.typical() == [3, 1.5, 6]
 
 
+def test_another_timer_takes_the_place_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    works, _ = _ticking(monkeypatch, [2.0], [1.0])
+    halves = iter([0.0, 0.5, 1.0, 3.0])
+    assert in_turns(works, so_many(1), timer=lambda: next(halves)).seconds == ((0.5,), (2.0,))
+
+
 def test_clear_choices_end_early_and_unclear_ones_at_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
