@@ -34,8 +34,8 @@ class Bodies:
     async def of(self, request: Request) -> AsyncIterator[bytes]:
         """Yield the body; it counts until the block ends.
 
-        Raises ApiError for a body that is too large (413) or takes too long (408), and if all together are too
-        large (503).
+        Raises ApiError for a body that is too large (413) or takes too long (408), and if all together are
+        too large (503).
         """
         body = bytearray()
         try:

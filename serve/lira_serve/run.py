@@ -46,6 +46,6 @@ def run(settings: Settings) -> None:
     if engines.failure is not None:
         log_failure(engines.failure)
         raise LiraError(
-            f"the engines' thread ended ({type(engines.failure).__name__}: {engines.failure}): the line above "
-            "has its trace"
+            f"the engines' thread ended ({type(engines.failure).__name__}: {engines.failure}): the line "
+            "above has its trace"
         ) from engines.failure
