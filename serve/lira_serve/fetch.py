@@ -121,10 +121,11 @@ async def fetch_picture_bytes(
     """
     try:
         with anyio.fail_after(max_seconds):
-            context = await anyio.to_thread.run_sync(tls)
+            context: ssl.SSLContext | None = None
             target = _parsed(url)
             for _ in range(1 + MOST_REDIRECTS):
                 addresses = await _checked(target, allowed, resolve, is_public)
+                context = context or await anyio.to_thread.run_sync(tls)  # reads files
                 found = await _get(target, addresses, context, max_bytes)
                 if isinstance(found, bytes):
                     return found
