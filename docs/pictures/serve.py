@@ -90,6 +90,7 @@ def main(bundle: str) -> None:
         ask(page, "gcg")
         ask(page, "refseg", "the orange star")
         page.click(".earlier-row >> nth=1")  # the answer that paid for the look
+        page.check("input[value=gcg]", force=True)
         shoot(page, "light")
         page.close()
         page = opened(browser, address, "dark")
