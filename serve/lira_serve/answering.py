@@ -128,7 +128,11 @@ class _Answering:
                 "cached_tokens": found.timings.cached_tokens,
                 "completion_tokens": len(found.token_ids),
             },
-            "cache": {"scenes": len(self._desk.scenes), "bytes": self._desk.scenes.nbytes},
+            "cache": {
+                "scenes": len(self._desk.scenes),
+                "bytes": self._desk.scenes.nbytes,
+                "evictions": self._desk.scenes.evictions,
+            },
         }
 
     def _attributes(self, found: Answer) -> list[Event]:

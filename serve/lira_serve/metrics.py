@@ -57,6 +57,10 @@ class Metrics:
             ["result"],
             registry=registry,
         )
+        self._evictions = Counter(
+            "lira_scene_cache_evictions", "Images that made room for others.", registry=registry
+        )
+        self._evictions_so_far = 0
 
     def note_request(self, path: str, status: int, seconds: float) -> None:
         """Count a request. path: that of a route, so that there are few."""
@@ -85,6 +89,11 @@ class Metrics:
                 )
                 self._scenes.set(event["cache"]["scenes"])
                 self._scene_bytes.set(event["cache"]["bytes"])
+                self._note_evictions(event["cache"]["evictions"])
+
+    def _note_evictions(self, so_far: int) -> None:
+        self._evictions.inc(max(0, so_far - self._evictions_so_far))
+        self._evictions_so_far = so_far
 
     def _note_stages(self, timings: Event) -> None:
         if any(timings["look"].values()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from PIL.Image import Image
 
@@ -15,24 +15,15 @@ from lira_runtime.lira import Lira
 from lira_runtime.scene import Scene
 
 
-@dataclass
-class CacheCounts:
-    """What the cache did so far."""
-
-    hits: int = 0
-    misses: int = 0
-    evictions: int = 0
-
-
 class SceneCache:
     """The scenes that were asked about last. Used by the engines' thread alone."""
 
     def __init__(self, lira: Lira, most_bytes: int) -> None:
-        self.counts = CacheCounts()
         self._lira = lira
         self._most_bytes = most_bytes
         self._scenes: OrderedDict[str, Scene] = OrderedDict()  # the least recently used first
-        self._largest = 0  # bytes of a scene, so far
+        self._largest = 0  # bytes of a scene without its picture, so far
+        self._evictions = 0
 
     def scene(self, digest: str, image: Image, max_tiles: int | None) -> tuple[Scene, bool]:
         """Return the scene of an image, and whether it was kept from an earlier question.
@@ -43,18 +34,18 @@ class SceneCache:
         key = scene_key(digest, self._lira.manifest.preprocessing, max_tiles)
         scene = self._scenes.get(key)
         if scene is not None:
-            self.counts.hits += 1
             self._scenes.move_to_end(key)
             return scene, True
-        self.counts.misses += 1
-        self._evict(self._most_bytes - self._largest)  # room first: the limit also holds while it is made
+        # Room first: the limit also holds while it is made.
+        self._evict(self._most_bytes - self._largest - _picture_bytes(image))
         scene = self._lira.look(image, max_tiles=max_tiles)
         self._scenes[key] = scene
         return scene, False
 
     def settle(self) -> None:
         """Keep within the limit. To be called after an answer: scenes grow with their first question."""
-        self._largest = max([self._largest, *(scene.nbytes for scene in self._scenes.values())])
+        sizes = [scene.nbytes - _picture_bytes(scene.image) for scene in self._scenes.values()]
+        self._largest = max([self._largest, *sizes])
         self._evict(self._most_bytes)
 
     @property
@@ -65,15 +56,25 @@ class SceneCache:
     def __len__(self) -> int:
         return len(self._scenes)
 
+    @property
+    def evictions(self) -> int:
+        """How many scenes made room for others so far."""
+        return self._evictions
+
     def clear(self) -> None:
         """Forget all scenes."""
-        self._evict(-1)
+        while self._scenes:
+            self._scenes.popitem()[1].close()
 
     def _evict(self, most_bytes: int) -> None:
         while self._scenes and self.nbytes > most_bytes:
             _, scene = self._scenes.popitem(last=False)
             scene.close()
-            self.counts.evictions += 1
+            self._evictions += 1
+
+
+def _picture_bytes(image: Image) -> int:
+    return image.width * image.height * 4  # Pillow keeps RGB in four bytes
 
 
 def scene_key(digest: str, spec: PreprocessingSpec, max_tiles: int | None) -> str:

@@ -79,7 +79,7 @@ def finish_of(content: str) -> Event:
         "finish_reason": "stop",
         "logprobs": None,
         "usage": {"prompt_tokens": 3, "cached_tokens": 0, "completion_tokens": 50},
-        "cache": {"scenes": 0, "bytes": 0},
+        "cache": {"scenes": 0, "bytes": 0, "evictions": 0},
     }
 
 
