@@ -49,8 +49,8 @@ export class AnswerView {
   // `change`: what Answer.take returned.
   update(change) {
     if (change === "text") this._grow();
-    else if (change === "phrase") this._placePhrases();
-    else if (change === "finish") this._placePhrases();
+    else if (change === "phrase" || change === "finish") this._placePhrases();
+    else if (change === "mask") this._markPhrases();
     if (["mask", "phrase", "finish"].includes(change)) this._drawMasks();
     if (change === "finish") this._drawAttributes(true);
     if (change === "wait") this.status.textContent = "Waiting for its turn.";
@@ -64,7 +64,8 @@ export class AnswerView {
     const { answer } = this;
     const masks = answer.shown.length;
     const count = masks === 0 ? "no masks" : masks === 1 ? "1 mask" : `${masks} masks`;
-    if (answer.state === "done") this.status.textContent = `The answer is complete, with ${count}.`;
+    const cut = answer.finish?.finish_reason === "length" ? "is cut off" : "is complete";
+    if (answer.state === "done") this.status.textContent = `The answer ${cut}, with ${count}.`;
     else if (answer.state === "stopped") this.status.textContent = "Stopped.";
   }
 
@@ -120,6 +121,11 @@ export class AnswerView {
       this._done = phrase.end;
     }
     this._grow();
+    this._markPhrases();
+  }
+
+  // Colours and numbers; there are no numbers while there is one mask.
+  _markPhrases() {
     const numbered = this.answer.shown.length > 1;
     for (const made of this.text.querySelectorAll(".phrase")) {
       const mask = this.answer.masks.get(Number(made.dataset.mask));

@@ -138,6 +138,7 @@ async function run(answer, retries) {
   find("frame").classList.remove("looking");
   if (error) failed(error, answer, retries);
   if (answer === current) {
+    stage.update(answer);
     view.end();
     offerActions();
   }

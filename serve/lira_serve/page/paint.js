@@ -5,8 +5,8 @@ const TINT = 0.2; // opacity of a mask's colour over the object
 const DIM = 0.34; // opacity of black outside all masks
 const DIM_LIT = 0.58; // and outside the mask that is lit
 
-// layers: [{slot, path, center, region, shown, lit}]; shown and lit are 0..1 and move while they fade. unit: size
-// of one pixel of the design in pixels of the picture. spotlight: 0..1, how far any mask is lit.
+// layers: [{slot, path, center, region, shown, lit, framed}]; the last three are 0..1 and move while they fade.
+// unit: size of one pixel of the design in pixels of the picture. spotlight: 0..1, how far any mask is lit.
 export function paintMasks(context, layers, { width, height, unit, spotlight = 0 }) {
   if (!layers.length) return;
   const most = Math.max(...layers.map((layer) => layer.shown));
@@ -31,7 +31,7 @@ export function paintMasks(context, layers, { width, height, unit, spotlight = 0
     strokes(context, layer.path, color(layer.slot), weight * unit, unit);
   }
   for (const layer of layers) {
-    if (layer.region && layer.lit > 0.01) frame(context, layer, unit);
+    if (layer.region && layer.framed > 0.01) frame(context, layer, unit);
   }
   if (layers.length > 1) {
     for (const layer of layers) {
@@ -59,7 +59,7 @@ function strokes(context, path, ink, weight, unit) {
 // The region that the model looked at again (ILVC).
 function frame(context, layer, unit) {
   const [left, top, right, bottom] = layer.region;
-  context.globalAlpha = layer.shown * layer.lit * 0.9;
+  context.globalAlpha = layer.shown * layer.framed * 0.9;
   context.setLineDash([6 * unit, 5 * unit]);
   context.strokeStyle = color(layer.slot);
   context.lineWidth = 1.5 * unit;

@@ -36,7 +36,7 @@ export function maskLayer(mask, region = null) {
   const curves = edges(mask.binary);
   const center = innermost(mask.binary, mask.box);
   const top = mask.box ? mask.box[1] : 0;
-  return { id: mask.id, mask, slot: mask.slot, path: smoothPath(curves), center, top, region, shown: 0, lit: 0 };
+  return { id: mask.id, mask, slot: mask.slot, path: smoothPath(curves), center, top, region, shown: 0, lit: 0, framed: 0 };
 }
 
 export class Stage {
@@ -49,6 +49,7 @@ export class Stage {
     this.picture = null;
     this.layers = [];
     this.lit = null;
+    this.framed = undefined;
     this.spotlight = 0;
     this._pointed = null;
     this._drawing = 0;
@@ -84,6 +85,8 @@ export class Stage {
     const present = new Map(this.layers.map((layer) => [layer.mask, layer]));
     const taken = new Map(answer.regions.map((region) => [region.mask, region.box]));
     this.layers = answer.shown.map((mask) => present.get(mask) ?? maskLayer(mask));
+    const latest = answer.running ? answer.regions.at(-1)?.mask : undefined;
+    this.framed = answer.phrases.some((phrase) => phrase.mask === latest) ? undefined : latest; // the model looks there
     for (const layer of this.layers) {
       layer.slot = layer.mask.slot;
       layer.region = taken.get(layer.id) ?? null;
@@ -150,6 +153,7 @@ export class Stage {
     for (const layer of this.layers) {
       move(layer, "shown", 1, 130);
       move(layer, "lit", lit && layer.id === this.lit ? 1 : 0, 70);
+      move(layer, "framed", layer.id === this.framed || layer.id === this.lit ? 1 : 0, 70);
     }
     this._paint();
     this._drawing = still ? 0 : requestAnimationFrame((next) => this._step(next, now));

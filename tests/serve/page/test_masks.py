@@ -83,6 +83,7 @@ def test_a_mask_that_only_repeats_a_region_is_never_shown(fake, play, open_page,
     tab.ask()
     tab.wait_for_selector(".span.repeat >> nth=2")  # all six have come
     assert tab.locator(".mask-row").count() == 3
+    assert tab.locator(".phrase").evaluate_all("all => all.map((e) => e.dataset.number)") == ["1", "2", "3"]
     held.set()
     tab.done()
     assert tab.locator(".mask-row").count() == 3 and tab.locator(".span.repeat").count() == 3
