@@ -96,6 +96,27 @@ def test_a_mask_that_only_repeats_a_region_is_never_shown(fake, play, open_page,
     ]
 
 
+def test_the_region_is_framed_that_the_model_looks_at_again(fake, play, open_page, three):
+    chunks = play.grounded(three, regions=True)
+    held = threading.Event()
+    first = next(i for i, (_, lines) in enumerate(chunks) if lines.startswith("event: lira.region"))
+    fake.reply = lambda body: play.stream(chunks[: first + 1], until=held, rest=chunks[first + 1 :])
+    tab = open_page(fake.url)
+    tab.take()
+    tab.ask()
+    tab.wait_for_selector(".mask-row")
+    tab.settled()
+    side = [(x, 30) for x in range(34, 60)]  # of its box, 30..130, left of the disc
+
+    def dashes() -> int:
+        return sum(tab.pixel(x, y)[2] > 150 for x, y in side)
+
+    assert 5 < dashes() < len(side)
+    held.set()
+    tab.done()
+    assert dashes() == 0
+
+
 def test_phrases_keep_their_place_behind_characters_of_two_units(fake, play, open_page, shapes):
     fake.reply = lambda body: play.stream(
         play.grounded([("😀🐟 is ", "a fish 🐟", shapes[0]), (" <b>&", "", None)])
