@@ -27,13 +27,14 @@ class _Noted:
         self._service = service
         self._notes = notes
         self._begun = False
+        self._queue = 0.0
         self._over = False
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         try:
             async for event in self._answering:
                 self._note(event)
-                yield event
+                yield self._with_queue(event)
         except Exception as error:
             self._over = True
             raise noted_error(error, self._notes, self._begun) from error
@@ -44,6 +45,17 @@ class _Noted:
             self._notes["left"] = True
             self._service.metrics.note_abandoned()
         self._answering.cancel()
+
+    def _with_queue(self, event: Event) -> Event:
+        """Return the event; where it tells timings, with the time that the question waited."""
+        match event["type"]:
+            case "started":
+                self._queue = event["queue"]
+            case "timings":
+                return {**event, "queue": self._queue}
+            case "finish":
+                return {**event, "timings": {**event["timings"], "queue": self._queue}}
+        return event
 
     def _note(self, event: Event) -> None:
         self._service.metrics.note_event(event)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -249,3 +251,15 @@ def test_sampling_is_the_runtimes(served: Any, scenes: dict[int | None, Scene]) 
     options = {"temperature": 1.5, "top_p": 0.9, "seed": 11, "max_tokens": 20}
     told = served.chat("", **options, lira={"task": "caption", "top_k": 40})["choices"][0]["message"]
     assert told["content"] == answer.text and told["lira"]["raw_text"] == answer.raw_text
+
+
+def test_timings_tell_how_long_a_question_waited(served: Any, serve: SimpleNamespace) -> None:
+    body = {"messages": [serve.question("the fish", serve.data_uri())], "lira": {"task": "refseg"}}
+    with served.client() as client:
+        whole = client.post("/v1/chat/completions", json=body).json()
+        streamed = client.post("/v1/chat/completions", json=body | {"stream": True}).text
+    assert 0 <= whole["choices"][0]["message"]["lira"]["timings"]["queue"] < serve.wait
+    told = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
+    timings = [one["lira"] for one in told if one.get("lira", {}).get("type") == "timings"]
+    finish = [one["lira"] for one in told if one.get("lira", {}).get("type") == "finish"]
+    assert timings[0]["queue"] == finish[0]["timings"]["queue"] >= 0

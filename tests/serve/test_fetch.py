@@ -16,6 +16,7 @@ from shutil import which
 from typing import Any
 
 import pytest
+
 from lira_serve.api_errors import ApiError
 from lira_serve.fetch import MOST_REDIRECTS, AllowedHosts, fetch_picture_bytes, is_public
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from lira_serve.fetch import AllowedHosts, is_public
 
 from lira_engine.errors import LiraError
+from lira_serve.fetch import AllowedHosts, is_public
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_a_malformed_host_is_refused(entry: str) -> None:
 OWN = """
 127.0.0.1 127.8.8.8 0.0.0.0 10.0.0.1 172.16.3.4 192.168.1.1 169.254.169.254 100.64.0.1 192.0.2.1 198.18.0.1
 224.0.0.1 240.0.0.1 255.255.255.255 ::1 :: fe80::1 fe80::1%eth0 2606:4700::1%eth0 fc00::1 fec0::1 ff02::1
-2001:db8::1 ::ffff:127.0.0.1 ::ffff:8.8.8.8 ::127.0.0.1 64:ff9b::7f00:1 64:ff9b:1::7f00:1 2002:7f00:1:: 2001::1
-localhost 0x7f.1 2130706433 0177.0.0.1
+2001:db8::1 ::ffff:127.0.0.1 ::ffff:8.8.8.8 ::127.0.0.1 64:ff9b::7f00:1 64:ff9b:1::7f00:1 2002:7f00:1::
+2001::1 localhost 0x7f.1 2130706433 0177.0.0.1
 """
 
 

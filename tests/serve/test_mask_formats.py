@@ -10,6 +10,11 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
+from pycocotools import mask as coco
+from pycocotools.coco import COCO
+
+from lira_engine.errors import LiraError
 from lira_serve.mask_formats import (
     Polygon,
     mask_to_coco,
@@ -23,11 +28,6 @@ from lira_serve.mask_formats import (
     polygons_to_mask,
     rle_to_mask,
 )
-from numpy.testing import assert_array_equal
-from pycocotools import mask as coco
-from pycocotools.coco import COCO
-
-from lira_engine.errors import LiraError
 
 
 def masks() -> Iterator[np.ndarray]:

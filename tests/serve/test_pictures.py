@@ -9,9 +9,10 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from lira_serve.api_errors import ApiError
 from lira_serve.pictures import picture_digest, picture_of_bytes, picture_of_data_uri
-from PIL import Image
 
 PIXELS = np.random.default_rng(4).integers(0, 256, (9, 7, 3), np.uint8)
 LIMIT = 10_000
