@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from lira_serve.api_errors import ApiError, busy
 
 _MOST_FIELDS = 32
 _MOST_BODIES = 8  # of the largest size, at a time
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # of a pair, or alone: then the text is no Unicode
 _MOST_VALUES = 1_000_000  # of JSON: an empty list of two bytes takes 64 in memory
 
 
@@ -75,8 +77,11 @@ def json_object(body: bytes) -> dict[str, Any]:
     if sum(body.count(sign) for sign in (b",", b"[", b"{")) > _MOST_VALUES:
         raise ApiError(400, f"the body has more than {_MOST_VALUES:,} values; expected fewer")
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError) as error:  # also bytes that are not UTF-8
+        text = body.decode(json.detect_encoding(body))
+        found = json.loads(text)
+        if _SURROGATE.search(text):
+            json.dumps(found, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # also of Unicode
         raise ApiError(400, f"the body is not JSON ({error}); expected an object") from None
     if not isinstance(found, dict):
         raise ApiError(400, f"the body is a JSON {type(found).__name__}; expected an object")
