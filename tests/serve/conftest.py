@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import http.client
 import io
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -30,6 +33,8 @@ from lira_serve import server
 from lira_serve.app import create_app
 from lira_serve.engines import worker
 from lira_serve.settings import Settings
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `invented`
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "assets" / "sample.png"
@@ -65,6 +70,22 @@ class Served:
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=WAIT, **options)
+
+    def connect(self, **options: Any) -> socket.socket:
+        """A connection, for what no HTTP client sends."""
+        address = urlsplit(self.url)
+        return socket.create_connection((address.hostname, address.port), timeout=WAIT, **options)
+
+    def raw(self, request: bytes, method: str = "POST") -> tuple[int, bytes] | None:
+        """Send bytes; return the response's status and body, or None where there is none."""
+        with self.connect() as connection:
+            try:
+                connection.sendall(request)
+                response = http.client.HTTPResponse(connection, method=method)
+                response.begin()
+                return response.status, response.read()
+            except (ConnectionError, http.client.HTTPException):
+                return None
 
     def chat(self, text: str, picture: str | None = None, **fields: Any) -> dict[str, Any]:
         """Ask one question; return the response."""
@@ -185,6 +206,13 @@ def served(nano_settings: Settings) -> Iterator[Served]:
     """A server of lira-nano for all tests that leave it as it was."""
     with serving(nano_settings) as server:
         yield server
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[httpx.Client]:
+    """A client of it."""
+    with served.client() as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
