@@ -117,7 +117,7 @@ def _question(request: ChatRequest, text: str, info: ModelInfo) -> Question:
     options = request.lira
     most = request.max_completion_tokens or request.max_tokens
     try:
-        info.check_task(options.task)
+        info.check_task(options.task, "lira.task")
         return Question(
             question=text if options.task is None or text.strip() else None,
             task=options.task,

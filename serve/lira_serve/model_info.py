@@ -74,11 +74,11 @@ class ModelInfo:
                 code="model_not_found",
             )
 
-    def check_task(self, task: str | None) -> None:
-        """Raises ApiError (400) for a task that the bundle does not have."""
+    def check_task(self, task: str | None, param: str) -> None:
+        """Raises ApiError (400) for a task that the bundle does not have. param: the field that names it."""
         if task is not None and task not in self.tasks:
             raise ApiError(
                 400,
                 f"there is no task {task[:80]!r} here; expected one of {', '.join(sorted(self.tasks))}",
-                param="lira.task",
+                param=param,
             )
