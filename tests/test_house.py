@@ -134,7 +134,7 @@ def test_a_room_lists_its_files(room: str) -> None:
 
 
 def test_every_folder_of_code_is_a_room() -> None:
-    tops = ("engine", "export", "runtime", "benchmarks", "calib")
+    tops = ("engine", "export", "runtime", "benchmarks", "calib", "serve")
     folders = {
         path.parent.relative_to(ROOT).as_posix() for top in tops for path in (ROOT / top).rglob("*.py")
     }
