@@ -80,10 +80,14 @@ def is_public(address: str) -> bool:
         ip = ipaddress.ip_address(address)
     except ValueError:  # also one with a zone, which is local
         return False
-    if isinstance(ip, ipaddress.IPv6Address):
-        translated = ip in ipaddress.ip_network("64:ff9b::/96")
-        if translated or ip.ipv4_mapped or ip.sixtofour or ip.teredo or ip.is_site_local or ip.scope_id:
-            return False
+    if isinstance(ip, ipaddress.IPv6Address) and (
+        ip.ipv4_mapped  # from Python 3.13 on, is_global speaks of the address inside
+        or ip.sixtofour
+        or ip.teredo
+        or ip.is_site_local
+        or ip.scope_id
+    ):
+        return False
     return ip.is_global and not (
         ip.is_private
         or ip.is_multicast
@@ -125,7 +129,8 @@ async def fetch_picture_bytes(
             target = _parsed(url)
             for _ in range(1 + MOST_REDIRECTS):
                 addresses = await _checked(target, allowed, resolve, is_public)
-                context = context or await anyio.to_thread.run_sync(tls)  # reads files
+                if context is None:
+                    context = await anyio.to_thread.run_sync(tls)  # reads files
                 found = await _get(target, addresses, context, max_bytes)
                 if isinstance(found, bytes):
                     return found

@@ -61,9 +61,9 @@ class Site(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def pour(self, piece: bytes, pause: float) -> None:
-        """Write until the client goes away, at most 5,000 times."""
+        """Write until the client goes away, at most 500 times."""
         self.close_connection = True
-        for _ in range(5000):
+        for _ in range(500):
             try:
                 self.wfile.write(piece)
                 self.wfile.flush()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lira_serve import pictures
 from lira_serve.api_errors import ApiError
 from lira_serve.pictures import picture_digest, picture_of_bytes, picture_of_data_uri
 
@@ -101,9 +102,12 @@ def test_a_byte_more_than_the_limit_is_refused(spelling: str) -> None:
     assert caught.value.status == 413
 
 
-@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,", "data:image/png,"])
+@pytest.mark.parametrize(
+    "prefix", ["", "data:image/png;base64,", "data:image/png,", "data:image/png;base64,%"]
+)
 def test_a_long_text_is_refused_before_it_is_decoded(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base64, "b64decode", pytest.fail)
+    monkeypatch.setattr(pictures, "unquote_to_bytes", pytest.fail)
     with pytest.raises(ApiError) as caught:
         picture_of_data_uri(prefix + "A" * 8 * LIMIT, max_bytes=LIMIT)
     assert caught.value.status == 413
