@@ -126,7 +126,7 @@ def _about(number: int, picture: Picture, expressions: list[str], questions: lis
         "vqa": (Ask(questions[0], "vqa"),),
         "caption": (Ask("", "caption"),),
         "free": (free,),
-        "turns": (Ask("", "gcg"), Ask(questions[-1]), Ask(last, "refseg")),
+        "turns": (Ask(last, "refseg"), Ask("", "gcg"), Ask(thing, "refseg")),
         "segment": (Ask(thing, formats=formats),),
     }
     return [Conversation(kind, number, picture, asks) for kind, asks in asked.items()]
