@@ -35,10 +35,12 @@ def run(settings: Settings) -> None:
         async def close() -> None:
             await to_thread.run_sync(engines.close)
 
+        url = address(listener)
+
         def announce() -> None:
-            if engines.wait_until_warm():
+            if engines.wait_until_warm() and engines.ready:
                 name = f"{desk.info.name} ({settings.target} {settings.precision})"
-                out.print(f"{name} at {address(listener)}", soft_wrap=True)
+                out.print(f"{name} at {url}", soft_wrap=True)
 
         threading.Thread(target=announce, daemon=True).start()
         app = create_app(settings, engines, desk.info, close)
