@@ -131,7 +131,7 @@ class Worker(Generic[D, A]):
     @property
     def ready(self) -> bool:
         """Whether the warm-up answer was given, and questions are taken."""
-        return self._warm.is_set() and not self._draining
+        return self._warm.is_set() and not self._draining and self._failure is None
 
     def wait_until_warm(self) -> bool:
         """Wait for the warm-up answer. Returns False if the thread ended without it."""
