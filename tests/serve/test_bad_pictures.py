@@ -103,7 +103,7 @@ def test_ten_thousand_masks(nano_settings: Settings, serve: Any) -> None:
         serve.serving(nano_settings, lambda settings: worker(desk, settings)) as server,
         server.client() as client,
     ):
-        body = {"image": picture(), "text": "x", "formats": ["rle", "polygons", "png", "svg"]}
+        body = {"image": picture(), "text": "x", "formats": ["rle", "png", "polygons"]}
         masks = client.post("/v1/segment", json=body).json()["masks"]
         assert [mask["id"] for mask in masks] == list(range(10_000))
         assert {mask["area"] for mask in masks} == {1}

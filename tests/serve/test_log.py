@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from invented import Desk, asking, chat, head, picture, refused
+from invented import Desk, asking, chat, head, picture, refused, until
 
 from lira_serve.settings import Settings
 
@@ -51,6 +51,7 @@ def test_what_the_runtime_refuses_is_not_quoted_in_the_log(served: Any) -> None:
 def test_the_log_escapes_what_would_break_a_line(served: Any) -> None:
     before = len(served.log.getvalue().splitlines())
     assert served.raw(head("GET /%0a%1b[31m%e2%80%a8x HTTP/1.1", "Connection: close"))[0] == 404
+    until(lambda: len(served.log.getvalue().splitlines()) > before)
     (line,) = served.log.getvalue().splitlines()[before:]
     assert json.loads(line)["path"] == "/\n\x1b[31m\u2028x"
     assert line.isprintable() and line.isascii()
