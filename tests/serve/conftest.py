@@ -67,6 +67,7 @@ class Served:
     url: str
     log: io.StringIO = field(default_factory=io.StringIO)
     worker: Any = None
+    announced: str = ""  # by a process
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=WAIT, **options)
@@ -181,7 +182,7 @@ def process(bundle: Path, *options: str) -> Iterator[Served]:
         line = running.stdout.readline()
         address = re.search(r"http://\S+", line)
         assert address, (line, log.getvalue())
-        yield Served(address[0], log, running)
+        yield Served(address[0], log, running, line)
     finally:
         if running.poll() is None:
             running.send_signal(signal.SIGTERM)
@@ -251,7 +252,7 @@ def talk(served: Any, pictures: Iterator[Image.Image]) -> Callable[[], Talk]:
     return begin
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def serve() -> SimpleNamespace:
     """The functions above: test modules cannot import each other."""
     return SimpleNamespace(
