@@ -192,14 +192,15 @@ def test_two_conversations_that_begin_alike_are_told_apart(talk: Callable[[], An
     one = talk()
     one.ask("", task="gcg")
     other = one.another(one.messages)
-    one.ask("the house", task="refseg")  # its text is "", as that of many
-    other.ask(PENGUIN)
-    thirds = [one.ask("the fish", task="refseg"), other.ask("the fish", task="refseg")]
+    names = ("the house", "the yellow circle")
+    for talking, expression in zip((one, other), names, strict=True):
+        talking.ask(expression, task="refseg")  # the answer's text is "" to both
+    thirds = [talking.ask("the fish", task="refseg") for talking in (one, other)]
     assert [lira_of(third)["history"]["as_text"] for third in thirds] == [0, 0]
     scene = runtime.lira.look(one.image)
     first = scene.ask(task="gcg").turn
-    for third, options in zip(thirds, ({"task": "refseg", "expression": "the house"}, {}), strict=True):
-        second = scene.ask(None if options else PENGUIN, history=[first], **options).turn
+    for third, expression in zip(thirds, names, strict=True):
+        second = scene.ask(task="refseg", expression=expression, history=[first]).turn
         answer = scene.ask(task="refseg", expression="the fish", history=[first, second])
         assert third["usage"]["prompt_tokens"] == answer.timings.prompt_tokens
         assert said(third) == (answer.raw_text, [list(mask.box_xyxy or ()) for mask in answer.masks])
