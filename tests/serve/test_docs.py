@@ -1,7 +1,7 @@
 """docs/serve.md is true: its blocks are run in order against a real server, its tables are the code's.
 
-Of a block whose first line says that it needs a network only the options are checked. A block of text behind
-a block of commands is what these print.
+Of a block whose first line says that it needs a network, a GPU or Docker, or was not run, only the options are
+checked. A block of text behind a block of commands is what these print.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from lira_serve.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
-MARK = re.compile(r"# needs a network\b.*")
-NOT_RUN = ("nginx", "text")
+MARK = re.compile(r"# (needs (a network|a GPU|Docker)\b|not run\b)")
+NOT_RUN = ("nginx", "ini", "yaml", "text")
 ADDRESS = "http://127.0.0.1:8000"
 
 
@@ -71,7 +71,7 @@ def test_the_page_has_blocks() -> None:
     assert FIRST.text.startswith("lira-edge serve BUNDLE")
     assert len(RUN) >= 9 and sum(block.prints is not None for block in RUN) >= 6
     assert sum(block.language == "python" for block in RUN) == 1
-    assert {block.language for block in blocks()} <= {"", "python", "nginx"}
+    assert {block.language for block in blocks()} <= {"", "python", *NOT_RUN}
 
 
 @pytest.mark.parametrize("command", [line for block in BLOCKS for line in block.commands])
