@@ -111,4 +111,4 @@ def test_ten_thousand_masks(nano_settings: Settings, serve: Any) -> None:
         whole = client.post(CHAT, json=chat()).json()["choices"][0]["message"]["lira"]
         assert len(whole["masks"]) == 10_000
         stream = client.post(CHAT, json=chat(stream=True)).text
-        assert stream.count("event: lira.mask\n") == 10_000 and stream.endswith("data: [DONE]\n\n")
+        assert stream.count('"lira":{"type":"mask",') == 10_000 and stream.endswith("data: [DONE]\n\n")

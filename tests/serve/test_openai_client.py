@@ -214,8 +214,8 @@ def test_the_raw_response_has_headers(client: OpenAI, picture: dict[str, Any]) -
         assert streamed.headers["content-type"] == "text/event-stream; charset=utf-8"
         lines = list(streamed.iter_lines())
     assert [line for line in lines if line][-1] == "data: [DONE]"
-    named = [line for line in lines if line.startswith("event: ")]
-    assert named == ["event: lira.look", "event: lira.timings", "event: lira.finish"]
+    # Older clients than the installed one hand on a named event as another object than a chunk.
+    assert not [line for line in lines if not line.startswith("data: ") and line]
 
 
 # Errors

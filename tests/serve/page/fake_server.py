@@ -59,16 +59,19 @@ def rle(mask: np.ndarray) -> dict[str, Any]:
 
 
 def chunk(delta: dict[str, Any], lira: dict[str, Any] | None = None, finish: str | None = None) -> str:
-    """Return the lines of one chunk; events of LIRA have their name."""
+    """Return the lines of one chunk, with an event of LIRA or without."""
     body: dict[str, Any] = {
         "object": "chat.completion.chunk",
         "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
     }
-    name = ""
     if lira is not None:
         body["lira"] = lira
-        name = "" if lira["type"] == "text" else f"event: lira.{lira['type']}\n"
-    return f"{name}data: {json.dumps(body)}\n\n"
+    return f"data: {json.dumps(body)}\n\n"
+
+
+def has_event(kind: str, lines: str) -> bool:
+    """Whether a chunk has an event of this type."""
+    return f'"lira": {{"type": "{kind}"' in lines
 
 
 def grounded(

@@ -52,7 +52,7 @@ def test_a_question_is_answered_with_phrases_and_masks_where_their_runs_say(
 def test_masks_come_while_the_answer_runs_and_the_text_grows(fake, play, open_page, three):
     held = threading.Event()
     chunks = play.grounded(three)
-    second = [i for i, (_, lines) in enumerate(chunks) if lines.startswith("event: lira.phrase")][1]
+    second = [i for i, (_, lines) in enumerate(chunks) if play.has_event("phrase", lines)][1]
 
     def reply(body: dict[str, Any]) -> Any:
         return play.stream(chunks[: second + 1], until=held, rest=chunks[second + 1 :])
@@ -76,7 +76,7 @@ def test_masks_come_while_the_answer_runs_and_the_text_grows(fake, play, open_pa
 def test_a_mask_that_only_repeats_a_region_is_never_shown(fake, play, open_page, three):
     chunks = play.grounded(three, regions=True)
     held = threading.Event()
-    last = [i for i, (_, lines) in enumerate(chunks) if lines.startswith("event: lira.mask")][-1]
+    last = [i for i, (_, lines) in enumerate(chunks) if play.has_event("mask", lines)][-1]
     fake.reply = lambda body: play.stream(chunks[: last + 1], until=held, rest=chunks[last + 1 :])
     tab = open_page(fake.url)
     tab.take()
@@ -99,7 +99,7 @@ def test_a_mask_that_only_repeats_a_region_is_never_shown(fake, play, open_page,
 def test_the_region_is_framed_that_the_model_looks_at_again(fake, play, open_page, three):
     chunks = play.grounded(three, regions=True)
     held = threading.Event()
-    first = next(i for i, (_, lines) in enumerate(chunks) if lines.startswith("event: lira.region"))
+    first = next(i for i, (_, lines) in enumerate(chunks) if play.has_event("region", lines))
     fake.reply = lambda body: play.stream(chunks[: first + 1], until=held, rest=chunks[first + 1 :])
     tab = open_page(fake.url)
     tab.take()
