@@ -106,7 +106,7 @@ class Desk:
             "finish_reason": "stop",
             "logprobs": None,
             "usage": {"prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": self.steps},
-            "cache": {"scenes": 0, "bytes": 0},
+            "cache": {"scenes": 0, "bytes": 0, "evictions": 0},
         }
 
 
