@@ -215,16 +215,18 @@ def _refused(arguments: list[str], reason: str, capsys: pytest.CaptureFixture[st
 
 
 def test_an_engine_that_fails_in_an_answer_is_told_and_logged(nano_settings: Settings, serve: Any) -> None:
-    with serve.serving(nano_settings, lambda settings: worker(Desk(steps=5), settings)) as server:
-        with server.client() as client:
-            assert refused(client.post(CHAT, json=chat("fail")), 500)["type"] == "server_error"
-            text = client.post(CHAT, json=chat("fail", stream=True)).text
-            assert text.count('"step":') == 2
-            *_, name, data = text.rstrip().split("\n")
-            assert name == "event: error"
-            error = json.loads(data.removeprefix("data: "))["error"]
-            assert "log" in error["message"] and "broke" not in error["message"]
-            assert client.post(CHAT, json=chat()).status_code == 200
+    with (
+        serve.serving(nano_settings, lambda settings: worker(Desk(steps=5), settings)) as server,
+        server.client() as client,
+    ):
+        assert refused(client.post(CHAT, json=chat("fail")), 500)["type"] == "server_error"
+        text = client.post(CHAT, json=chat("fail", stream=True)).text
+        assert text.count('"step":') == 2
+        *_, name, data = text.rstrip().split("\n")
+        assert name == "event: error"
+        error = json.loads(data.removeprefix("data: "))["error"]
+        assert "log" in error["message"] and "broke" not in error["message"]
+        assert client.post(CHAT, json=chat()).status_code == 200
     lines = [json.loads(line) for line in server.log.getvalue().splitlines()]
     assert ["the engine broke" in line.get("trace", "") for line in lines] == [True, True, False]
 
