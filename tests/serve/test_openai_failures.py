@@ -78,6 +78,7 @@ def finish_of(content: str) -> Event:
         "masks": [],
         "finish_reason": "stop",
         "logprobs": None,
+        "timings": {},
         "usage": {"prompt_tokens": 3, "cached_tokens": 0, "completion_tokens": 50},
         "cache": {"scenes": 0, "bytes": 0, "evictions": 0},
     }
