@@ -137,7 +137,7 @@ def refused(response: Any, status: int = 400) -> dict[str, Any]:
     return error
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Wait for what happens soon."""
     end = time.monotonic() + seconds
     while not condition():

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,15 @@ class Process:
         found = re.search(r"http://\S+", self._out.readline())
         assert found is not None, self.errors
         return found[0]
+
+    def listens(self) -> bool:
+        """Whether it has its address, before it tells."""
+        sockets = set()
+        for entry in Path(f"/proc/{self._process.pid}/fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                sockets.add(os.readlink(entry))
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return any(row[3] == "0A" and f"socket:[{row[9]}]" in sockets for row in rows)
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -136,9 +145,7 @@ def _refuses(address: str) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_the_first_answer_ends_it(phase: str, number: signal.Signals) -> None:
     with running(**{phase: 2.0}) as process:
-        listening = re.compile(r":([0-9A-F]{4}) 00000000:0000 0A")  # of the process's namespace
-        before = set(listening.findall(Path("/proc/net/tcp").read_text()))
-        until(lambda: bool(set(listening.findall(Path("/proc/net/tcp").read_text())) - before))
+        until(process.listens)
         process.send(number)
         code = process.end()
         assert code == 130 if number == signal.SIGINT else code in (0, -signal.SIGTERM)
