@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from damage import TEXT, Damage
+from invented import until
 
 from lira_serve.settings import Settings
 
@@ -85,7 +86,7 @@ def test_damaged_requests_are_refused_and_nothing_else_changes(
         gc.collect()
         grown, left_open = resident() - memory, descriptors() - open_files
         after = server.chat(TEXT, lira={"task": "refseg"})
-        assert server.worker.waiting == server.worker.answering == 0
+        until(lambda: server.worker.waiting == server.worker.answering == 0)
     print(dict(counts), f"{grown / 2**20:.1f} MB and {left_open} descriptors more after two thirds")
     assert found == []
     lines = [json.loads(line) for line in server.log.getvalue().splitlines()]
