@@ -206,6 +206,20 @@ def test_two_conversations_that_begin_alike_are_told_apart(talk: Callable[[], An
         assert said(third) == (answer.raw_text, [list(mask.box_xyxy or ()) for mask in answer.masks])
 
 
+def test_a_turn_with_other_tiles_is_about_another_scene(talk: Callable[[], Any], runtime: Runtime) -> None:
+    """The history is the same, regions included; only its rows are in the other scene's cache."""
+    going = talk()
+    going.ask("", task="gcg")
+    found = going.ask("the fish", task="refseg", max_tiles=4)
+    assert lira_of(found)["scene"] == "new" and lira_of(found)["image"]["tiles"] == 5
+    assert lira_of(found)["history"] == {"turns": 1, "rows_kept": 0, "as_text": 0}
+    turn = runtime.lira.look(going.image).ask(task="gcg").turn
+    scene = runtime.lira.look(going.image, max_tiles=4)
+    answer = scene.ask(task="refseg", expression="the fish", history=[turn])
+    assert said(found) == (answer.raw_text, [list(mask.box_xyxy or ()) for mask in answer.masks])
+    assert found["usage"]["prompt_tokens"] == answer.timings.prompt_tokens
+
+
 def test_a_scene_that_was_dropped_in_between(
     serve: SimpleNamespace, nano_settings: Settings, talk: Callable[[], Any]
 ) -> None:
