@@ -39,6 +39,9 @@ class _Noted:
             self._over = True
             raise noted_error(error, self._notes, self._begun) from error
 
+    def hold(self) -> None:
+        self._answering.hold()
+
     def cancel(self) -> None:
         if not self._over:
             self._over = True
@@ -85,6 +88,7 @@ def noted(answering: Answering, request: Request, service: Service, asked: Asked
 
 async def finished(request: Request, answering: Answering) -> Event:
     """Return an answer's last event. Raises ApiError, and ClientLeft if the client goes away before."""
+    answering.hold()
     reading = asyncio.ensure_future(_last(answering))
     gone = asyncio.ensure_future(disconnected(request.receive))
     try:

@@ -48,6 +48,10 @@ class Answering(Protocol):
 
     def __aiter__(self) -> AsyncIterator[Event]: ...
 
+    def hold(self) -> None:
+        """Nobody wants events before the last one: they may all come together."""
+        ...
+
     def cancel(self) -> None:
         """Nobody wants the rest: whoever answers stops within one token."""
         ...

@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from functools import partial
 from typing import Generic, Protocol, TypeVar
@@ -40,7 +40,9 @@ class Job(Generic[A]):
         self._asked = asked
         self._on_cancel = on_cancel
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
+        self._made: deque[Event | BaseException | None] = deque()  # and not yet taken
+        self._arrived = asyncio.Event()
+        self._held = False
         self._submitted = time.perf_counter()
         self._over = False  # read and written by the event loop alone
         self.cancelled = False
@@ -54,12 +56,19 @@ class Job(Generic[A]):
         """Return the next event, or None after the last one. Raises what the work raised."""
         if self._over:
             return None
-        event = await self._events.get()
+        while not self._made:
+            self._arrived.clear()
+            await self._arrived.wait()
+        event = self._made.popleft()
         if event is None or isinstance(event, BaseException):
             self._over = True
         if isinstance(event, BaseException):
             raise event
         return event
+
+    def hold(self) -> None:
+        """Hand all events over together with the last one: to wake the event loop for each takes time."""
+        self._held = True
 
     def cancel(self) -> None:
         """Nobody wants the rest."""
@@ -86,8 +95,11 @@ class Job(Generic[A]):
 
     def put(self, event: Event | BaseException | None) -> None:
         """Hand an event, an error or the end (None) to the event loop. From any thread."""
+        self._made.append(event)
+        if self._held and isinstance(event, Mapping):
+            return
         with suppress(RuntimeError):  # the loop is closed: nobody listens
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+            self._loop.call_soon_threadsafe(self._arrived.set)
 
 
 class Worker(Generic[D, A]):

@@ -99,6 +99,31 @@ def test_events_come_while_the_answer_goes_on(desk: Desk) -> None:
     asyncio.run(ask())
 
 
+def test_held_events_come_together_with_the_last_one(desk: Desk) -> None:
+    async def ask() -> None:
+        worker = opened(desk)
+        worker.submit("before")
+        job = worker.submit("one")
+        job.hold()
+        first = asyncio.ensure_future(job.next())
+        await asyncio.sleep(0)  # it waits
+        desk.let(3 + 2)
+        await until(lambda: desk.began == ["before", "one"])
+        await asyncio.sleep(0.02)
+        assert not first.done()
+        desk.let(1)
+        event = await first
+        assert event is not None and event["type"] == "started"
+        assert await numbers(job) == [0, 1, 2]
+        bad = worker.submit("bad")
+        bad.hold()
+        desk.let(1)
+        with pytest.raises(ValueError, match="a bad question"):
+            await numbers(bad)
+
+    asyncio.run(ask())
+
+
 def test_more_than_may_wait_are_refused_with_a_time(desk: Desk) -> None:
     async def ask() -> None:
         worker = opened(desk, waiting=2)
