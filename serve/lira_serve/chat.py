@@ -31,7 +31,7 @@ async def chat(request: Request) -> Response | sse.EventStream:
     answering = noted(service.answerer.submit(asked), request, service, asked)
     reply = ChatReply(service.info.name)
     if wanted.stream:
-        with_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
+        with_usage = wanted.stream_options is not None and bool(wanted.stream_options.include_usage)
         chunks = _chunks(reply, answering, with_usage, request.scope[NOTES])
         return sse.EventStream(chunks, answering.cancel, service.settings.send_seconds)
     finish = await finished(request, answering)

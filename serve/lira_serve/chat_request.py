@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from lira_serve.api_errors import ApiError
 
@@ -34,7 +35,12 @@ class RefusalPart(_Part):
 
 Part = Annotated[TextPart | ImagePart | RefusalPart, Field(discriminator="type")]
 # Fail fast: a list of a million wrong items would make a million errors.
-Content = str | Annotated[list[Part], Field(fail_fast=True, max_length=1000)] | None
+Parts = Annotated[list[Part], Field(fail_fast=True, max_length=1000)]
+# By its kind, so that an error is about the part that is wrong.
+Content = Annotated[
+    Annotated[Parts, Tag("parts")] | Annotated[str | None, Tag("text")],
+    Discriminator(lambda value: "parts" if isinstance(value, list) else "text"),
+]
 
 
 class Message(_Part):
@@ -60,7 +66,7 @@ class Message(_Part):
 
 
 class StreamOptions(_Part):
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 Word = Annotated[str, Field(max_length=100)]
@@ -92,7 +98,12 @@ class ChatRequest(_Part):
     n: int | None = Field(default=None, ge=1, le=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=0)
-    lira: LiraOptions = LiraOptions()
+    lira: LiraOptions | None = None
+
+    @property
+    def options(self) -> LiraOptions:
+        """The field `lira`, or what it is where there is none."""
+        return self.lira or LiraOptions()
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -111,9 +122,20 @@ def parse(model: type[BaseModel], contents: dict[str, Any]) -> Any:
         return model.model_validate(contents)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        param = ".".join(str(part) for part in first["loc"]) or None
+        param = ".".join(map(str, _path(first["loc"], contents, first["type"] == "missing"))) or None
         given = f"; found {_shown(first['input'])}" if first["type"] != "missing" else ""
         raise ApiError(400, f"{param or 'the body'}: {first['msg']}{given}", param=param) from None
+
+
+def _path(place: tuple[int | str, ...], contents: object, missing: bool) -> Iterator[int | str]:
+    """Yield what leads to a wrong value: pydantic's place without the names of a union's members."""
+    for number, part in enumerate(place, 1):
+        in_object = isinstance(contents, dict) and part in contents
+        if in_object or (isinstance(contents, list) and isinstance(part, int)):
+            contents = contents[part]  # type: ignore[index]
+        elif not missing or number < len(place):
+            continue
+        yield part
 
 
 def _shown(value: object) -> str:

@@ -44,10 +44,10 @@ async def asked_of(request: ChatRequest, pictures: PictureSource, info: ModelInf
         digest=digest,
         question=_question(request, last, info),
         text=last,
-        max_tiles=request.lira.max_tiles,
+        max_tiles=request.options.max_tiles,
         history=tuple(Exchange(turn.text, turn.answer or "") for turn in turns[:-1]),
         system="\n".join(system) or None,
-        attributes=tuple(request.lira.attributes),
+        attributes=tuple(request.options.attributes),
         stop=request.stops,
         logprobs=bool(request.logprobs),
     )
@@ -114,8 +114,12 @@ def _several() -> ApiError:
 
 
 def _question(request: ChatRequest, text: str, info: ModelInfo) -> Question:
-    options = request.lira
+    options = request.options
     most = request.max_completion_tokens or request.max_tokens
+    if options.task is None and not text.strip():
+        raise ApiError(
+            400, "the last question has no text; expected some, or a task in lira.task", param="messages"
+        )
     try:
         info.check_task(options.task, "lira.task")
         return Question(

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from lira_runtime import Lira
+from lira_serve.api_errors import ApiError
+from lira_serve.chat_request import ChatRequest, parse
 
 FISH = "Is there a fish in the image? Please answer yes or no."
 STAR = "Is there an orange star in the image? Please answer yes or no."
@@ -120,3 +122,68 @@ def test_orders_that_are_no_conversation(served: Any, messages: list[Any], says:
     with served.client() as client:
         response = client.post("/v1/chat/completions", json={"messages": messages})
     assert response.status_code == 400 and says in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "where", "says"),
+    [
+        (5, "", "valid string"),
+        (["q"], ".0", "valid dictionary"),
+        ([{"type": "text", "text": "q"}, {"type": "input_audio"}], ".1", "'text', 'image_url'"),
+        ([{"type": "text"}], ".0.text", "required"),
+        ([{"type": "text", "text": 5}], ".0.text", "valid string"),
+        ([{"type": "image_url", "image_url": {"url": None}}], ".0.image_url.url", "valid string"),
+        ([{"type": "image_url", "image_url": 5}], ".0.image_url", "valid dictionary"),
+    ],
+)
+def test_an_error_is_about_the_part_that_is_wrong(content: object, where: str, says: str) -> None:
+    with pytest.raises(ApiError, match=says) as caught:
+        parse(ChatRequest, {"messages": [{"role": "user", "content": content}]})
+    assert caught.value.param == f"messages.0.content{where}"
+    assert caught.value.message.startswith(f"{caught.value.param}: ")
+
+
+@pytest.mark.parametrize("text", [None, "", " \n"])
+def test_a_picture_without_words_is_told_what_to_add(served: Any, serve: Any, text: str | None) -> None:
+    parts: list[Any] = [{"type": "image_url", "image_url": {"url": serve.data_uri()}}]
+    parts += [] if text is None else [{"type": "text", "text": text}]
+    with served.client() as client:
+        body = {"messages": [{"role": "user", "content": parts}]}
+        response = client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400 and "or a task in lira.task" in response.json()["error"]["message"]
+
+
+def test_what_other_clients_send_besides_is_taken(served: Any, serve: Any) -> None:
+    """As LangChain, LlamaIndex, the AI SDK, Open WebUI and openai's own packages do, empty or as defaults."""
+    extras: dict[str, Any] = {
+        "tools": [],
+        "tool_choice": "none",
+        "parallel_tool_calls": False,
+        "response_format": {"type": "text"},
+        "frequency_penalty": 0,
+        "presence_penalty": 0.0,
+        "logit_bias": {},
+        "metadata": {"a": "b"},
+        "store": False,
+        "reasoning_effort": "low",
+        "modalities": ["text"],
+        "user": "someone",
+        "n": None,
+        "stop": [],
+        "logprobs": None,
+        "top_logprobs": None,
+        "max_tokens": None,
+        "max_completion_tokens": 1_000_000,
+        "stream_options": {"include_usage": None},
+        "lira": None,
+    }
+    detailed = serve.question(FISH, serve.data_uri())
+    detailed["content"][0]["image_url"]["detail"] = "auto"
+    detailed["content"][1]["cache_control"] = {"type": "ephemeral"}
+    plain = served.chat(FISH)["choices"][0]["message"]["content"]
+    for stream in (False, None):
+        with served.client() as client:
+            body = {"messages": [{**detailed, "name": "me"}], "stream": stream, **extras}
+            response = client.post("/v1/chat/completions", json=body)
+        assert response.status_code == 200, response.text
+        assert response.json()["choices"][0]["message"]["content"] == plain
