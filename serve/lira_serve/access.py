@@ -1,7 +1,8 @@
 """Who may ask: API keys; without one, programs on this machine, but no page of another origin.
 
 A page in somebody's browser can send requests to 127.0.0.1. So without a key the Host header must name this
-machine (else a foreign name could be pointed at it), and an Origin header must be that of the same host.
+machine (else a foreign name could be pointed at it), and an Origin header must be that of the same host, or
+one that was allowed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from lira_serve.replies import error_response
 _OPEN = ("/health/live", "/health/ready")
 _GUARDED = ("/v1/", "/metrics")
 _LEAST_KEY = 16
+_PORTS = {"http": 80, "https": 443}
 
 
 def is_loopback(host: str) -> bool:
@@ -55,11 +57,28 @@ def read_keys(path: Path) -> tuple[str, ...]:
     return keys
 
 
+def check_origin(origin: str) -> None:
+    """Raises LiraError for what no browser sends as Origin."""
+    try:
+        parts = urlsplit(origin)
+        is_one = parts.scheme in _PORTS and origin == f"{parts.scheme}://{parts.netloc}".lower()
+        is_one = is_one and bool(parts.hostname) and "@" not in origin
+        is_one = is_one and parts.port != _PORTS[parts.scheme]
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise LiraError(
+            f"--allow-origin is {origin!r}; expected what a browser sends: scheme, host in small letters and "
+            "a port other than the scheme's own, such as https://chat.example.org or http://localhost:3000"
+        )
+
+
 class Access:
     """ASGI middleware that lets through what may ask."""
 
-    def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, keys: tuple[str, ...], origins: tuple[str, ...] = ()) -> None:
         self._app = app
+        self._origins = origins
         self._keys = [key.encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,10 +101,10 @@ class Access:
                 403, f"the Host header is {host[:80]!r}; expected this machine's loopback name or address"
             )
         origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != host:
+        if origin is not None and origin.partition("://")[2] != host and origin not in self._origins:
             raise ApiError(
                 403,
-                f"a page of {origin[:80]!r} asks; expected the server's own: start it with --api-key-file",
+                f"a page of {origin[:80]!r} asks; expected the server's own, or one of --allow-origin",
             )
 
     def _check_key(self, given: str) -> None:

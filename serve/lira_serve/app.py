@@ -11,6 +11,7 @@ from typing import TextIO
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
@@ -76,7 +77,8 @@ def create_app(
         routes=routes,
         middleware=[
             Middleware(RequestLog, metrics=service.metrics, paths=paths, out=log),
-            Middleware(Access, keys=settings.api_keys),
+            *_cors(settings.allowed_origins),  # before the keys: a browser asks without one first
+            Middleware(Access, keys=settings.api_keys, origins=settings.allowed_origins),
         ],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, ClientLeft: _client_left},
         lifespan=lifespan,
@@ -84,6 +86,21 @@ def create_app(
     app.router.redirect_slashes = False  # to an address of the client's own Host header
     app.state.service = service
     return app
+
+
+def _cors(origins: tuple[str, ...]) -> list[Middleware]:
+    """Return what lets other sites' pages ask (Fetch standard, CORS); nothing without such sites."""
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),  # openai's package has headers of its own
+            expose_headers=("retry-after", "x-request-id"),
+        )
+    ]
 
 
 async def _models(request: Request) -> Response:

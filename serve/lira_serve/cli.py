@@ -37,6 +37,12 @@ def serve(
         list[str] | None,
         typer.Option(metavar="HOST", help="Fetch pictures from this host. May be given several times."),
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN", help="Let this site's pages ask from a browser. May be given several times."
+        ),
+    ] = None,
     log_questions: Annotated[
         bool,
         typer.Option("--log-questions", help="Write questions, and the digests of pictures, into the log."),
@@ -49,12 +55,14 @@ def serve(
     """
     from lira_engine.targets import default_precision
     from lira_runtime.drafts import check_draft
-    from lira_serve.access import check_host, read_keys
+    from lira_serve.access import check_host, check_origin, read_keys
     from lira_serve.run import run
     from lira_serve.settings import Settings, bytes_of
 
     keys = () if api_key_file is None else read_keys(api_key_file)
     check_host(host, keys)
+    for origin in allow_origin or ():
+        check_origin(origin)
     run(
         Settings(
             bundle,
@@ -70,5 +78,6 @@ def serve(
             queue,
             tuple(allow_url or ()),
             log_questions,
+            tuple(allow_origin or ()),
         )
     )

@@ -28,6 +28,7 @@ class Settings:
     queue: int = 8  # questions that wait, beside the one that is answered
     allowed_hosts: tuple[str, ...] = ()  # from which pictures are fetched
     log_questions: bool = False
+    allowed_origins: tuple[str, ...] = ()  # whose pages may ask from a browser
     most_body: int = 32 << 20
     body_seconds: float = 30.0  # for a request's body to arrive
     send_seconds: float = 30.0  # for a client to take what is sent
