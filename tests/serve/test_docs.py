@@ -21,7 +21,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import typer
 
+from lira_serve import cli
 from lira_serve.chat_request import ChatRequest, LiraOptions
 from lira_serve.metrics import Metrics
 from lira_serve.segment import SegmentRequest
@@ -82,6 +84,14 @@ def test_options_of_a_command(command: str, check_options: Callable[[list[str]],
 def test_the_options_of_the_first_block_exist(check_options: Callable[[list[str]], None]) -> None:
     words = re.sub(r"[\[\]]", "", FIRST.text).replace("T ", "cpu ").replace("P ", "fp32 ")
     check_options(shlex.split(words))
+
+
+def test_every_option_is_on_the_page() -> None:
+    app = typer.Typer(add_completion=False)
+    app.command()(cli.serve)
+    options = [name for one in typer.main.get_command(app).params for name in one.opts if name[0] == "-"]
+    assert len(options) > 10
+    assert [name for name in options if name not in PAGE] == []
 
 
 # Blocks
