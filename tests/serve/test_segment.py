@@ -176,7 +176,7 @@ def test_max_tokens_may_leave_a_phrase_without_its_end(served: Any, serve: Simpl
         ({"task": "gcg", "text": "a fish"}, None, "has its own question"),
         ({"task": "segment"}, "task", "expected one of caption, gcg, refseg, vqa"),
         ({"formats": ["coco"]}, "formats.0", "'rle', 'polygons', 'png', 'svg' or 'label_studio'"),
-        ({"formats": "rle,gif"}, "formats.1", "'rle', 'polygons'"),
+        ({"formats": "rle,gif"}, "formats", "'rle', 'polygons'"),
         ({"tolerance": -1}, "tolerance", "greater than or equal to 0"),
         ({"tolerance": float("nan")}, "tolerance", "found nan"),
         ({"max_tiles": 13}, "max_tiles", "less than or equal to 12"),
