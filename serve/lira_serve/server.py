@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lira_engine.errors import LiraError
-from lira_serve.api_errors import busy
+from lira_serve.api_errors import ApiError, busy
 from lira_serve.replies import error_response
 from lira_serve.settings import Settings
 
@@ -126,9 +126,14 @@ def _protocol(settings: Settings) -> type[H11Protocol]:
         def send_400_response(self, msg: str) -> None:
             # uvicorn would send it in the middle of a response, and let the application answer after it.
             if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                super().send_400_response(msg)
-            else:
-                self.transport.close()
+                told = error_response(ApiError(400, "the request is not HTTP/1.1 as RFC 9112 has it"))
+                to_head = self.conn.our_state is h11.SEND_RESPONSE and self.scope["method"] == "HEAD"
+                headers = [*told.raw_headers, (b"connection", b"close")]
+                response = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+                body = h11.Data(data=b"" if to_head else bytes(told.body))
+                for event in (response, body, h11.EndOfMessage()):
+                    self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
             if self.cycle is not None:
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()

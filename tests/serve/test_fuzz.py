@@ -27,8 +27,7 @@ def wrong(path: str, answer: tuple[int, bytes]) -> str | None:
     status, body = answer
     if status >= 500 and status != 503:
         return "an error of the server"
-    plain = body == b"Invalid HTTP request received."  # of h11: it is no request at all
-    if not path.startswith("/v1/") or status < 400 or plain or not body:
+    if not path.startswith("/v1/") or status < 400 or not body:
         return None
     error = json.loads(body)["error"]
     if set(error) != {"message", "type", "param", "code"}:
