@@ -131,8 +131,9 @@ def _path(place: tuple[int | str, ...], contents: object, missing: bool) -> Iter
     """Yield what leads to a wrong value: pydantic's place without the names of a union's members."""
     for number, part in enumerate(place, 1):
         in_object = isinstance(contents, dict) and part in contents
-        if in_object or (isinstance(contents, list) and isinstance(part, int)):
-            contents = contents[part]  # type: ignore[index]
+        if in_object or isinstance(part, int):
+            # A form's list is one text.
+            contents = None if isinstance(contents, str) else contents[part]  # type: ignore[index]
         elif not missing or number < len(place):
             continue
         yield part
