@@ -121,7 +121,7 @@ def _question(request: ChatRequest, text: str, info: ModelInfo) -> Question:
             400, "the last question has no text; expected some, or a task in lira.task", param="messages"
         )
     try:
-        info.check_task(options.task, "lira.task")
+        info.check_task(options.task, text, "lira.task", "messages")
         return Question(
             question=text if options.task is None or text.strip() else None,
             task=options.task,

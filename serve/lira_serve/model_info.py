@@ -74,11 +74,22 @@ class ModelInfo:
                 code="model_not_found",
             )
 
-    def check_task(self, task: str | None, param: str) -> None:
-        """Raises ApiError (400) for a task that the bundle does not have. param: the field that names it."""
-        if task is not None and task not in self.tasks:
+    def check_task(self, task: str | None, text: str, task_field: str, text_field: str) -> None:
+        """Raises ApiError (400) for a task that the bundle does not have, and for a text too few or too many.
+
+        task_field, text_field: the request's fields that have them.
+        """
+        if task is None:
+            return
+        if task not in self.tasks:
             raise ApiError(
                 400,
                 f"there is no task {task[:80]!r} here; expected one of {', '.join(sorted(self.tasks))}",
-                param=param,
+                param=task_field,
             )
+        if self.tasks[task]["needs_text"] == bool(text.strip()):
+            return
+        found = (
+            "has its own question; found a text: leave it out" if text.strip() else "needs a text; found none"
+        )
+        raise ApiError(400, f"task {task} {found}", param=text_field)

@@ -55,7 +55,7 @@ async def segment(request: Request) -> Response:
     service.answerer.check_room()
     wanted, (image, digest) = await _read(request, service)
     service.info.check_name(wanted.model)
-    service.info.check_task(wanted.task, "task")
+    service.info.check_task(wanted.task, wanted.text, "task", "text")
     service.info.check_length(len(wanted.text))
     try:
         question = Question(

@@ -237,3 +237,17 @@ def test_a_scene_that_was_dropped_in_between(
         assert [one["as_text"] for one in histories] == [0] * 3
         assert lira_of(found[2])["timings"]["regions"]  # encoded again
         assert len(small.worker._desk.scenes) == 0
+
+
+def test_an_answer_that_a_stop_text_ended_is_read_as_the_client_saw_it(
+    talk: Callable[[], Any], runtime: Runtime, served: Any
+) -> None:
+    """The model read the stop text's own tokens too, which are no part of the answer."""
+    going = talk()
+    first = served.chat("", going.picture, stop=" fish", lira={"task": "gcg"})["choices"][0]["message"]
+    assert first["content"].endswith(" a") and "[SEG]" in first["lira"]["raw_text"]
+    asked = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": going.picture}}]}
+    found = going.post([asked, first, {"role": "user", "content": FISH}])
+    assert lira_of(found)["history"]["as_text"] == 1
+    answer = runtime.lira.look(going.image).ask(FISH, history=[Turn("", first["content"])])
+    assert found["choices"][0]["message"]["content"] == answer.text
