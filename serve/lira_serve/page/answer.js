@@ -25,6 +25,7 @@ export class Answer {
     this.usage = null;
     this.finish = null; // the last event
     this.first = null; // seconds until the first token
+    this.whole = null; // until the answer was complete
     this._named = false; // whether a phrase has just closed whose mask a region took
     this._repeats = new Set(); // steps of the [SEG]s behind such phrases: their masks repeat the region's
   }
@@ -80,7 +81,10 @@ export class Answer {
     else if (event.type === "region") this.regions.push(event);
     else if (event.type === "phrase") this._addPhrase(event);
     else if (event.type === "look") this.look = event;
-    else if (event.type === "timings") this.timings = event;
+    else if (event.type === "timings") {
+      this.timings = event;
+      this.whole = event.t;
+    }
     else if (event.type === "finish") this._finish(event);
     return event.type;
   }

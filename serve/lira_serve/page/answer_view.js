@@ -257,7 +257,7 @@ function figures(answer) {
   if (speed > 0 && tokens.length > 1) rows.push([rate(speed), "tok/s", "decoding"]);
   if (timings) rows.push([rate(timings.end_to_end_tokens_per_second), "tok/s", "end to end"]);
   rows.push([String(timings?.new_tokens ?? tokens.length), "", "tokens"]);
-  if (timings) rows.push([...split(timings.total), "total"]);
+  if (timings) rows.push([...split(answer.whole), "total"]);
   return rows;
 }
 

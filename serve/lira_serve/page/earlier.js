@@ -13,7 +13,7 @@ export function drawEarlier(answers, current, onChoose) {
       return disc;
     });
     const turn = answer.messages.length > 1 ? element("span", { class: "turn", text: "↳", title: "follows up" }) : "";
-    const total = answer.timings ? seconds(answer.timings.total) : answer.running ? "…" : answer.state;
+    const total = answer.timings ? seconds(answer.whole) : answer.running ? "…" : answer.state;
     const button = element(
       "button", { type: "button", class: "earlier-row" },
       element("span", { class: "task", text: answer.asked.label }),

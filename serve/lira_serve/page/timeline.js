@@ -119,7 +119,7 @@ export function timelineText(answer) {
     `${timings.new_tokens} tokens`,
     timings.masks?.length && `${timings.masks.length} masks in ${seconds(sum(timings.masks))}`,
     timings.regions?.length && `${timings.regions.length} regions in ${seconds(sum(timings.regions))}`,
-    `${seconds(timings.total)} in all`,
+    `${seconds(answer.whole)} in all`,
   ];
   return `Timeline: ${parts.filter(Boolean).join(", ")}.`;
 }

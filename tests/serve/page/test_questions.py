@@ -36,7 +36,8 @@ def test_a_picture_can_be_dropped_and_pasted(fake, open_page, picture):
 def test_attributes_options_and_the_timeline(fake, play, open_page, three):
     words = [{"word": "orange", "probability": 0.886}, {"word": "red", "probability": 0.114}]
     ranked = [{"mask": 0, "words": words}]
-    fake.reply = lambda body: play.stream(play.grounded(three, attributes=ranked))
+    chunks = play.grounded(three, attributes=ranked)
+    fake.reply = lambda body: play.stream(chunks)
     tab = open_page(fake.url)
     tab.take()
     tab.fill("#words", "orange, red")
@@ -51,7 +52,14 @@ def test_attributes_options_and_the_timeline(fake, play, open_page, three):
     widths = [box["width"] for box in (one.bounding_box() for one in tab.locator(".bar-fill").all())]
     assert widths[0] / widths[1] == pytest.approx(0.886 / 0.114, rel=0.05)
     assert "first token after 200 ms" in tab.inner_text("#timeline-words")
-    assert "50.0tok/s" in tab.inner_text("#rates").replace("\n", "")
+    rates = tab.inner_text("#rates").replace("\n", "")
+    assert "50.0tok/s" in rates
+    # What the person waited, as for the first token: not the engines' part of it.
+    waited = next(
+        json.loads(lines[6:])["lira"]["t"] for _, lines in chunks if play.has_event("timings", lines)
+    )
+    assert waited > 0.2 and f"total{waited * 1000:.0f}ms" in rates
+    assert f"{waited * 1000:.0f} ms in all" in tab.inner_text("#timeline-words")
 
 
 def test_earlier_questions_come_back_and_a_question_may_follow_up(
