@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -31,6 +33,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host.strip("[]"), port), family=family, backlog=512)
     except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: a name with an empty label
         reason = getattr(error, "strerror", None) or str(error)
+        if getattr(error, "errno", None) in errno.errorcode:
+            reason = os.strerror(error.errno)  # Python's own text has the address once more
         raise LiraError(
             f"cannot listen at {host}:{port} ({reason}): choose another --host or --port"
         ) from None
