@@ -22,6 +22,7 @@ class SceneCache:
         self._lira = lira
         self._most_bytes = most_bytes
         self._scenes: OrderedDict[str, Scene] = OrderedDict()  # the least recently used first
+        self._sizes: dict[str, int] = {}  # bytes of each, as it was left
         self._largest = 0  # bytes of a scene without its picture, so far
         self._evictions = 0
 
@@ -40,18 +41,19 @@ class SceneCache:
         self._evict(self._most_bytes - self._largest - _picture_bytes(image))
         scene = self._lira.look(image, max_tiles=max_tiles)
         self._scenes[key] = scene
+        self._weigh(key)
         return scene, False
 
     def settle(self) -> None:
-        """Keep within the limit. To be called after an answer: scenes grow with their first question."""
-        sizes = [scene.nbytes - _picture_bytes(scene.image) for scene in self._scenes.values()]
-        self._largest = max([self._largest, *sizes])
+        """Keep within the limit. To be called after an answer: the scene that was asked has grown."""
+        if self._scenes:
+            self._weigh(next(reversed(self._scenes)))
         self._evict(self._most_bytes)
 
     @property
     def nbytes(self) -> int:
         """Bytes that the scenes take."""
-        return sum(scene.nbytes for scene in self._scenes.values())
+        return sum(self._sizes.values())
 
     def __len__(self) -> int:
         return len(self._scenes)
@@ -64,13 +66,22 @@ class SceneCache:
     def clear(self) -> None:
         """Forget all scenes."""
         while self._scenes:
-            self._scenes.popitem()[1].close()
+            self._forget_oldest()
+
+    def _weigh(self, key: str) -> None:
+        scene = self._scenes[key]
+        self._sizes[key] = scene.nbytes
+        self._largest = max(self._largest, scene.nbytes - _picture_bytes(scene.image))
 
     def _evict(self, most_bytes: int) -> None:
         while self._scenes and self.nbytes > most_bytes:
-            _, scene = self._scenes.popitem(last=False)
-            scene.close()
+            self._forget_oldest()
             self._evictions += 1
+
+    def _forget_oldest(self) -> None:
+        key, scene = self._scenes.popitem(last=False)
+        del self._sizes[key]
+        scene.close()
 
 
 def _picture_bytes(image: Image) -> int:

@@ -43,6 +43,21 @@ def look_and_ask(cache: SceneCache, image: Image.Image) -> tuple[Scene, bool]:
     return scene, kept
 
 
+def test_an_answer_weighs_its_own_scene_alone(lira: Lira, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With thousands of scenes, all of them would take longer than the answer."""
+    cache = SceneCache(lira, 1 << 30)
+    for number in range(5):
+        look_and_ask(cache, square(RED, number))
+    weighed: list[Scene] = []
+    size = Scene.nbytes.fget
+    assert size is not None
+    monkeypatch.setattr(Scene, "nbytes", property(lambda scene: weighed.append(scene) or size(scene)))
+    scene, was_kept = look_and_ask(cache, square(RED, 0))
+    assert was_kept and set(weighed) == {scene}
+    assert cache.nbytes == sum(size(one) for one in cache._scenes.values())
+    cache.clear()
+
+
 @pytest.fixture(scope="module")
 def scene_bytes(lira: Lira) -> int:
     """What a scene of these pictures takes after a first question."""
