@@ -22,7 +22,7 @@ from lira_engine.system.text import json_text
 from lira_runtime.lira import Lira
 
 RECORD, PAGE = "serving.json", "serving.md"
-_PLAIN_SHARE = 0.15  # of the load's seconds
+_PLAIN_SHARE = 0.1  # of the load's seconds
 
 
 def benchmark(

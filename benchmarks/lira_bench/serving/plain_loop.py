@@ -33,6 +33,7 @@ class PlainLoop:
         """Return an answer and its masks, each with what the server tells about it."""
         scene = self._scenes.pop(picture, None)
         if scene is None:
+            self._make_room()
             scene = self._lira.look(open_image(picture.data), max_tiles=picture.max_tiles)
         self._scenes[picture] = scene
         answer = scene.ask(_question(ask, history))
@@ -40,9 +41,11 @@ class PlainLoop:
             {"id": number, "box": mask.box_xyxy, "score": mask.score, "rle": rle.encode(mask.binary)}
             for number, mask in enumerate(answer.masks)
         ]
+        return answer, masks
+
+    def _make_room(self) -> None:
         while sum(kept.nbytes for kept in self._scenes.values()) > self._most_bytes:
             self._scenes.popitem(last=False)[1].close()
-        return answer, masks
 
     def run(self, asked: Sequence[Conversation], seconds: float, seed: int) -> tuple[int, int, float]:
         """Ask for some seconds; return the numbers of answers and of tokens, and the seconds that it took."""
