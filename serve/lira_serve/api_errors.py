@@ -21,13 +21,16 @@ class ApiError(Exception):
         code: str | None = None,
         retry_after: int | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(status, message, type, param, code, retry_after)  # so it can be pickled
         self.status = status
         self.message = message
         self.type = type
         self.param = param
         self.code = code
         self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return self.message
 
     def body(self) -> dict[str, Any]:
         """Return OpenAI's error object."""
