@@ -65,6 +65,8 @@ class _Noted:
         match event["type"]:
             case "started":
                 self._notes["queue"] = round(event["queue"], 4)
+                if "replica" in event:
+                    self._notes["replica"] = event["replica"]
             case "look":
                 self._notes["scene"] = event["scene"]
             case "text" if event["step"] == 0:

@@ -47,15 +47,27 @@ def serve(
         bool,
         typer.Option("--log-questions", help="Write questions, and the digests of pictures, into the log."),
     ] = False,
+    on_ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Answer with replicas on Ray Serve: on the cluster of RAY_ADDRESS, else on this machine.",
+        ),
+    ] = False,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Of --ray; one for each machine if not given.")
+    ] = None,
 ) -> None:
     """Serve a bundle: a page, OpenAI's chat completions with masks, and segmentation.
 
     Opens the engines once, prints the address when a first answer has warmed them up, and ends at SIGTERM
     when the running answer is finished.
     """
+    from lira_engine.errors import LiraError
     from lira_engine.targets import default_precision
     from lira_runtime.drafts import check_draft
     from lira_serve.access import check_host, check_origin, read_keys
+    from lira_serve.on_ray.run import run_on_ray
     from lira_serve.run import run
     from lira_serve.settings import Settings, bytes_of
 
@@ -63,21 +75,25 @@ def serve(
     check_host(host, keys)
     for origin in allow_origin or ():
         check_origin(origin)
-    run(
-        Settings(
-            bundle,
-            target,
-            precision or default_precision(target),
-            threads,
-            unverified,
-            check_draft(draft),
-            host,
-            port,
-            keys,
-            bytes_of("--scene-cache", scene_cache),
-            queue,
-            tuple(allow_url or ()),
-            log_questions,
-            tuple(allow_origin or ()),
-        )
+    settings = Settings(
+        bundle,
+        target,
+        precision or default_precision(target),
+        threads,
+        unverified,
+        check_draft(draft),
+        host,
+        port,
+        keys,
+        bytes_of("--scene-cache", scene_cache),
+        queue,
+        tuple(allow_url or ()),
+        log_questions,
+        tuple(allow_origin or ()),
     )
+    if on_ray:
+        run_on_ray(settings, replicas)
+    elif replicas is not None:
+        raise LiraError(f"--replicas {replicas} is given without --ray; expected both, or neither")
+    else:
+        run(settings)
