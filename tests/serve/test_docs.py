@@ -1,7 +1,7 @@
 """docs/serve.md is true: its blocks are run in order against a real server, its tables are the code's.
 
-Of a block whose first line says that it needs a network, a GPU or Docker, or was not run, only the options
-are checked. A block of text behind a block of commands is what these print.
+Of a block whose first line says that it needs a network, a GPU or Docker, was not run or is run by another test,
+only the options are checked. A block of text behind a block of commands is what these print.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lira_serve.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
-MARK = re.compile(r"# (needs (a network|a GPU|Docker)\b|not run\b)")
+MARK = re.compile(r"# (needs (a network|a GPU|Docker)\b|not run\b|tests/\S+ runs this)")
 NOT_RUN = ("nginx", "ini", "yaml", "text")
 ADDRESS = "http://127.0.0.1:8000"
 
