@@ -1,7 +1,7 @@
 """docs/serve.md is true: its blocks are run in order against a real server, its tables are the code's.
 
-Of a block whose first line says that it needs a network, a GPU or Docker, was not run or is run by another test,
-only the options are checked. A block of text behind a block of commands is what these print.
+Of a block whose first line says that it needs a network, a GPU or Docker, was not run, or is run by another
+test, only the options are checked. A block of text behind a block of commands is what these print.
 """
 
 from __future__ import annotations
