@@ -31,7 +31,7 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host.strip("[]"), port), family=family, backlog=512)
-    except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: a name with an empty label
+    except (OSError, OverflowError, TypeError) as error:  # TypeError: a name that IDNA does not have
         reason = getattr(error, "strerror", None) or str(error)
         if getattr(error, "errno", None) in errno.errorcode:
             reason = os.strerror(error.errno)  # Python's own text has the address once more

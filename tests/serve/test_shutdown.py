@@ -67,6 +67,10 @@ class Process:
         self._reader.join(WAIT)
         return code
 
+    def rest(self) -> str:
+        """Standard output, as far as it was not read."""
+        return self._out.read()
+
     def lines(self) -> list[str]:
         """Standard error without the log."""
         return [line for line in self.errors if not line.startswith("{")]
@@ -149,6 +153,7 @@ def test_a_signal_before_the_first_answer_ends_it(phase: str, number: signal.Sig
         process.send(number)
         code = process.end()
         assert code == 130 if number == signal.SIGINT else code in (0, -signal.SIGTERM)
+        assert process.rest() == ""  # no address
         assert process.lines() == (["interrupted\n"] if number == signal.SIGINT else [])
 
 
@@ -171,6 +176,7 @@ REFUSED = [
     (["--host", "127.0.0.9", "--port", "TAKEN"], "cannot listen at 127.0.0.9"),
     (["--host", "a" * 70 + ".example", "--api-key-file", "KEYS"], "cannot listen at"),
     (["--host", "a..b", "--api-key-file", "KEYS"], "cannot listen at"),
+    (["--host", "é" * 100, "--api-key-file", "KEYS"], "cannot listen at"),
     (["--host", "192.0.2.1", "--api-key-file", "KEYS"], "cannot listen at"),
     (["--api-key-file", "nothing"], "nothing cannot be read"),
     (["--api-key-file", "."], "cannot be read"),
