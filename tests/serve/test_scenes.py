@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +58,20 @@ def test_an_answer_weighs_its_own_scene_alone(lira: Lira, monkeypatch: pytest.Mo
     assert was_kept and set(weighed) == {scene}
     assert cache.nbytes == sum(size(one) for one in cache._scenes.values())
     cache.clear()
+
+
+def test_a_scene_that_made_room_takes_no_memory(lira: Lira) -> None:
+    """Its picture too, and without waiting for Python's collector."""
+    cache = SceneCache(lira, 1 << 30)
+    scene, _ = look_and_ask(cache, square(RED))
+    seen = weakref.ref(scene)
+    del scene
+    gc.disable()
+    try:
+        cache.clear()
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(scope="module")
