@@ -10,9 +10,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -27,7 +27,6 @@ from PIL import Image
 from lira_engine.errors import LiraError
 from lira_runtime import Lira
 from lira_runtime.rle import encode
-from lira_serve import cli
 from lira_serve.answering import answer
 from lira_serve.asked import Asked, Event
 from lira_serve.desk import Desk
@@ -360,55 +359,3 @@ def test_why_a_replica_does_not_start_is_told(cluster: Cluster, nano_bundle: Pat
         deployed(settings, 1, worker),
     ):
         pass
-
-
-def test_the_command_serves_this_machine_alone_and_leaves_nothing(nano: Path, serve: SimpleNamespace) -> None:
-    """From its one line to its end by SIGTERM."""
-    with serve.process(nano, "--ray", "--replicas", "2", "--threads", "1") as served:
-        processes = family(served.worker.pid)
-        assert served.chat(**STAR)["choices"][0]["message"]["lira"]["masks"]
-        with served.client() as client:
-            assert client.get("/health/ready").status_code == 200
-        open_to_all = {processes[pid] for pid, host in listeners(processes) if not loopback(host)}
-        # A port of each replica, at which Ray Serve refuses calls without the cluster's token.
-        assert all(name.startswith("ray::ServeReplica") for name in open_to_all), open_to_all
-    assert served.worker.returncode == 0
-    until(lambda: not [pid for pid in processes if Path(f"/proc/{pid}").exists()], "processes are left")
-    assert [json.loads(line)["status"] for line in served.log.getvalue().splitlines()] == [200, 200]
-
-
-def family(parent: int) -> dict[int, str]:
-    """A process and its descendants, by their ids: their command lines."""
-    found = {}
-    waiting = [parent]
-    while waiting:
-        pid = waiting.pop()
-        found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            waiting += map(int, (task / "children").read_text().split())
-    return found
-
-
-def listeners(pids: Iterable[int]) -> Iterator[tuple[int, str]]:
-    """The processes that listen to TCP, with the address as the kernel writes it."""
-    listening = {}
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A":
-                listening[f"socket:[{fields[9]}]"] = fields[1].partition(":")[0]
-    for pid in pids:
-        for file in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(OSError):  # closed meanwhile
-                if (name := os.readlink(file)) in listening:
-                    yield pid, listening[name]
-
-
-def loopback(address: str) -> bool:
-    """Whether an address of the kernel's tables is 127.0.0.1, ::ffff:127.0.0.1 or ::1."""
-    return address.endswith("0100007F") or address == "0" * 24 + "01000000"
-
-
-def test_replicas_without_ray_are_refused(nano: Path) -> None:
-    with pytest.raises(LiraError, match="--replicas 2 is given without --ray"):
-        cli.serve(nano, replicas=2, on_ray=False)
