@@ -34,7 +34,7 @@ def run_on_ray(settings: Settings, replicas: int | None) -> None:
             stack.enter_context(joined())
             found = stack.enter_context(deployed(settings, replicas, worker))
         answerer = ReplicasAnswerer(found.ask, found.live, settings.queue)
-        name = f"{found.info.name} ({settings.target} {settings.precision}), {found.live()} replicas,"
+        name = f"{found.info.name} ({settings.target} {settings.precision}, replicas: {found.live()})"
         out.print(f"{name} at {address(listener)}", soft_wrap=True)
         app = create_app(settings, answerer, found.info, close)
         serve(app, listener, settings, answerer.drain, lambda: False)
