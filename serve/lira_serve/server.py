@@ -33,7 +33,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host.strip("[]"), port), family=family, backlog=512)
     except (OSError, OverflowError, TypeError) as error:  # TypeError: a name that IDNA does not have
         reason = getattr(error, "strerror", None) or str(error)
-        if getattr(error, "errno", None) in errno.errorcode:
+        if isinstance(error, OSError) and error.errno and error.errno in errno.errorcode:
             reason = os.strerror(error.errno)  # Python's own text has the address once more
         raise LiraError(
             f"cannot listen at {host}:{port} ({reason}): choose another --host or --port"
