@@ -121,10 +121,13 @@ def parse(model: type[BaseModel], contents: dict[str, Any]) -> Any:
     try:
         return model.model_validate(contents)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
+        first = error.errors(include_url=False)[0]
         param = ".".join(map(str, _path(first["loc"], contents, first["type"] == "missing"))) or None
-        given = f"; found {_shown(first['input'])}" if first["type"] != "missing" else ""
-        raise ApiError(400, f"{param or 'the body'}: {first['msg']}{given}", param=param) from None
+        said, found = first["msg"], first["input"]
+        if first["type"] == "union_tag_invalid":  # pydantic's text has the tag, however long it is
+            said, found = f"Type should be one of {first['ctx']['expected_tags']}", first["ctx"]["tag"]
+        given = f"; found {_shown(found)}" if first["type"] != "missing" else ""
+        raise ApiError(400, f"{param or 'the body'}: {said}{given}", param=param) from None
 
 
 def _path(place: tuple[int | str, ...], contents: object, missing: bool) -> Iterator[int | str]:

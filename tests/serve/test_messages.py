@@ -143,6 +143,13 @@ def test_an_error_is_about_the_part_that_is_wrong(content: object, where: str, s
     assert caught.value.message.startswith(f"{caught.value.param}: ")
 
 
+def test_an_error_does_not_repeat_a_type_of_any_length() -> None:
+    parts = [{"type": "a\nb" * 1000}]
+    with pytest.raises(ApiError, match="one of 'text', 'image_url', 'refusal'; found 'a") as caught:
+        parse(ChatRequest, {"messages": [{"role": "user", "content": parts}]})
+    assert len(caught.value.message) < 250 and "\n" not in caught.value.message
+
+
 @pytest.mark.parametrize("text", [None, "", " \n"])
 def test_a_picture_without_words_is_told_what_to_add(served: Any, serve: Any, text: str | None) -> None:
     parts: list[Any] = [{"type": "image_url", "image_url": {"url": serve.data_uri()}}]
