@@ -127,7 +127,8 @@ def parse(model: type[BaseModel], contents: dict[str, Any]) -> Any:
         if first["type"] == "union_tag_invalid":  # pydantic's text has the tag, however long it is
             said, found = f"Type should be one of {first['ctx']['expected_tags']}", first["ctx"]["tag"]
         given = f"; found {_shown(found)}" if first["type"] != "missing" else ""
-        raise ApiError(400, f"{param or 'the body'}: {said}{given}", param=param) from None
+        reason = " ".join(said.split())[:200]  # it may quote what the client made up
+        raise ApiError(400, f"{param or 'the body'}: {reason}{given}", param=param) from None
 
 
 def _path(place: tuple[int | str, ...], contents: object, missing: bool) -> Iterator[int | str]:

@@ -20,6 +20,7 @@ WRONG = [
     ("messages", [{"role": "user", "content": "x"}] * 1001),
     ("messages", [{"role": "user", "content": [{"type": "text"}]}]),
     ("messages", [{"role": "user", "content": [{"type": "video", "url": "x"}]}]),
+    ("messages", [{"role": "user", "content": [{"type": "a\nb" * 1000}]}]),
     ("messages", [{"role": "tool", "content": "x"}]),
     ("messages", [{"role": "assistant", "content": "x"}]),
     ("messages", [{"role": "user", "content": "no picture"}]),
