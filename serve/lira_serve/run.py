@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+from types import FrameType
 
 from anyio import to_thread
 
 from lira_engine.errors import LiraError
 from lira_engine.system.terminal import plain_console, status, warn
+from lira_engine.targets import TARGETS
 from lira_serve.access_log import log_failure
 from lira_serve.app import create_app
 from lira_serve.engines import worker
@@ -25,10 +28,14 @@ def run(settings: Settings) -> None:
     """
     AllowedHosts.of(settings.allowed_hosts)  # before the engines are opened for nothing
     out = plain_console()
-    share_one_heap()
     engines = worker(settings)
+    signal.signal(signal.SIGTERM, _end)  # until the server has a handler of its own
     with listen(settings.host, settings.port) as listener:
         with status(out, "opening the engines"):
+            target = TARGETS.get(settings.target)
+            if target is None or not target.on_gpu:  # a GPU's belong to the thread that opens them
+                engines.open()  # in the main thread, where large pages cost no time
+            share_one_heap()
             desk = engines.start()
         warn(desk.lira.engines.remark)
 
@@ -51,3 +58,8 @@ def run(settings: Settings) -> None:
             f"the engines' thread ended ({type(engines.failure).__name__}: {engines.failure}): the line "
             "above has its trace"
         ) from engines.failure
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End at SIGTERM, also as a container's first process, which signals without a handler do not reach."""
+    raise SystemExit(0)

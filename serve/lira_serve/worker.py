@@ -128,8 +128,13 @@ class Worker(Generic[D, A]):
         self._seconds = 1.0  # of an answer, on average
         self._thread = threading.Thread(target=self._live, name="lira", daemon=True)
 
+    def open(self) -> None:
+        """Open the engines already, in the calling thread. Raises what opening raises."""
+        self._desk = self._open_desk()
+
     def start(self) -> D:
-        """Open the engines, and then answer. Raises what opening raises; the warm-up runs on afterwards.
+        """Open the engines, unless they are open, and then answer. Raises what opening raises; the warm-up
+        runs on afterwards.
 
         Returns what the thread owns, whose constants alone may be read by others.
         """
@@ -218,12 +223,15 @@ class Worker(Generic[D, A]):
             self._waiting.remove(job)
 
     def _live(self) -> None:
-        try:
-            self._desk = desk = self._open_desk()
-        except BaseException as error:
-            self._failure = error
-            self._opened.set()
-            return
+        if self._desk is None:
+            try:
+                self.open()
+            except BaseException as error:
+                self._failure = error
+                self._opened.set()
+                return
+        assert self._desk is not None
+        desk = self._desk
         self._opened.set()
         try:
             self._warm_up(desk)
