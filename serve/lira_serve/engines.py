@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from PIL import Image
 
 from lira_runtime.prompts import Question
@@ -25,4 +27,12 @@ def warm_up(desk: Desk) -> None:
 
 def worker(settings: Settings) -> Worker[Desk, Asked]:
     """Return the thread that will own a bundle. `start` opens it."""
-    return Worker(lambda: Desk(settings), warm_up, answer, settings.queue)
+    return Worker(
+        lambda: Desk(settings), warm_up, answer, settings.queue, picture_bytes, settings.most_pictures
+    )
+
+
+def picture_bytes(asked: Sequence[Asked]) -> int:
+    """Return what the pictures of questions take, each once."""
+    pictures = {one.digest: one.image for one in asked}
+    return sum(4 * image.width * image.height for image in pictures.values())  # Pillow keeps RGB in four

@@ -30,6 +30,7 @@ class Settings:
     log_questions: bool = False
     allowed_origins: tuple[str, ...] = ()  # whose pages may ask from a browser
     most_body: int = 32 << 20
+    most_pictures: int = 512 << 20  # of questions that wait, decoded; a single one may be larger
     body_seconds: float = 30.0  # for a request's body to arrive
     send_seconds: float = 30.0  # for a client to take what is sent
     header_seconds: float = 10.0  # for a request's headers to arrive

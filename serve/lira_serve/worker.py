@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from typing import Generic, Protocol, TypeVar
@@ -37,7 +37,7 @@ class Job(Generic[A]):
     """A question on its way. Iterate over it for its events; `cancel` frees its place within one event."""
 
     def __init__(self, asked: A, on_cancel: Callable[[Job[A]], None]) -> None:
-        self._asked = asked
+        self.asked = asked
         self._on_cancel = on_cancel
         self._loop = asyncio.get_running_loop()
         self._made: deque[Event | BaseException | None] = deque()  # and not yet taken
@@ -79,7 +79,7 @@ class Job(Generic[A]):
         """Answer, in the worker's thread."""
         self.put({"type": "started", "queue": self.age})
         try:
-            with closing(answer(self._asked)) as events:  # type: ignore[type-var]
+            with closing(answer(self.asked)) as events:  # type: ignore[type-var]
                 for event in events:
                     self.put({**event, "t": self.age})
                     if self.cancelled:
@@ -111,12 +111,19 @@ class Worker(Generic[D, A]):
         warm_up: Callable[[D], None],
         answer: Answer[D, A],
         most_waiting: int,
+        weigh: Callable[[Sequence[A]], int] = lambda asked: 0,
+        most_weight: int = 0,
     ) -> None:
-        """The three functions run in the thread; `answer` yields events, each with a `type`."""
+        """The first three functions run in the thread; `answer` yields events, each with a `type`.
+
+        At most `most_waiting` questions wait, and several only if they weigh at most `most_weight` together.
+        """
         self._open_desk = open_desk
         self._warm_up = warm_up
         self._answer = answer
         self._most_waiting = most_waiting
+        self._weigh = weigh
+        self._most_weight = most_weight
         self._waiting: deque[Job[A]] = deque()
         self._changed = threading.Condition()
         self._opened = threading.Event()
@@ -182,19 +189,23 @@ class Worker(Generic[D, A]):
             raise busy("the engines are warming up: ask again in a moment", 1)
         # A question is waiting only until the thread takes it: with an idle thread there is always room.
         if len(self._waiting) >= self._most_waiting + (self._running is None):
-            wait = max(1, math.ceil(self._seconds * (len(self._waiting) + 1)))
-            raise busy(
-                f"{len(self._waiting)} questions wait, as many as may (--queue): ask again later", wait
-            )
+            raise self._busy(f"{len(self._waiting)} questions wait, as many as may (--queue)")
 
     def submit(self, asked: A) -> Job[A]:
         """Queue a question. Raises ApiError (503) if too many wait."""
         with self._changed:
             self.check_room()
             job = Job(asked, self._forget)
+            waiting = [one.asked for one in (*self._waiting, job)]
+            if self._waiting and self._weigh(waiting) > self._most_weight:
+                raise self._busy("the pictures of the questions that wait are as large as they may be")
             self._waiting.append(job)
             self._changed.notify()
         return job
+
+    def _busy(self, reason: str) -> ApiError:
+        wait = max(1, math.ceil(self._seconds * (len(self._waiting) + 1)))
+        return busy(f"{reason}: ask again later", wait)
 
     def drain(self) -> None:
         """Take no more questions, and refuse those that wait; the running answer goes on. From a signal

@@ -9,8 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from lira_runtime.prompts import Question
 from lira_serve.api_errors import ApiError
+from lira_serve.asked import Asked
+from lira_serve.engines import picture_bytes
 from lira_serve.worker import Worker
 
 WAIT = 10.0
@@ -139,6 +143,22 @@ def test_more_than_may_wait_are_refused_with_a_time(desk: Desk) -> None:
     asyncio.run(ask())
 
 
+def test_questions_that_weigh_too_much_together_are_refused(desk: Desk) -> None:
+    async def ask() -> None:
+        worker = Worker(lambda: desk, lambda desk: None, Desk.answer, 5, lambda all: len("".join(all)), 10)
+        worker.start()
+        assert worker.wait_until_warm()
+        worker.submit("running, and long")
+        await until(lambda: worker.answering == 1)
+        worker.submit("alone it may be heavy").cancel()
+        worker.submit("four"), worker.submit("sixsix")
+        with pytest.raises(ApiError, match="pictures") as refused:
+            worker.submit("x")
+        assert refused.value.status == 503 and worker.waiting == 2
+
+    asyncio.run(ask())
+
+
 def test_no_place_to_wait_still_leaves_an_idle_thread_its_question(desk: Desk) -> None:
     async def ask() -> None:
         worker = opened(desk, waiting=0)
@@ -231,3 +251,12 @@ def test_a_failed_warm_up_is_told(desk: Desk) -> None:
     assert not worker.wait_until_warm()
     assert isinstance(worker.failure, MemoryError)
     assert desk.closed and not worker.ready
+
+
+def test_a_picture_that_is_asked_about_twice_weighs_once() -> None:
+    small, large = Image.new("RGB", (10, 5)), Image.new("RGB", (100, 50))
+    asked = [
+        Asked(image, digest, Question("x"), "x")
+        for image, digest in ((small, "a"), (large, "b"), (small, "a"))
+    ]
+    assert picture_bytes(asked) == 4 * (10 * 5 + 100 * 50)
