@@ -100,13 +100,15 @@ class _Answering:
         content = self._stops.cut(found.text)
         timings = found.timings.as_dict()
         yield {"type": "timings", **timings}
+        turn = None
         if content == found.text:  # else the turn has rows that the client never saw
-            self._desk.turns.remember(self._asked, content, found.turn)
+            turn = self._desk.turns.remember(self._asked, content, found.turn)
         self._desk.scenes.settle()
         yield {
             "type": "finish",
             "content": content,
             "raw_text": found.raw_text,
+            "turn": turn,
             "phrases": [
                 _phrase(phrase, None if phrase.mask is None else found.masks.index(phrase.mask))
                 for phrase in found.phrases

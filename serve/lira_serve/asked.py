@@ -16,10 +16,14 @@ Event = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Exchange:
-    """An earlier question and its answer, as the client sent them."""
+    """An earlier question and its answer, as the client sent them.
+
+    turn: the name that the answer came with (`lira.turn`), if the client sent that too.
+    """
 
     question: str
     answer: str
+    turn: str | None = None
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,18 @@ Content = Annotated[
 ]
 
 
+class MessageLira(_Part):
+    """The field `lira` of an answer that a client sends back."""
+
+    turn: str | None = Field(default=None, max_length=100)
+
+
 class Message(_Part):
     """One message. `content` may be null in an assistant's message without text."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content = None
+    lira: MessageLira | None = None
 
     @property
     def text(self) -> str:

@@ -23,6 +23,7 @@ class _Turn:
 
     said: list[str] = field(default_factory=list)
     answer: str | None = None
+    name: str | None = None
 
     @property
     def text(self) -> str:
@@ -45,7 +46,7 @@ async def asked_of(request: ChatRequest, pictures: PictureSource, info: ModelInf
         question=_question(request, last, info),
         text=last,
         max_tiles=request.options.max_tiles,
-        history=tuple(Exchange(turn.text, turn.answer or "") for turn in turns[:-1]),
+        history=tuple(Exchange(turn.text, turn.answer or "", turn.name) for turn in turns[:-1]),
         system="\n".join(system) or None,
         attributes=tuple(request.options.attributes),
         stop=request.stops,
@@ -81,6 +82,7 @@ def _read(messages: list[Message]) -> tuple[list[_Turn], list[str], list[str]]:
             )
         else:
             turns[-1].answer = message.text
+            turns[-1].name = message.lira.turn if message.lira else None
     if not turns or turns[-1].answer is not None:
         raise ApiError(
             400, "the last message is not a user's; expected a question at the end", param="messages"

@@ -95,6 +95,7 @@ class Desk:
             "type": "finish",
             "content": self.text * self.steps,
             "raw_text": "",
+            "turn": None,
             "phrases": [{"text": f"<p> {n}", "start": 0, "end": 1, "mask": n} for n in range(self.masks)],
             "masks": masks,
             "regions": [],

@@ -13,6 +13,7 @@ import pytest
 from lira_runtime import Lira
 from lira_runtime.prompts import Prompt, Question
 from lira_runtime.turns import Region, Turn
+from lira_serve.asked import Asked
 from lira_serve.settings import Settings
 
 FISH = "Is there a fish in the image? Please answer yes or no."
@@ -251,3 +252,21 @@ def test_an_answer_that_a_stop_text_ended_is_read_as_the_client_saw_it(
     assert lira_of(found)["history"]["as_text"] == 1
     answer = runtime.lira.look(going.image).ask(FISH, history=[Turn("", first["content"])])
     assert found["choices"][0]["message"]["content"] == answer.text
+
+
+def test_a_description_and_a_caption_in_the_same_words_are_told_apart(
+    talk: Callable[[], Any], served: Any
+) -> None:
+    """Both questions have no text of their own, and here the same answer, with regions and without."""
+    going = talk()
+    masked = served.chat("", going.picture, lira={"task": "gcg"})["choices"][0]["message"]
+    served.worker._desk.turns.remember(  # as if a caption had said it
+        Asked(going.image, masked["lira"]["image"]["sha256"], Question(None, "caption"), ""),
+        masked["content"],
+        Turn("Provide a short description of this image.", masked["content"]),
+    )
+    asked = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": going.picture}}]}
+    follow = {"role": "user", "content": FISH}
+    bare = {"role": "assistant", "content": masked["content"]}
+    rows = [going.post([asked, said, follow])["usage"]["prompt_tokens"] for said in (masked, bare)]
+    assert rows[0] - rows[1] > 4 * REGION

@@ -53,8 +53,13 @@ def test_an_answer_under_another_system_text_is_another_answer(talk: Callable[[]
     going = talk()
     going.ask(FISH)
     system = {"role": "system", "content": "You are a pirate."}
-    found = going.post([system, *going.messages, {"role": "user", "content": STAR}])
+    answer = going.messages[-1]
+    bare = {"role": "assistant", "content": answer["content"]}
+    follow = {"role": "user", "content": STAR}
+    found = going.post([system, going.messages[0], bare, follow])
     assert lira_of(found)["history"]["as_text"] == 1
+    named = going.post([system, *going.messages, follow])  # by `lira.turn`: these very tokens
+    assert lira_of(named)["history"]["as_text"] == 0
 
 
 def test_messages_of_the_user_in_a_row_are_one_turn(talk: Callable[[], Any], lira: Lira) -> None:

@@ -52,7 +52,7 @@ def test_a_changed_turn_makes_those_behind_it_unknown() -> None:
 
 
 def test_the_least_recently_used_goes_first() -> None:
-    memory = TurnMemory(most_bytes=5000)
+    memory = TurnMemory(most_bytes=10_000)
     turn = Turn("q", (Region((10, 10), "0" * 1500),))
     asked = [replace(ASKED, digest=str(number) * 64) for number in range(3)]
     for one in asked[:2]:
@@ -61,7 +61,7 @@ def test_the_least_recently_used_goes_first() -> None:
     assert memory.history(follow[0])[1] == 0  # used again
     memory.remember(asked[2], "a ball", turn)
     assert [memory.history(one)[1] for one in follow] == [0, 1, 0]
-    assert 4000 < memory.nbytes <= 5000
+    assert 8000 < memory.nbytes <= 10_000
 
 
 def test_remembering_again_counts_once() -> None:
@@ -71,3 +71,29 @@ def test_remembering_again_counts_once() -> None:
     once = memory.nbytes
     memory.remember(replace(ASKED, digest="b" * 64), "a ball", FIRST)
     assert memory.nbytes == 2 * once
+
+
+def test_answers_in_the_same_words_are_told_apart_by_their_names() -> None:
+    memory = TurnMemory()
+    masked = Turn("Describe it with masks.", (7, Region((4, 4), "8"), 8))
+    plain = Turn("Describe it.", (7, 8))
+    names = [memory.remember(ASKED, "a ball", turn) for turn in (masked, plain)]
+    assert memory.history(LATER) == ((plain,), 0)  # the last one
+    for name, turn in zip(names, (masked, plain), strict=True):
+        named = replace(LATER, history=(Exchange("what?", "a ball", name),))
+        assert memory.history(named) == ((turn,), 0)
+
+
+def test_a_name_is_no_way_to_another_picture() -> None:
+    memory = TurnMemory()
+    name = memory.remember(ASKED, "a ball", FIRST)
+    other = replace(LATER, digest="b" * 64, history=(Exchange("what?", "a ball", name),))
+    assert memory.history(other)[1] == 1
+
+
+def test_an_unknown_name_leaves_what_was_said() -> None:
+    memory = TurnMemory()
+    memory.remember(ASKED, "a ball", FIRST)
+    for name in ("turn-0", "", "a" * 64):
+        named = replace(LATER, history=(Exchange("what?", "a ball", name),))
+        assert memory.history(named) == ((FIRST,), 0)

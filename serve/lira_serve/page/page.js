@@ -89,7 +89,7 @@ function question(asked, retries = 0) {
 // The messages up to this question: those of the answer on show, if this one follows up on it.
 function conversation(asked) {
   if (asked.followUp && current?.state === "done") {
-    const said = { role: "assistant", content: current.text };
+    const said = { role: "assistant", content: current.text, lira: { turn: current.finish.turn } };
     return [...current.messages, said, { role: "user", content: asked.text }];
   }
   const parts = [{ type: "image_url", image_url: { url: picture.uri } }];

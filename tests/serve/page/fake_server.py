@@ -154,7 +154,7 @@ def grounded(
         "end_to_end_tokens_per_second": step / t,
     }  # fmt: skip
     final = {
-        "type": "finish", "t": t, "raw_text": text, "phrases": phrases,
+        "type": "finish", "t": t, "raw_text": text, "turn": "turn-0", "phrases": phrases,
         "masks": [{key: one[key] for key in ("id", "box", "score")} for one in masks], "regions": areas,
         "attributes": attributes or [], "timings": timings, "scene": "new", "finish_reason": "stop",
         "image": {"width": 640, "height": 640, "tiles": 1, "sha256": "0" * 64},
