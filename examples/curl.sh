@@ -5,8 +5,8 @@
 #
 # With --api-key-file: LIRA_API_KEY=KEY examples/curl.sh ...
 set -euo pipefail
-url=$1
-picture=$2
+url=${1:?usage: curl.sh URL PICTURE}
+picture=${2:?usage: curl.sh URL PICTURE}
 
 ask() {
   curl --fail-with-body --silent --show-error ${LIRA_API_KEY:+--header "Authorization: Bearer $LIRA_API_KEY"} "$@"

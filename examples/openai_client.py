@@ -80,4 +80,6 @@ def data_uri(picture: str) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: openai_client.py URL PICTURE")
     main(*sys.argv[1:])
