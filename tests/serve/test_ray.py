@@ -51,7 +51,7 @@ def gated(folder: Path) -> Callable[[Settings], Worker[Desk, Asked]]:
     class Noting(Worker[Desk, Asked]):
         def _forget(self, job: Job[Asked]) -> None:
             super()._forget(job)
-            (folder / f"left-{job._asked.question.seed}").touch()
+            (folder / f"left-{job.asked.question.seed}").touch()
 
     def waiting(desk: Desk, asked: Asked) -> Iterator[Any]:
         seed, tokens = asked.question.seed, 0

@@ -59,6 +59,14 @@ class Tab:
             })"""
         )
 
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what masks are decoded or drawn for."""
+        for _ in range(500):
+            if condition():
+                return
+            self.wait_for_timeout(10)
+        raise AssertionError("it did not come about in 5 s")
+
     def pixel(self, x: float, y: float) -> list[int]:
         """Return RGBA of what is drawn over pixel (x, y) of the picture."""
         found: list[int] = self.evaluate(
