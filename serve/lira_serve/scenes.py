@@ -79,9 +79,10 @@ class SceneCache:
             self._evictions += 1
 
     def _forget_oldest(self) -> None:
-        key, scene = self._scenes.popitem(last=False)
+        # Its last reference. `Scene.close` would also give free memory back to the system, which the next
+        # scene then faults in anew: some milliseconds for each new picture.
+        key, _ = self._scenes.popitem(last=False)
         del self._sizes[key]
-        scene.close()
 
 
 def _picture_bytes(image: Image) -> int:

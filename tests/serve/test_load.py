@@ -15,7 +15,7 @@ from lira_bench.serving.request import Request
 from lira_nano.dataset import write_dataset
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-GROWTH = 60.0  # MiB
+GROWTH = 30.0  # MiB
 
 # Goes wrong after the questions that were asked alone: each answer leaks, every third has another text, and
 # every fifth fails.
@@ -63,7 +63,7 @@ def test_answers_are_right_and_memory_is_flat_with_many_clients(nano: Path, tmp_
     )
     record = benchmark(request)
     found = record["load"]
-    # Memory goes up and down by some 25 MiB: in a few seconds that may be growth.
+    # A run of 60 s allows 20 MiB; in a few seconds single pictures count.
     assert [name for name in failed({"load": found}) if not name.startswith("memory")] == [], found[
         "differences"
     ]
@@ -88,4 +88,5 @@ def test_a_server_that_leaks_errs_and_fails_is_found_out(nano: Path, tmp_path: P
     told = "an error in the server: its log says more"
     assert record["errors"].keys() <= {f"500: {told}", told}  # whole, in a stream
     assert sum(record["errors"].values()) == record["tracebacks"] > 0
-    assert all(name.endswith(": text") for name in record["differences"])
+    # A turn behind a wrong text may differ in anything.
+    assert any(name.endswith(": text") for name in record["differences"])

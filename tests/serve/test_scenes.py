@@ -105,15 +105,6 @@ def test_the_least_recently_used_goes_first(lira: Lira, scene_bytes: int) -> Non
     assert (len(cache), cache.nbytes, cache.evictions) == (0, 0, 1)
 
 
-def test_a_dropped_scene_is_freed_at_once(lira: Lira, scene_bytes: int) -> None:
-    cache = SceneCache(lira, scene_bytes + 1000)
-    first, _ = look_and_ask(cache, square(RED, 1))
-    look_and_ask(cache, square(RED, 2))
-    with pytest.raises(Exception, match="scene was closed"):
-        first.ask(task="caption")
-    cache.clear()
-
-
 @pytest.mark.parametrize("scenes", [1, 2.5])
 def test_the_limit_also_holds_while_a_scene_is_made(
     lira: Lira, scene_bytes: int, scenes: float, monkeypatch: pytest.MonkeyPatch
