@@ -31,7 +31,7 @@ from lira_serve.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
-MARK = re.compile(r"# (needs (a network|a GPU|Docker)\b|not run\b|tests/\S+ runs this)")
+MARK = re.compile(r"# (needs (a network|a GPU|Docker)\b|not run\b|takes \d+ minutes|tests/\S+ runs this)")
 NOT_RUN = ("nginx", "ini", "yaml", "text")
 ADDRESS = "http://127.0.0.1:8000"
 
