@@ -9,7 +9,7 @@ import typer
 
 from lira_bench.json_output import JsonOption
 from lira_bench.speed.request import Request
-from lira_engine.cli_options import DraftOption, MaxTilesOption, PrecisionOption, TargetOption
+from lira_engine.cli_options import DraftOption, MaxTilesOption, PrecisionOption, TargetOption, ThreadsOption
 
 
 def bench(
@@ -31,7 +31,7 @@ def bench(
     max_tiles: MaxTilesOption = Request.max_tiles,
     target: TargetOption = Request.target,
     precision: PrecisionOption = Request.precision,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = Request.threads,
+    threads: ThreadsOption = Request.threads,
     forced: Annotated[
         bool, typer.Option("--forced", help="Give the answer's tokens (always so with synthetic weights).")
     ] = Request.forced,

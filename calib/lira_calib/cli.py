@@ -11,7 +11,7 @@ import typer
 
 from lira_bench.json_output import JsonOption
 from lira_calib.request import INT4, LLM, SENSITIVITY, VISION, Request
-from lira_engine.cli_options import BundleArgument
+from lira_engine.cli_options import BundleArgument, ThreadsOption
 
 if TYPE_CHECKING:
     from lira_calib.calibrate import Progress
@@ -74,7 +74,7 @@ def calibrate(
     chart: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw what each unit alone does: .png or .svg.")
     ] = Request.chart,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = Request.threads,
+    threads: ThreadsOption = Request.threads,
     json: JsonOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a recipe, and start anew instead of going on.")

@@ -31,6 +31,13 @@ PrecisionOption = Annotated[
         help=f"Precision of the engines; mixed if a recipe made them. Default: {_default_precisions()}."
     ),
 ]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
+UnverifiedOption = Annotated[
+    bool,
+    typer.Option(
+        "--unverified", help="Run GPU engines that `lira-edge verify` did not check on this machine."
+    ),
+]
 DraftOption = Annotated[
     str,
     typer.Option(

@@ -14,6 +14,8 @@ from lira_engine.cli_options import (
     MaxTilesOption,
     PrecisionOption,
     TargetOption,
+    ThreadsOption,
+    UnverifiedOption,
 )
 from lira_engine.system.terminal import plain_console, print_tables, status, warn
 
@@ -38,13 +40,8 @@ def run(
     max_tiles: MaxTilesOption = None,
     target: TargetOption = "cpu",
     precision: PrecisionOption = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
-    unverified: Annotated[
-        bool,
-        typer.Option(
-            "--unverified", help="Run GPU engines that `lira-edge verify` did not check on this machine."
-        ),
-    ] = False,
+    threads: ThreadsOption = None,
+    unverified: UnverifiedOption = False,
     draft: DraftOption = "auto",
     overlay: Annotated[Path | None, typer.Option(metavar="PNG", help="Write a picture here.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answer here.")] = None,
@@ -97,7 +94,7 @@ def verify(
     bundle: BundleArgument,
     target: BuiltTargetOption = "cpu",
     precision: PrecisionOption = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Check built engines on this machine's device: check vectors, and one short answer.
 

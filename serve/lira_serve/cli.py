@@ -7,20 +7,22 @@ from typing import Annotated
 
 import typer
 
-from lira_engine.cli_options import BundleArgument, DraftOption, PrecisionOption, TargetOption
+from lira_engine.cli_options import (
+    BundleArgument,
+    DraftOption,
+    PrecisionOption,
+    TargetOption,
+    ThreadsOption,
+    UnverifiedOption,
+)
 
 
 def serve(
     bundle: BundleArgument,
     target: TargetOption = "cpu",
     precision: PrecisionOption = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engines.")] = None,
-    unverified: Annotated[
-        bool,
-        typer.Option(
-            "--unverified", help="Run GPU engines that `lira-edge verify` did not check on this machine."
-        ),
-    ] = False,
+    threads: ThreadsOption = None,
+    unverified: UnverifiedOption = False,
     draft: DraftOption = "auto",
     host: Annotated[
         str, typer.Option(help="Address to listen at. Any but a loopback one needs --api-key-file.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lira_bench.serving.request import Request
-from lira_engine.cli_options import BundleArgument
+from lira_engine.cli_options import BundleArgument, ThreadsOption
 
 
 def serving(
@@ -27,7 +27,7 @@ def serving(
     ] = Request.rounds,
     target: Annotated[str, typer.Option(help="Engines.")] = Request.target,
     precision: Annotated[str, typer.Option(help="Of the engines.")] = Request.precision,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = Request.threads,
+    threads: ThreadsOption = Request.threads,
     scene_cache: Annotated[
         int, typer.Option(min=0, metavar="MIB", help="Of the server under load.")
     ] = Request.scene_cache,
