@@ -29,6 +29,14 @@ INVENTED = Path(__file__).with_name("invented.py")
 WAIT = 60
 
 
+@pytest.fixture(autouse=True)
+def _not_ignored() -> Iterator[None]:
+    """Enable Ctrl-C: background jobs of a script ignore it, and so do their children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Process:
     """`lira-edge serve` with invented answers."""
 
