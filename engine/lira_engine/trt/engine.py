@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lira_engine.cuda.driver import Driver, Stream
 from lira_engine.errors import LiraError
-from lira_engine.trt.driver import Driver, Stream
 from lira_engine.trt.flavour import Flavour
 from lira_engine.trt.kernel_cache import KernelCache
 from lira_engine.trt.log import error_log

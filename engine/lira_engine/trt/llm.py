@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lira_engine.bundle.manifest import ModelSpec
+from lira_engine.cuda.driver import Buffer
 from lira_engine.engines.llm_tensors import cache_output, is_cache_input
 from lira_engine.engines.runner import Closing, CountedRows, KvCache, LlmOutput, check_embeddings, check_room
 from lira_engine.errors import Closed
-from lira_engine.trt.driver import Buffer
 from lira_engine.trt.engine import TrtContext, TrtEngine
 from lira_engine.trt.profiles import ASKED_ROWS, PREFILL_ROWS
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from lira_engine.bundle.manifest import Manifest, TensorSpec
+from lira_engine.cuda.driver import Driver
 from lira_engine.engines.llm_tensors import cache_output, is_cache, is_cache_input
 from lira_engine.errors import LiraError
-from lira_engine.trt.driver import Driver
 from lira_engine.trt.engine import EngineTensor, TrtEngine
 from lira_engine.trt.flavour import Flavour
 from lira_engine.trt.llm import TrtLlm

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lira_engine.bundle.manifest import StageSpec, TensorSpec
+from lira_engine.cuda.driver import Buffer, Driver, Event, Stream
 from lira_engine.engines.runner import Feeds, Stage, check_feeds, host_array
 from lira_engine.errors import Closed
-from lira_engine.trt.driver import Buffer, Driver, Event, Stream
 from lira_engine.trt.engine import TrtContext, TrtEngine
 
 

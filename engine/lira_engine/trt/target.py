@@ -102,11 +102,11 @@ class NativeTarget(Target):
     def opener(
         self, bundle: Bundle, precision: str, options: Mapping[str, Any], threads: int | None
     ) -> Opener:
-        from lira_engine.trt.driver import open_driver
+        from lira_engine.cuda.opening import open_driver
         from lira_engine.trt.opening import TrtOpener
         from lira_engine.trt.plugins import load_plugins
 
-        flavour, driver = load_flavour(self.name), open_driver(self.name)
+        flavour, driver = load_flavour(self.name), open_driver()
         # Without the build's options: another GPU may need other ones.
         mend = f"run `{self.build_command(bundle.path, precision)} --force` on this machine"
         if options.get("sampling") == "plugin":

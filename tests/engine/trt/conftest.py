@@ -16,7 +16,7 @@ import pytest
 
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import Manifest, StageSpec, TensorSpec
-from lira_engine.trt.driver import open_driver
+from lira_engine.cuda.opening import open_driver
 from lira_engine.trt.flavour import Flavour, load_flavour
 from lira_engine.trt.llm import TrtLlm
 from lira_engine.trt.opening import TrtOpener
@@ -63,7 +63,7 @@ class Installed:
         monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
         monkeypatch.setitem(sys.modules, "pycuda.driver", cuda.pycuda_driver(self.gpu))
         self.flavour: Flavour = load_flavour(self.target)
-        self.driver = open_driver(self.target)
+        self.driver = open_driver()
         self.misuse = cuda.Misuse
 
     @property

@@ -166,7 +166,7 @@ class Allocation:
 
 
 def pycuda_driver(gpu: Gpu) -> ModuleType:
-    """Return a module with what `lira_engine.trt.driver` uses of `pycuda.driver`, for `gpu`."""
+    """Return a module with what `lira_engine.cuda.driver` uses of `pycuda.driver`, for `gpu`."""
 
     class Error(Exception):
         pass
@@ -208,6 +208,15 @@ def pycuda_driver(gpu: Gpu) -> ModuleType:
 
         stream.queue.append(copy)
 
+    def memcpy_dtod_async(dest: int, src: int, size: int, stream: Stream) -> None:
+        gpu.check_current()
+        gpu.memory(dest, size, "copy"), gpu.memory(src, size, "copy")
+
+        def copy() -> None:
+            gpu.memory(dest, size, "copy")[:] = gpu.memory(src, size, "copy")
+
+        stream.queue.append(copy)
+
     def memset_d8_async(dest: int, data: int, size: int, stream: Stream) -> None:
         gpu.check_current()
         gpu.memory(dest, size, "set")
@@ -245,6 +254,7 @@ def pycuda_driver(gpu: Gpu) -> ModuleType:
         pagelocked_empty=pagelocked_empty,
         memcpy_htod_async=memcpy_htod_async,
         memcpy_dtoh_async=memcpy_dtoh_async,
+        memcpy_dtod_async=memcpy_dtod_async,
         memset_d8_async=memset_d8_async,
     )
     return module

@@ -8,18 +8,15 @@ from typing import Any
 
 import pytest
 
+from lira_engine.cuda.opening import open_driver
 from lira_engine.errors import LiraError
-from lira_engine.trt.driver import open_driver
 
 
-@pytest.mark.parametrize(("target", "extra"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "rtx")])
-def test_missing_pycuda_is_an_error_with_the_install_command(
-    monkeypatch: pytest.MonkeyPatch, target: str, extra: str
-) -> None:
+def test_missing_pycuda_is_an_error_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycuda", None)
     monkeypatch.delitem(sys.modules, "pycuda.driver", raising=False)
-    with pytest.raises(LiraError, match=rf"{target} needs pycuda .*pip install 'lira-edge\[{extra}\]'"):
-        open_driver(target)
+    with pytest.raises(LiraError, match=r"need pycuda .*pip install 'lira-edge\[pycuda\]'"):
+        open_driver()
 
 
 @pytest.mark.parametrize(
@@ -38,9 +35,9 @@ def test_pycuda_that_does_not_load_is_an_error_with_the_right_fix(
     def load(name: str) -> ModuleType:
         raise ImportError(said)
 
-    monkeypatch.setattr("lira_engine.trt.driver.importlib", SimpleNamespace(import_module=load))
+    monkeypatch.setattr("lira_engine.cuda.opening.importlib", SimpleNamespace(import_module=load))
     with pytest.raises(LiraError, match=rf"pycuda is there and does not load \({said}\): .*{mend}") as caught:
-        open_driver("tensorrt")
+        open_driver()
     assert "lira-edge[" not in str(caught.value)
 
 
@@ -56,7 +53,7 @@ def test_a_missing_gpu_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> N
     vars(driver).update(Error=Error, init=init)
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
     with pytest.raises(LiraError, match=r"CUDA finds no GPU .*no CUDA-capable device .*lira-edge doctor"):
-        open_driver("tensorrt")
+        open_driver()
 
 
 def test_a_cuda_error_is_one_line(rtx: Any) -> None:

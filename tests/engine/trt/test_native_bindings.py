@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from lira_engine.cuda.by_pycuda import CudaDriver
 from lira_engine.errors import LiraError
-from lira_engine.trt.driver import CudaDriver
 from lira_engine.trt.engine import TrtEngine
 from lira_engine.trt.flavour import load_flavour
 
@@ -21,7 +21,7 @@ MEND = "run the build again"
 # From the source of pycuda 2026.1 (src/wrapper/wrap_cudadrv.cpp), which has no wheels.
 PYCUDA = {
     "": "Error MemoryError init Device Stream Event event_flags mem_alloc mem_get_info pagelocked_empty "
-    "memcpy_htod_async memcpy_dtoh_async memset_d8_async",
+    "memcpy_htod_async memcpy_dtoh_async memcpy_dtod_async memset_d8_async",
     "Device": "name compute_capability retain_primary_context",
     "Context": "push pop",
     "Stream": "handle synchronize wait_for_event",

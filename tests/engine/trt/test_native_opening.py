@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lira_engine.bundle.bundle import Bundle
+from lira_engine.cuda.opening import open_driver
 from lira_engine.errors import LiraError
-from lira_engine.trt.driver import open_driver
 from lira_engine.trt.log import error_log
 
 Change = Callable[[dict[str, Any]], Any]
@@ -137,7 +137,7 @@ def test_a_refused_context_is_a_one_line_error(installed: Any, bundle: Bundle, t
 
 def test_a_process_has_one_driver_and_one_log(installed: Any, bundle: Bundle, tmp_path: Path) -> None:
     """pycuda and TensorRT both keep what they were given first."""
-    assert open_driver(installed.target) is installed.driver
+    assert open_driver() is installed.driver
     file = installed.engine(tmp_path / "sefe.engine", bundle.manifest, "sefe", bundle.stage_file("sefe"))
     with (
         installed.open_stage(bundle.manifest, "sefe", file) as first,

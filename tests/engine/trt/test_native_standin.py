@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from lira_engine.bundle.bundle import Bundle
+from lira_engine.cuda.by_pycuda import CudaDriver, CudaEvent, CudaStream
 from lira_engine.errors import LiraError
-from lira_engine.trt.driver import CudaDriver, CudaEvent, CudaStream
 from lira_engine.trt.engine import TrtEngine
 
 

@@ -1,0 +1,1 @@
+"""CUDA's memory, streams and events, by whichever Python package is there."""
