@@ -1,4 +1,4 @@
-"""The read bandwidth of this machine's memory, which bounds a decode step: it reads every weight once."""
+"""The bandwidth of the memory that engines read, which bounds a decode step: it reads every weight once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from lira_engine.cuda.driver import Buffer, Driver, Stream
 from lira_engine.system.cores import default_threads
 from lira_engine.system.machine import usable_cores
 
 _BYTES = 512 * 2**20  # many times the caches of the machines that this runs on
 _REPEATS = 5
+_COPIES = 8  # in a pass on a GPU: to wait for it takes little beside them
 
 
 def read_bandwidth(threads: int | None = None) -> float:
@@ -34,4 +36,36 @@ def _seconds(pool: ThreadPoolExecutor, parts: list[np.ndarray]) -> float:
     started = time.perf_counter()
     # np.max reads everything, writes nothing, and releases the GIL.
     list(pool.map(np.max, parts))
+    return time.perf_counter() - started
+
+
+def copy_bandwidth(driver: Driver) -> float:
+    """Return the GB/s (10^9 bytes, read plus written) at which a GPU copies half a gigabyte in its memory.
+
+    The best of a few passes; takes twice that memory and less than two seconds. A GPU has no other way to
+    measure this without a kernel of its own; reading alone may be somewhat faster.
+    Raises LiraError if the GPU has no room, or fails.
+    """
+    with driver.current():
+        stream = driver.stream()
+        source = driver.allocate(_BYTES)
+        try:
+            to = driver.allocate(_BYTES)
+            try:
+                driver.zero(source, stream)
+                _copy_seconds(driver, to, source, stream)  # the first pass sets things up
+                best = min(_copy_seconds(driver, to, source, stream) for _ in range(_REPEATS))
+            finally:
+                to.free()
+        finally:
+            source.free()
+    return 2 * _COPIES * _BYTES / best / 1e9
+
+
+def _copy_seconds(driver: Driver, to: Buffer, source: Buffer, stream: Stream) -> float:
+    stream.synchronize()
+    started = time.perf_counter()
+    for _ in range(_COPIES):
+        driver.copy(to, source, _BYTES, stream)
+    stream.synchronize()
     return time.perf_counter() - started
