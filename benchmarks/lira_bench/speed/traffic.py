@@ -9,6 +9,7 @@ import onnx
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import ModelSpec
 from lira_engine.engines.llm_tensors import is_cache_input
+from lira_engine.engines.record import read_build
 from lira_engine.targets import target_named
 
 # Tables over all positions; a step reads one row.
@@ -36,17 +37,23 @@ def weight_bytes(graph: Path) -> int:
 
 def cache_bytes(graph: Path, spec: ModelSpec, rows: float) -> float:
     """Return the bytes of the keys and values of `rows` cache rows, as a decode step reads them: those of the
-    graph's cache; of a TensorRT engine taken for float32."""
+    graph's cache. Raises LiraError if the record of a TensorRT engine cannot be read."""
     return rows * spec.num_layers * 2 * spec.num_kv_heads * spec.head_dim * _cache_item(graph)
 
 
 def _cache_item(graph: Path) -> int:
     """Return the bytes of a number in the cache."""
     if graph.suffix == ".engine":
-        return 4
+        # What lowering.tensorrt makes; an engine that differs from it does not open.
+        return 4 if _precision(graph) == "fp32" else 2
     inputs = onnx.load(graph, load_external_data=False).graph.input
     kind = next(one.type.tensor_type.elem_type for one in inputs if is_cache_input(one.name))
     return onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
+
+
+def _precision(engine: Path) -> str:
+    """Return the precision of the language model in a TensorRT engine's build."""
+    return read_build(engine.parent, "build the engines again").precisions["llm"]
 
 
 def _size(tensor: onnx.TensorProto) -> int:
