@@ -20,7 +20,7 @@ from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.tensorrt import tensorrt_pipeline
 
 BUILD = Build(
-    "0", "", "tensorrt", "fp16", {}, {}, {}, {}, {}, precisions={"llm": "fp16"}, speedups={}, errors={}, seconds={}
+    "0", "", "tensorrt", "fp16", {}, {}, {}, {}, {}, {"llm": "fp16"}, {}, {}, {}
 )  # fmt: skip
 PIPELINES = {
     "cuda": cuda_pipeline,
