@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -143,30 +144,59 @@ def size_text(size: int) -> str:
     return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
 
 
-def engine_rows(bundle: Bundle) -> list[tuple[str, ...]]:
-    """Return a bundle's engines: "ready" if `lira-edge run` accepts them on this machine, else why not."""
-    rows: list[tuple[str, ...]] = []
+@dataclass(frozen=True)
+class BuiltEngines:
+    """An engine folder of a bundle.
+
+    Attributes:
+        name: of the folder. build: its record; None if it may not be used.
+        reason: why `lira-edge run` refuses the engines on this machine, with the command that mends it; None
+            if they are ready.
+    """
+
+    name: str
+    build: Build | None
+    reason: str | None
+
+
+def built_engines(bundle: Bundle) -> list[BuiltEngines]:
+    """Return what `lira-edge build` made for any target, sorted by name."""
+    found = []
     for record in sorted((bundle.path / "engines").glob(f"[!.]*/{BUILD_NAME}")):
-        target, _, precision = record.parent.name.rpartition("-")
+        name = record.parent.name
+        target, _, precision = name.rpartition("-")
         try:
             build = usable_build(bundle, target_named(target), precision)
-            rows.append((record.parent.name, _readiness(build, bundle.path)))
+            found.append(BuiltEngines(name, build, _unready(build, bundle.path)))
         except LiraError as error:
-            rows.append((record.parent.name, str(error)))
+            found.append(BuiltEngines(name, None, str(error)))
+    return found
+
+
+def engine_rows(bundle: Bundle) -> list[tuple[str, ...]]:
+    """Return a bundle's engines: "ready" if `lira-edge run` accepts them on this machine, else why not."""
+    rows: list[tuple[str, ...]] = [
+        (one.name, _state_text(one.reason) if one.build else str(one.reason)) for one in built_engines(bundle)
+    ]
     return rows or [("none", f"run `lira-edge build {quoted(bundle.path)}`")]
 
 
-def _readiness(build: Build, bundle: Path) -> str:
+def _state_text(reason: str | None) -> str:
+    return "ready" if reason is None else f"built, but {reason}"
+
+
+def _unready(build: Build, bundle: Path) -> str | None:
+    """Return why usable engines do not run on this machine, or None."""
     target = target_named(build.target)
     unfit = target.unfit(build, bundle)
     if unfit:
-        return f"built, but {unfit}"
+        return unfit
     try:
         target.check_runtime()
         require_verified(build, target, bundle)
     except LiraError as error:
-        return f"built, but {error}"
-    return "ready"
+        return str(error)
+    return None
 
 
 def _describe_engines(path: Path, verify: bool) -> Tables:
@@ -214,7 +244,8 @@ def _state(bundle: Path, target: str, precision: str) -> list[tuple[str, ...]]:
         return []
     try:
         opened = Bundle.open(bundle)
-        return [("state", _readiness(usable_build(opened, target_named(target), precision), bundle))]
+        build = usable_build(opened, target_named(target), precision)
+        return [("state", _state_text(_unready(build, bundle)))]
     except LiraError as error:
         return [("state", str(error))]
 
