@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.system import load
 from lira_engine.system.atomic import atomic_write
+from lira_engine.system.extras import onnxruntimes, versions
 from lira_engine.system.machine import this_machine
 from lira_nano.dataset import write_dataset
 
@@ -257,14 +257,12 @@ def steps(before: Path | None = None) -> dict[str, Callable[[Path], Result]]:
 
 def machine() -> Result:
     here = this_machine()
-    packages = ("onnxruntime", "torch", "onnx", "numpy")
-    versions = {name: metadata.version(name) for name in packages}
     return {
         "cpu": here.cpu,
         "instructions": " ".join(here.instruction_sets),
         "cores": here.cores,
         "memory_gib": round(here.memory_gib or 0, 1),
-        **versions,
+        **versions(*onnxruntimes(), "torch", "onnx", "numpy"),
     }
 
 

@@ -15,6 +15,7 @@ from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import ModelSpec, PreprocessingSpec, RegionSpec
 from lira_engine.system.atomic import atomic_directory
 from lira_engine.system.disk import check_disk
+from lira_engine.system.extras import onnxruntimes, versions
 
 from .bundle_plan import plan_bundle
 from .bundle_writer import BundleWriter, Progress
@@ -28,7 +29,6 @@ from .storage import Storage, storages
 from .tokenizer import read_tokenizer
 
 REGION_BRIGHTNESS = 0.3  # upstream darkens what lies outside a mask by this factor
-_TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "tokenizers")
 
 
 def export_checkpoint(
@@ -144,5 +144,5 @@ def _provenance(checkpoint: Checkpoint, kept: Mapping[str, Storage]) -> dict[str
             for stage, storage in kept.items()
         },
         "notes": checkpoint.notes,
-        "tools": {name: metadata.version(name) for name in _TOOLS},
+        "tools": versions("torch", "onnx", "onnx-ir", "onnxscript", *onnxruntimes(), "tokenizers"),
     }

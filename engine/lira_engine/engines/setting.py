@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lira_engine.errors import LiraError
-from lira_engine.system.extras import installed
+from lira_engine.system.extras import installed, onnxruntimes
 from lira_engine.system.machine import cpu_name, gpus, jetson
 
 
@@ -54,7 +54,8 @@ def gpu_setting(target: str, runtimes: Sequence[str]) -> Setting:
 
 
 def _runtime(packages: Sequence[str]) -> str:
-    for package in packages:
+    others = onnxruntimes() if "onnxruntime" in packages else ()  # such as JetPack's
+    for package in (*packages, *others):
         version = installed(package)
         if version is not None:
             return f"{package} {version}"

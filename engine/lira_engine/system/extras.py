@@ -10,8 +10,6 @@ from importlib import metadata
 from lira_engine.errors import memory_errors_told
 
 DISTRIBUTION = "lira-edge"
-# Two wheels of one import package: either is enough, together they overwrite each other.
-ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 # The oldest versions that run built CPU engines, those with an int8 KV cache, and portable graphs (opset 24;
 # TensorScatter came last).
 ENGINES_FROM = (1, 20)
@@ -33,8 +31,10 @@ def extras() -> dict[str, tuple[str, ...]]:
 
 
 def missing_packages(extra: str) -> list[str]:
-    """Return the packages of an extra that are not installed."""
-    return [package for package in extras()[extra] if installed(package) is None]
+    """Return the packages of an extra that are not installed. Any distribution of ONNX Runtime runs what
+    `onnxruntime` runs."""
+    missing = [package for package in extras()[extra] if installed(package) is None]
+    return [package for package in missing if package != "onnxruntime" or not onnxruntimes()]
 
 
 def installed(package: str) -> str | None:
@@ -43,6 +43,20 @@ def installed(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    found = {package: installed(package) for package in packages}
+    return {package: version for package, version in found.items() if version is not None}
+
+
+@cache
+def onnxruntimes() -> tuple[str, ...]:
+    """Return the installed distributions that bring the package onnxruntime. `onnxruntime` and
+    `onnxruntime-gpu` are not all: JetPack, Windows and the nightly builds have others. Each is enough,
+    together they overwrite each other's files."""
+    return tuple(sorted(set(metadata.packages_distributions().get("onnxruntime", ()))))
 
 
 def install_line(extra: str) -> str:
@@ -60,16 +74,12 @@ def lacking(entry: metadata.EntryPoint) -> tuple[list[str], str]:
 
 def tool_versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages that lower and run graphs."""
-    packages = ("onnxruntime", "onnxruntime-gpu", "onnx", "onnx-ir", "numpy")
-    versions = {package: installed(package) for package in packages}
-    return {"python": platform.python_version()} | {
-        package: version for package, version in versions.items() if version is not None
-    }
+    return {"python": platform.python_version()} | versions(*onnxruntimes(), "onnx", "onnx-ir", "numpy")
 
 
 def onnxruntime_here() -> tuple[str | None, list[str]]:
-    """Return the version and execution providers of ONNX Runtime, from whichever wheel (JetPack has its own);
-    None and no providers if it is missing."""
+    """Return the version and execution providers of ONNX Runtime, from whichever distribution; None and no
+    providers if it is missing."""
     try:
         with memory_errors_told():
             import onnxruntime
