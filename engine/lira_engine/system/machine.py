@@ -101,10 +101,10 @@ def usable_cores() -> int:
 def gpus() -> list[Gpu]:
     """Return the NVIDIA GPUs; none if nvidia-smi is missing or fails."""
     fields = [
-        [part.strip() for part in line.split(",")] for line in _query("name,memory.total,driver_version")
+        [part.strip() for part in line.split(",")] for line in query_gpus("name,memory.total,driver_version")
     ]
     # A query of its own: an older nvidia-smi rejects every query with this field.
-    capabilities = [line if re.fullmatch(r"\d+\.\d+", line) else None for line in _query("compute_cap")]
+    capabilities = [line if re.fullmatch(r"\d+\.\d+", line) else None for line in query_gpus("compute_cap")]
     capabilities += [None] * (len(fields) - len(capabilities))
     return [
         Gpu(parts[0], parts[1], parts[2], known)
@@ -218,8 +218,10 @@ def _power_mode() -> str | None:
     return None
 
 
-def _query(what: str) -> list[str]:
-    return _answer(["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"])
+def query_gpus(what: str, *options: str) -> list[str]:
+    """Return a line for each GPU, with the values that nvidia-smi has for these names, commas between them;
+    none if it is missing or fails. `options`: more of its arguments."""
+    return _answer(["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader", *options])
 
 
 def _answer(command: list[str]) -> list[str]:
