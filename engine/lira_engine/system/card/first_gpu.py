@@ -6,20 +6,35 @@ from __future__ import annotations
 import ctypes
 import sys
 import uuid
+from dataclasses import dataclass
 
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
-def first_gpu() -> str | None:
-    """Return the UUID of the first GPU, or of the first part of one, without the prefix that NVML puts before
-    it; None if CUDA does not tell."""
+@dataclass(frozen=True)
+class FirstGpu:
+    """The GPU, or the part of one, that this process uses first.
+
+    Attributes:
+        uuid: without the prefix that NVML puts before it; None if CUDA does not tell.
+        in_use: whether this process has memory there already.
+    """
+
+    uuid: str | None = None
+    in_use: bool = False
+
+
+def first_gpu() -> FirstGpu:
+    """Ask CUDA, without using the GPU."""
+    device, found = ctypes.c_int(), (ctypes.c_ubyte * 16)()
+    flags, active = ctypes.c_uint(), ctypes.c_int()
     try:
         cuda = ctypes.CDLL(_LIBRARY)
         # The second version also knows parts; it came with CUDA 11.4.
         ask = getattr(cuda, "cuDeviceGetUuid_v2", None) or cuda.cuDeviceGetUuid
-        device, found = ctypes.c_int(), (ctypes.c_ubyte * 16)()
         if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0) or ask(ctypes.byref(found), device):
-            return None
+            return FirstGpu()
+        cuda.cuDevicePrimaryCtxGetState(device, ctypes.byref(flags), ctypes.byref(active))
     except (OSError, AttributeError):
-        return None
-    return str(uuid.UUID(bytes=bytes(found)))
+        return FirstGpu()
+    return FirstGpu(str(uuid.UUID(bytes=bytes(found))), bool(active.value))

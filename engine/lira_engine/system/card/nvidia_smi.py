@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from lira_engine.errors import LiraError
+from lira_engine.system.card.first_gpu import FirstGpu
 from lira_engine.system.card.sensors import Facts, Reading, Source
 from lira_engine.system.machine import gpus, query_gpus
 
@@ -19,12 +20,12 @@ _SECONDS = 1.0
 """From one run of the program to the next: each takes a part of a core."""
 
 
-def open_nvidia_smi(gpu: str | None) -> NvidiaSmi:
-    """Open the sensors of the GPU with this UUID (`first_gpu`), or of the only one.
+def open_nvidia_smi(gpu: FirstGpu) -> NvidiaSmi:
+    """Open the sensors of this GPU, or of the only one.
 
     Raises LiraError if nvidia-smi is missing or fails, or names several GPUs and none was asked for.
     """
-    options = ("-i", f"GPU-{gpu}") if gpu else ()
+    options = ("-i", f"GPU-{gpu.uuid}") if gpu.uuid else ()
     lines = _lines(options)
     if len(lines) != 1:
         which = "which GPU CUDA shows first" if lines else "what its sensors read"

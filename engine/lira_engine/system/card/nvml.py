@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from lira_engine.errors import LiraError, memory_errors_told
+from lira_engine.system.card.first_gpu import FirstGpu
 from lira_engine.system.card.sensors import Facts, Reading, Source
 
 THROTTLED: Mapping[int, str] = MappingProxyType(
@@ -29,8 +30,8 @@ THROTTLED: Mapping[int, str] = MappingProxyType(
 """NVML's bits of nvmlDeviceGetCurrentClocksThrottleReasons; 1 is an idle GPU, which is no throttling."""
 
 
-def open_nvml(gpu: str | None) -> Nvml:
-    """Open the sensors of the GPU with this UUID (`first_gpu`), or of the only one.
+def open_nvml(gpu: FirstGpu) -> Nvml:
+    """Open the sensors of this GPU, or of the only one.
 
     Raises LiraError if nvidia-ml-py is missing, NVML does not load or start, or it does not know the GPU.
     """
@@ -44,17 +45,17 @@ def open_nvml(gpu: str | None) -> Nvml:
     except nvml.NVMLError as error:
         raise LiraError(f"NVML does not start ({error})") from None
     try:
-        return Nvml(nvml, _device(nvml, gpu))
+        return Nvml(nvml, _device(nvml, gpu.uuid), gpu.in_use)
     except BaseException:
         nvml.nvmlShutdown()
         raise
 
 
-def _device(nvml: Any, gpu: str | None) -> Any:
+def _device(nvml: Any, uuid: str | None) -> Any:
     """Return NVML's handle of the GPU, or of the part of it."""
-    for prefix in ("GPU-", "MIG-") if gpu else ():
+    for prefix in ("GPU-", "MIG-") if uuid else ():
         try:
-            return nvml.nvmlDeviceGetHandleByUUID(prefix + str(gpu))
+            return nvml.nvmlDeviceGetHandleByUUID(prefix + str(uuid))
         except nvml.NVMLError:
             continue
     try:
@@ -66,14 +67,14 @@ def _device(nvml: Any, gpu: str | None) -> Any:
 
 
 class Nvml:
-    """Sensors by NVML. Open it before this process uses the GPU: what runs there then is another program."""
+    """Sensors by NVML. What runs on the GPU before this process uses it is another program."""
 
     source: Source = "nvidia-ml-py"
     power_of: Literal["card", "board"] = "card"
 
-    def __init__(self, nvml: Any, part: Any) -> None:
+    def __init__(self, nvml: Any, part: Any, in_use: bool = False) -> None:
         """`part`: NVML's handle of a GPU, or of a part of one (MIG), which has a memory of its own and no
-        sensors."""
+        sensors. `in_use`: whether this process uses the GPU already."""
         self._nvml, self._part, self._card = nvml, part, part
         # Older packages lack functions, and the second error.
         mismatch = getattr(nvml, "NVMLLibraryMismatchError", nvml.NVMLError)
@@ -81,7 +82,7 @@ class Nvml:
         self._card = self._ask("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", part) or part
         self._listed = False  # whether NVML lists this process by the number that it has here
         self._since = 0  # until when programs were asked for, microseconds
-        self._before = {one.pid for one in self._programs()}
+        self._before = set() if in_use else {one.pid for one in self._programs()}
         memory = self._memory()
         capability = self._ask("nvmlDeviceGetCudaComputeCapability", self._card)
         self.facts = Facts(

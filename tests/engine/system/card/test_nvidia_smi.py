@@ -9,11 +9,12 @@ import pytest
 from lira_engine.errors import LiraError
 from lira_engine.system import machine
 from lira_engine.system.card import nvidia_smi
+from lira_engine.system.card.first_gpu import FirstGpu
 from lira_engine.system.card.nvidia_smi import open_nvidia_smi
 from lira_engine.system.card.sensors import Facts, Reading
 
+GPU = FirstGpu("00000000-0000-0000-0000-000000000001")
 LINE = "Card A, 24564 MiB, 580.95, 1980 MHz, 2619 MHz, 350.50 W, 61, 3072 MiB, 37 %"
-GPU = "00000000-0000-0000-0000-000000000001"
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_all_that_it_tells(program: Any) -> None:
     assert card.read() == Reading(1980, 2619, 350.5, 61, used_mib=3072)
     assert (card.energy_j(), card.others()) == (None, None)
     (command,) = program.commands
-    assert command[0] == "nvidia-smi" and command[-2:] == ["-i", f"GPU-{GPU}"]
+    assert command[0] == "nvidia-smi" and command[-2:] == ["-i", f"GPU-{GPU.uuid}"]
 
 
 def test_it_runs_once_a_second(program: Any) -> None:
@@ -75,15 +76,15 @@ def test_what_it_does_not_tell(program: Any) -> None:
     [
         (GPU, [], "nvidia-smi does not tell what its sensors read"),
         (GPU, ["Field is not a valid field to query."], "nvidia-smi does not tell what its sensors read"),
-        (None, [LINE, LINE], "nvidia-smi does not tell which GPU CUDA shows first"),
+        (FirstGpu(), [LINE, LINE], "nvidia-smi does not tell which GPU CUDA shows first"),
     ],
 )
-def test_errors(program: Any, gpu: str | None, lines: list[str], error: str) -> None:
+def test_errors(program: Any, gpu: FirstGpu, lines: list[str], error: str) -> None:
     program.lines = lines
     with pytest.raises(LiraError, match=error):
         open_nvidia_smi(gpu)
 
 
 def test_the_only_gpu_needs_no_name(program: Any) -> None:
-    assert open_nvidia_smi(None).facts.name == "Card A"
+    assert open_nvidia_smi(FirstGpu()).facts.name == "Card A"
     assert "-i" not in program.commands[0]
