@@ -1,14 +1,15 @@
 """Makes a hollow CUDA, to see what host code does where there is no GPU.
 
-    python tests/hollow/make.py DIR
+    python tests/hollow/make.py DIR [INCLUDE]
     LD_LIBRARY_PATH=DIR PATH=DIR:$PATH lira-edge doctor
 
 Device memory, copies, streams, events and graphs are real; kernels, cuBLAS and cuDNN do nothing, so outputs are
 zeros. Nothing that is computed or timed on it means anything. It needs Linux, onnxruntime-gpu in this Python, gcc and
-g++, and CUDA's headers: those of the wheels nvidia-cuda-runtime and nvidia-cuda-crt, or of a toolkit (CUDA_HOME).
+g++, and CUDA's headers in INCLUDE: a toolkit's (/usr/local/cuda/include), or those of the wheels nvidia-cuda-runtime
+and nvidia-cuda-crt. `install.sh` brings all of it.
 
 Environment of a program that runs on it:
-    HOLLOW_LOG          file that says at the end what the program asked for, as JSON (see log.py)
+    HOLLOW_LOG          file that says at the end what the program asked for, as JSON
     HOLLOW_ERROR        35: the driver is too old; 100: there is no device
     HOLLOW_MEMORY_MIB   the card's memory; cudaMalloc fails beyond it
 """
@@ -17,22 +18,30 @@ from __future__ import annotations
 
 import importlib.util
 import mmap
-import os
 import re
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "cuda"
 CORE = "libhollow.so"
 SMI = """#!/bin/sh
-case "$*" in *compute_cap*) echo 9.0 ;; *) echo "Hollow H100, 81559 MiB, 580.0" ;; esac
+# What `nvidia-smi --query-gpu=FIELDS` says of the hollow card; other fields are unknown, as to an older nvidia-smi.
+driver=580.0
+case "$HOLLOW_ERROR" in 35) driver=535.0 ;; 100) echo "No devices were found"; exit 6 ;; esac
+case "$*" in
+*=compute_cap\ *) echo 9.0 ;;
+*=name,memory.total,driver_version\ *) echo "Hollow H100, ${HOLLOW_MEMORY_MIB:-81559} MiB, $driver" ;;
+*) echo "Field is not a valid field to query."; exit 2 ;;
+esac
 """
 
 
-def make(out: Path) -> None:
+def make(out: Path, headers: Path) -> None:
     """Write the libraries into `out`. Raises SystemExit with what is missing."""
+    lacking = [name for name in ("cuda.h", "crt/host_defines.h") if not (headers / name).is_file()]
+    if lacking:
+        sys.exit(f"{headers} lacks {' and '.join(lacking)}: pip install nvidia-cuda-runtime nvidia-cuda-crt")
     out.mkdir(parents=True, exist_ok=True)
     provider = provider_library()
     needed = run("readelf", "-d", provider)
@@ -42,7 +51,6 @@ def make(out: Path) -> None:
     def wanted(pattern: str) -> set[str]:
         return {name for name in undefined if re.match(pattern, name)}
 
-    headers = cuda_headers()
     symbols = driver_symbols(headers)
     (out / "symbols.h").write_text("".join(f'{{"{name}", "{real}"}},\n' for name, real in symbols.items()))
     core = ("log", "memory", "contexts", "streams", "card")
@@ -80,16 +88,6 @@ def provider_library() -> Path:
     if not provider.is_file():
         sys.exit(f"no {provider}: pip install onnxruntime-gpu")
     return provider
-
-
-def cuda_headers() -> Path:
-    """The folder with cuda.h, cuda_runtime_api.h and crt/host_defines.h."""
-    wheels = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*/include"))
-    toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include"
-    for folder in (*wheels, toolkit):
-        if (folder / "cuda.h").is_file() and (folder / "crt" / "host_defines.h").is_file():
-            return folder
-    sys.exit("no CUDA headers: pip install nvidia-cuda-runtime nvidia-cuda-crt, or set CUDA_HOME")
 
 
 def driver_symbols(headers: Path) -> dict[str, str]:
@@ -153,6 +151,6 @@ def run(*command: str | Path, given: str = "") -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: make.py DIR")
-    make(Path(sys.argv[1]))
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: make.py DIR [INCLUDE]")
+    make(Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) == 3 else "/usr/local/cuda/include"))

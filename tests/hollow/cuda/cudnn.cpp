@@ -19,18 +19,54 @@ SEEN int cudnnGetStream(LibraryHandle* handle, void** stream) {
   return hollow::kOk;
 }
 
-// The backend's descriptors are plans and their parts: one engine, whose workspace and other figures are 0.
-SEEN int cudnnBackendCreateDescriptor(int, void** made) {
+// The backend's descriptors are plans and their parts. Heuristics offer two engines: one on tensor cores, one not; a
+// plan's launch says which of them the caller took.
+struct Descriptor {
+  bool on_tensor_cores;
+};
+constexpr int kNotesType = 11, kDescriptorType = 15, kBehaviorType = 19;              // cudnnBackendAttributeType_t
+constexpr int kResults = 202, kEngine = 300, kPlanConfiguration = 401, kNotes = 1303;  // cudnnBackendAttributeName_t
+constexpr int kTensorCore = 0;                                                         // cudnnBackendNumericalNote_t
+
+SEEN int cudnnBackendCreateDescriptor(int, Descriptor** made) {
   hollow::called(__func__);
-  *made = calloc(1, 512);
+  *made = new Descriptor{false};
   return hollow::kOk;
 }
-SEEN int cudnnBackendGetAttribute(void*, int, int type, int64_t asked, int64_t* found, void* array) {
-  constexpr int kDescriptor = 15;  // CUDNN_TYPE_BACKEND_DESCRIPTOR: the caller made them
+SEEN int cudnnBackendDestroyDescriptor(Descriptor* descriptor) {
   hollow::called(__func__);
-  if (found) *found = 1;
-  if (array && asked > 0 && type != kDescriptor) memset(array, 0, 4);
+  delete descriptor;
   return hollow::kOk;
+}
+SEEN int cudnnBackendSetAttribute(Descriptor* plan, int name, int, int64_t, Descriptor** configuration) {
+  hollow::called(__func__);
+  if (name == kPlanConfiguration) plan->on_tensor_cores = (*configuration)->on_tensor_cores;
+  return hollow::kOk;
+}
+SEEN int cudnnBackendGetAttribute(Descriptor* of, int name, int type, int64_t asked, int64_t* count, void* array) {
+  hollow::called(__func__);
+  auto descriptors = static_cast<Descriptor**>(array);
+  int64_t found = 1;
+  if (name == kResults) {
+    found = array && asked < 2 ? asked : 2;
+    for (int64_t i = 0; array && i < found; i++) descriptors[i]->on_tensor_cores = i == 0;
+  } else if (name == kEngine) {
+    if (array) descriptors[0]->on_tensor_cores = of->on_tensor_cores;
+  } else if (name == kNotes || type == kNotesType) {
+    found = of->on_tensor_cores;
+    if (array && found) *static_cast<int*>(array) = kTensorCore;
+  } else if (type == kBehaviorType) {
+    found = 0;
+  } else if (array && asked > 0 && type != kDescriptorType) {
+    memset(array, 0, 4);  // the workspace's size, and other figures
+  }
+  if (count) *count = found;
+  return hollow::kOk;
+}
+SEEN int cudnnBackendExecute(LibraryHandle* handle, Descriptor* plan, void*) {
+  hollow::called(__func__);
+  const char* suffix = plan->on_tensor_cores ? " on tensor cores" : "";
+  return hollow::launch(handle->stream, std::string(__func__) + suffix);
 }
 
 // Convolutions of before the backend: one algorithm, no workspace.

@@ -1,0 +1,140 @@
+"""The real onnxruntime-gpu on a hollow CUDA (make.py), what the host code asked it for, and lira-nano built on it.
+
+Kernels do nothing, so every output is zeros: what the tests hold is where nodes run, what is copied and bound, and
+which stages run when.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CORE = "libhollow.so"
+HOST = ("host", "pinned")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    try:
+        ctypes.CDLL(CORE)
+    except OSError:
+        pytest.skip("no hollow CUDA here: make test-hollow")
+
+
+@dataclass
+class Asked:
+    """What the host code asked for inside a block.
+
+    Attributes:
+        calls: how often each function of CUDA, cuBLAS and cuDNN was called. kernels: launches by name, cuBLAS's and
+            cuDNN's by the function. copies: times by (from, to, bytes), of places "host", "pinned", "device".
+        graphs: captured ones of the process, with their launches inside the block. memory: bytes now, at most, and
+            the number of allocations inside the block.
+    """
+
+    calls: dict[str, int] = field(default_factory=dict)
+    kernels: dict[str, int] = field(default_factory=dict)
+    copies: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    graphs: list[dict[str, int]] = field(default_factory=list)
+    memory: dict[str, int] = field(default_factory=dict)
+
+    def read(self, log: dict[str, Any]) -> None:
+        self.calls, self.kernels, self.graphs, self.memory = (
+            log[name] for name in ("calls", "kernels", "graphs", "memory")
+        )
+        self.copies = {(one["from"], one["to"], one["bytes"]): one["times"] for one in log["copies"]}
+
+    def bytes(self, *, to_device: bool) -> int:
+        """Bytes that went from the host's memory to the device's, or back."""
+        return sum(
+            size * times
+            for (source, target, size), times in self.copies.items()
+            if (source in HOST, target in HOST) == (to_device, not to_device)
+        )
+
+    @property
+    def bytes_on_device(self) -> int:
+        """Bytes that were copied from device memory to device memory."""
+        return sum(size * times for (*ends, size), times in self.copies.items() if ends == ["device"] * 2)
+
+
+Asking = Callable[[], AbstractContextManager[Asked]]
+
+
+@pytest.fixture(scope="session")
+def asking(tmp_path_factory: pytest.TempPathFactory) -> Asking:
+    """Opens a block and tells afterwards what was asked for in it."""
+    core, file = ctypes.CDLL(CORE), tmp_path_factory.mktemp("asked") / "log.json"
+
+    @contextmanager
+    def block() -> Iterator[Asked]:
+        asked = Asked()
+        core.hollow_reset()
+        yield asked
+        assert core.hollow_write(str(file).encode()) == 0
+        asked.read(json.loads(file.read_text()))
+
+    return block
+
+
+def accept_zeros(patch: pytest.MonkeyPatch) -> None:
+    """Let the checks of build and verify judge shapes and dtypes only: there are no values on a hollow CUDA."""
+    from lira_engine import verify
+    from lira_engine.engines import lowered_outputs
+    from lira_engine.ort import build_cuda
+    from lira_runtime import verify_answer
+
+    def check_outputs(what: str, precision: str, found: Any, expected: Any, noise: Any) -> dict[str, float]:
+        for name in found.keys() & expected.keys():
+            shapes = [(array[name].shape, array[name].dtype) for array in (found, expected)]
+            assert shapes[0] == shapes[1], f"{what}: {name}"
+        return dict.fromkeys(expected, 0.0)
+
+    for module in (build_cuda, verify):
+        patch.setattr(module, "check_outputs", check_outputs)
+    patch.setattr(lowered_outputs, "check", lambda what, found, lowered: dict.fromkeys(lowered, 0.0))
+    patch.setattr(verify_answer, "_agreeing", lambda found, expected, precision: len(found))
+
+
+@pytest.fixture
+def zeros_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    accept_zeros(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def fresh_nano(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Returns a copy of lira-nano's bundle without engines."""
+
+    def copy() -> Path:
+        folder = tmp_path_factory.mktemp("bundle") / "nano"
+        shutil.copytree(nano_bundle, folder, ignore=shutil.ignore_patterns("engines"))
+        return folder
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def built(fresh_nano: Callable[[], Path]) -> Callable[[str], Path]:
+    """Returns lira-nano's bundle with engines of target cuda in a precision, for which zeros were accepted."""
+    from lira_engine.build import build
+
+    bundle = fresh_nano()
+    done: set[str] = set()
+
+    def with_engines(precision: str) -> Path:
+        if precision not in done:
+            with pytest.MonkeyPatch.context() as patch:
+                accept_zeros(patch)
+                build(bundle, "cuda", precision)
+            done.add(precision)
+        return bundle
+
+    return with_engines
