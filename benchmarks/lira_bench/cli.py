@@ -50,6 +50,16 @@ def bench(
         Path | None, typer.Option(metavar="DIR", help="Checkpoint that the torch peer reads.")
     ] = Request.checkpoint,
     draft: DraftOption = Request.draft,
+    all: Annotated[
+        bool, typer.Option("--all", help="Measure every engine that is built and runs here, and compare them.")
+    ] = Request.all,
+    submit: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --all: also write the figures to share, without host name, user name or path.",
+        ),
+    ] = Request.submit,
     json: JsonOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the results in OUT.")
@@ -60,7 +70,8 @@ def bench(
 ) -> None:
     """Measure tokens per second and latency, stage by stage.
 
-    Writes OUT/bench.json, bench.md, stages.png, timeline.png and trace.json.
+    Writes OUT/bench.json, bench.md, stages.png, timeline.png and trace.json; with --all these into
+    OUT/TARGET-PRECISION, and OUT/results.md, results.png and results.json.
     """
     from lira_bench.json_output import check_json
     from lira_bench.reproduce import finish, request_line
@@ -72,11 +83,33 @@ def bench(
     request = Request(
         bundle, output, task, expression, images, runs, warmup, max_tiles, target, precision, threads, forced,
         ablation, tuple(peer or ()), peer_rows, checkpoint, overwrite, require_quiet, check_draft(draft),
+        all, submit,
     )  # fmt: skip
     check_json(json)
+    if request.all:
+        _bench_all(request, json)
+        return
     with status(plain_console(stderr=True)) as show:
         result = benchmark.bench(request, show)
     console = plain_console()
     terminal.print_record(console, result.record, result.folder)
     line = request_line("bench", request, json)
     finish(console, line, json, lambda: figures(result.record, result.folder))
+
+
+def _bench_all(request: Request, json: Path | None) -> None:
+    """Measure all engines, print and write what was found. Raises LiraError at the end if one failed."""
+    from lira_bench.reproduce import finish, request_line
+    from lira_bench.results import all_engines, submission, terminal
+    from lira_engine.system.terminal import plain_console, status
+
+    with status(plain_console(stderr=True)) as show:
+        measured = all_engines.bench_all(request, show)
+    console = plain_console()
+    terminal.print_results(console, measured.results, measured.folder)
+    if request.submit is not None and measured.results.measured:
+        told = submission.write(request.submit, measured.results)
+        terminal.print_submission(console, request.submit, told)
+    line = request_line("bench", request, json)
+    finish(console, line, json, lambda: {**measured.results.to_json(), "output": str(measured.folder)})
+    measured.check()

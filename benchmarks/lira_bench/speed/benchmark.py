@@ -57,8 +57,10 @@ def bench(request: Request, progress: Progress = lambda doing: None) -> Result:
     `require_quiet` after all was written, if the machine was not quiet.
     """
     precision = request.precision or default_precision(request.target)
-    peers = list(PEERS) if request.peer == ("all",) else list(request.peer)
-    _check(request, peers)
+    peers = _peers(request)
+    check_request(request)
+    if request.submit is not None:
+        raise LiraError("--submit says what all engines do: add --all")
     engines = f"{request.target}-{precision}"
     folder = request.output or Path(f"bench-{request.bundle.resolve().name}-{request.task}-{engines}")
     output.check(folder, request.overwrite)
@@ -93,8 +95,13 @@ def bench(request: Request, progress: Progress = lambda doing: None) -> Result:
     return Result(found, typical, folder)
 
 
-def _check(request: Request, peers: list[str]) -> None:
+def _peers(request: Request) -> list[str]:
+    return list(PEERS) if request.peer == ("all",) else list(request.peer)
+
+
+def check_request(request: Request) -> None:
     """Raise LiraError for options that are wrong whatever the bundle is."""
+    peers = _peers(request)
     if request.task not in TASKS:
         raise LiraError(f"--task is {request.task!r}, expected one of {', '.join(TASKS)}")
     check_tiles("max_tiles", request.max_tiles)

@@ -28,7 +28,7 @@ COLORS = {
     "region_encode": "#1f4e80",
     "region_prefill": "#b4532a",
 }
-_INK, _FAINT, _AUTHORS = "#20242b", "#7a828c", "#c2334d"
+INK, FAINT, AUTHORS_COLOR = "#20242b", "#7a828c", "#c2334d"
 _MARK_SIGNS = {"mask": ("D", "#2a9d72"), "region": ("s", "#1f4e80")}
 
 
@@ -44,7 +44,7 @@ def bars(record: Mapping[str, Any]) -> bytes:
     left.invert_yaxis()
     longest = max(stages.values())
     for place, value in zip(places, stages.values(), strict=True):
-        left.text(value + 0.012 * longest, place, seconds(value), va="center", fontsize=9, color=_INK)
+        left.text(value + 0.012 * longest, place, seconds(value), va="center", fontsize=9, color=INK)
     left.set_xlim(0, 1.15 * longest)
     left.set_xlabel(f"seconds of an answer of {record['new_tokens']} tokens")
     left.set_title("Where the time goes", loc="left", fontsize=11)
@@ -53,16 +53,16 @@ def bars(record: Mapping[str, Any]) -> bytes:
     names = ("decode\nonly", "end to end", "authors,\nLIRA-2B")
     values = (rates["decode"], rates["end_to_end"], AUTHORS_TOKENS_PER_SECOND)
     right.bar(range(3), values, color=(COLORS["decode"], COLORS["semantic_encoder"], "#d8dce1"), width=0.62)
-    right.axhline(AUTHORS_TOKENS_PER_SECOND, color=_AUTHORS, linestyle="--", linewidth=1.2)
+    right.axhline(AUTHORS_TOKENS_PER_SECOND, color=AUTHORS_COLOR, linestyle="--", linewidth=1.2)
     for place, value in enumerate(values):
-        right.text(place, value, significant(value), ha="center", va="bottom", fontsize=10, color=_INK)
+        right.text(place, value, significant(value), ha="center", va="bottom", fontsize=10, color=INK)
     right.set_xticks(range(3), names)
     right.set_ylim(0, 1.18 * max(values))
     right.set_title("Tokens per second", loc="left", fontsize=11)
     _caption(figure, record)
     for axes in (left, right):
-        _plain(axes)
-    return _png(figure)
+        plain(axes)
+    return png(figure)
 
 
 @as_written()
@@ -81,7 +81,7 @@ def timeline(record: Mapping[str, Any], run: Run) -> bytes:
     close.set_title(f"From the first token on, {seconds(end - first)}", loc="left", fontsize=11)
     close.set_xlabel("seconds since the start")
     _caption(figure, record)
-    return _png(figure)
+    return png(figure)
 
 
 def _lanes(axes: Axes, run: Run, lanes: list[str], window: tuple[float, float]) -> None:
@@ -106,7 +106,7 @@ def _lanes(axes: Axes, run: Run, lanes: list[str], window: tuple[float, float]) 
     axes.set_ylim(len(lanes) - 0.4, above - 0.6)
     axes.set_xlim(start, end)
     axes.legend(loc="upper right", bbox_to_anchor=(1, 1.22), ncols=3, frameon=False, fontsize=9)
-    _plain(axes)
+    plain(axes)
     axes.grid(axis="x", color="#e4e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
 
@@ -114,7 +114,7 @@ def _lanes(axes: Axes, run: Run, lanes: list[str], window: tuple[float, float]) 
 def _tokens(axes: Axes, tokens: list[Mark], above: float) -> None:
     times = [mark.at for mark in tokens]
     axes.plot(
-        times, [above] * len(times), "|", color=_INK, markersize=9, markeredgewidth=1.1,
+        times, [above] * len(times), "|", color=INK, markersize=9, markeredgewidth=1.1,
         label=f"tokens: {len(times)}", zorder=0,
     )  # fmt: skip
 
@@ -129,18 +129,20 @@ def _stage_label(name: str, stage: Mapping[str, Any]) -> str:
 
 def _caption(figure: Figure, record: Mapping[str, Any]) -> None:
     synthetic = ", synthetic weights" if record["synthetic"] else ""
-    figure.suptitle(heading(record) + synthetic, x=0.01, ha="left", fontsize=13, color=_INK)
+    figure.suptitle(heading(record) + synthetic, x=0.01, ha="left", fontsize=13, color=INK)
     machine = setting(record).split(";")[0]
-    figure.supxlabel(machine, x=0.01, ha="left", fontsize=9, color=_FAINT)
+    figure.supxlabel(machine, x=0.01, ha="left", fontsize=9, color=FAINT)
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Take away the frame's upper and right side."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.tick_params(labelsize=9)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Return the figure as a PNG, the same bytes for the same figure."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return buffer.getvalue()

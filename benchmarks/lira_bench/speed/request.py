@@ -15,7 +15,8 @@ class Request:
     """The command's options and their defaults.
 
     Attributes:
-        output: folder of the results; default: bench-BUNDLE-TASK-ENGINES.
+        output: folder of the results; default: bench-BUNDLE-TASK-ENGINES; with `all`,
+            bench-BUNDLE-TASK-all.
         expression: what the task is about. images: an image or a folder; default: a generated image.
         runs, warmup: answers per image that are measured, and answers before them that are not.
         max_tiles: most tiles of an image; default: the bundle's number.
@@ -25,6 +26,8 @@ class Request:
             default: the rows of a prompt. checkpoint: what the torch peer reads.
         overwrite: replace results in `output`. require_quiet: fail on a machine with other work.
         draft: "auto" reads ahead where that pays, "off" never.
+        all: measure every engine that is built, instead of `target` and `precision`. submit: file to write for
+            others, of all engines (lira_bench.results).
     """
 
     bundle: Path
@@ -46,3 +49,5 @@ class Request:
     overwrite: bool = False
     require_quiet: bool = False
     draft: Draft = "auto"
+    all: bool = False
+    submit: Path | None = None

@@ -21,7 +21,7 @@ def print_record(console: Console, record: report.Record, folder: Path) -> None:
         tables.append(report.ablation_table(record))
     for each in tables:
         console.print()
-        console.print(_rich_table(each))
+        console.print(rich_table(each))
     if "peers" in record:
         console.print()
         console.print(record["peers"]["table"])
@@ -29,7 +29,8 @@ def print_record(console: Console, record: report.Record, folder: Path) -> None:
     console.print(f"wrote {folder / output.RECORD}, {', '.join(output.OTHERS)}", soft_wrap=True)
 
 
-def _rich_table(table: report.Table) -> RichTable:
+def rich_table(table: report.Table) -> RichTable:
+    """Return the table for a terminal; all columns but the first are aligned to the right."""
     columns, rows = table
     shown = RichTable(box=None, pad_edge=False)
     for number, column in enumerate(columns):
