@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lira_bench.drawn_text import as_written, fitted, new_figure
 from lira_bench.results.result import EngineResult, Figures, Results
-from lira_bench.results.table import heading, setting
+from lira_bench.results.table import heading, remarks, setting
 from lira_bench.speed.pictures import AUTHORS_COLOR, COLORS, FAINT, INK, plain, png
 from lira_bench.speed.report import seconds, significant
 from lira_engine.inspect import size_text
@@ -58,7 +58,7 @@ PANELS = (
     ),
     Panel("Size of the engines", COLORS["preprocess"], lambda one: one.bytes, lambda size: size_text(int(size))),
     Panel(
-        "Largest error on the check vectors", AUTHORS_COLOR, lambda one: one.error.value if one.error else None,
+        "Largest error on check vectors", AUTHORS_COLOR, lambda one: one.error.value if one.error else None,
         lambda error: f"{error:.1e}", log=True,
     ),
     Panel(
@@ -76,7 +76,8 @@ def picture(results: Results) -> bytes:
     shown = [panel for panel in PANELS if any(panel.value(one) is not None for one in engines)]
     columns = 3 if len(shown) <= 6 else 4
     rows = math.ceil(len(shown) / columns)
-    figure = new_figure(13, 1.3 + rows * (0.8 + 0.42 * len(engines)))
+    figure = new_figure(13 if columns == 3 else 16, 1.4 + rows * (0.9 + 0.42 * len(engines)))
+    figure.set_layout_engine("constrained", hspace=0.12)  # room for what stands below an axis
     grid = figure.subplots(rows, columns, squeeze=False)
     for number, axes in enumerate(grid.flat):
         if number < len(shown):
@@ -84,11 +85,9 @@ def picture(results: Results) -> bytes:
         else:
             axes.set_visible(False)
     synthetic = ", synthetic weights" if results.bundle.synthetic else ""
-    figure.suptitle(heading(results) + synthetic, x=0.01, ha="left", fontsize=15, color=INK)
-    about = "" if results.bundle.is_authors_model else "This is not LIRA-2B, which the authors' 21.6 tok/s is of. "
-    figure.supxlabel(
-        fitted(f"{about}{setting(results)}", 190, rows=2), x=0.01, ha="left", fontsize=9, color=FAINT
-    )
+    figure.suptitle(heading(results) + synthetic, x=0.01, ha="left", fontsize=16, color=INK)
+    about = " ".join([*remarks(results), setting(results)])
+    figure.supxlabel(fitted(about, 200, rows=3), x=0.01, ha="left", fontsize=8.5, color=FAINT)
     return png(figure)
 
 
@@ -96,12 +95,13 @@ def _draw(axes: Axes, panel: Panel, engines: tuple[EngineResult, ...], named: bo
     found = [(place, value) for place, one in enumerate(engines) if (value := panel.value(one)) is not None]
     places, values = [place for place, _ in found], [value for _, value in found]
     largest = max([*values, AUTHORS_TOKENS_PER_SECOND] if panel.authors else values)
-    best = panel.best(values) if len(values) > 1 else None
+    best = panel.best(values) if len(set(values)) > 1 else None
     if panel.log:
         positive = [value for value in values if value > 0] or [1.0]
         axes.set_xscale("log")
         axes.set_xlim(min(positive) / 5, 60 * max(positive))
-        axes.plot(values, places, "o", color=panel.color, markersize=9)
+        axes.hlines(places, min(positive) / 5, [max(value, min(positive) / 5) for value in values], color="#e4e7eb")
+        axes.plot(values, places, "o", color=panel.color, markersize=10)
     else:
         axes.barh(places, values, color=panel.color, height=0.66)
         axes.set_xlim(0, 1.32 * largest)
@@ -109,21 +109,25 @@ def _draw(axes: Axes, panel: Panel, engines: tuple[EngineResult, ...], named: bo
         weight = "bold" if value == best else "normal"
         axes.annotate(
             panel.text(value), (value, place), xytext=(9 if panel.log else 5, 0), textcoords="offset points",
-            va="center", fontsize=10, color=INK, weight=weight,
+            va="center", fontsize=11, color=INK, weight=weight, zorder=4,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )  # fmt: skip
     if panel.authors:
-        axes.axvline(AUTHORS_TOKENS_PER_SECOND, color=AUTHORS_COLOR, linestyle="--", linewidth=1.2, zorder=0)
-        axes.text(
-            AUTHORS_TOKENS_PER_SECOND, -0.62, " authors, LIRA-2B: 21.6", color=AUTHORS_COLOR, fontsize=8.5,
-            va="bottom",
-        )  # fmt: skip
+        axes.axvline(AUTHORS_TOKENS_PER_SECOND, color=AUTHORS_COLOR, linestyle="--", linewidth=1.4, zorder=3)
+        axes.annotate(
+            "authors, LIRA-2B: 21.6", (AUTHORS_TOKENS_PER_SECOND, len(engines) - 0.45), xytext=(0, -3),
+            textcoords="offset points", va="top", fontsize=9, color=AUTHORS_COLOR, annotation_clip=False,
+            ha="right" if 2 * AUTHORS_TOKENS_PER_SECOND > largest else "left",
+        ).set_in_layout(False)  # fmt: skip
     axes.set_yticks(range(len(engines)), [one.name if named else "" for one in engines])
     axes.set_ylim(len(engines) - 0.4, -0.7)
     if named:
         for place, one in enumerate(engines):
             if place not in places and one.status in _STATES:
                 axes.text(0, place, f"  {_STATES[one.status]}", va="center", fontsize=10, color=FAINT, style="italic")
-    axes.set_title(panel.title, loc="left", fontsize=11.5, color=INK)
+    axes.set_title(panel.title, loc="left", fontsize=12.5, color=INK, pad=4)
     plain(axes)
-    axes.tick_params(axis="y", labelsize=11, length=0)
-    axes.tick_params(axis="x", labelsize=8, colors=FAINT)
+    axes.spines["bottom"].set_visible(False)
+    axes.spines["left"].set_color(FAINT)
+    axes.tick_params(axis="y", labelsize=12, length=0)
+    axes.tick_params(axis="x", which="both", bottom=False, labelbottom=False)  # each bar has its figure

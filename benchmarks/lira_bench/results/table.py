@@ -12,9 +12,10 @@ from lira_bench.speed.report import Table, seconds, significant
 from lira_engine.inspect import size_text
 from lira_runtime.timings import AUTHORS_TOKENS_PER_SECOND
 
+_RATIO = f"of {AUTHORS_TOKENS_PER_SECOND}"
 COLUMNS = (
-    "engine", "size", "largest error", "first token", "decode tok/s", "of 21.6", "end to end tok/s",
-    "of 21.6", "peak memory", "energy per answer", "",
+    "engine", "size", "largest error", "first token", "decode tok/s", _RATIO, "end to end tok/s",
+    _RATIO, "peak memory", "energy per answer", "",
 )  # fmt: skip
 STEADY = 0.05
 """Change of a time over a run of all engines that tells nothing."""
@@ -64,9 +65,12 @@ def setting(results: Results) -> str:
     return report.setting(record)
 
 
-def table(results: Results) -> Table:
-    """Return a row for each engine, those without figures too."""
-    return COLUMNS, [_row(one) for one in results.engines]
+def table(results: Results, compared: bool = True) -> Table:
+    """Return a row for each engine, those without figures too. `compared`: with the authors' rate."""
+    table = (COLUMNS, *(_row(one) for one in results.engines))
+    kept = [number for number, title in enumerate(COLUMNS) if compared or title != _RATIO]
+    columns, *rows = [[line[number] for number in kept] for line in table]
+    return columns, rows
 
 
 def reasons(results: Results) -> list[str]:
