@@ -183,7 +183,7 @@ def lowered(work: Path, argument: str) -> dict[str, Any]:
     import onnx_ir as ir
 
     from lira_engine.bundle.external_data import save_graph
-    from lira_engine.engines.accuracy import check_outputs
+    from lira_engine.engines.accuracy import check_stage_outputs
     from lira_engine.engines.replay import run_llm, run_stage
     from lira_engine.lowering.pipeline import apply
     from lira_engine.lowering.tensorrt import tensorrt_pipeline
@@ -201,7 +201,7 @@ def lowered(work: Path, argument: str) -> dict[str, Any]:
     else:
         with OrtStage(stage, graph, bundle.manifest.stages[stage]) as runner:
             found = run_stage(runner, vectors.inputs)
-    return {"errors": check_outputs(stage, precision, found, vectors.outputs, vectors.noise)}
+    return {"errors": check_stage_outputs(stage, precision, found, vectors).errors}
 
 
 def recipe_llm(work: Path, rows: str = "2101") -> dict[str, Any]:

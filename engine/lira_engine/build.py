@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from lira_engine.bundle.bundle import Bundle
@@ -11,7 +12,8 @@ from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import STAGES, FileEntry
 from lira_engine.engines.builder import LowersFirst, Progress, StageBuilder
 from lira_engine.engines.fingerprint import lowering_fingerprint
-from lira_engine.engines.judgement import Candidate, Judge, Judgement, installed_judge
+from lira_engine.engines.judgement import Candidate, Judge, Judgement, installed_judge, judged_flips
+from lira_engine.engines.near_ties import Flip
 from lira_engine.engines.options import Options
 from lira_engine.engines.precision import MIXED
 from lira_engine.engines.recipe import RECIPE_NAME, Recipe, StageRecipe, read_recipe
@@ -67,7 +69,7 @@ def build(
     Args:
         precision: int8 and int4 quantize the language model's weights. None is fp32, or "mixed" with a
             recipe. options: of the target's `options` class; None for its defaults. threads: for the checks.
-        force: also keeps engines that a recipe's judge refuses, which their record then says.
+        force: also keeps engines that a judge refuses, which their record then says.
         recipe: folder that `lira-edge calibrate` wrote.
 
     Raises LiraError for an unknown target or precision, too little disk space or memory, a stage that the
@@ -225,10 +227,9 @@ class _Work:
             return False
         if found.options != self.options:
             return False
-        if self.recipe is None:
-            return True
-        forced = found.judgement is not None and found.judgement.forced
-        return found.recipe == self.recipe.recipe.digest and not forced
+        if found.judgement is not None and found.judgement.forced:
+            return False
+        return self.recipe is None or found.recipe == self.recipe.recipe.digest
 
     def run(self, folder: Path, force: bool) -> Build:
         """Build every stage into `folder` and return the record. `force`: keep what the judge refuses."""
@@ -238,8 +239,11 @@ class _Work:
                 self.builder.lower(stage, folder)
             judgement = self._judged(self.recipe, folder, True, force)
         stages = {stage: self.builder.stage(stage, folder) for stage in STAGES}
+        flips = {stage: one.flips for stage, one in stages.items() if one.flips}
         if self.recipe is not None and judgement is None:
             judgement = self._judged(self.recipe, folder, False, force)
+        elif self.recipe is None and flips:
+            judgement = self._judged_flips(tuple(chain.from_iterable(flips.values())), folder, force)
         files = self.bundle.manifest.files
         sources = [name for stage in STAGES for name in self.bundle.stage_sources(stage)]
         return Build(
@@ -264,29 +268,42 @@ class _Work:
             kept_fp32={stage: one.kept_fp32 for stage, one in stages.items() if one.kept_fp32},
             recipe="" if self.recipe is None else self.recipe.recipe.digest,
             forms=_form_counts(self.recipe.recipe) if self.recipe is not None else {},
+            flips=flips,
             judgement=judgement,
         )
 
     def _judged(self, given: _RecipeWork, folder: Path, graphs: bool, force: bool) -> Judgement:
         """Return what the judge says. Raises LiraError if it refuses the engines and `force` is not set."""
         found = given.judge(
-            Candidate(
-                self.bundle,
-                given.recipe,
-                given.folder,
-                self.target.name,
-                self.options,
-                folder,
-                graphs,
-                self.threads,
-                lambda what: self.progress("judge", what),
-            )
+            replace(self._candidate(folder), recipe=given.recipe, recipe_folder=given.folder, graphs=graphs)
         )
+        return self._kept(found, force, "are beyond the budget", "Calibrate with a larger --budget, or keep")
+
+    def _judged_flips(self, flips: tuple[Flip, ...], folder: Path, force: bool) -> Judgement:
+        """Return what the judge says about near ties that came out otherwise. Raises LiraError as `_judged`
+        does."""
+        found = judged_flips(replace(self._candidate(folder), flips=flips))
+        return self._kept(found, force, "decide near ties otherwise than the reference, at a cost", "Keep")
+
+    def _candidate(self, folder: Path) -> Candidate:
+        return Candidate(
+            self.bundle,
+            None,
+            None,
+            self.target.name,
+            self.options,
+            folder,
+            threads=self.threads,
+            progress=lambda what: self.progress("judge", what),
+            precision=self.precision,
+        )
+
+    def _kept(self, found: Judgement, force: bool, why: str, mend: str) -> Judgement:
         self.progress("judge", "done")
         if found.refused and not force:
             raise LiraError(
-                f"the {self.target.name}-{self.precision} engines are beyond the budget: {found.refused}; "
-                "they were not kept. Calibrate with a larger --budget, or keep them with --force"
+                f"the {self.target.name}-{self.precision} engines {why}: {found.refused}; "
+                f"they were not kept. {mend} them with --force"
             )
         return replace(found, forced=bool(found.refused))
 

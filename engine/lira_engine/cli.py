@@ -59,6 +59,7 @@ def build(
     from lira_engine.build import chosen_precision, plan_build
     from lira_engine.bundle.bundle import Bundle
     from lira_engine.command_line import command_text
+    from lira_engine.engines.near_ties import flip_rows
     from lira_engine.engines.record import read_build
     from lira_engine.errors import LiraError
     from lira_engine.inspect import plan_tables, stage_table
@@ -103,7 +104,8 @@ def build(
     )
     print_tables([stage_table(record)])
     if record.judgement is not None:
-        print_tables([("held-out pictures", record.judgement.rows())])
+        title = "held-out pictures" if record.recipe else "near ties on the check vectors"
+        print_tables([(title, flip_rows(record.flips) + list(record.judgement.rows()))])
     for line in (*chosen.remarks(record), f"{folder}: {size / 2**20:.1f} MiB, {found}"):
         console.print(line, soft_wrap=True)
     arguments = {

@@ -11,6 +11,7 @@ from lira_engine.build import BuildPlan
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.integrity import verify_folder
 from lira_engine.bundle.manifest import MANIFEST_NAME, StageSpec, TensorSpec
+from lira_engine.engines.near_ties import flip_rows
 from lira_engine.engines.precision import MIXED
 from lira_engine.engines.recipe import RECIPE_NAME, read_recipe
 from lira_engine.engines.recipe_tables import recipe_tables
@@ -219,7 +220,7 @@ def _describe_engines(path: Path, verify: bool) -> Tables:
                 *((f"option {key}", str(value)) for key, value in build.options.items()),
                 ("verified", "no" if build.verified is None else f"on {build.verified.setting.text()}"),
                 *((f"{stage} in fp32", ", ".join(names)) for stage, names in build.kept_fp32.items()),
-                *_recipe_rows(build),
+                *_judged_rows(build),
             ],
         ),
         ("files", [(name, size_text(e.bytes), e.sha256[:12]) for name, e in build.files.items()]),
@@ -228,11 +229,12 @@ def _describe_engines(path: Path, verify: bool) -> Tables:
     ]
 
 
-def _recipe_rows(build: Build) -> list[tuple[str, ...]]:
-    """Return the recipe of engines, how it stores their weights, and what its judge found."""
-    if not build.recipe:
-        return []
-    rows: list[tuple[str, ...]] = [("recipe", build.recipe[:12])]
+def _judged_rows(build: Build) -> list[tuple[str, ...]]:
+    """Return near ties that engines decide otherwise, their recipe, how it stores their weights, and what
+    the judge found."""
+    rows = flip_rows(build.flips)
+    if build.recipe:
+        rows.append(("recipe", build.recipe[:12]))
     for stage, forms in build.forms.items():
         rows.append((f"{stage} weights", ", ".join(f"{count} {form}" for form, count in forms.items())))
     return rows + (list(build.judgement.rows()) if build.judgement is not None else [])

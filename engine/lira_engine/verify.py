@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines import lowered_outputs
-from lira_engine.engines.accuracy import check_outputs
+from lira_engine.engines.accuracy import check_stage_outputs
+from lira_engine.engines.judgement import Candidate, Judgement, judged_flips
+from lira_engine.engines.near_ties import Flip, flip_rows
 from lira_engine.engines.precision import precision_named
 from lira_engine.engines.record import Build, Verified, read_build
 from lira_engine.engines.replay import run_llm, run_stage
@@ -78,20 +81,34 @@ def verify_engines(
     with open_engines(bundle, target, precision, threads, unverified=True) as engines:
         errors: dict[str, dict[str, float]] = {}
         lowered: dict[str, float] = {}
+        flips: dict[str, tuple[Flip, ...]] = {}
         for stage in STAGES:
             progress(stage)
             vectors, what = bundle.check_vectors(stage), f"the {target} engine of {stage}"
             found = _run(engines, stage, vectors)
-            errors[stage] = check_outputs(
-                what, build.precisions[stage], found, vectors.outputs, vectors.noise
-            )
+            checked = check_stage_outputs(what, build.precisions[stage], found, vectors)
+            errors[stage] = checked.errors
+            if checked.flips:
+                flips[stage] = checked.flips
             if lowered_outputs.file_name(stage) in build.files:
                 near = lowered_outputs.check(what, found, lowered_outputs.read(folder, stage))
                 lowered |= {f"{stage}.{output}": error for output, error in near.items()}
         progress("answer")
         answer = ask(bundle, engines, build.precisions["llm"], threads)
+    judgement = _judged(bundle, build, flips, threads, progress) if flips else None
     placement = chosen.placement(bundle, build, lambda stage: progress(f"{stage}: placement"))
-    result = Verified(now(), setting, errors, answer.tokens, answer.agree, answer.cutting, lowered, placement)
+    result = Verified(
+        now(),
+        setting,
+        errors,
+        answer.tokens,
+        answer.agree,
+        answer.cutting,
+        lowered,
+        placement,
+        flips,
+        judgement,
+    )
     now_there = read_build(folder, f"run `{chosen.build_command(bundle.path, precision)}`")
     if replace(now_there, verified=None) != replace(build, verified=None):
         raise LiraError(f"{folder} was built again meanwhile: run `lira-edge verify` again")
@@ -104,6 +121,36 @@ def _run(engines: Engines, stage: str, vectors: CheckVectors) -> dict[str, np.nd
     if stage == "llm":
         return run_llm(engines.llm, vectors)
     return run_stage(getattr(engines, stage), vectors.inputs)
+
+
+def _judged(
+    bundle: Bundle, build: Build, flips: dict[str, tuple[Flip, ...]], threads: int | None, progress: Progress
+) -> Judgement:
+    """Return what the judge says about near ties that came out otherwise. Raises LiraError if it refuses
+    engines that were not kept by --force."""
+    progress("near ties")
+    found = judged_flips(
+        Candidate(
+            bundle,
+            None,
+            None,
+            build.target,
+            build.options,
+            bundle.engine_folder(build.target, build.precision),
+            threads=threads,
+            progress=lambda what: progress(f"near ties: {what}"),
+            precision=build.precision,
+            flips=tuple(chain.from_iterable(flips.values())),
+        )
+    )
+    forced = build.judgement is not None and build.judgement.forced
+    if found.refused and not forced:
+        raise LiraError(
+            f"the {build.target}-{build.precision} engines decide near ties otherwise than the reference, at "
+            f"a cost: {found.refused}. Build them with other options, or see what they answer with "
+            "`lira-edge run --unverified`"
+        )
+    return replace(found, forced=bool(found.refused))
 
 
 def tables(found: Verified, build: Build) -> Tables:
@@ -122,8 +169,10 @@ def tables(found: Verified, build: Build) -> Tables:
     if found.tokens:
         about.append(("answer in one pass", f"the same logits within {found.cutting:.1e}"))
     about += _lowered_rows(found, build)
-    if build.judgement is not None:
-        about += build.judgement.rows()
+    about += flip_rows(found.flips)
+    for judgement in (found.judgement, build.judgement):
+        if judgement is not None:
+            about += judgement.rows()
     return [
         ("verified on", about),
         ("largest error on the check vectors", rows),

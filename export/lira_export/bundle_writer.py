@@ -20,7 +20,7 @@ from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.bundle.external_data import save_graph
 from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, StageSpec, TensorSpec
-from lira_engine.engines.accuracy import accepted_error, relative_error
+from lira_engine.engines.accuracy import check_stage_outputs
 from lira_engine.errors import LiraError
 from lira_engine.ort.stage import OrtStage
 
@@ -151,15 +151,13 @@ class BundleWriter:
 
     @staticmethod
     def _compare(name: str, found: Mapping[str, np.ndarray], vectors: CheckVectors) -> None:
-        for output, expected in vectors.outputs.items():
-            error = relative_error(found[output], expected)
-            limit = accepted_error(vectors.noise.get(output, 0.0))
-            if not error <= limit:
-                raise LiraError(
-                    f"the graph of {name} is wrong: its output {output} differs from the torch reference by "
-                    f"{error:.1e} of the largest value, at most {limit:.0e} is accepted; no bundle was "
-                    "written. Report this with the versions that `lira-edge doctor` prints"
-                )
+        try:
+            check_stage_outputs(f"the graph of {name}", "fp32", found, vectors)
+        except LiraError as error:
+            raise LiraError(
+                f"{error}; no bundle was written. Report this with the versions that `lira-edge doctor` "
+                "prints"
+            ) from None
 
 
 def release_memory() -> None:

@@ -2,7 +2,8 @@
 
 Every engine is compared with them. The two pixel stages decide which query owns a cell and which positions a
 query attends to. Rounding may flip a close decision, and then outputs change by more than rounding. So their
-noise is measured, and of a few inputs the one with the least noise is taken.
+noise is measured, and of a few inputs the one with the least noise is taken. How close it was whether a query
+owns a cell is recorded, too: what another processor's rounding flips there is told from what is wrong.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .storage import Storage
 
 CANDIDATES = 3
 CALM = 2e-5
-"""Noise of rounding alone: no decision has flipped."""
+"""Noise of rounding alone: no decision about where to attend has flipped."""
 NEARLY_CALM = 1e-3
 """Noise that is accepted for pictures larger than LARGE: some of their 50 million decisions about where to
 attend are always close, no single one matters, and a pass of the reference takes half a minute."""
@@ -39,6 +40,7 @@ ROUNDING = 1e-6
 """How far, relative to its largest value, a tensor moves after some hundred layers if fp32 sums are taken in
 another order."""
 
+VALID = "query_valid"
 MASKS_AT_ONCE = 32
 LM_HEAD = "llm.lm_head.weight"
 
@@ -58,19 +60,35 @@ def pixel_encoder(encoder: PixelEncoder, config: LiraConfig) -> CheckVectors:
     c, names = config.pixel, pixel_encoder_outputs(config.pixel)
     encoder.masks_at_once = MASKS_AT_ONCE
 
-    def answer(pixels: Tensor) -> Arrays:
+    def answer(pixels: Tensor) -> tuple[Arrays, Tensor]:
         out = encoder(pixels)
         attention = resized_mask_features(out.mask_features, memory_sizes(c))
         outputs = (out.pixel_features, out.queries, out.query_valid, out.mask_features)
-        return _numpy(dict(zip(names, (*outputs, *attention, *out.memories), strict=True)))
+        found = _numpy(dict(zip(names, (*outputs, *attention, *out.memories), strict=True)))
+        return found, out.probability.flatten(2)
 
     def candidate(seed: int) -> CheckVectors:
         pixels = picture(c.image_size, seed, config.pixels.mean, config.pixels.std)
-        found = answer(pixels)
-        return CheckVectors(_numpy({"pixel_values": pixels}), found, _noise(found, answer(_moved(pixels))))
+        (found, sums), (moved, moved_sums) = answer(pixels), answer(_moved(pixels))
+        noise = _noise(found, moved) | {VALID: relative_error(moved_sums.numpy(), sums.numpy())}
+        return CheckVectors(_numpy({"pixel_values": pixels}), found, noise, {VALID: owner_margins(sums)})
 
     with torch.no_grad():
         return _calmest(map(candidate, range(CANDIDATES)), NEARLY_CALM if c.image_size > LARGE else CALM)
+
+
+def owner_margins(sums: Tensor) -> np.ndarray:
+    """Return how far each query is from owning no cell, if it owns one, or else from owning one: [B,Q]
+    float32, relative to the largest of the sums [B,Q,cells], the largest of which in a cell owns it.
+
+    A query that owns cells loses all of them only when it loses the one where it leads most; one without
+    gains one where it is behind least.
+    """
+    best, owner = sums.max(1, keepdim=True)
+    others = sums.scatter(1, owner, float("-inf")).amax(1, keepdim=True)  # without the owner
+    own = owner == torch.arange(sums.shape[1])[:, None]  # [B,Q,cells]
+    lead = (sums - torch.where(own, others, best)).amax(-1)
+    return (lead.abs() / sums.abs().max()).numpy()
 
 
 def sefe(projector: Projector, features: np.ndarray, pixel: Arrays) -> CheckVectors:
@@ -167,13 +185,18 @@ def _noise(found: Arrays, moved: Arrays) -> dict[str, float]:
 def _calmest(candidates: Iterable[CheckVectors], calm: float) -> CheckVectors:
     best, least = None, float("inf")
     for vectors in candidates:
-        noise = max(vectors.noise.values())
+        noise = float("inf") if _flips(vectors) else max(vectors.noise.values())
         if best is None or noise < least:
             best, least = vectors, noise
         if noise <= calm:
             break
     assert best is not None
     return best
+
+
+def _flips(vectors: CheckVectors) -> bool:
+    """Whether rounding of the inputs alone may turn a decision over."""
+    return any((array <= 2 * vectors.noise[name]).any() for name, array in vectors.margins.items())
 
 
 def _numpy(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

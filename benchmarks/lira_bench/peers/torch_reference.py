@@ -60,9 +60,9 @@ def upstream_pixel_encoder(encoder: PixelEncoder, pixels: torch.Tensor) -> Pixel
         feat = layer(feat, pos, *keys[level], blocked, None)
         logits, classes = head()
     queries = torch.cat([feat, pos], dim=-1)
-    pixel_queries, valid, _ = cell_queries(classes, logits, queries, config.image_size, config.grid)
+    pixel_queries, valid, owned = cell_queries(classes, logits, queries, config.image_size, config.grid)
     cells = torch.cat([shuffle_cells(trunk[-1], config.cell_shuffle), pixel_queries], dim=-1)
-    return PixelFeatures(cells, queries, valid, mask_features, memories, classes, logits, masks)
+    return PixelFeatures(cells, queries, valid, mask_features, memories, classes, logits, masks, owned)
 
 
 def mask_at_image_size(logits: torch.Tensor, width: int, height: int) -> np.ndarray:

@@ -57,7 +57,7 @@ def answered(
                     if scene is None or latest != item.image:
                         latest = item.image
                         scene = lira.look(open_image(data.images / item.image))
-                    known[key] = {"of": key, **_ask(scene, item)}
+                    known[key] = {"of": key, **own_answer(scene, item.task, item.text)}
                     journal.append(known[key])
     done = [_with_answer(item, known[key]) for key, item in zip(keys, items, strict=True)]
     cut = len(data.calibration)
@@ -88,12 +88,13 @@ def engines_for_answers(bundle: Bundle) -> tuple[str, str]:
     )
 
 
-def _ask(scene: Scene, item: Item) -> dict[str, Any]:
-    text = item.text
-    if item.task == "refseg" and text is None:
+def own_answer(scene: Scene, task: str, text: str | None) -> dict[str, Any]:
+    """Ask for a task and return the answer: "text" of the question, which of a referring segmentation without
+    one is what the grounded answer names first; "tokens"; "masks" in COCO's run-length encoding."""
+    if task == "refseg" and text is None:
         phrases = [phrase.text for phrase in scene.ask(task="gcg").phrases if phrase.text.strip()]
         text = phrases[0] if phrases else UNNAMED
-    answer: Answer = scene.ask(task=item.task, expression=text)
+    answer: Answer = scene.ask(task=task, expression=text)
     masks: Sequence[dict[str, Any]] = [rle.encode(mask.binary) for mask in answer.masks]
     return {"text": text, "tokens": list(answer.token_ids), "masks": masks}
 

@@ -1,4 +1,4 @@
-"""The judge of builds with a recipe: held-out questions on the lowered engines, compared with fp32.
+"""The judge of builds: held-out questions on the lowered engines of a recipe, compared with fp32.
 
 Answers are teacher-forced, and regions are encoded from recorded masks, so that one early difference does
 not make later steps incomparable. What counts is what people see: tokens and masks. A query that another
@@ -19,29 +19,24 @@ from pathlib import Path
 from typing import Any
 
 from lira_bench.accuracy.agreement import replay
-from lira_calib.choosing.budget import limits
 from lira_calib.judging.agreement import Agreement
 from lira_calib.judging.checked_engines import ForcedDecoder, NotFinite, checked
 from lira_calib.judging.held_out import HeldOut, read_held_out
+from lira_calib.judging.near_ties import judge_flips
+from lira_calib.judging.opened import file_of, opened
 from lira_calib.judging.question import Question
+from lira_calib.judging.verdict import budget_text, limits_of, verdict
 from lira_engine.bundle import schema
 from lira_engine.bundle.bundle import Bundle
-from lira_engine.bundle.manifest import STAGES
-from lira_engine.engines.judgement import NAMES, Candidate, Judgement, Loss
-from lira_engine.engines.recipe import HELD_OUT, MEND, Budget, read_recipe
+from lira_engine.engines.judgement import NAMES, Candidate, Judgement
+from lira_engine.engines.recipe import HELD_OUT, MEND, Recipe, read_recipe
 from lira_engine.engines.runner import Engines
 from lira_engine.errors import LiraError, how_it_ended, out_of_memory
-from lira_engine.open import open_files
-from lira_engine.targets import target_named
 from lira_runtime import Lira, rle
 from lira_runtime.images import open_image
 from lira_runtime.prompts import encodes_regions
 from lira_runtime.tokenizer import Tokenizer
 
-# Without a budget: what int4 weights of the language model alone cost lira-nano (docs/precisions.md: 0.35
-# points of mask IoU, 0.2 points of tokens), with room for pictures that are harder than its scenes.
-DEFAULT_LIMITS = {"iou": 0.01, "tokens": 0.02}
-DEFAULT_TEXT = "none: mask IoU with fp32 -1%, tokens -2%"
 ENGINES, GRAPHS = "engines", "lowered graphs"
 COMMAND = (sys.executable, "-m", "lira_calib.judging.gate")
 
@@ -51,66 +46,40 @@ def judge(candidate: Candidate) -> Judgement:
     those of fp32, and masks from the truth. The engines are refused if a metric of the budget fell by more
     than it allows.
 
+    Engines without a recipe are judged by what their flips do (judging.near_ties).
     Graphs of a target that this machine cannot run are judged by ONNX Runtime on the CPU, in a process of its
     own: "not judged", with the reason, if that cannot run them.
     Raises LiraError for a recipe without held-out questions or without what its budget measures, and for
     outputs that are not finite, with the first tensor that is not.
     """
+    if candidate.recipe is None:
+        return judge_flips(candidate)
     return _in_process(candidate) if candidate.graphs else _judged(candidate)
 
 
-def limits_of(budget: Budget | None) -> dict[str, float]:
-    """Return how far each metric may fall: a budget for masks bounds tokens, too."""
-    return DEFAULT_LIMITS if budget is None else limits(budget)
-
-
 def _judged(candidate: Candidate) -> Judgement:
-    held_out = read_held_out(candidate.recipe_folder, candidate.recipe)
-    with _opened(candidate) as engines:
+    recipe, folder = _recipe_of(candidate)
+    held_out = read_held_out(folder, recipe)
+    with opened(candidate) as engines:
         agreement = _answers(candidate, engines, held_out)
-    budget = candidate.recipe.budget
-    bounds = limits_of(budget)
-    losses = agreement.losses(bounds)
-    for name in bounds:
-        if name not in losses:
+    found = verdict(agreement, recipe.budget, GRAPHS if candidate.graphs else ENGINES)
+    for name in limits_of(recipe.budget):
+        if name not in found.losses:
             raise LiraError(
-                f"the budget of {candidate.recipe_folder} is in {NAMES.get(name, name)}, which its held-out "
-                f"questions do not have; they have {', '.join(losses)}: {MEND}"
+                f"the budget of {folder} is in {NAMES.get(name, name)}, which its held-out "
+                f"questions do not have; they have {', '.join(found.losses)}: {MEND}"
             )
-    return Judgement(
-        ran=GRAPHS if candidate.graphs else ENGINES,
-        pictures=agreement.pictures,
-        questions=agreement.questions,
-        metrics=agreement.metrics(),
-        losses=losses,
-        budget=DEFAULT_TEXT if budget is None else budget.text,
-        refused="; ".join(_refusal(name, loss) for name, loss in losses.items() if not loss.accepted),
-    )
+    return found
 
 
-def _refusal(name: str, loss: Loss) -> str:
-    return f"{NAMES.get(name, name)} {loss.text()}"
-
-
-def _file(candidate: Candidate, stage: str) -> Path:
-    name = f"{stage}.onnx" if candidate.graphs else target_named(candidate.target).file(stage)
-    return candidate.folder / name
-
-
-def _opened(candidate: Candidate) -> Engines:
-    from lira_engine.ort.opening import OrtOpener
-
-    target, bundle, threads = target_named(candidate.target), candidate.bundle, candidate.threads
-    files = {stage: _file(candidate, stage) for stage in STAGES}
-    if candidate.graphs:
-        return open_files(OrtOpener(bundle, threads), files, candidate.target, "mixed")
-    opener = target.opener(bundle, "mixed", candidate.options, threads)
-    return open_files(opener, files, candidate.target, "mixed")
+def _recipe_of(candidate: Candidate) -> tuple[Recipe, Path]:
+    assert candidate.recipe is not None and candidate.recipe_folder is not None
+    return candidate.recipe, candidate.recipe_folder
 
 
 def _answers(candidate: Candidate, engines: Engines, held_out: HeldOut) -> Agreement:
     """Return the sums over all answers. Raises LiraError for an output that is not finite."""
-    bundle, found = candidate.bundle, Agreement()
+    bundle, found, (_, folder) = candidate.bundle, Agreement(), _recipe_of(candidate)
     watched, decoder = checked(engines, bundle.manifest.model.mask_size)
     tokenizer = Tokenizer(bundle.tokenizer_file)
     lira = Lira(bundle.manifest, watched, tokenizer, bundle.embeddings, bundle.separators)
@@ -120,7 +89,7 @@ def _answers(candidate: Candidate, engines: Engines, held_out: HeldOut) -> Agree
     for number, ((picture, upright), questions) in enumerate(by_picture.items(), 1):
         candidate.progress(f"picture {number} of {len(by_picture)}")
         try:
-            _ask(lira, decoder, candidate.recipe_folder / HELD_OUT / picture, upright, questions, found)
+            _ask(lira, decoder, folder / HELD_OUT / picture, upright, questions, found)
         except NotFinite as error:
             raise LiraError(f"{_named(candidate, error)} on held-out picture {picture}: {MEND}") from None
     return found
@@ -146,16 +115,17 @@ def _named(candidate: Candidate, error: NotFinite) -> str:
     """Return the first tensor that is not finite, as the graph names it."""
     from lira_engine.ort.not_finite import first_not_finite
 
-    file = _file(candidate, error.stage)
+    file = file_of(candidate, error.stage)
     tensor = first_not_finite(file, error.feeds) if file.suffix == ".onnx" else None
     return f"{error.stage}: {tensor} is not finite" if tensor else str(error)
 
 
 def _in_process(candidate: Candidate) -> Judgement:
     """Judge graphs in a process that ends before the compiler starts, which needs its memory."""
+    recipe, folder = _recipe_of(candidate)
     job = {
         "bundle": str(candidate.bundle.path.resolve()),
-        "recipe": str(candidate.recipe_folder.resolve()),
+        "recipe": str(folder.resolve()),
         "target": candidate.target,
         "folder": str(candidate.folder.resolve()),
         "threads": candidate.threads,
@@ -185,11 +155,7 @@ def _in_process(candidate: Candidate) -> Judgement:
     if "judgement" in last:
         return schema.read(Judgement, last["judgement"], "the judgement")
     why = last.get("unable", f"its process {how_it_ended(code)}")
-    return Judgement(GRAPHS, budget=_budget_text(candidate.recipe.budget), not_judged=why)
-
-
-def _budget_text(budget: Budget | None) -> str:
-    return DEFAULT_TEXT if budget is None else budget.text
+    return Judgement(GRAPHS, budget=budget_text(recipe.budget), not_judged=why)
 
 
 def main() -> None:
@@ -216,7 +182,7 @@ def main() -> None:
         progress=lambda what: say(progress=what),
     )
     try:
-        with _opened(candidate):
+        with opened(candidate):
             pass
     except Exception as error:
         say(unable=f"ONNX Runtime cannot run the lowered graphs on the CPU ({_short(error)})")

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from lira_engine.engines.precision import PRECISIONS, precision_named
+from lira_engine.bundle.check_vectors import CheckVectors
+from lira_engine.engines.near_ties import Flip, accepted_error, near_ties
+from lira_engine.engines.precision import precision_named
 from lira_engine.errors import LiraError
-
-_NOISE_MARGIN = 10  # other roundings inside a stage move an output further than rounded inputs do
 
 
 class NotFinite(LiraError):
     """An output that must be finite is not."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Outputs that are right. errors: see `check_outputs`. flips: near ties that came out otherwise, which a
+    judge looks at (engines.judgement)."""
+
+    errors: dict[str, float]
+    flips: tuple[Flip, ...] = ()
+
+
+def check_stage_outputs(
+    what: str, precision: str, found: Mapping[str, np.ndarray], vectors: CheckVectors
+) -> Checked:
+    """Compare a stage's outputs on its check vectors with the recorded ones. In fp32, booleans may differ
+    where the recorded decision was a near tie. Raises LiraError as `check_outputs` does."""
+    flips = near_ties(found, vectors) if precision == "fp32" else ()
+    return Checked(check_outputs(what, precision, found, vectors.outputs, vectors.noise, flips), flips)
 
 
 def check_outputs(
@@ -22,27 +41,31 @@ def check_outputs(
     found: Mapping[str, np.ndarray],
     expected: Mapping[str, np.ndarray],
     noise: Mapping[str, float],
+    flips: Sequence[Flip] = (),
 ) -> dict[str, float]:
     """Return the relative error of each output: the largest for fp32, the RMS for other precisions; of
     booleans and integers, the share that differs if the precision accepts any.
 
     Args:
         what: start of the error message. found, expected: outputs by name; one that is not in `found` is
-            left out. noise: of the expected outputs, see `accepted_error`.
+            left out. noise: of the expected outputs, see `accepted_error`. flips: of booleans, with their
+            margins, where these are known.
 
     Raises LiraError if an error is above the tolerance of `precision`, an output is not finite although the
-    expected one is, or too many booleans or integers differ (engines.precision). Of a precision that is
-    judged by masks, only values that are not finite are refused (NotFinite).
+    expected one is, or too many booleans or integers differ (engines.precision): any that was no near tie,
+    if `flips` tells. Of a precision that is judged by masks, only values that are not finite are refused
+    (NotFinite).
     """
     accepted = precision_named(precision)
     errors = {}
     for output, array in expected.items():
         if output not in found:
             continue
-        exact = not np.issubdtype(array.dtype, np.floating)
-        if exact and accepted.flipped and found[output].shape == array.shape:
-            error, limit, of = float((found[output] != array).mean()), accepted.flipped, "its elements"
-        elif precision == "fp32" or exact:
+        turned = [flip for flip in flips if flip.output == output]
+        if not np.issubdtype(array.dtype, np.floating):
+            error = differing_share(found[output], array)
+            limit, of = 1.0 if turned else accepted.flipped, "its elements"
+        elif precision == "fp32":
             error, limit = relative_error(found[output], array), accepted_error(noise.get(output, 0.0))
             of = "the largest value"
         else:
@@ -54,15 +77,29 @@ def check_outputs(
                 f"{what} is wrong: output {output} differs from the recorded one by {error:.1e} of {of}, "
                 f"at most {limit:.0e} is accepted"
             )
+        _refuse_far(what, turned)
         errors[output] = error
     if not errors:
         raise LiraError(f"{what} gave none of the recorded outputs: {', '.join(expected)}")
     return errors
 
 
-def accepted_error(noise: float) -> float:
-    """Return the tolerance of an fp32 output whose reference has a relative error of `noise` itself."""
-    return max(PRECISIONS["fp32"].tolerance, _NOISE_MARGIN * noise)
+def _refuse_far(what: str, flips: Sequence[Flip]) -> None:
+    """Raises LiraError, which names the flip with the largest margin, if that is no near tie."""
+    far = sorted((flip for flip in flips if not flip.near_tie), key=lambda flip: flip.margin)
+    if far:
+        others = f"; {len(far)} flips are no near ties" if len(far) > 1 else ""
+        raise LiraError(
+            f"{what} is wrong: output {far[-1].text()}, the recorded one is not, and rounding explains "
+            f"margins of at most {far[-1].limit:.0e} of the largest sum{others}"
+        )
+
+
+def differing_share(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the share of elements that differ; infinity if shapes or dtypes do."""
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return float("inf")
+    return float((found != expected).mean()) if expected.size else 0.0
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:

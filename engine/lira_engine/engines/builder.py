@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from lira_engine.engines.near_ties import Flip
+
 Progress = Callable[[str, str], None]
 """Called with a stage's name and the phase that begins; the last phase is "done"."""
 
@@ -19,7 +21,8 @@ class BuiltStage:
         errors: of its outputs on the check vectors, if these were run. speedup: int8 over fp32, if both were
             timed. others: cores that other programs used meanwhile, if that is known. peak_mib: peak memory
             of the process that compiled it, if it had its own.
-        kept_fp32: weights that do not fit into fp16.
+        kept_fp32: weights that do not fit into fp16. flips: near ties of the reference that came out
+            otherwise on the check vectors.
     """
 
     precision: str
@@ -29,6 +32,7 @@ class BuiltStage:
     others: float | None = None
     peak_mib: int | None = None
     kept_fp32: tuple[str, ...] = ()
+    flips: tuple[Flip, ...] = ()
 
 
 class StageBuilder(Protocol):

@@ -1,4 +1,5 @@
-"""The contract of a judge, who decides by masks and tokens whether the engines of a recipe are kept.
+"""The contract of a judge, who decides by masks and tokens whether engines are kept: those of a recipe, and
+those that decide near ties otherwise than the reference.
 
 Judges live in packages that lira_engine does not import: an entry point names the one that is installed.
 """
@@ -11,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lira_engine.engines.near_ties import Flip
+from lira_engine.engines.precision import MIXED
 from lira_engine.errors import LiraError
 from lira_engine.system.extras import lacking
 
@@ -58,7 +61,7 @@ class Judgement:
 
     Attributes:
         ran: what it ran: "engines", or "lowered graphs" by ONNX Runtime on the CPU, of engines that the
-            building machine cannot run. pictures, questions: how many it judged.
+            building machine cannot run. pictures, questions: how many it judged. on: which ones.
         metrics: of the engines, and of fp32 as "fp32 NAME". losses: by metric.
         budget: that the recipe asks for, as text. refused: why the engines are beyond it; "" if they are not.
         forced: they were kept although they are refused. not_judged: why nothing was judged; "" if it was.
@@ -73,12 +76,14 @@ class Judgement:
     refused: str = ""
     forced: bool = False
     not_judged: str = ""
+    on: str = "held-out questions"
 
     def rows(self) -> list[tuple[str, str]]:
         """Return rows of a table about it."""
         if self.not_judged:
             return [("masks", f"not judged: {self.not_judged}")]
-        on = f"{self.ran} on {self.questions} held-out questions about {self.pictures} pictures"
+        count = f"{self.pictures} picture{'s' if self.pictures != 1 else ''}"
+        on = f"{self.ran} on {self.questions} {self.on} about {count}"
         rows = [("judged", on), ("budget", self.budget)]
         for name, loss in self.losses.items():
             before = self.metrics.get(f"fp32 {name}")
@@ -95,24 +100,29 @@ class Candidate:
     """Engines to be judged.
 
     Attributes:
-        recipe_folder: the recipe's. folder: holds the engine files of `target`; or, if `graphs`, the lowered
+        recipe, recipe_folder: theirs, with held-out questions; None for engines without a recipe, of which
+            the `flips` are judged. folder: holds the engine files of `target`; or, if `graphs`, the lowered
             graphs STAGE.onnx, which ONNX Runtime runs on the CPU. options: as recorded.
-        progress: is called with what is judged now.
+        progress: is called with what is judged now. precision: of the engines. flips: near ties that came out
+            otherwise on the check vectors.
     """
 
     bundle: Bundle
-    recipe: Recipe
-    recipe_folder: Path
+    recipe: Recipe | None
+    recipe_folder: Path | None
     target: str
     options: Mapping[str, Any]
     folder: Path
     graphs: bool = False
     threads: int | None = None
     progress: Callable[[str], None] = lambda what: None
+    precision: str = MIXED
+    flips: tuple[Flip, ...] = ()
 
 
 class Judge(Protocol):
-    """Runs held-out questions on a candidate and compares it with the fp32 bundle."""
+    """Runs held-out questions on a candidate and compares it with the fp32 bundle; of one without a recipe,
+    questions about the check vectors' picture, with the recorded decisions and with the flipped ones."""
 
     def __call__(self, candidate: Candidate) -> Judgement:
         """Return the judgement, also of engines beyond the budget. Raises LiraError for a recipe without what
@@ -126,11 +136,21 @@ def installed_judge() -> Judge:
     if len(entries) != 1:
         found = ", ".join(f"{entry.name} ({entry.value})" for entry in entries) or "none"
         raise LiraError(
-            f"a build with a recipe needs one judge (entry points {JUDGES}), found {found}: "
-            "install lira-edge again"
+            f"masks and tokens need one judge (entry points {JUDGES}), found {found}: install lira-edge again"
         )
     missing, mend = lacking(entries[0])
     if missing:
         raise LiraError(f"judge {entries[0].name} needs {', '.join(missing)}: run {mend}")
     judge: Judge = entries[0].load()
     return judge
+
+
+def judged_flips(candidate: Candidate) -> Judgement:
+    """Return what the installed judge says of a candidate's flips; "not judged", with the reason, where none
+    can run: near ties are what rounding alone may turn over, so the reference itself decides them otherwise
+    on such a processor. Raises LiraError as `Judge` does."""
+    try:
+        judge = installed_judge()
+    except LiraError as error:
+        return Judgement(not_judged=str(error))
+    return judge(candidate)

@@ -11,6 +11,7 @@ from typing import Any
 from lira_engine.bundle import schema
 from lira_engine.bundle.manifest import FileEntry
 from lira_engine.engines.judgement import Judgement
+from lira_engine.engines.near_ties import Flip
 from lira_engine.engines.setting import Setting
 from lira_engine.errors import LiraError
 
@@ -30,7 +31,8 @@ class Verified:
         cutting: error of the answer's logits, computed pass by pass, against those of all rows in one pass.
         lowered: error of quantized stages' outputs, as STAGE.OUTPUT, against those of their own lowered
             graphs, if the build recorded them. placement: which execution providers ran the nodes of each
-            stage, if the target has several.
+            stage, if the target has several. flips: near ties of each stage that came out otherwise than
+            recorded (engines.near_ties). judgement: of these.
     """
 
     when: str
@@ -41,6 +43,8 @@ class Verified:
     cutting: float = 0.0
     lowered: dict[str, float] = field(default_factory=dict)
     placement: dict[str, str] = field(default_factory=dict)
+    flips: dict[str, tuple[Flip, ...]] = field(default_factory=dict)
+    judgement: Judgement | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Build:
             (engines.accuracy). peaks_mib: peak memory of the process that
             compiled a stage. kept_fp32: weights of a stage that do not fit into fp16. recipe: its digest; ""
             for engines without one. forms: how many weights of each stage the recipe stores in which form.
-            judgement: of engines with a recipe. verified: what `lira-edge verify` found last.
+            flips: near ties of each stage that came out otherwise than recorded (engines.near_ties).
+            judgement: of engines with a recipe, or with flips. verified: what `lira-edge verify` found last.
     """
 
     lira_edge_version: str
@@ -76,6 +81,7 @@ class Build:
     kept_fp32: dict[str, tuple[str, ...]] = field(default_factory=dict)
     recipe: str = ""
     forms: dict[str, dict[str, int]] = field(default_factory=dict)
+    flips: dict[str, tuple[Flip, ...]] = field(default_factory=dict)
     judgement: Judgement | None = None
     verified: Verified | None = None
 

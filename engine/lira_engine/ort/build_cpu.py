@@ -13,8 +13,9 @@ import onnx_ir as ir
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.bundle.external_data import save_graph
-from lira_engine.engines.accuracy import NotFinite, check_outputs
+from lira_engine.engines.accuracy import Checked, NotFinite, check_stage_outputs
 from lira_engine.engines.builder import BuiltStage, Progress
+from lira_engine.engines.near_ties import Flip
 from lira_engine.engines.precision import MIXED
 from lira_engine.engines.recipe import MEND as RECIPE_MEND
 from lira_engine.engines.recipe import Recipe
@@ -60,22 +61,23 @@ class CpuBuilder:
         speedup = beside = None
         if len(choices) == 1 or self.options.encoders != "auto":
             precision = choices[0] if len(choices) == 1 else self.options.encoders
-            errors = self._write(stage, precision, folder)
+            checked = self._write(stage, precision, folder)
         else:
             first = load.reading()
-            precision, errors, speedup = self._faster(stage, folder)
+            precision, checked, speedup = self._faster(stage, folder)
             beside = load.between(first, load.reading())
         self.progress(stage, "done")
         return BuiltStage(
             precision,
-            errors,
+            checked.errors,
             round(time.perf_counter() - started, 3),
             speedup,
             None if speedup is None or beside is None else round(beside.lost, 3),
+            flips=checked.flips,
         )
 
-    def _write(self, stage: str, precision: str, folder: Path) -> dict[str, float]:
-        """Write one engine file and check it; return the errors of its outputs."""
+    def _write(self, stage: str, precision: str, folder: Path) -> Checked:
+        """Write one engine file and check it."""
         self.progress(stage, "lower")
         portable = ir.load(self.bundle.stage_file(stage))
         model = apply(portable, self._passes(stage, precision))
@@ -111,16 +113,16 @@ class CpuBuilder:
             return (*passes, QuantizeKvCache())
         return passes
 
-    def _faster(self, stage: str, folder: Path) -> tuple[str, dict[str, float], float | None]:
+    def _faster(self, stage: str, folder: Path) -> tuple[str, Checked, float | None]:
         """Write fp32 or int8 into `folder`: int8 if it is accurate enough and faster. Return the precision,
-        its errors and the speedup of int8, if it was timed."""
+        its check and the speedup of int8, if it was timed."""
         folders = {precision: folder / precision for precision in ("fp32", "int8")}
         for one in folders.values():
             one.mkdir()
-        errors = {"fp32": self._write(stage, "fp32", folders["fp32"])}
+        checked = {"fp32": self._write(stage, "fp32", folders["fp32"])}
         speedup, chosen = None, "fp32"
         try:
-            errors["int8"] = self._write(stage, "int8", folders["int8"])
+            checked["int8"] = self._write(stage, "int8", folders["int8"])
         except OutOfMemory:
             raise
         except LiraError:
@@ -134,7 +136,7 @@ class CpuBuilder:
             for file in one.iterdir():
                 file.unlink()
             folders[precision].rmdir()
-        return chosen, errors[chosen], speedup
+        return chosen, checked[chosen], speedup
 
     def _speedup(self, stage: str, before: Path, after: Path) -> float:
         """Return the speedup of the engine in `after` over that in `before`, each with one thread, so that
@@ -148,8 +150,8 @@ class CpuBuilder:
             return round(in_turns(works, until_clear(WORTHWHILE)).speedup(), 3)
 
 
-def check_stage(opener: OrtOpener, stage: str, file: Path, what: str, precision: str) -> dict[str, float]:
-    """Run a stage's file on the bundle's check vectors and return the error of each output.
+def check_stage(opener: OrtOpener, stage: str, file: Path, what: str, precision: str) -> Checked:
+    """Run a stage's file on the bundle's check vectors and check each output.
 
     The language model runs as a plain graph, with caches as inputs and outputs, if the check vectors hold
     them; and with its runner's cache if they begin at position 0: a few rows at a time, and as many rows, if
@@ -159,10 +161,12 @@ def check_stage(opener: OrtOpener, stage: str, file: Path, what: str, precision:
     bundle = opener.bundle
     vectors = bundle.check_vectors(stage)
     errors: dict[str, float] = {}
+    flips: tuple[Flip, ...] = ()
 
-    def check(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray] = vectors.outputs) -> None:
+    def check(found: Mapping[str, np.ndarray], of: CheckVectors = vectors) -> None:
+        nonlocal flips
         try:
-            new = check_outputs(what, precision, found, expected, vectors.noise)
+            new = check_stage_outputs(what, precision, found, of)
         except NotFinite as error:
             tensor = first_not_finite(file, vectors.inputs)
             told = f"{stage}: {tensor} is not finite on the check vectors" if tensor else str(error)
@@ -171,7 +175,8 @@ def check_stage(opener: OrtOpener, stage: str, file: Path, what: str, precision:
             raise LiraError(
                 f"{error}; nothing was kept. Report this with the output of `lira-edge doctor`"
             ) from None
-        for output, size in new.items():
+        flips += new.flips
+        for output, size in new.errors.items():
             errors[output] = max(size, errors.get(output, 0.0))
 
     if vectors.inputs.keys() == bundle.manifest.stages[stage].inputs.keys():
@@ -182,12 +187,10 @@ def check_stage(opener: OrtOpener, stage: str, file: Path, what: str, precision:
             check(run_llm(llm, vectors))
             if llm.reads_many_rows:
                 check(*_after_many_rows(llm, vectors))
-    return errors
+    return Checked(errors, flips)
 
 
-def _after_many_rows(
-    llm: OrtLlm, vectors: CheckVectors
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _after_many_rows(llm: OrtLlm, vectors: CheckVectors) -> tuple[dict[str, np.ndarray], CheckVectors]:
     """Return the outputs at the last row, found and expected, with all rows before it read as many rows."""
     embeds, cache = vectors.inputs["inputs_embeds"][0], llm.new_cache()
     last = int(vectors.inputs["logit_positions"].argmax())
@@ -195,4 +198,4 @@ def _after_many_rows(
     llm.read_many_rows(embeds[:end], cache)
     out = llm.forward(embeds[end : end + 1], cache)
     expected = {name: array[:, last : last + 1] for name, array in vectors.outputs.items()}
-    return {"logits": out.logits[None], "hidden_states": out.hidden[None]}, expected
+    return {"logits": out.logits[None], "hidden_states": out.hidden[None]}, replace(vectors, outputs=expected)

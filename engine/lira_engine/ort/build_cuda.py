@@ -13,7 +13,7 @@ import onnx_ir as ir
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.external_data import save_graph
 from lira_engine.engines import lowered_outputs
-from lira_engine.engines.accuracy import check_outputs
+from lira_engine.engines.accuracy import Checked, check_stage_outputs
 from lira_engine.engines.builder import BuiltStage, Progress
 from lira_engine.engines.llm_tensors import is_cache
 from lira_engine.engines.precision import MIXED
@@ -56,11 +56,11 @@ class CudaBuilder:
             self.progress(stage, "expect")
             lowered_reference.record_in_process(self.bundle, file, precision, folder, stage)
         self.progress(stage, "check")
-        errors = self._check(stage, precision, file)
+        checked = self._check(stage, precision, file)
         checked_placement(self.bundle, stage, file, precision, self.opener.device)
         self.progress(stage, "done")
         seconds = round(time.perf_counter() - started, 3)
-        return BuiltStage(precision, errors, seconds, kept_fp32=kept)
+        return BuiltStage(precision, checked.errors, seconds, kept_fp32=kept, flips=checked.flips)
 
     def _write(self, stage: str, precision: str, file: Path) -> tuple[str, ...]:
         """Write the engine file; return the names of the weights that do not fit into fp16."""
@@ -77,8 +77,8 @@ class CudaBuilder:
         quantization = Quantization(self.options.block_size, self.options.lm_head_bits)
         return cuda_pipeline(stage, precision, provider, quantization)
 
-    def _check(self, stage: str, precision: str, file: Path) -> dict[str, float]:
-        """Run the engine on the check vectors; return the error of each output."""
+    def _check(self, stage: str, precision: str, file: Path) -> Checked:
+        """Run the engine on the check vectors and check each output."""
         vectors = self.bundle.check_vectors(stage)
         if stage == "llm":
             with self.opener.llm(file) as llm:
@@ -87,10 +87,10 @@ class CudaBuilder:
             with self.opener.stage(stage, file) as runner:
                 found = run_stage(runner, vectors.inputs)
         what = f"the {self.target.name} engine of {stage}"
-        errors = check_outputs(what, precision, found, vectors.outputs, vectors.noise)
+        checked = check_stage_outputs(what, precision, found, vectors)
         if precision == MIXED and (file.parent / lowered_outputs.file_name(stage)).exists():
             lowered_outputs.check(what, found, lowered_outputs.read(file.parent, stage))
-        return errors
+        return checked
 
 
 def checked_placement(bundle: Bundle, stage: str, file: Path, precision: str, device: Device) -> Placement:

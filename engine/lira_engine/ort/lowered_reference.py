@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.engines import lowered_outputs
-from lira_engine.engines.accuracy import NotFinite, check_outputs
+from lira_engine.engines.accuracy import NotFinite, check_stage_outputs
 from lira_engine.engines.replay import run_llm, run_stage
 from lira_engine.errors import LiraError, OutOfMemory, how_it_ended, out_of_memory
 from lira_engine.system.extras import ENGINES_FROM, PORTABLE_FROM
@@ -49,12 +49,12 @@ def record(bundle: Bundle, graph: Path, precision: str, folder: Path, stage: str
             found = run_stage(runner, vectors.inputs)
     what = f"the lowered graph of {stage}"
     try:
-        checked = check_outputs(what, precision, found, vectors.outputs, vectors.noise)
+        checked = check_stage_outputs(what, precision, found, vectors)
     except NotFinite as error:
         tensor = first_not_finite(graph, vectors.inputs)
         told = f"{stage}: {tensor} is not finite on the check vectors" if tensor else str(error)
         raise NotFinite(told) from None
-    lowered_outputs.write(folder, stage, {name: found[name] for name in checked})
+    lowered_outputs.write(folder, stage, {name: found[name] for name in checked.errors})
 
 
 def record_in_process(bundle: Bundle, graph: Path, precision: str, folder: Path, stage: str = "llm") -> None:

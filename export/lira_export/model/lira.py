@@ -27,6 +27,7 @@ class PixelFeatures(NamedTuple):
     class_logits: Tensor  # [B, Q, classes + 1]
     mask_logits: Tensor  # [B, Q, P/4, P/4]
     mask_logits_all: list[Tensor]
+    probability: Tensor  # [B, Q, g, g], by which queries own cells
 
 
 class PixelEncoder(nn.Module):
@@ -53,7 +54,7 @@ class PixelEncoder(nn.Module):
         decoded = self.mask_decoder(feat, pos, mask_features, memories, last_only=few)
         classes = self.mask_decoder.class_logits(decoded.query_feat, decoded.mask_logits, mask_features)
         queries = torch.cat([decoded.query_feat, pos], dim=-1)
-        pixel_queries, valid, _ = cell_queries(
+        pixel_queries, valid, probability = cell_queries(
             classes, decoded.mask_logits, queries, c.image_size, c.grid, self.masks_at_once
         )
         cells = torch.cat([shuffle_cells(trunk[-1], c.cell_shuffle), pixel_queries], dim=-1)
@@ -66,6 +67,7 @@ class PixelEncoder(nn.Module):
             classes,
             decoded.mask_logits,
             decoded.mask_logits_all,
+            probability,
         )
 
 

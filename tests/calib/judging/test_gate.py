@@ -21,6 +21,7 @@ from lira_calib.judging.agreement import Agreement
 from lira_calib.judging.checked_engines import checked
 from lira_calib.judging.held_out import Fp32Answer, read_held_out, write_held_out, write_questions
 from lira_calib.judging.question import Question
+from lira_calib.judging.verdict import DEFAULT_TEXT
 from lira_calib.scoring.score import Scorer
 from lira_engine import LiraError
 from lira_engine.build import build
@@ -193,7 +194,7 @@ def test_without_a_budget_a_default_decides(calib_bundle: Bundle, recipe: Path) 
     assert {name: loss.limit for name, loss in found.losses.items()} == {
         "iou": 0.01, "tokens": 0.02, "ciou": None,
     }  # fmt: skip
-    assert found.budget == gate.DEFAULT_TEXT
+    assert found.budget == DEFAULT_TEXT
 
 
 def test_regions_are_those_of_the_given_masks(

@@ -18,7 +18,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes import common
 
 from lira_engine.bundle.bundle import Bundle
-from lira_engine.engines.accuracy import check_outputs
+from lira_engine.engines.accuracy import check_stage_outputs
 from lira_engine.engines.builder import BuiltStage, Progress, StageBuilder
 from lira_engine.engines.options import Options, option
 from lira_engine.engines.runner import Feeds, LlmRunner, Stage, StageRunner, check_feeds, host_array
@@ -110,7 +110,7 @@ class ToyBuilder:
             found = runner.run(vectors.inputs)
         errors = {}
         if self.digits > 1:
-            errors = check_outputs("the toy", "fp32", found, vectors.outputs, vectors.noise)
+            errors = check_stage_outputs("the toy", "fp32", found, vectors).errors
         self.progress(stage, "done")
         return BuiltStage("fp32", errors, time.perf_counter() - started)
 
