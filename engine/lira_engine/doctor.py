@@ -9,13 +9,15 @@ from pathlib import Path
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.inspect import Tables, engine_rows
 from lira_engine.system.cores import cores
+from lira_engine.system.cuda_libraries import dotted, library_mend, use_cuda_libraries
 from lira_engine.system.extras import (
-    ONNXRUNTIMES,
     extras,
     install_line,
     installed,
     missing_packages,
     onnxruntime_here,
+    onnxruntimes,
+    versions,
 )
 from lira_engine.system.machine import gpu_here, this_machine
 from lira_engine.targets import PORTABLE, TARGETS
@@ -24,7 +26,11 @@ from lira_engine.targets import PORTABLE, TARGETS
 def examine(bundle: Path | None = None) -> Tables:
     """Return tables about the machine, the installed packages, the targets that can run here, and the engines
     of `bundle` that can. Raises LiraError if it is not a bundle."""
-    tables: Tables = [("machine", _machine()), ("packages", _packages()), ("targets", _targets())]
+    tables: Tables = [("machine", _machine()), ("packages", _packages())]
+    cuda = _cuda()
+    if cuda:
+        tables.append(("CUDA for onnxruntime", cuda))
+    tables.append(("targets", _targets()))
     if bundle is not None:
         tables.append((f"engines of {bundle}", engine_rows(Bundle.open(bundle))))
     problems = _problems()
@@ -66,11 +72,32 @@ def _packages() -> list[tuple[str, ...]]:
         lacking = missing_packages(extra)
         if lacking:
             line = install_line(extra)
-            if extra == "cuda" and installed("onnxruntime"):  # both wheels have the same files
-                line = f"pip uninstall -y onnxruntime, then {line}"
+            others = [one for one in onnxruntimes() if one not in packages]
+            if extra == "cuda" and others:  # both wheels have the same files
+                line = f"pip uninstall -y {' '.join(others)}, then {line}"
             rows.append((f"[{extra}]", f"lacks {', '.join(lacking)}", line))
         else:
-            rows.append((f"[{extra}]", "installed", ", ".join(f"{p} {installed(p)}" for p in packages)))
+            found = versions(*packages) or versions(*onnxruntimes())
+            rows.append((f"[{extra}]", "installed", ", ".join(" ".join(pair) for pair in found.items())))
+    return rows
+
+
+def _cuda() -> list[tuple[str, ...]]:
+    """Return what ONNX Runtime needs on a GPU, and where it is; nothing for one without CUDA."""
+    _, providers = onnxruntime_here()
+    if "CUDA" not in providers:
+        return []
+    here = use_cuda_libraries()
+    wanted = "it does not say for which CUDA" if here.wanted is None else f"for CUDA {here.wanted}"
+    driver = "" if here.driver is None else "up to an unknown CUDA"
+    fits = "missing" if here.driver is None else ""
+    if here.driver:
+        driver = f"up to CUDA {dotted(here.driver)}"
+        fits = here.old_driver() if here.driver[0] < (here.wanted or 0) else ""
+    rows: list[tuple[str, ...]] = [("onnxruntime", here.onnxruntime, wanted), ("driver", driver, fits)]
+    for one in here.libraries:
+        of = "" if one.cuda in (None, here.wanted) else f", for CUDA {one.cuda}"
+        rows.append((one.name, (one.version or one.file) + of, one.path or f"missing: {library_mend()}"))
     return rows
 
 
@@ -82,7 +109,7 @@ def _targets() -> list[tuple[str, ...]]:
 
 
 def _problems() -> list[tuple[str, ...]]:
-    both = [package for package in ONNXRUNTIMES if installed(package)]
+    both = onnxruntimes()
     if len(both) < 2:
         return []
     wanted = "cuda" if gpu_here() else "cpu"

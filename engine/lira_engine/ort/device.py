@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from lira_engine.errors import LiraError
@@ -29,11 +29,14 @@ class Device:
         providers: execution providers that run nodes on the device, the preferred one first.
         memory: ONNX Runtime's name of the device's memory, "cpu" or "cuda".
         allow_fallback: whether nodes may run elsewhere. See `lira_engine.ort.placement`.
+        tf32: whether fp32 matmuls and convolutions may round what they multiply to TF32, whose mantissa has
+            10 bits as fp16's, and fp32's 23. See `_options`.
     """
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     memory: str = "cpu"
     allow_fallback: bool = False
+    tf32: bool = False
 
     @property
     def for_cache(self) -> Device:
@@ -43,21 +46,47 @@ class Device:
         graph.
         """
         if _CUDA in self.providers:
-            return Device((_CUDA,), self.memory, self.allow_fallback)
+            return replace(self, providers=(_CUDA,))
         return self
 
     def session_providers(self) -> list[tuple[str, dict[str, str]]]:
         """Return a session's providers with their options. The CPU provider is last: without it, a node that
         no other provider takes raises an error that does not name the node."""
         names = (*self.providers, "CPUExecutionProvider")
-        return [(name, _options(name)) for name in dict.fromkeys(names)]
+        return [(name, self._options(name)) for name in dict.fromkeys(names)]
+
+    def _options(self, provider: str) -> dict[str, str]:
+        """Return the options of a provider.
+
+        `use_tf32=0` does more than its name says: ONNX Runtime's Conv on cuDNN 9 (providers/cuda/nn/conv.cc)
+        then takes no plan that uses tensor cores, for fp16 neither, as long as cuDNN has another one. Matmuls
+        in fp16 do not read it: only cuBLAS's fp32 calls do (shared_inc/fpgeneric.h). So fp32 builds alone pay
+        for exact products. What an fp16 build multiplies in fp32 (sums too long for fp16, weights beyond its
+        range) needs no more than fp16's mantissa. Read in the source, not measured on a card.
+        """
+        if provider == _CUDA:
+            return {
+                "use_tf32": "1" if self.tf32 else "0",
+                "arena_extend_strategy": "kSameAsRequested",
+                # An exhaustive search takes the first run half a minute.
+                "cudnn_conv_algo_search": "HEURISTIC",
+            }
+        if provider == PROVIDERS["tensorrt"]:  # it compiles when a session opens
+            folder = str(cache_folder() / "onnxruntime-tensorrt")
+            return {
+                "trt_engine_cache_enable": "1",
+                "trt_engine_cache_path": folder,
+                "trt_timing_cache_enable": "1",
+                "trt_timing_cache_path": folder,
+            }
+        return {}
 
 
 CPU = Device()
 
 
-def cuda_device(provider: str = "cuda", allow_fallback: bool = False) -> Device:
-    """Return this machine's NVIDIA GPU with one of `PROVIDERS`.
+def cuda_device(precision: str, provider: str = "cuda", allow_fallback: bool = False) -> Device:
+    """Return this machine's NVIDIA GPU with one of `PROVIDERS`, for engines of a build's precision.
 
     Raises LiraError, with the command that installs it, if this ONNX Runtime lacks the provider.
     """
@@ -76,22 +105,4 @@ def cuda_device(provider: str = "cuda", allow_fallback: bool = False) -> Device:
             f"target cuda needs {' and '.join(lacking)}, but onnxruntime {onnxruntime.__version__} has "
             f"{', '.join(available)}: {mend}"
         )
-    return Device(wanted, "cuda", allow_fallback)
-
-
-def _options(provider: str) -> dict[str, str]:
-    if provider == _CUDA:
-        return {
-            "use_tf32": "0",  # TF32 matmuls have 10 bits of mantissa, fp32 has 23
-            "arena_extend_strategy": "kSameAsRequested",
-            "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search takes the first run half a minute
-        }
-    if provider == PROVIDERS["tensorrt"]:  # it compiles when a session opens
-        folder = str(cache_folder() / "onnxruntime-tensorrt")
-        return {
-            "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": folder,
-            "trt_timing_cache_enable": "1",
-            "trt_timing_cache_path": folder,
-        }
-    return {}
+    return Device(wanted, "cuda", allow_fallback, tf32=precision != "fp32")

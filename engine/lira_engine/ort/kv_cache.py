@@ -11,8 +11,8 @@ import numpy as np
 
 from lira_engine.engines.llm_tensors import cache_output
 from lira_engine.engines.runner import CountedRows
-from lira_engine.errors import memory_errors_told
 from lira_engine.ort.device import Device
+from lira_engine.ort.gpu_errors import gpu_errors_told
 from lira_engine.ort.package import onnxruntime
 from lira_engine.ort.session import bind_input
 
@@ -46,7 +46,7 @@ class OrtKvCache(CountedRows):
         self.binding: onnxruntime.IOBinding | None = session.io_binding()
         # Zeros: a masked row has weight 0, and 0 times NaN is NaN.
         zeros = untouched_zeros if device.memory == "cpu" else np.zeros
-        with memory_errors_told():
+        with gpu_errors_told(device):
             arrays = {name: zeros(shape, dtype) for name, shape in shapes.items()}
             self.rows = {
                 name: onnxruntime.OrtValue.ortvalue_from_numpy(array, device.memory, 0)

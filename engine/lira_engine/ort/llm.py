@@ -12,8 +12,9 @@ import numpy as np
 from lira_engine.bundle.manifest import ModelSpec
 from lira_engine.engines.llm_tensors import cache_scales, is_cache_input
 from lira_engine.engines.runner import Closing, KvCache, LlmOutput, check_embeddings, check_room
-from lira_engine.errors import Closed, LiraError, memory_errors_told
+from lira_engine.errors import Closed, LiraError
 from lira_engine.ort.device import CPU, Device
+from lira_engine.ort.gpu_errors import gpu_errors_told
 from lira_engine.ort.int8_cache import Int8KvCache
 from lira_engine.ort.kv_cache import OrtKvCache
 from lira_engine.ort.large_pages import large_pages
@@ -130,7 +131,7 @@ class OrtLlm(Closing):
         bind_output(binding, "logits", logits)
         bind_output(binding, "hidden_states", hidden)
         # A decode step needs a few kilobytes, which the arena keeps for the next one.
-        with memory_errors_told():
+        with gpu_errors_told(self._device):
             session.run_with_iobinding(binding, run_options(self._device) if rows > 1 else None)
         cache.fill(cache.length + rows)
         return LlmOutput(logits[0], hidden[0])

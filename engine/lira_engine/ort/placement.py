@@ -103,11 +103,13 @@ def check_placement(stage: str, found: Placement, device: Device) -> None:
 def placement_of_run(path: Path, device: Device, feeds: Mapping[str, np.ndarray]) -> Placement:
     """Run a graph once on `feeds`, with the profiler on, and return where its nodes ran. Raises LiraError if
     the graph cannot be loaded."""
+    from lira_engine.ort.gpu_errors import gpu_errors_told
     from lira_engine.ort.session import open_session
 
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(path, device=device, profile=Path(folder) / "run")
-        session.run(None, dict(feeds))
+        with gpu_errors_told(device):
+            session.run(None, dict(feeds))
         profile = Path(session.end_profiling())
         return placement(ran_nodes(json.loads(profile.read_text(encoding="utf-8"))), device)
 

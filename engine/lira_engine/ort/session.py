@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lira_engine.errors import LiraError, OutOfMemory, memory_errors_told
+from lira_engine.errors import LiraError, OutOfMemory
 from lira_engine.ort.device import CPU, Device
+from lira_engine.ort.gpu_errors import gpu_errors_told
 from lira_engine.ort.package import ORT_ERRORS, onnxruntime
 from lira_engine.system.cores import default_threads
+from lira_engine.system.cuda_libraries import use_cuda_libraries
 
+_FATAL = 4
 _PER_THREAD = 72 << 20
 """Bytes of address space: 8 MiB of stack, and 64 MiB that the GNU C library reserves for allocations."""
 
@@ -86,14 +89,15 @@ def open_session(
     stage with large tensors may take twice the memory. `profile`: prefix of the path of a profile of its
     runs.
     Raises LiraError with the reason if ONNX Runtime does not accept the file or the device, and OutOfMemory
-    if the system refuses memory or threads.
+    if the system or the device refuses memory, or the system threads.
     """
+    if device.memory != "cpu":
+        use_cuda_libraries()
     options = onnxruntime.SessionOptions()
-    # Warnings are about graphs, not for users, and an exception repeats its error; but only the log says
-    # which library a GPU lacks.
-    severity = 4 if device.memory == "cpu" else 3
-    onnxruntime.set_default_logger_severity(severity)
-    options.log_severity_level = severity
+    # Warnings are about graphs, not for users, an exception repeats its error, and which library a GPU lacks
+    # we say ourselves. On a GPU an error is logged even where cuDNN has another way, which is then taken.
+    onnxruntime.set_default_logger_severity(_FATAL)
+    options.log_severity_level = _FATAL
     # ONNX Runtime's memory plans save calls of the allocator, but a buffer lives until its last reuse, and a
     # second run allocates all buffers at once. A buffer for each tensor halves the pixel encoder's peak, and
     # with an arena it is no slower.
@@ -115,7 +119,7 @@ def open_session(
     _check_threads(threads)
     try:
         # With fallback it would try again on the CPU, and say so only in its log.
-        with memory_errors_told():
+        with gpu_errors_told(device):
             session = onnxruntime.InferenceSession(
                 str(path), options, providers=device.session_providers(), enable_fallback=0
             )
@@ -128,8 +132,10 @@ def open_session(
         ) from error
     lacking = [name for name in device.providers if name not in session.get_providers()]
     if lacking:
+        reason = use_cuda_libraries().complaint() or (
+            f"most likely because libraries of {' and '.join(lacking)} are missing: see `lira-edge doctor`"
+        )
         raise LiraError(
-            f"ONNX Runtime {onnxruntime.__version__} could not start {' and '.join(lacking)}, most likely "
-            "because the GPU's driver or CUDA's or cuDNN's libraries are missing: see `lira-edge doctor`"
+            f"ONNX Runtime {onnxruntime.__version__} could not start {' and '.join(lacking)}: {reason}"
         )
     return session

@@ -11,8 +11,9 @@ import numpy as np
 
 from lira_engine.bundle.manifest import StageSpec, TensorSpec
 from lira_engine.engines.runner import Feeds, Stage, check_feeds, host_array
-from lira_engine.errors import Closed, LiraError, memory_errors_told
+from lira_engine.errors import Closed, LiraError
 from lira_engine.ort.device import CPU, Device
+from lira_engine.ort.gpu_errors import gpu_errors_told
 from lira_engine.ort.package import onnxruntime
 from lira_engine.ort.session import bind_input, open_session, run_options
 
@@ -73,7 +74,7 @@ class OrtStage(Stage):
             else:
                 kept.append(np.ascontiguousarray(host_array(tensor)))
                 bind_input(binding, name, kept[-1])
-        with memory_errors_told():
+        with gpu_errors_told(self.device):
             found = {
                 name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self.device.memory, 0)
                 for name, (shape, dtype) in outputs.items()

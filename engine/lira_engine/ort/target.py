@@ -129,7 +129,7 @@ class CudaTarget(OrtTarget):
         from lira_engine.ort.build_cuda import CudaBuilder
 
         assert isinstance(options, CudaOptions)
-        opener = OrtOpener(bundle, threads, cuda_device(options.provider, options.allow_fallback))
+        opener = OrtOpener(bundle, threads, cuda_device(precision, options.provider, options.allow_fallback))
         return CudaBuilder(opener, self, precision, options, progress)
 
     def recipe_builder(
@@ -138,13 +138,14 @@ class CudaTarget(OrtTarget):
         from lira_engine.ort.build_cuda import CudaBuilder
 
         assert isinstance(options, CudaOptions)
-        opener = OrtOpener(bundle, threads, cuda_device(options.provider, options.allow_fallback))
+        opener = OrtOpener(bundle, threads, cuda_device(MIXED, options.provider, options.allow_fallback))
         return CudaBuilder(opener, self, MIXED, options, progress, recipe)
 
     def opener(
         self, bundle: Bundle, precision: str, options: Mapping[str, Any], threads: int | None
     ) -> OrtOpener:
-        return OrtOpener(bundle, threads, cuda_device(options["provider"], options["allow_fallback"]))
+        device = cuda_device(precision, options["provider"], options["allow_fallback"])
+        return OrtOpener(bundle, threads, device)
 
     def readiness(self) -> Readiness:
         if not gpu_here():
@@ -158,13 +159,19 @@ class CudaTarget(OrtTarget):
         chosen = [
             name for name, full in PROVIDERS.items() if full.removesuffix("ExecutionProvider") in providers
         ]
+        from lira_engine.ort.gpu_trial import try_gpu
+
+        try:
+            try_gpu(cuda_device(self.base))
+        except LiraError as error:
+            return Readiness(self.name, "no", str(error))
         return Readiness(self.name, "yes", f"--provider {', '.join(chosen)}")
 
     def placement(self, bundle: Bundle, build: Build, progress: Callable[[str], None]) -> dict[str, str]:
         from lira_engine.ort.build_cuda import checked_placement
 
         folder = bundle.engine_folder(self.name, build.precision)
-        device = cuda_device(build.options["provider"], build.options["allow_fallback"])
+        device = cuda_device(build.precision, build.options["provider"], build.options["allow_fallback"])
         found = {}
         for stage in STAGES:
             progress(stage)
