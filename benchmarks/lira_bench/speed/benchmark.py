@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from lira_bench.bandwidth import read_bandwidth
+from lira_bench.bandwidth import copy_bandwidth, read_bandwidth
 from lira_bench.forced import TASKS
 from lira_bench.peers.compare import compare
 from lira_bench.peers.registry import PEERS, peers_named
@@ -17,18 +17,20 @@ from lira_bench.peers.result import table
 from lira_bench.sample_image import sample_image
 from lira_bench.speed import output, traffic
 from lira_bench.speed.ablation import VARIANTS, ablation
+from lira_bench.speed.card import IDLE_SECONDS, Card, CardLoad, open_card
 from lira_bench.speed.measure import Question, Run, measure, question
 from lira_bench.speed.quiet import Quiet, require_quiet, require_quiet_now
 from lira_bench.speed.record import Recorder, recorded
 from lira_bench.speed.request import Request
 from lira_bench.speed.summary import Traffic, decode_context, record
 from lira_engine.bundle.bundle import Bundle
+from lira_engine.cuda.opening import open_driver
 from lira_engine.engines.runner import Engines
 from lira_engine.errors import LiraError
 from lira_engine.system import load
 from lira_engine.system.machine import peak_rss_mib, this_machine
 from lira_engine.system.terminal import warn
-from lira_engine.targets import default_precision
+from lira_engine.targets import TARGETS, default_precision
 from lira_runtime import Lira
 from lira_runtime.images import open_image
 from lira_runtime.preprocess import check_tiles
@@ -117,28 +119,36 @@ def _measure(
     bundle = Bundle.open(request.bundle)
     # Random weights would neither name a mask nor stop.
     forced = request.forced or bool(bundle.manifest.provenance.get("synthetic"))
-    before = load.idle_load()
-    if request.require_quiet:
-        require_quiet_now(before)
-    with Lira.open(request.bundle, request.target, precision, request.threads, draft=request.draft) as lira:
-        warn(lira.engines.remark)
-        recorder = Recorder()
-        engines = lira.engines = recorded(lira.engines, recorder)
-        asked = _question(lira, request, request.task, "auto", forced)
-        for number in range(request.warmup):
-            progress(f"warming up, {number + 1} of {request.warmup}")
-            measure(lira, recorder, images[0], asked)
-        runs: list[Run] = []
-        rounds = [image for _ in range(request.runs) for image in images]
-        first = load.reading()
-        for number, image in enumerate(rounds):
-            progress(f"run {number + 1} of {len(rounds)}")
-            runs.append(measure(lira, recorder, image, asked))
-        peak = peak_rss_mib()  # before the ablation and what the report itself takes
-        variants = _ablation(lira, engines, recorder, request, rounds, progress) if request.ablation else None
-        quiet = Quiet(before, load.between(first, load.reading()), load.idle_load())
+    variants: list[dict[str, Any]] | None = None
+    with open_card(request.target in TARGETS and TARGETS[request.target].on_gpu) as card:
+        before = _idle(card)
+        if request.require_quiet:
+            require_quiet_now(before[0], CardLoad(before[1]) if card.on_gpu else None, card.note)
+        with Lira.open(
+            request.bundle, request.target, precision, request.threads, draft=request.draft
+        ) as lira:
+            warn(lira.engines.remark)
+            recorder = Recorder()
+            engines = lira.engines = recorded(lira.engines, recorder)
+            asked = _question(lira, request, request.task, "auto", forced)
+            for number in range(request.warmup):
+                progress(f"warming up, {number + 1} of {request.warmup}")
+                measure(lira, recorder, images[0], asked)
+            runs: list[Run] = []
+            rounds = [image for _ in range(request.runs) for image in images]
+            first = load.reading()
+            with card.watch():
+                for number, image in enumerate(rounds):
+                    progress(f"run {number + 1} of {len(rounds)}")
+                    runs.append(measure(lira, recorder, image, asked))
+            peak = peak_rss_mib()  # before the ablation and what the report itself takes
+            if request.ablation:
+                variants = _ablation(lira, engines, recorder, request, rounds, progress)
+            during = load.between(first, load.reading())
+            after = _idle(card)
+            beside = CardLoad(before[1], card.watched.others, after[1]) if card.on_gpu else None
+            quiet = Quiet(before[0], during, after[0], beside)
     progress("measuring the memory's bandwidth")
-    graph = traffic.llm_file(bundle, request.target, precision)
     found = record(
         runs,
         asked,
@@ -150,15 +160,33 @@ def _measure(
         machine=this_machine(),
         peak_rss_mib=peak,
         quiet=quiet,
-        traffic=Traffic(
-            traffic.weight_bytes(graph),
-            traffic.cache_bytes(graph, bundle.manifest.model, decode_context(runs)),
-            read_bandwidth(),
-        ),
+        traffic=_traffic(bundle, request.target, precision, decode_context(runs), card.on_gpu),
+        card=card.record(len(runs)),
     )
     if variants is not None:
         found["ablation"] = variants
     return found, typical(runs)
+
+
+def _idle(card: Card) -> tuple[load.Load | None, float | None]:
+    """Return the load of the cores, and of the card, while this process waits."""
+    if card.on_gpu and card.sensors is not None:
+        return load.idle_load(IDLE_SECONDS), card.busy()
+    return load.idle_load(), None
+
+
+def _traffic(bundle: Bundle, target: str, precision: str, context: float, on_gpu: bool) -> Traffic:
+    """Return what a decode step with `context` cache rows reads. Call it when the engines are closed: it
+    needs a gigabyte of the memory that they were in."""
+    graph = traffic.llm_file(bundle, target, precision)
+    weights = traffic.weight_bytes(graph)
+    cache = traffic.cache_bytes(graph, bundle.manifest.model, context)
+    if not on_gpu:
+        return Traffic(weights, cache, read_bandwidth())
+    try:
+        return Traffic(weights, cache, copy_bandwidth(open_driver()), "card")
+    except LiraError as error:  # the answers are measured: their figures are not lost for this one
+        return Traffic(weights, cache, None, "card", str(error))
 
 
 def typical(runs: list[Run]) -> Run:

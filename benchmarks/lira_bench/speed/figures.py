@@ -13,7 +13,7 @@ FORMAT_VERSION = 1
 _COPIED = (
     "bundle", "target", "precision", "task", "synthetic", "forced", "max_tiles", "runs", "new_tokens",
     "tokens_per_pass", "masks", "regions", "tokens_per_s", "ttft_s", "tpot_s", "itl_s", "total_s", "region_s",
-    "peak_rss_mib", "machine", "load",
+    "peak_rss_mib", "card", "machine", "load",
 )  # fmt: skip
 _OF_PEER = (
     "name", "status", "reason", "ratio_median", "prefill_ratio_median", "answer_ratio_median", "stage_ratios",
@@ -31,6 +31,7 @@ def figures(record: Record, folder: Path) -> dict[str, Any]:
         "stages_s": {name: stage["median"] for name, stage in record["stages"].items()},
         "achieved_bandwidth": traffic["achieved_bandwidth"],
         "read_bandwidth": traffic["read_bandwidth"],
+        "bandwidth_of": traffic["of"],
         "output": str(folder),
     }
     if "ablation" in record:

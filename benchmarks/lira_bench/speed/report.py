@@ -39,6 +39,9 @@ def remarks(record: Record) -> list[str]:
         lines.append(f"This is not LIRA-2B, of which the authors report {AUTHORS_TOKENS_PER_SECOND} tok/s.")
     if record["load"]["quiet"] is False:
         lines.append(f"The machine was {record['load']['text']}. It is faster than these figures.")
+    card = record["card"]
+    if card and card["throttled"]:
+        lines.append(f"The card's clock was held down: {', '.join(card['throttled'])}.")
     return lines
 
 
@@ -49,7 +52,10 @@ def setting(record: Record) -> str:
     parts = [f"{machine['cpu']}, {machine['cores']} cores{memory}"]
     if machine["instruction_sets"]:
         parts.append(" ".join(machine["instruction_sets"]))
-    parts += [f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}" for gpu in machine["gpus"]]
+    if on_card(record) and record["card"]["name"]:
+        parts.insert(0, _card(record["card"]))  # what the answers ran on
+    else:
+        parts += [f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}" for gpu in machine["gpus"]]
     parts += machine["jetson"]
     if machine["power_mode"] is not None:
         parts.append(f"power mode {machine['power_mode']}")
@@ -110,17 +116,64 @@ def figure_table(record: Record) -> Table:
         rows.append(["per region: crop, encoder, prefill", seconds(region)])
     if record["peak_rss_mib"] is not None:
         rows.append(["peak memory", f"{record['peak_rss_mib']:,} MiB"])
+    rows += _card_rows(record["card"]) if record["card"] else []
     traffic = record["decode_traffic"]
     rows.append(["weights read per token", f"{traffic['weight_bytes'] / 2**20:,.1f} MiB"])
     rows.append(["cache read per token", f"{traffic['cache_bytes'] / 2**20:,.1f} MiB"])
     if traffic["achieved_bandwidth"] is not None:
-        share = (
-            f"{traffic['achieved_bandwidth']:.1f} of {traffic['read_bandwidth']:.1f} GB/s, "
-            f"{100 * traffic['roofline_fraction']:.0f} %"
-        )
-        rows.append(["bandwidth, of the memory's read bandwidth", share])
+        whose = "the card's copies" if on_card(record) else "the memory's read bandwidth"
+        share = f"{traffic['achieved_bandwidth']:.1f} GB/s, of what is unknown: {traffic['unknown']}"
+        if traffic["read_bandwidth"] is not None:
+            share = (
+                f"{traffic['achieved_bandwidth']:.1f} of {traffic['read_bandwidth']:.1f} GB/s, "
+                f"{100 * traffic['roofline_fraction']:.0f} %"
+            )
+        rows.append([f"bandwidth, of {whose}", share])
     rows.append(["the machine meanwhile", record["load"]["text"]])
     return ("", "median"), rows
+
+
+def on_card(record: Record) -> bool:
+    """Return whether the engines ran on a GPU."""
+    return bool(record["decode_traffic"]["of"] == "card")
+
+
+def _card(card: Record) -> str:
+    """Return the card's name and what else is known of it."""
+    parts = [card["name"]]
+    if card["memory_mib"] is not None:
+        parts.append(f"{card['memory_mib']:,} MiB")
+    if card["compute_capability"] is not None:
+        parts.append(f"compute capability {card['compute_capability']}")
+    if card["driver"] is not None:
+        parts.append(f"driver {card['driver']}")
+    return ", ".join(parts)
+
+
+def _card_rows(card: Record) -> Iterator[list[str]]:
+    """Return the rows of what the card's, or the board's, sensors told."""
+    if card["note"] is not None:
+        yield ["the card's sensors", f"unknown: {card['note']}"]
+    if card["peak_memory_mib"] is not None:
+        more = "" if card["peak_memory_of"] == "process" else ": of all programs, less what they had before"
+        yield [f"peak memory of the GPU{more}", f"{card['peak_memory_mib']:,} MiB"]
+    for key, name in (("clock_mhz", "clock of the GPU"), ("memory_clock_mhz", "clock of its memory")):
+        if card[key] is not None:
+            smallest, largest = card[key]["smallest"], card[key]["largest"]
+            span = "" if smallest == largest else f", {smallest:,.0f} to {largest:,.0f}"
+            yield [name, f"{card[key]['median']:,.0f} MHz{span}"]
+    if card["temperature_c"] is not None:
+        yield ["highest temperature", f"{card['temperature_c']['largest']:.0f} °C"]
+    if card["power_w"] is not None:
+        power = (
+            f"{significant(card['power_w']['mean'])} W, at most {significant(card['power_w']['largest'])} W"
+        )
+        yield [f"power of the {card['energy_of']}", power]
+    if card["energy_j_per_answer"] is not None:
+        yield [
+            f"energy per answer, of the {card['energy_of']}",
+            f"{significant(card['energy_j_per_answer'])} J",
+        ]
 
 
 def ablation_table(record: Record) -> Table:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,11 +31,20 @@ _PER_IMAGE = ("semantic_encoder",)
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a decode step reads, bytes, and the machine's read bandwidth, 10^9 bytes per second."""
+    """What a decode step reads.
+
+    Attributes:
+        weight_bytes, cache_bytes: of the language model and its cache.
+        read_bandwidth: of the memory that they are in, 10^9 bytes per second: of the host's by reading, of a
+            card's by copies in it. None if it is not known. of: whose memory that is.
+        unknown: why the bandwidth is not known.
+    """
 
     weight_bytes: int
     cache_bytes: float
-    read_bandwidth: float
+    read_bandwidth: float | None
+    of: Literal["host", "card"] = "host"
+    unknown: str | None = None
 
 
 def stage_figures(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
@@ -80,8 +89,9 @@ def record(
     peak_rss_mib: int | None,
     quiet: Quiet,
     traffic: Traffic,
+    card: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the record for JSON. Times are seconds."""
+    """Return the record for JSON. Times are seconds. `card`: see `lira_bench.speed.card`."""
     gaps = [gap for run in runs for gap in run.token_gaps()]
     per_token = [statistics.mean(run.token_gaps()) for run in runs if run.token_gaps()]
     regions = [seconds for run in runs for seconds in run.regions]
@@ -126,6 +136,7 @@ def record(
         "region_s": _spread(regions) if regions else None,
         "finish_reasons": dict(Counter(run.finish_reason for run in runs)),
         "peak_rss_mib": peak_rss_mib,
+        "card": card,
         "decode_traffic": _traffic(traffic, stages),
     }
     return found
@@ -157,10 +168,9 @@ def _traffic(traffic: Traffic, stages: Mapping[str, Mapping[str, Any]]) -> dict[
     }
     if "decode" in stages:
         achieved = read / stages["decode"]["median"] / 1e9
-        found |= {
-            "achieved_bandwidth": achieved,
-            "roofline_fraction": achieved / traffic.read_bandwidth,
-        }
+        found["achieved_bandwidth"] = achieved
+        if traffic.read_bandwidth is not None:
+            found["roofline_fraction"] = achieved / traffic.read_bandwidth
     return found
 
 

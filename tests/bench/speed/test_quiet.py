@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lira_bench.speed import benchmark
-from lira_bench.speed.quiet import Quiet
+from lira_bench.speed.card import CardLoad
+from lira_bench.speed.quiet import Quiet, require_quiet_now
 from lira_bench.speed.request import Request
 from lira_engine.errors import LiraError
 from lira_engine.system import load
@@ -38,6 +39,67 @@ def test_quiet_is_what_was_quiet_all_the_time(
     assert (found.text(), found.quiet) == (text, quiet)
     told = json.loads(json.dumps(found.as_dict()))
     assert told["quiet"] is quiet and (told["during"] is None) == (loads[1] is None)
+
+
+PYTHON = {"python": 0.38, "code": 0.02}
+
+
+@pytest.mark.parametrize(
+    ("card", "loads", "text", "quiet"),
+    [
+        (CardLoad(0.0, {}, 0.0), (QUIET, QUIET, QUIET), "quiet", True),
+        (CardLoad(0.05, None, 0.05), (QUIET, QUIET, QUIET), "quiet", True),  # a desktop
+        (
+            CardLoad(0.0, PYTHON, 0.0),
+            (QUIET, QUIET, QUIET),
+            "busy: others used 40 % of the card (python 38 %, code 2 %)",
+            False,
+        ),
+        (CardLoad(0.9, {}, 0.1), (BUSY,) * 3, "busy: others used 90 % of the card before the runs", False),
+        (CardLoad(0.0, {}, 0.06), (QUIET,) * 3, "busy: others used 6 % of the card after the runs", False),
+        (
+            CardLoad(0.0, PYTHON),
+            (None,) * 3,
+            "busy: others used 40 % of the card (python 38 %, code 2 %)",
+            False,
+        ),
+        (
+            CardLoad(0.0, {}, 0.0),
+            (QUIET, BUSY, QUIET),
+            "busy: others used 0.7 of 2 cores (cc1plus 0.5)",
+            False,
+        ),
+        (CardLoad(None, {}, 0.0), (QUIET,) * 3, "unknown: the card does not tell how busy it is", None),
+        (CardLoad(0.0, {}, None), (QUIET,) * 3, "unknown: the card does not tell how busy it is", None),
+    ],
+)
+def test_quiet_is_the_card_too(
+    card: CardLoad, loads: tuple[Load | None, Load | None, Load | None], text: str, quiet: bool | None
+) -> None:
+    found = Quiet(*loads, card)
+    assert (found.text(), found.quiet) == (text, quiet)
+    told = json.loads(json.dumps(found.as_dict()))["card"]
+    assert told == {"before": card.before, "during": card.during, "after": card.after}
+
+
+@pytest.mark.parametrize(
+    ("load", "card", "note", "error"),
+    [
+        (QUIET, CardLoad(0.3), None, r"machine is busy: others used 30 % of the card; expected a quiet one"),
+        (
+            QUIET,
+            CardLoad(None),
+            "no NVML",
+            r"card does not tell how busy it is \(no NVML\): leave --require-",
+        ),
+        (BUSY, CardLoad(0.0), None, r"machine is busy: others used 0\.7 of 2 cores"),
+    ],
+)
+def test_a_busy_or_silent_card_is_refused(load: Load, card: CardLoad, note: str | None, error: str) -> None:
+    with pytest.raises(LiraError, match=error):
+        require_quiet_now(load, card, note)
+    require_quiet_now(QUIET, CardLoad(0.05))
+    require_quiet_now(QUIET)
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, *, idle: Load | None, during: Load | None) -> None:
