@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -60,6 +61,7 @@ class JetsonStats:
             memory_clock_mhz=_mhz(self._value(lambda: jetson.memory["EMC"]["cur"])),
             power_w=self._value(lambda: jetson.power["tot"]["power"] / 1000),
             temperature_c=self._value(self._temperature),
+            own_mib=self._value(self._own_mib),
         )
 
     def energy_j(self) -> float | None:
@@ -91,6 +93,12 @@ class JetsonStats:
             if name.lower() == "gpu" and sensor["online"]
         )
         return found
+
+    def _own_mib(self) -> float | None:
+        """Return what this process has of the board's memory for the GPU. A process in a container has another
+        number there."""
+        own = [program[8] / 1024 for program in self._jetson.processes if program[0] == os.getpid()]
+        return sum(own) if own else None
 
     def _value(self, ask: Any) -> Any:
         try:

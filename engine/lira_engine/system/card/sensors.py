@@ -31,7 +31,7 @@ class Reading:
     Attributes:
         clock_mhz, memory_clock_mhz: of the processors and of the memory.
         throttled: what holds the clock below its highest, in words.
-        own_mib, used_mib: memory on the card of this process, and of all programs.
+        own_mib, used_mib: memory on the card, or of a board for its GPU, of this process and of all programs.
     """
 
     clock_mhz: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,11 @@ def stats() -> dict[str, Any]:
             "rail": {"VDD_SOC": {"power": 1900}},
             "tot": {"power": 9750, "avg": 9000, "name": "VDD_IN"},
         },
+        # Number, user, GPU, kind, priority, state, processor's load, memory and GPU memory in kB, name.
+        "processes": [
+            [1, "root", "I", "Graphic", 20, "S", 0.1, 90_000, 12_000, "gnome-shell"],
+            [os.getpid(), "me", "I", "Graphic", 20, "R", 90.0, 2_000_000, 3_145_728, "python"],
+        ],
         "temperature": {"cpu": {"temp": 50.0, "online": True}, "gpu": {"temp": 48.5, "online": True}},
     }
 
@@ -68,6 +74,7 @@ class Jtop:
     gpu = property(lambda self: self.sent["gpu"])
     memory = property(lambda self: self.sent["mem"])
     power = property(lambda self: self.sent["power"])
+    processes = property(lambda self: self.sent["processes"])
     temperature = property(lambda self: self.sent["temperature"])
 
 
@@ -82,7 +89,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Jtop:
 
 def check_all(board: JetsonStats) -> None:
     assert board.facts == Facts("Jetson Orin Nano (p3768)", None, "L4T 36.4.3", "8.7")
-    assert board.read() == Reading(624.75, 2133, 9.75, 48.5)
+    assert board.read() == Reading(624.75, 2133, 9.75, 48.5, own_mib=3072)
     assert (board.busy(), board.energy_j(), board.others()) == (0.425, None, None)
     assert (board.source, board.power_of) == ("jetson-stats", "board")
 
@@ -103,6 +110,8 @@ def test_what_a_board_does_not_tell_is_none_and_the_rest_stays(service: Jtop) ->
         ({"power": (9750, 9000)}, "power_w"),  # an older service
         ({"mem": {"RAM": {}}}, "memory_clock_mhz"),
         ({"gpu": {}}, "clock_mhz"),
+        ({"processes": []}, "own_mib"),
+        ({"processes": stats()["processes"][:1]}, "own_mib"),
         ({"temperature": {}}, "temperature_c"),
         ({"temperature": {"gpu": {"temp": -256, "online": False}}}, "temperature_c"),
     ):
