@@ -95,8 +95,8 @@ class JetsonStats:
         return found
 
     def _own_mib(self) -> float | None:
-        """Return what this process has of the board's memory for the GPU. A process in a container has another
-        number there."""
+        """Return what this process has of the board's memory for the GPU; None in a container, where it has
+        another number."""
         own = [program[8] / 1024 for program in self._jetson.processes if program[0] == os.getpid()]
         return sum(own) if own else None
 
