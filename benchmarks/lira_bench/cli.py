@@ -51,7 +51,8 @@ def bench(
     ] = Request.checkpoint,
     draft: DraftOption = Request.draft,
     all: Annotated[
-        bool, typer.Option("--all", help="Measure every engine that is built and runs here, and compare them.")
+        bool,
+        typer.Option("--all", help="Measure every engine that is built and runs here, and compare them."),
     ] = Request.all,
     submit: Annotated[
         Path | None,

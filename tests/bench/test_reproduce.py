@@ -16,6 +16,7 @@ from lira_bench.accuracy import cli as accuracy_cli
 from lira_bench.accuracy import evaluation
 from lira_bench.accuracy import request as accuracy
 from lira_bench.reproduce import function_line, parser_line, request_line
+from lira_bench.results import all_engines
 from lira_bench.speed import benchmark
 from lira_bench.speed.request import Request
 from lira_nano import evaluate, train
@@ -79,6 +80,13 @@ def asked_by(command: Callable[..., None], line: str, module: Any, function: str
         patch.setattr(module, function, stop)
         typer.main.get_command(app).main(words, standalone_mode=False)
     return caught.value.args[0]
+
+
+def test_bench_of_all_engines_reads_its_own_line() -> None:
+    request = Request(Path("b"), all=True, submit=Path("for others.json"))
+    line = request_line("bench", request)
+    assert line == "reproduce: lira-edge bench b --all --submit 'for others.json'"
+    assert asked_by(speed_cli.bench, line, all_engines, "bench_all") == request
 
 
 @pytest.mark.parametrize("request_", [SPEED, Request(Path("b"))], ids=["all options", "defaults"])

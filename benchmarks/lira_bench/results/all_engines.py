@@ -94,7 +94,9 @@ def bench_all(request: Request, progress: Progress = lambda doing: None) -> Meas
         engines.append(engine_result(one.name, one.build, record, reason, ran=True))
     drift = _drift(request, ready, records, folder, progress) if len(records) > 1 else None
     engines += [
-        engine_result(one.name, one.build, None, one.reason, ran=False) for one in found if one.reason is not None
+        engine_result(one.name, one.build, None, one.reason, ran=False)
+        for one in found
+        if one.reason is not None
     ]
     results = Results(
         date=datetime.now(timezone.utc).date().isoformat(),
@@ -152,7 +154,11 @@ def _in_order(found: list[BuiltEngines]) -> list[BuiltEngines]:
         if target not in TARGETS:
             return len(TARGETS), 0, one.name
         known = TARGETS[target].precisions
-        return list(TARGETS).index(target), known.index(precision) if precision in known else len(known), one.name
+        return (
+            list(TARGETS).index(target),
+            known.index(precision) if precision in known else len(known),
+            one.name,
+        )
 
     return sorted(found, key=place)
 
@@ -161,7 +167,12 @@ def _measure(request: Request, one: BuiltEngines, folder: Path, place: str, prog
     """Measure one engine into the request's folder. Return what went wrong, or None."""
     assert one.build is not None
     asked = replace(
-        request, target=one.build.target, precision=one.build.precision, all=False, submit=None, overwrite=False
+        request,
+        target=one.build.target,
+        precision=one.build.precision,
+        all=False,
+        submit=None,
+        overwrite=False,
     )
     log = folder / output.LOGS / f"{one.name}.txt"
     progress(place)

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,41 +42,41 @@ def measure_apart(request: Request, log: Path, progress: Callable[[str], None]) 
             stderr=errors,
         )
     assert process.stdin and process.stdout
+    answer: dict[str, Any] = {}
     try:
         process.stdin.write(_line(request))
         process.stdin.flush()
-        answer: dict[str, Any] = {}
         for line in process.stdout:
             answer = json.loads(line)
             if "doing" in answer:
                 progress(answer["doing"])
-        code = process.wait()
+        process.wait()
     except BrokenPipeError:  # it ended before it read the request
-        answer, code = {}, process.wait()
+        process.wait()
+    except ValueError:
+        return f"its process printed {line.decode(errors='replace').strip()[:80]!r}"
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
         _close(process.stdin)
-    if "error" in answer and code == 0:
-        reason: str | None = answer["error"]
-    else:
-        reason = f"its process {how_it_ended(code)}: see {log}"
-    if reason is None and not (request.output / output.RECORD).exists():
+    if process.returncode != 0 or "error" not in answer:
+        return f"its process {how_it_ended(process.returncode)}: see {log}"
+    if answer["error"] is None and not (request.output / output.RECORD).exists():
         return f"it wrote no {output.RECORD}"
+    reason: str | None = answer["error"]
     return reason
 
 
 def _close(pipe: Any) -> None:
-    try:
+    with suppress(BrokenPipeError):
         pipe.close()
-    except BrokenPipeError:
-        pass
 
 
 @contextmanager
 def _interrupts_later() -> Iterator[None]:
-    """Hold Ctrl-C back during the block. A process that starts there never gets it: who started it ends it."""
+    """Hold Ctrl-C back during the block. A process that starts there never gets it: who started it ends
+    it."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -88,7 +88,9 @@ def _interrupts_later() -> Iterator[None]:
 
 
 def _line(request: Request) -> bytes:
-    fields = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(request).items()}
+    fields = {
+        name: str(value) if isinstance(value, Path) else value for name, value in asdict(request).items()
+    }
     return json.dumps(fields).encode() + b"\n"
 
 

@@ -18,8 +18,8 @@ from lira_engine.errors import LiraError
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 NAMES = r"[a-z0-9][a-z0-9.-]{0,60}\.json"
 COLUMNS = (
-    "machine", "bundle, task", "engine", "first token", "decode tok/s", "end to end tok/s", "of 21.6", "peak memory",
-    "energy per answer", "",
+    "machine", "bundle, task", "engine", "first token", "decode tok/s", "end to end tok/s", "of 21.6",
+    "peak memory", "energy per answer", "",
 )  # fmt: skip
 
 
@@ -50,7 +50,9 @@ def read_entries(folder: Path) -> list[Entry]:
     files = sorted(folder.glob("*.json"))
     for file in files:
         if not re.fullmatch(NAMES, file.name):
-            raise LiraError(f"{folder} has {ascii(file.name)}; expected small letters, digits, dots, dashes and .json")
+            raise LiraError(
+                f"{folder} has {file.name!a}; expected small letters, digits, dots, dashes and .json"
+            )
     entries = [Entry(file.name, read_submitted(file)) for file in files]
     return sorted(entries, key=lambda one: (one.machine.lower(), one.bundle, one.results.date, one.file))
 
@@ -101,6 +103,8 @@ def _row(entry: Entry, engine: EngineResult, figures: Figures) -> list[str]:
 def filled(page: str, content: str, where: str) -> str:
     """Return the page with `content` between its markers. Raises LiraError if it does not have both, once."""
     if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise LiraError(f"{where} lacks the lines {BEGIN} and {END}, each once: write them where the table belongs")
+        raise LiraError(
+            f"{where} lacks the lines {BEGIN} and {END}, each once: write them where the table belongs"
+        )
     before, _, rest = page.partition(BEGIN)
     return f"{before}{BEGIN}\n{content}\n{END}{rest.partition(END)[2]}"

@@ -39,6 +39,10 @@ def _of(read: Callable[[Figures], float | None]) -> Callable[[EngineResult], flo
     return lambda one: None if one.figures is None else read(one.figures)
 
 
+def _mib(size: float) -> str:
+    return f"{size:,.0f} MiB"
+
+
 def _energy(figures: Figures) -> float | None:
     return figures.card.energy_j_per_answer if figures.card else None
 
@@ -54,18 +58,18 @@ PANELS = (
     ),
     Panel("Time to first token", COLORS["prefill"], _of(lambda f: f.ttft_s), seconds),
     Panel(
-        "Peak memory of the process", COLORS["sefe"], _of(lambda f: f.peak_rss_mib), lambda mib: f"{mib:,.0f} MiB"
+        "Peak memory of the process", COLORS["sefe"], _of(lambda f: f.peak_rss_mib), _mib,
     ),
-    Panel("Size of the engines", COLORS["preprocess"], lambda one: one.bytes, lambda size: size_text(int(size))),
+    Panel("Size of the engines", COLORS["preprocess"], lambda one: one.bytes, lambda b: size_text(int(b))),
     Panel(
         "Largest error on check vectors", AUTHORS_COLOR, lambda one: one.error.value if one.error else None,
         lambda error: f"{error:.1e}", log=True,
     ),
     Panel(
         "Memory of the card", COLORS["region_encode"],
-        _of(lambda f: f.card.peak_memory_mib if f.card else None), lambda mib: f"{mib:,.0f} MiB",
+        _of(lambda f: f.card.peak_memory_mib if f.card else None), _mib,
     ),
-    Panel("Energy per answer", COLORS["pixel_decoder"], _of(_energy), lambda joule: f"{significant(joule)} J"),
+    Panel("Energy per answer", COLORS["pixel_decoder"], _of(_energy), lambda j: f"{significant(j)} J"),
 )  # fmt: skip
 
 
@@ -100,7 +104,9 @@ def _draw(axes: Axes, panel: Panel, engines: tuple[EngineResult, ...], named: bo
         positive = [value for value in values if value > 0] or [1.0]
         axes.set_xscale("log")
         axes.set_xlim(min(positive) / 5, 60 * max(positive))
-        axes.hlines(places, min(positive) / 5, [max(value, min(positive) / 5) for value in values], color="#e4e7eb")
+        axes.hlines(
+            places, min(positive) / 5, [max(value, min(positive) / 5) for value in values], color="#e4e7eb"
+        )
         axes.plot(values, places, "o", color=panel.color, markersize=10)
     else:
         axes.barh(places, values, color=panel.color, height=0.66)
@@ -117,14 +123,22 @@ def _draw(axes: Axes, panel: Panel, engines: tuple[EngineResult, ...], named: bo
         axes.annotate(
             "authors, LIRA-2B: 21.6", (AUTHORS_TOKENS_PER_SECOND, len(engines) - 0.45), xytext=(0, -3),
             textcoords="offset points", va="top", fontsize=9, color=AUTHORS_COLOR, annotation_clip=False,
-            ha="right" if 2 * AUTHORS_TOKENS_PER_SECOND > largest else "left",
+            ha="right" if largest < 2 * AUTHORS_TOKENS_PER_SECOND else "left",
         ).set_in_layout(False)  # fmt: skip
     axes.set_yticks(range(len(engines)), [one.name if named else "" for one in engines])
     axes.set_ylim(len(engines) - 0.4, -0.7)
     if named:
         for place, one in enumerate(engines):
             if place not in places and one.status in _STATES:
-                axes.text(0, place, f"  {_STATES[one.status]}", va="center", fontsize=10, color=FAINT, style="italic")
+                axes.text(
+                    0,
+                    place,
+                    f"  {_STATES[one.status]}",
+                    va="center",
+                    fontsize=10,
+                    color=FAINT,
+                    style="italic",
+                )
     axes.set_title(panel.title, loc="left", fontsize=12.5, color=INK, pad=4)
     plain(axes)
     axes.spines["bottom"].set_visible(False)

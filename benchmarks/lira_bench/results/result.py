@@ -123,8 +123,8 @@ class EngineResult:
     """One engine folder.
 
     Attributes:
-        name: of the folder. reason: why there are no figures, or what is wrong with them; it may name paths of
-            this machine. bytes: of its files. tools: packages that built it, with their versions.
+        name: of the folder. reason: why there are no figures, or what is wrong with them; it may name paths
+            of this machine. bytes: of its files. tools: packages that built it, with their versions.
     """
 
     name: str
@@ -159,7 +159,9 @@ class Results:
         return [(one, one.figures) for one in self.engines if one.figures is not None]
 
 
-def engine_result(name: str, build: Build | None, record: Mapping[str, Any] | None, reason: str | None, *, ran: bool) -> EngineResult:
+def engine_result(
+    name: str, build: Build | None, record: Mapping[str, Any] | None, reason: str | None, *, ran: bool
+) -> EngineResult:
     """Return the result of an engine folder.
 
     `build`: its build.json. `record`: its bench.json, if one was written. `reason`: what went wrong. `ran`:

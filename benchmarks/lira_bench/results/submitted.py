@@ -22,13 +22,15 @@ from lira_engine.targets import TARGETS
 MOST_BYTES = 1 << 16
 MOST_TEXT = 120
 MOST_MEMBERS = 40
+MOST_DEPTH = 8
 MOST_NUMBER = 1e13
 FORBIDDEN = re.compile(r"[^A-Za-z0-9 ()+.,_%-]+|(?<=www)\.", re.IGNORECASE)
 """What a text may not hold: no sign that Markdown or HTML reads, no path, no address of a page."""
 
 
 def read_submitted(path: Path) -> Results:
-    """Return the content of a submitted file. Raises LiraError if it is none, or holds what is not allowed."""
+    """Return the content of a submitted file. Raises LiraError if it is none, or holds what is not
+    allowed."""
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
@@ -61,8 +63,11 @@ def checked(data: Any, where: str) -> Results:
     return results
 
 
-def _check_values(value: Any, where: str) -> None:
-    """Raise LiraError for texts, numbers, lists and objects that are too large, and for forbidden signs."""
+def _check_values(value: Any, where: str, depth: int = 0) -> None:
+    """Raise LiraError for texts, numbers, lists and objects that are too large or too deep, and for forbidden
+    signs."""
+    if depth > MOST_DEPTH:
+        raise LiraError(f"{where} is nested more than {MOST_DEPTH} deep, which no submitted file is")
     if isinstance(value, dict):
         members = [*value, *value.values()]
     elif isinstance(value, list):
@@ -72,20 +77,24 @@ def _check_values(value: Any, where: str) -> None:
     if len(members) > 2 * MOST_MEMBERS:
         raise LiraError(f"{where} has {len(members)} members in one place, expected at most {MOST_MEMBERS}")
     for member in members:
-        _check_values(member, where)
+        _check_values(member, where, depth + 1)
     if isinstance(value, str):
         found = FORBIDDEN.search(value)
         if found:
-            raise LiraError(f"{where}: {ascii(value[:MOST_TEXT])} has the sign {ascii(found[0][0])}, not allowed here")
+            raise LiraError(f"{where}: {value[:MOST_TEXT]!a} has the sign {found[0][0]!a}, not allowed here")
         if len(value) > MOST_TEXT:
-            raise LiraError(f"{where}: {value[:20]!r}... has {len(value)} signs, expected at most {MOST_TEXT}")
+            raise LiraError(
+                f"{where}: {value[:20]!r}... has {len(value)} signs, expected at most {MOST_TEXT}"
+            )
     elif isinstance(value, (int, float)) and not 0 <= value <= MOST_NUMBER:  # nan is in no range
         raise LiraError(f"{where}: found {str(value)[:20]}, expected a number from 0 to {MOST_NUMBER:g}")
 
 
 def _formed(results: Results) -> Iterator[tuple[str, str, str]]:
     """Yield (name, text, its regular expression)."""
-    precisions = sorted({precision for target in TARGETS.values() for precision in target.precisions} | {MIXED})
+    precisions = sorted(
+        {precision for target in TARGETS.values() for precision in target.precisions} | {MIXED}
+    )
     engine = f"({'|'.join(TARGETS)})-({'|'.join(precisions)})"
     yield "date", results.date, r"20\d\d-\d\d-\d\d"
     yield "manifest_sha256", results.bundle.manifest_sha256, "[0-9a-f]{64}"
@@ -104,7 +113,9 @@ def _check_numbers(results: Results, where: str) -> None:
     """Raise LiraError for figures that no benchmark has."""
     names = [one.name for one in results.engines]
     if not results.measured or len(set(names)) < len(names):
-        raise LiraError(f"{where}: found engines {', '.join(names) or 'none'}; expected each once, one measured")
+        raise LiraError(
+            f"{where}: found engines {', '.join(names) or 'none'}; expected each once, one measured"
+        )
     for one, found in results.measured:
         positive = {
             "ttft_s": found.ttft_s,

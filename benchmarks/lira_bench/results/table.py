@@ -38,7 +38,9 @@ def remarks(results: Results) -> list[str]:
     }
     lines = report.remarks(record)
     if busy:
-        lines.append(f"Other programs used the cores meanwhile ({', '.join(busy)}): the machine is faster than that.")
+        lines.append(
+            f"Other programs used the cores meanwhile ({', '.join(busy)}): the machine is faster than that."
+        )
     if unknown:
         lines.append(f"Whether other programs used the cores is not known ({', '.join(unknown)}).")
     throttled = [one.name for one, figures in results.measured if figures.card and figures.card.throttled]

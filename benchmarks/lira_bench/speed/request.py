@@ -26,8 +26,8 @@ class Request:
             default: the rows of a prompt. checkpoint: what the torch peer reads.
         overwrite: replace results in `output`. require_quiet: fail on a machine with other work.
         draft: "auto" reads ahead where that pays, "off" never.
-        all: measure every engine that is built, instead of `target` and `precision`. submit: file to write for
-            others, of all engines (lira_bench.results).
+        all: measure every engine that is built, instead of `target` and `precision`. submit: file to write
+            for others, of all engines (lira_bench.results).
     """
 
     bundle: Path
