@@ -29,10 +29,12 @@ from lira_bench.speed.summary import is_authors_model, versions
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import MANIFEST_NAME
+from lira_engine.engines.usable import forced_remark
 from lira_engine.errors import LiraError, quoted
 from lira_engine.inspect import BuiltEngines, built_engines
 from lira_engine.system.cores import default_threads
 from lira_engine.system.machine import Machine, this_machine
+from lira_engine.system.terminal import warn
 from lira_engine.targets import TARGETS
 from lira_runtime.images import open_image
 
@@ -166,6 +168,7 @@ def _in_order(found: list[BuiltEngines]) -> list[BuiltEngines]:
 def _measure(request: Request, one: BuiltEngines, folder: Path, place: str, progress: Progress) -> str | None:
     """Measure one engine into the request's folder. Return what went wrong, or None."""
     assert one.build is not None
+    warn(forced_remark(one.build))
     asked = replace(
         request,
         target=one.build.target,
@@ -176,10 +179,11 @@ def _measure(request: Request, one: BuiltEngines, folder: Path, place: str, prog
     )
     log = folder / output.LOGS / f"{one.name}.txt"
     progress(place)
-    reason = measure_apart(asked, log, lambda doing: progress(f"{place}: {doing}"))
-    if not log.stat().st_size:
-        log.unlink()
-    return reason
+    try:
+        return measure_apart(asked, log, lambda doing: progress(f"{place}: {doing}"))
+    finally:
+        if log.exists() and not log.stat().st_size:
+            log.unlink()
 
 
 def _drift(

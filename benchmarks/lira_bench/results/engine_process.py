@@ -23,6 +23,7 @@ from lira_bench.speed import output
 from lira_bench.speed.benchmark import bench
 from lira_bench.speed.request import Request
 from lira_engine.errors import LiraError, how_it_ended, out_of_memory
+from lira_engine.system.atomic import remove_leftovers
 
 _PATHS = ("bundle", "output", "images", "checkpoint", "submit")
 
@@ -60,6 +61,7 @@ def measure_apart(request: Request, log: Path, progress: Callable[[str], None]) 
         process.wait()
         process.stdout.close()
         _close(process.stdin)
+        remove_leftovers(request.output)
     if process.returncode != 0 or "error" not in answer:
         return f"its process {how_it_ended(process.returncode)}: see {log}"
     if answer["error"] is None and not (request.output / output.RECORD).exists():
