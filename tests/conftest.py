@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,3 +178,39 @@ def golden_engines(golden_bundle: Path) -> Iterator[Engines]:
 
     with open_engines(golden_bundle, target="portable", threads=1) as engines:
         yield engines
+
+
+@pytest.fixture
+def plant_ties(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Callable[[Mapping[int, float]], None]]:
+    """Makes the check vectors of lira-nano's bundle record wrong decisions of some queries, {query: margin},
+    so that engines which are right come out otherwise. Their picture is a real one."""
+    from lira_engine.bundle.bundle import Bundle
+    from lira_engine.bundle.check_vectors import CheckVectors
+    from lira_engine.open import open_engines
+    from lira_runtime.images import open_image
+    from lira_runtime.preprocess import pixel_input
+
+    def of(folder: Path) -> Callable[[Mapping[int, float]], None]:
+        bundle = Bundle.open(folder)
+        pixels = pixel_input(open_image(ROOT / "assets" / "sample.png"), bundle.manifest.preprocessing.pixel)
+        with open_engines(bundle, "portable", threads=1) as engines:
+            outputs = engines.pixel_encoder.run({"pixel_values": pixels})
+        recorded = Bundle.check_vectors
+
+        def plant(margins: Mapping[int, float]) -> None:
+            valid = outputs["query_valid"].copy()
+            known = np.ones(valid.shape, np.float32)
+            for query, margin in margins.items():
+                valid[0, query] ^= True
+                known[0, query] = margin
+            decided = outputs | {"query_valid": valid}
+            vectors = CheckVectors({"pixel_values": pixels}, decided, {}, {"query_valid": known})
+
+            def check_vectors(bundle: Bundle, stage: str) -> CheckVectors:
+                return vectors if stage == "pixel_encoder" else recorded(bundle, stage)
+
+            monkeypatch.setattr(Bundle, "check_vectors", check_vectors)
+
+        return plant
+
+    return of

@@ -20,11 +20,21 @@ def spec(*inputs: str) -> StageSpec:
 
 def test_loading_returns_what_was_saved(tmp_path: Path) -> None:
     x, y = np.arange(3, dtype=np.float32)[None], np.array([[True, False]])
-    CheckVectors({"x": x, "in.x": y}, {"y": y}, {"y": 0.25}).save(tmp_path / "s.npz")
+    margins = np.array([[0.5, 1e-6]], np.float32)
+    CheckVectors({"x": x, "in.x": y}, {"y": y}, {"y": 0.25}, {"y": margins}).save(tmp_path / "s.npz")
     found = CheckVectors.load(tmp_path / "s.npz", spec("x"))
     assert found.inputs.keys() == {"x", "in.x"} and found.noise == {"y": 0.25}
     np.testing.assert_array_equal(found.inputs["x"], x)
     np.testing.assert_array_equal(found.outputs["y"], y)
+    np.testing.assert_array_equal(found.margins["y"], margins)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("y", (1, 3)), ("z", (1, 2))])
+def test_margins_belong_to_an_output(name: str, shape: tuple[int, int], tmp_path: Path) -> None:
+    x, y = np.zeros((1, 3), np.float32), np.array([[True, False]])
+    CheckVectors({"x": x}, {"y": y}, {}, {name: np.ones(shape)}).save(tmp_path / "s.npz")
+    with pytest.raises(LiraError, match=f"margins of {name} do not fit its output; copy the bundle again"):
+        CheckVectors.load(tmp_path / "s.npz", spec("x"))
 
 
 def test_only_an_empty_kv_cache_may_be_missing(tmp_path: Path) -> None:

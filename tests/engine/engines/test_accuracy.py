@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from lira_engine import LiraError
-from lira_engine.engines.accuracy import NotFinite, check_outputs
+from lira_engine.bundle.check_vectors import CheckVectors
+from lira_engine.engines.accuracy import NotFinite, check_outputs, check_stage_outputs
+from lira_engine.engines.near_ties import flip_rows
 
 
 def test_fp16_outputs_have_their_own_tolerance() -> None:
@@ -37,3 +39,44 @@ def test_engines_of_a_recipe_need_only_be_finite() -> None:
         check_outputs("it", "mixed", found | {"valid": np.array([True])}, expected, {})
     with pytest.raises(LiraError, match="at most 2e-02 is accepted"):
         check_outputs("it", "fp16", found, expected, {})
+
+
+def vectors_with_margins(*margins: float, noise: float = 0.0) -> CheckVectors:
+    valid = np.array([[True, False, True, False]])
+    return CheckVectors({}, {"valid": valid}, {"valid": noise}, {"valid": np.array([margins], np.float32)})
+
+
+def test_near_ties_may_come_out_otherwise_in_fp32() -> None:
+    vectors = vectors_with_margins(1e-6, 1.9e-4, 2.1e-4, 0.5)
+    found = {"valid": np.array([[False, True, True, False]])}
+    checked = check_stage_outputs("it", "fp32", found, vectors)
+    assert checked.errors == {"valid": 0.5} and [flip.element for flip in checked.flips] == [0, 1]
+    assert [flip.found for flip in checked.flips] == [False, True]
+    (title, first), *others = flip_rows({"pixel_encoder": checked.flips})
+    assert (title, others[1]) == ("near ties", ("", "valid 1 is now true (margin 1.9e-04)"))
+    assert first == "pixel_encoder: 2 came out otherwise; margins up to 1.9e-04, at most 2e-04 is rounding"
+    assert check_stage_outputs("it", "fp32", vectors.outputs, vectors).flips == ()
+    other = {"valid": np.array([[False, True, False, True]])}
+    with pytest.raises(
+        LiraError, match=r"valid 3 is now true \(margin 5\.0e-01\).*; 2 flips are no near ties"
+    ):
+        check_stage_outputs("it", "fp32", other, vectors)
+    noisy = vectors_with_margins(1e-6, 1.9e-4, 2.1e-4, 0.5, noise=2e-5)  # explains 4e-4
+    assert len(check_stage_outputs("it", "fp32", {"valid": ~found["valid"] ^ True}, noisy).flips) == 2
+    found["valid"][0, 2] = False
+    assert len(check_stage_outputs("it", "fp32", found, noisy).flips) == 3
+    with pytest.raises(LiraError, match=r"valid 2 is now false"):
+        check_stage_outputs("it", "fp32", found, vectors)
+
+
+def test_other_shapes_and_dtypes_are_no_near_ties() -> None:
+    vectors = vectors_with_margins(1e-6, 1e-6, 1e-6, 1e-6)
+    for wrong in (np.ones((1, 3), bool), np.ones((1, 4), np.float32)):
+        with pytest.raises(LiraError, match=r"output valid differs .* by inf of its elements"):
+            check_stage_outputs("it", "fp32", {"valid": wrong}, vectors)
+
+
+def test_fp16_counts_flips_and_asks_no_margins() -> None:
+    vectors = vectors_with_margins(1e-6, 1e-6, 1e-6, 1e-6)
+    with pytest.raises(LiraError, match=r"2\.5e-01 of its elements, at most 2e-02"):
+        check_stage_outputs("it", "fp16", {"valid": np.array([[False, False, True, False]])}, vectors)

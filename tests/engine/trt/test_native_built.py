@@ -4,7 +4,7 @@ TensorRT's compiler and the GPU are stand-ins."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,29 @@ def compiler(installed: Any, nano_bundle: Path, tmp_path: Path, monkeypatch: pyt
     found = Compiler(installed, tmp_path / "nano", tmp_path / "graphs")
     monkeypatch.setattr("lira_engine.trt.build.compile_in_process", found)
     return found
+
+
+@pytest.mark.parametrize("installed", ["rtx"], indirect=True)
+def test_near_ties_that_the_device_decides_otherwise_are_judged(
+    installed: Any,
+    compiler: Compiler,
+    tmp_path: Path,
+    plant_ties: Callable[[Path], Callable[[Mapping[int, float]], None]],
+) -> None:
+    """The queries: see tests/engine/test_near_ties.py."""
+    bundle, target = tmp_path / "nano", installed.target
+    plant = plant_ties(bundle)
+    folder = build(bundle, target, "fp32")
+    plant({6: 1e-6})
+    found = verify_engines(bundle, target, "fp32", threads=1)
+    assert [flip.element for flip in found.flips["pixel_encoder"]] == [6]
+    assert found.judgement is not None and found.judgement.ran == "engines" and not found.judgement.refused
+    assert "query_valid 6 is now false" in str(tables(found, read_build(folder, "")))
+    for margins, why in (({3: 1e-6}, "at a cost: .*mask IoU"), ({6: 1e-2}, "query_valid 6 is now false")):
+        plant(margins)
+        with pytest.raises(LiraError, match=why):
+            verify_engines(bundle, target, "fp32", threads=1)
+        assert read_build(folder, "").verified is None
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int4"])
