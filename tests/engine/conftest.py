@@ -200,6 +200,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., N
         monkeypatch.setattr(platform, "machine", lambda: arch)
         for user in (doctor, readiness, trt_target, setting):
             monkeypatch.setattr(user, "installed", lambda package: packages.get(package.replace("-", "_")))
+        runtimes = tuple(one.replace("_", "-") for one in packages if one.startswith("onnxruntime"))
+        monkeypatch.setattr(doctor, "onnxruntimes", lambda: runtimes)
 
         def module(name: str) -> ModuleType:
             if name not in packages:

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
-from lira_engine import doctor
+from lira_engine import LiraError, doctor
+from lira_engine.ort import gpu_trial
 from lira_engine.ort import target as ort_target
+from lira_engine.ort.device import CPU
+from lira_engine.system.cuda_libraries import CudaHere, CudaLibrary
 from lira_engine.system.extras import installed
 from lira_engine.trt.readiness import tensorrt_of
 
@@ -37,6 +40,10 @@ def has_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> OnnxRuntime:
     def found(version_and_providers: tuple[str | None, list[str]]) -> None:
         for user in (doctor, ort_target):
             monkeypatch.setattr(user, "onnxruntime_here", lambda: version_and_providers)
+        # A GPU on which everything works, and an ONNX Runtime that does not say for which CUDA it is.
+        monkeypatch.setattr(ort_target, "cuda_device", lambda precision: CPU)
+        version = str(version_and_providers[0])
+        monkeypatch.setattr(doctor, "use_cuda_libraries", lambda: CudaHere(version, None, (), ()))
 
     return found
 
@@ -112,6 +119,63 @@ def test_doctor_finds_a_jetsons_gpu_without_nvidia_smi(
     assert ("gpu", "the board's own (no answer from nvidia-smi)") in dict(doctor.examine())["machine"]
     assert targets()["cuda"] == ("yes", "--provider cuda")
     assert targets()["tensorrt"] == ("yes", "tensorrt 10.3.0")
+
+
+def test_doctor_says_where_the_libraries_of_cuda_are(
+    recorded: Record, has_onnxruntime: OnnxRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded(RTX, onnxruntime_gpu="1.31.1")
+    assert "CUDA for onnxruntime" not in dict(doctor.examine())
+    has_onnxruntime(("1.31.1", ["CUDA", "CPU"]))
+
+    def rows(here: CudaHere) -> list[tuple[str, ...]]:
+        monkeypatch.setattr(doctor, "use_cuda_libraries", lambda: here)
+        return dict(doctor.examine())["CUDA for onnxruntime"]
+
+    libraries = (
+        CudaLibrary("CUDA runtime", "libcudart.so.13", "/cuda/libcudart.so.13", "13.0"),
+        CudaLibrary("cuRAND", "libcurand.so.10", "libcurand.so.10"),
+        CudaLibrary("cuBLAS", "libcublas.so.13", None),
+        CudaLibrary("cuDNN", "libcudnn.so.9", "/x/libcudnn.so.9", "9.5.1", 12),
+    )
+    assert rows(CudaHere("1.31.1", 13, (13, 0), libraries)) == [
+        ("onnxruntime", "1.31.1", "for CUDA 13"),
+        ("driver", "up to CUDA 13.0", ""),
+        ("CUDA runtime", "13.0", "/cuda/libcudart.so.13"),
+        ("cuRAND", "libcurand.so.10", "libcurand.so.10"),
+        ("cuBLAS", "libcublas.so.13", "missing: pip install 'lira-edge[cuda]'"),
+        ("cuDNN", "9.5.1, for CUDA 12", "/x/libcudnn.so.9"),
+    ]
+    ((_, said, told),) = rows(CudaHere("1.31.1", 13, (12, 4), ()))[1:]
+    assert said == "up to CUDA 12.4" and told.endswith("pip install 'onnxruntime-gpu[cuda,cudnn]<1.27'")
+    assert rows(CudaHere("1.23.0", None, None, ())) == [
+        ("onnxruntime", "1.23.0", "it does not say for which CUDA"),
+        ("driver", "", "missing"),
+    ]
+
+
+def test_a_gpu_that_does_not_run_a_convolution_is_not_ready(
+    recorded: Record, has_onnxruntime: OnnxRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded(RTX, onnxruntime_gpu="1.31.1")
+    has_onnxruntime(("1.31.1", ["CUDA", "CPU"]))
+
+    def refuse(device: object) -> None:
+        raise LiraError("cuDNN 9 is missing")
+
+    monkeypatch.setattr(gpu_trial, "try_gpu", refuse)
+    assert targets()["cuda"] == ("no", "cuDNN 9 is missing")
+
+
+def test_doctor_takes_onnxruntime_gpu_for_the_extra_cpu(
+    recorded: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded(RTX, onnxruntime_gpu="1.31.1")
+    monkeypatch.setattr(doctor, "missing_packages", lambda extra: [])
+    monkeypatch.setattr(
+        doctor, "versions", lambda *names: {one: "1.31.1" for one in names if one == "onnxruntime-gpu"}
+    )
+    assert ("[cpu]", "installed", "onnxruntime-gpu 1.31.1") in dict(doctor.examine())["packages"]
 
 
 def test_each_jetpack_has_its_tensorrt() -> None:

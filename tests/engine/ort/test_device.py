@@ -7,6 +7,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,19 @@ import onnxruntime
 import pytest
 
 from lira_engine import Bundle, LiraError
+from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.accuracy import rms_error
+from lira_engine.engines.recipe import Recipe
 from lira_engine.lowering.cuda import cuda_pipeline
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.quantization import Quantization
 from lira_engine.ort.device import CPU, PROVIDERS, Device, cuda_device
 from lira_engine.ort.llm import OrtLlm
+from lira_engine.ort.options import CudaOptions
 from lira_engine.ort.placement import RanNode, check_placement, placement, placement_of_run, ran_nodes
 from lira_engine.ort.session import open_session
 from lira_engine.ort.stage import OrtStage
+from lira_engine.targets import TARGETS
 from lira_export.config import LlmConfig
 
 CONFIG = LlmConfig(
@@ -255,29 +260,58 @@ def test_a_missing_provider_names_its_install_command() -> None:
             match=rf"target cuda needs {names}, but onnxruntime .* has .*CPUExecutionProvider: "
             r"pip uninstall -y onnxruntime, then pip install 'lira-edge\[cuda\]'",
         ):
-            cuda_device(provider)
+            cuda_device("fp16", provider)
     with pytest.raises(LiraError, match="provider 'dml': expected cuda, tensorrt, nv-tensorrt-rtx"):
-        cuda_device("dml")
+        cuda_device("fp16", "dml")
 
 
 def test_a_gpu_session_gets_its_providers_in_order(monkeypatch: pytest.MonkeyPatch, portable: Path) -> None:
     everything = [*PROVIDERS.values(), "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: everything)
-    given = cuda_device().session_providers()
+    given = cuda_device("fp16").session_providers()
     assert [name for name, _ in given] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    assert given[0][1]["use_tf32"] == "0"
-    tensorrt = cuda_device("tensorrt", allow_fallback=True)
+    tensorrt = cuda_device("fp16", "tensorrt", allow_fallback=True)
     assert tensorrt.providers == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
     assert tensorrt.allow_fallback and tensorrt.memory == "cuda"
     # TensorRT does not update a cache in place.
-    assert tensorrt.for_cache == Device(("CUDAExecutionProvider",), "cuda", True)
+    assert tensorrt.for_cache == Device(("CUDAExecutionProvider",), "cuda", True, tf32=True)
     assert CPU.for_cache is CPU
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: everything[1:])
     with pytest.raises(LiraError, match="needs CUDAExecutionProvider"):
-        cuda_device("tensorrt")
+        cuda_device("fp16", "tensorrt")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     with pytest.raises(LiraError, match=r"needs TensorrtExecutionProvider.*take --provider cuda"):
-        cuda_device("tensorrt")
+        cuda_device("fp16", "tensorrt")
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("fp32", "0"), ("fp16", "1"), ("int4", "1"), ("mixed", "1")])
+def test_only_fp32_builds_give_up_tensor_cores(
+    made_bundle: Path, monkeypatch: pytest.MonkeyPatch, precision: str, tf32: str
+) -> None:
+    """use_tf32=0 takes them from fp16 convolutions, too. As it is built, so it is opened and placed."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(PROVIDERS.values()))
+    bundle, target, options = Bundle.open(made_bundle), TARGETS["cuda"], CudaOptions()
+    recorded = target.recorded_options(options, precision)
+    if precision == "mixed":
+        recipe = Recipe("", {}, {})
+        builder = target.recipe_builder(bundle, recipe, options, None, lambda *_: None)
+    else:
+        builder = target.builder(bundle, precision, options, None, lambda *_: None)
+    placed: list[Device] = []
+
+    def check(bundle: Any, stage: str, file: Path, precision: str, device: Device) -> Any:
+        placed.append(device)
+        return placement([], device)
+
+    monkeypatch.setattr("lira_engine.ort.build_cuda.checked_placement", check)
+    record = SimpleNamespace(
+        precision=precision, options=recorded, precisions=dict.fromkeys(STAGES, precision)
+    )
+    target.placement(bundle, record, lambda stage: None)
+    devices = [builder.opener.device, target.opener(bundle, precision, recorded, None).device, *placed]
+    assert len(devices) == 2 + len(STAGES)
+    for device in (*devices, *(one.for_cache for one in devices)):
+        assert dict(device.session_providers())["CUDAExecutionProvider"]["use_tf32"] == tf32
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
@@ -285,7 +319,7 @@ def test_a_provider_that_does_not_start_is_an_error(portable: Path) -> None:
     """ONNX Runtime itself would warn, and run everything on the CPU."""
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has the CUDA provider")
-    with pytest.raises(LiraError, match=r"could not start CUDAExecutionProvider.*lira-edge doctor"):
+    with pytest.raises(LiraError, match=r"could not start CUDAExecutionProvider: "):
         open_session(portable, threads=1, device=CUDA)
 
 
