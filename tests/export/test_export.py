@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.errors import LiraError
 from lira_engine.main import main
+from lira_engine.system.extras import onnxruntimes
 from lira_export import checks
 from lira_export.bundle_writer import BundleWriter, Step
 from lira_export.checkpoint import Checkpoint
 from lira_export.config import LIRA_TOKENS, LiraConfig
-from lira_export.export import export_checkpoint
+from lira_export.export import _provenance, export_checkpoint
 from lira_export.families.internlm2 import INTERNLM2
 from lira_export.llm_tensors import LlmTensors
 from lira_export.prompts import prompts_of
@@ -50,6 +52,28 @@ def test_the_command_line_writes_a_bundle(
     with pytest.raises(SystemExit) as ended:
         main(["export", str(tiny_checkpoint), "-o", str(out)])
     assert ended.value.code == 2 and "exists already" in capsys.readouterr().err
+
+
+def test_a_bundle_names_the_onnxruntime_that_is_there(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only onnxruntime-gpu is installed."""
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "onnxruntime":
+            raise metadata.PackageNotFoundError(name)
+        return "1.31.1" if name == "onnxruntime-gpu" else real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: {"onnxruntime": ["onnxruntime-gpu"]})
+    onnxruntimes.cache_clear()
+    try:
+        tools = _provenance(Checkpoint.open(tiny_checkpoint), {})["tools"]
+    finally:
+        onnxruntimes.cache_clear()
+    assert tools["onnxruntime-gpu"] == "1.31.1" and "onnxruntime" not in tools
+    assert tools["torch"] == torch.__version__
 
 
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
