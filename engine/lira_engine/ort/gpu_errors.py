@@ -16,15 +16,26 @@ from lira_engine.ort.package import ORT_ERRORS
 from lira_engine.system.cuda_libraries import library_mend, use_cuda_libraries
 from lira_engine.system.machine import gpus
 
-# Such as "CUDA failure 35: TEXT ; GPU=0 ; hostname=NAME ; file=...".
-_FAILURE = re.compile(r"\b(CUDA|CUDNN|CUDNN_FE|CUBLAS|CURAND|CUFFT) failure (\d+): *([^;]*)")
-_FULL = re.compile(r"AllocateRawInternal|CUDA failure 2:|ALLOC(?:ATION)?_FAILED", re.IGNORECASE)
+# "CUDA failure 35: TEXT ; GPU=0 ; hostname=NAME ; file=..." of a call, "CUDA error NAME:TEXT" of a kernel, and
+# "CUBLAS error executing CALL" where nothing else is said.
+_LIBRARY = r"\b(CUDA|CUDNN|CUDNN_FE|CUBLAS|CURAND|CUFFT)"
+_FAILURES = (
+    re.compile(_LIBRARY + r" failure (\d+): *([^;]*)"),
+    re.compile(_LIBRARY + r" error (\w+): *([^;]*)"),
+    re.compile(_LIBRARY + r" error (executing) (\w+)"),
+)
+_FULL = re.compile(
+    r"AllocateRawInternal|CUDA failure 2:|cudaErrorMemoryAllocation|ALLOC(?:ATION)?_FAILED", re.IGNORECASE
+)
 _ASKED = re.compile(r"requested buffer of size (\d+)")
 _NO_CUDNN = re.compile(r"cuDNN is unavailable|dlopen failed for libcudnn", re.IGNORECASE)
 _NODE = re.compile(r"while running (\w+) node\. Name:'([^']*)'")
-# Numbers of cudaError_t.
-_OLD_DRIVER, _NO_DEVICE, _NO_KERNEL = ("35",), ("100", "101"), ("209",)
-_BUSY, _DRIVER_CHANGED = ("46", "802"), ("803", "804")
+# Codes of CUDA (cudaError_t), by number and name.
+_OLD_DRIVER = ("35", "cudaErrorInsufficientDriver")
+_NO_DEVICE = ("100", "cudaErrorNoDevice", "101", "cudaErrorInvalidDevice")
+_NO_KERNEL = ("209", "cudaErrorNoKernelImageForDevice")
+_BUSY = ("46", "cudaErrorDevicesUnavailable", "802", "cudaErrorSystemNotReady")
+_DRIVER_CHANGED = ("803", "cudaErrorSystemDriverMismatch", "804", "cudaErrorCompatNotSupportedOnDevice")
 
 
 @contextmanager
@@ -49,30 +60,31 @@ def _told(said: str) -> LiraError | None:
     where = f" in {node[1]} {node[2]}".rstrip() if node else ""
     if _NO_CUDNN.search(said):
         return LiraError(f"cuDNN 9 is missing, which the GPU needs{where}: {library_mend()}")
-    failure = _FAILURE.search(said)
-    if failure is None:
-        return None
-    library, number, text = failure.groups()
-    return LiraError(_failure(library, number, text.strip(), where))
+    for form in _FAILURES:
+        failure = form.search(said)
+        if failure is not None:
+            library, code, text = failure.groups()
+            return LiraError(_failure(library, code, text.strip(), where))
+    return None
 
 
-def _failure(library: str, number: str, text: str, where: str) -> str:
+def _failure(library: str, code: str, text: str, where: str) -> str:
     """Return the line about a call that failed. `where`: the node that ran, after a space."""
-    name = f"{library} failure {number}: {text}"
-    if library == "CUDA" and number in _OLD_DRIVER:
+    name = f"{library} {f'failure {code}' if code.isdigit() else code}: {text}"
+    if library == "CUDA" and code in _OLD_DRIVER:
         return use_cuda_libraries().old_driver()
-    if library == "CUDA" and number in _NO_DEVICE:
+    if library == "CUDA" and code in _NO_DEVICE:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         hidden = "" if visible is None else f", CUDA_VISIBLE_DEVICES is {visible!r}"
         return (
             f"CUDA finds no GPU ({name}{hidden}): see whether `nvidia-smi` names one; a container sees it if "
             "it was started with NVIDIA's runtime; the same bundle runs with --target cpu"
         )
-    if library == "CUDA" and number in _BUSY:
+    if library == "CUDA" and code in _BUSY:
         return f"the GPU takes no work now ({name}): end the program that has it, or wait for its system"
-    if library == "CUDA" and number in _DRIVER_CHANGED:
+    if library == "CUDA" and code in _DRIVER_CHANGED:
         return f"the driver that runs is not the one that is installed ({name}): start the machine again"
-    if library == "CUDA" and number in _NO_KERNEL:
+    if library == "CUDA" and code in _NO_KERNEL:
         return f"this onnxruntime has no code for the GPU ({name}): take another release, or --target cpu"
     lacking = use_cuda_libraries().complaint()
     if lacking is not None:

@@ -71,6 +71,7 @@ ILLEGAL = cuda_failure(700, "an illegal memory access was encountered", "cudaStr
 CUBLAS = in_node(
     "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0 ; hostname=secret ; file=x", "MatMul", ""
 )
+KERNEL = in_node("CUDA error cudaErrorMemoryAllocation:out of memory", "Cast")
 CUDNN = in_node("CUDNN failure 5000: CUDNN_STATUS_EXECUTION_FAILED ; GPU=0 ; hostname=secret ; file=x")
 
 
@@ -111,6 +112,10 @@ def told(error: Exception, device: Device = CUDA) -> LiraError:
         (cuda_failure(803, "mismatch"), "the driver that runs is not the one that is installed"),
         (cuda_failure(209, "no kernel image"), "this onnxruntime has no code for the GPU"),
         (
+            in_node("CUDA error cudaErrorNoKernelImageForDevice:no kernel image is available", "Cast"),
+            "no code for the GPU (CUDA cudaErrorNoKernelImageForDevice: no kernel image is available)",
+        ),
+        (
             NO_CUDNN,
             "cuDNN 9 is missing, which the GPU needs in Conv /vit/Conv: pip install 'lira-edge[cuda]'",
         ),
@@ -132,9 +137,13 @@ def test_a_run_that_fails_is_told(here: dict[str, Any]) -> None:
         "again in "
         "a new process; if it fails again, report it with the output of `lira-edge doctor`"
     )
-    assert "in Conv /vit/Conv (CUDNN failure 5000: CUDNN_STATUS_EXECUTION_FAILED): run" in str(
-        told(Fail(CUDNN))
-    )
+    failures = {
+        CUDNN: "CUDNN failure 5000: CUDNN_STATUS_EXECUTION_FAILED",
+        in_node("CUDA error cudaErrorLaunchFailure:unspecified"): "CUDA cudaErrorLaunchFailure: unspecified",
+        in_node("CUBLAS error executing cublasGemmHelper(x)"): "CUBLAS executing: cublasGemmHelper",
+    }
+    for said, expected in failures.items():
+        assert f"the GPU failed in Conv /vit/Conv ({expected}): run it again" in str(told(Fail(said)))
 
 
 def test_a_run_that_fails_names_a_library_that_does_not_fit(here: dict[str, Any]) -> None:
@@ -143,7 +152,7 @@ def test_a_run_that_fails_names_a_library_that_does_not_fit(here: dict[str, Any]
     assert "cuDNN 9.5.1 (/usr/lib/libcudnn.so.9) is for CUDA 12" in str(told(Fail(CUDNN)))
 
 
-@pytest.mark.parametrize("said", [FULL, cuda_failure(2, "out of memory", "cudaMalloc"), CUBLAS])
+@pytest.mark.parametrize("said", [FULL, cuda_failure(2, "out of memory", "cudaMalloc"), CUBLAS, KERNEL])
 def test_a_full_card_is_told_apart_from_a_full_machine(said: str) -> None:
     for error in (RuntimeError(said), Fail(said)):
         found = told(error)
