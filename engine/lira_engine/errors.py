@@ -22,6 +22,10 @@ class OutOfMemory(LiraError):
     """The system refused memory or threads (see `out_of_memory`)."""
 
 
+class DeviceFailed(LiraError):
+    """A GPU, its driver or its libraries refused work, whatever was asked of them."""
+
+
 # Messages about refused memory of the C library, ONNX Runtime, torch, oneDNN, OpenCV and CUDA. A full "static
 # TLS block" is no lack of memory, although its message says so.
 _NO_MEMORY = re.compile(

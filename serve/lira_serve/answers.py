@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from lira_engine.errors import LiraError, OutOfMemory
+from lira_engine.errors import DeviceFailed, LiraError, OutOfMemory
 from lira_serve.access_log import NOTES
 from lira_serve.api_errors import ApiError
 from lira_serve.asked import Answering, Asked, Event
@@ -122,7 +122,8 @@ def noted_error(error: Exception, notes: dict[str, Any], begun: bool = True) -> 
     elif isinstance(error, OutOfMemory):
         told = ApiError(503, str(error), "server_error", code="out_of_memory", retry_after=10)
     elif isinstance(error, LiraError):
-        told = ApiError(500, str(error), "server_error") if begun else ApiError(400, str(error))
+        ours = begun or isinstance(error, DeviceFailed)
+        told = ApiError(500, str(error), "server_error") if ours else ApiError(400, str(error))
     else:
         told = ApiError(500, "an error in the server: its log says more", "server_error")
     if told.status == 500 and told is not error:

@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lira_engine.errors import LiraError, OutOfMemory, memory_errors_told
+from lira_engine.errors import DeviceFailed, LiraError, OutOfMemory, memory_errors_told
 from lira_engine.ort.device import Device
 from lira_engine.ort.package import ORT_ERRORS
 from lira_engine.system.cuda_libraries import library_mend, use_cuda_libraries
 from lira_engine.system.machine import gpus
 
-# "CUDA failure 35: TEXT ; GPU=0 ; hostname=NAME ; file=..." of a call, "CUDA error NAME:TEXT" of a kernel, and
+# "CUDA failure 35: TEXT ; GPU=0 ; hostname=NAME ; file=..." of a call, "CUDA error NAME:TEXT" of a kernel,
 # "CUBLAS error executing CALL" where nothing else is said.
 _LIBRARY = r"\b(CUDA|CUDNN|CUDNN_FE|CUBLAS|CURAND|CUFFT)"
 _FAILURES = (
@@ -40,7 +40,7 @@ _DRIVER_CHANGED = ("803", "cudaErrorSystemDriverMismatch", "804", "cudaErrorComp
 
 @contextmanager
 def gpu_errors_told(device: Device) -> Iterator[None]:
-    """Raises LiraError for what a GPU, its driver or its libraries refuse to the block, and OutOfMemory for
+    """Raises DeviceFailed for what a GPU, its driver or its libraries refuse to the block, and OutOfMemory for
     memory: the card's, or as `memory_errors_told` the host's. On a CPU there is only that."""
     with memory_errors_told():
         try:
@@ -59,12 +59,12 @@ def _told(said: str) -> LiraError | None:
     node = _NODE.search(said)
     where = f" in {node[1]} {node[2]}".rstrip() if node else ""
     if _NO_CUDNN.search(said):
-        return LiraError(f"cuDNN 9 is missing, which the GPU needs{where}: {library_mend()}")
+        return DeviceFailed(f"cuDNN 9 is missing, which the GPU needs{where}: {library_mend()}")
     for form in _FAILURES:
         failure = form.search(said)
         if failure is not None:
             library, code, text = failure.groups()
-            return LiraError(_failure(library, code, text.strip(), where))
+            return DeviceFailed(_failure(library, code, text.strip(), where))
     return None
 
 

@@ -18,7 +18,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as OrtNotImplemented
 
 from lira_engine import Bundle, LiraError
-from lira_engine.errors import OutOfMemory
+from lira_engine.errors import DeviceFailed, OutOfMemory
 from lira_engine.ort import gpu_errors, session
 from lira_engine.ort.device import CPU, Device
 from lira_engine.ort.gpu_errors import gpu_errors_told
@@ -127,7 +127,7 @@ def test_what_cannot_start_is_told_with_what_mends_it(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     for error in (RuntimeError(said), Fail(said), OrtNotImplemented(said)):
         found = told(error)
-        assert expected in str(found) and not isinstance(found, OutOfMemory)
+        assert expected in str(found) and isinstance(found, DeviceFailed)
 
 
 def test_a_run_that_fails_is_told(here: dict[str, Any]) -> None:
