@@ -131,7 +131,7 @@ def test_what_other_programs_use(nvml: Any) -> None:
     assert card.others() == {}, "nobody used anything"
     nvml.used = [(7, 40, 100), (ME, 90, 100), (9, 5, 100)]
     assert card.others() == {"python7": 0.4, "python9": 0.05}
-    assert card.others() == {}, "there is nothing newer"
+    assert card.others() == card.others() == {}, "there is nothing newer"
     nvml.used = [(7, 20, 200), (9, 0, 200)]
     assert card.others() == {"python7": 0.2}
     nvml.lacks = {"nvmlDeviceGetProcessUtilization"}
