@@ -13,6 +13,7 @@ from lira_engine.system.card.first_gpu import first_gpu
 from lira_engine.system.card.opening import open_sensors
 from lira_engine.system.card.sensors import Facts, Reading, Sensors
 from lira_engine.system.card.watch import Watch
+from lira_engine.system.machine import gpus, jetson
 
 QUIET = 0.05
 """Share of a card: what drawing a desktop takes. More than that is a disturbance."""
@@ -108,7 +109,7 @@ class Card:
         power nothing tells."""
         if not self.on_gpu and self.sensors is None:
             return None
-        facts = Facts() if self.sensors is None else self.sensors.facts
+        facts = _known_without() if self.sensors is None else self.sensors.facts
         watched, readings = self.watched, self.watched.readings
         found: dict[str, Any] = {
             **asdict(facts),
@@ -149,6 +150,18 @@ def open_card(on_gpu: bool) -> Iterator[Card]:
         yield card
     finally:
         card.sensors.close()
+
+
+def _known_without() -> Facts:
+    """Return what the system knows without sensors: of a board, or of the only card."""
+    board, cards = jetson(), gpus()
+    if board is not None:
+        return Facts(board.model, None, f"L4T {board.l4t}")
+    if len(cards) != 1:
+        return Facts()
+    amount = cards[0].memory.removesuffix(" MiB")
+    memory = int(amount) if amount.isdigit() else None
+    return Facts(cards[0].name, memory, cards[0].driver, cards[0].compute_capability)
 
 
 def _values(readings: Sequence[Reading], name: str) -> list[Any]:

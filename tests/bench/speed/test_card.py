@@ -22,6 +22,7 @@ from lira_engine.system import load
 from lira_engine.system.card.first_gpu import FirstGpu
 from lira_engine.system.card.sensors import Facts, Reading
 from lira_engine.system.load import Load
+from lira_engine.system.machine import Gpu, Jetson
 
 READINGS = (
     Reading(1755, 2619, 300.0, 55, frozenset({"power cap"}), 1000, 5000),
@@ -89,13 +90,37 @@ def test_the_record_of_a_card() -> None:
     }
 
 
-def test_a_card_that_tells_nothing() -> None:
+def test_a_card_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     found = made(Watched((Reading(), Reading()), 9.0))
     told = {name for name, value in found.items() if value is not None}
     assert told == {"name", "memory_mib", "driver", "compute_capability", "source", "samples"}
+    monkeypatch.setattr(card, "gpus", list)
+    monkeypatch.setattr(card, "jetson", lambda: None)
     nothing = Card(True, note="no NVML").record(3)
     assert nothing is not None and nothing.keys() == found.keys()
     assert {name for name, value in nothing.items() if value is not None} == {"note", "samples"}
+
+
+ORIN = Jetson("Jetson Orin", "36.4", None)
+CARD = Gpu("Card A", "24564 MiB", "580.95", "8.9")
+
+
+@pytest.mark.parametrize(
+    ("board", "cards", "facts"),
+    [
+        (None, [CARD], Facts("Card A", 24564, "580.95", "8.9")),
+        (None, [replace(CARD, memory="[N/A]")], Facts("Card A", None, "580.95", "8.9")),
+        (None, [CARD, CARD], Facts()),  # which one it is, is not known
+        (ORIN, [Gpu("Orin (nvgpu)", "[N/A]", "540")], Facts("Jetson Orin", None, "L4T 36.4")),
+    ],
+)
+def test_facts_without_sensors(
+    board: Jetson | None, cards: list[Gpu], facts: Facts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(card, "gpus", lambda: cards)
+    monkeypatch.setattr(card, "jetson", lambda: board)
+    found = Card(True, note="no NVML").record(3)
+    assert found is not None and {name: found[name] for name in vars(facts)} == vars(facts)
 
 
 @pytest.mark.parametrize(
