@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lira_bench.results import cli, picture, submission, table
-from lira_bench.results.page import BEGIN, END, filled, read_entries, sections, summary
+from lira_bench.results.page import BEGIN, END, Entry, filled, read_entries, sections, summary
 from lira_bench.results.result import Results
 from lira_engine import LiraError
 
@@ -108,6 +108,15 @@ def test_entries_are_sorted_by_machine_and_bundle(folder: Path) -> None:
     rows = [line for line in summary(entries).splitlines() if "tensorrt-int4" in line]
     assert len(rows) == 3 and [("1.26x; 0.379x" in row) for row in rows] == [False, True, False]
     assert "failed" not in summary(entries) and "No file" in summary([]) and "No file" in sections([])
+
+
+@pytest.mark.parametrize(("quiet", "told"), [(True, ""), (False, "busy"), (None, "load unknown")])
+def test_a_row_of_a_busy_machine_says_so(results: Results, quiet: bool | None, told: str) -> None:
+    one = results.engines[0]
+    assert one.figures is not None
+    loaded = dataclasses.replace(one, figures=dataclasses.replace(one.figures, quiet=quiet))
+    entry = Entry("a.json", dataclasses.replace(results, engines=(loaded,)))
+    assert summary([entry]).splitlines()[-1].endswith(f"| {told} |")
 
 
 def test_the_command_fills_its_pages_and_repeats(
