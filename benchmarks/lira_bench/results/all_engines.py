@@ -23,7 +23,7 @@ from lira_bench.results.result import (
     Results,
     engine_result,
 )
-from lira_bench.speed.benchmark import check_request, find_images
+from lira_bench.speed.benchmark import check_request, find_images, is_forced
 from lira_bench.speed.request import Request
 from lira_bench.speed.summary import is_authors_model, versions
 from lira_engine.bundle.bundle import Bundle
@@ -105,7 +105,12 @@ def bench_all(request: Request, progress: Progress = lambda doing: None) -> Meas
         machine=machine_facts(this_machine(), request.threads, versions()),
         bundle=_bundle_facts(bundle),
         asked=Asked(
-            request.task, _forced(request, bundle), request.max_tiles, request.runs, request.warmup, pictures
+            request.task,
+            is_forced(request, bundle),
+            request.max_tiles,
+            request.runs,
+            request.warmup,
+            pictures,
         ),
         engines=tuple(engines),
         drift=drift,
@@ -204,10 +209,6 @@ def _drift(
     finally:
         shutil.rmtree(again, ignore_errors=True)
     return None if record is None else record["total_s"]["median"] / records[first.name]["total_s"]["median"]
-
-
-def _forced(request: Request, bundle: Bundle) -> bool:
-    return request.forced or bool(bundle.manifest.provenance.get("synthetic"))
 
 
 def _bundle_facts(bundle: Bundle) -> BundleFacts:

@@ -117,8 +117,7 @@ def _measure(
 ) -> tuple[dict[str, Any], Run]:
     """Return the record, without the peers, and the typical run."""
     bundle = Bundle.open(request.bundle)
-    # Random weights would neither name a mask nor stop.
-    forced = request.forced or bool(bundle.manifest.provenance.get("synthetic"))
+    forced = is_forced(request, bundle)
     variants: list[dict[str, Any]] | None = None
     with open_card(request.target in TARGETS and TARGETS[request.target].on_gpu) as card:
         before = _idle(card)
@@ -168,6 +167,7 @@ def _measure(
     return found, typical(runs)
 
 
+<<<<<<< HEAD
 def _idle(card: Card) -> tuple[load.Load | None, float | None]:
     """Return the load of the cores, and of the card, while this process waits."""
     if card.on_gpu and card.sensors is not None:
@@ -187,6 +187,11 @@ def _traffic(bundle: Bundle, target: str, precision: str, context: float, on_gpu
         return Traffic(weights, cache, copy_bandwidth(open_driver()), "card")
     except LiraError as error:  # the answers are measured: their figures are not lost for this one
         return Traffic(weights, cache, None, "card", str(error))
+=======
+def is_forced(request: Request, bundle: Bundle) -> bool:
+    """Return whether tokens are given: random weights would neither name a mask nor stop."""
+    return request.forced or bool(bundle.manifest.provenance.get("synthetic"))
+>>>>>>> 031f84b (bench: test errors of builds and figures of cards in results)
 
 
 def typical(runs: list[Run]) -> Run:

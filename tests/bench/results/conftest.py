@@ -46,6 +46,12 @@ def a_record(total: float = 0.5) -> dict[str, Any]:
             "during": {"others": 0.01, "programs": {"planted-secret": 0.01}},
         },
         "images": [{"name": "planted-secret.png", "width": 4, "height": 3}],
+        "card": {
+            "name": "x",
+            "peak_memory_mib": 10,
+            "power_w": {"mean": 5.0, "largest": 9.0},
+            "clock_mhz": None,
+        },
     }
 
 

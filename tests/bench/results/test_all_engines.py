@@ -158,6 +158,9 @@ def test_engines_get_the_same_request_and_the_first_one_twice(
             "off",
         )
         assert not one.all and one.submit is None
+    found = results.engines[0].figures
+    assert found is not None and found.card is not None
+    assert (found.card.power_w, found.card.clock_mhz, found.card.peak_memory_mib) == (5.0, None, 10)
     assert results.drift == pytest.approx(1.2) and not (out / ".again").exists()
     assert "took 1.20 of its first time" in (out / "results.md").read_text()
 

@@ -66,6 +66,15 @@ def test_remarks_name_what_changes_a_figure(results: Results) -> None:
     assert table.table(odd)[1][0][9] == "not told"
 
 
+def test_errors_of_the_build_stand_in_brackets(results: Results) -> None:
+    one = results.engines[0]
+    assert one.error is not None and table.notes(results) == []
+    built = dataclasses.replace(one, error=dataclasses.replace(one.error, by="build"))
+    assert table.error_cell(built) == "(6.0e-04 pixel_encoder.mask_features)"
+    (note,) = table.notes(dataclasses.replace(results, engines=(built,)))
+    assert note.startswith("(in brackets: found by the build")
+
+
 def test_the_picture_has_a_panel_for_each_figure_that_is_known(results: Results) -> None:
     wide = Image.open(BytesIO(picture.picture(results)))
     plain = tuple(
