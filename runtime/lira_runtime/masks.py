@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from lira_runtime import preprocess
+from lira_runtime import preprocess, rle
 
 _KEPT_AS_IT_IS = 1 << 24
 """Pixels. A larger binary mask is kept as bits, and unpacked at each access."""
@@ -73,14 +74,24 @@ class Mask:
         return self._binary_and_score[1]
 
     @cached_property
+    def counts(self) -> str:
+        """The binary mask in COCO's run-length encoding; encoded once."""
+        return str(rle.encode(self.binary)["counts"])
+
+    @property
+    def rle(self) -> dict[str, Any]:
+        """{"size": [H, W], "counts": string}, ready for JSON, as `lira_runtime.rle` reads it."""
+        return {"size": [self.height, self.width], "counts": self.counts}
+
+    @cached_property
     def box_xyxy(self) -> tuple[int, int, int, int] | None:
         """Bounding box in pixels, right and bottom exclusive; None for an empty mask."""
         return preprocess.mask_box(self.binary)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it keeps, by what was accessed: the decoder's logits, the binary mask."""
+        """Bytes that it keeps, by what was accessed: the decoder's logits, the binary mask, its runs."""
         kept = [] if self._decoder_logits is None else [self._decoder_logits]
         if "_binary_and_score" in self.__dict__:
             kept.append(self._binary_and_score[0])
-        return sum(array.nbytes for array in kept)
+        return sum(array.nbytes for array in kept) + len(self.__dict__.get("counts", ""))

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from lira_runtime import draw, fonts, rle
+from lira_runtime import draw, fonts
 from lira_runtime.answer import Answer, Phrase
 from lira_runtime.timings import AUTHORS_TOKENS_PER_SECOND, Timings
 
@@ -54,10 +54,7 @@ def as_dict(answer: Answer) -> dict[str, Any]:
             }
             for phrase in answer.phrases
         ],
-        "masks": [
-            {"rle": rle.encode(mask.binary), "score": mask.score, "box_xyxy": mask.box_xyxy}
-            for mask in answer.masks
-        ],
+        "masks": [{"rle": mask.rle, "score": mask.score, "box_xyxy": mask.box_xyxy} for mask in answer.masks],
         "regions": [
             {"mask": region.mask_index, "box_xyxy": region.box_xyxy, "tokens_after": list(region.suffix_ids)}
             for region in answer.regions

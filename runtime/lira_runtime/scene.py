@@ -217,7 +217,7 @@ class Scene:
                         event = replace(event, logprob=choose.take_logprob())
                 elif isinstance(event, RegionEvent):
                     drafting.note(event.suffix_ids, chosen=False)
-                    read = [Region.of(seg.masks[event.mask_index].binary), *event.suffix_ids]
+                    read = [Region.of(seg.masks[event.mask_index]), *event.suffix_ids]
                 rows.note(read)
                 answer.extend(read)
                 yield from transcript.add(event)

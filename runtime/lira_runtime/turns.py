@@ -2,36 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from lira_engine.errors import LiraError
 from lira_runtime import arguments, rle
+from lira_runtime.masks import Mask
 
 
-@dataclass(frozen=True)
 class Region:
     """The place of a region in an answer: the mask that `<image_id>` took, as COCO run-length encoding.
 
-    A few bytes, from which the region's rows can be made again where the KV cache has them no longer.
+    A few bytes, from which the region's rows can be made again where the KV cache has them no longer. That of
+    an answer is encoded at first use: who asks no later question pays nothing for it. Until then it keeps the
+    mask's small logits, not the mask itself, which is as large as the image.
     """
 
-    size: tuple[int, int]  # height, width
-    counts: str
+    def __init__(self, size: tuple[int, int], counts: str) -> None:
+        """size: height, width."""
+        self.size = size
+        self._counts: str | None = counts
+        self._mask: Callable[[], Mask | None] = _nothing
+        self._logits: np.ndarray | None = None
 
     @classmethod
-    def of(cls, mask: np.ndarray) -> Region:
-        """Return the region of a mask [H, W] bool."""
-        encoded = rle.encode(mask)
-        height, width = encoded["size"]
-        return cls((height, width), encoded["counts"])
+    def of(cls, mask: Mask) -> Region:
+        """Return the region of a mask that was decoded. It is right also when the mask is gone."""
+        found = cls((mask.height, mask.width), "")
+        found._counts, found._logits, found._mask = None, mask.decoder_logits, weakref.ref(mask)
+        return found
+
+    @property
+    def counts(self) -> str:
+        """The runs, compressed."""
+        counts, logits, (height, width) = self._counts, self._logits, self.size
+        if counts is None:  # what another thread encoded meanwhile is equal
+            assert logits is not None
+            counts = self._counts = (self._mask() or Mask(lambda: logits, width, height)).counts
+            self._logits = None
+        return counts
 
     @property
     def mask(self) -> np.ndarray:
         """[H, W] bool. Raises LiraError if `counts` do not fill it."""
         return rle.decode({"size": self.size, "counts": self.counts})
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Region):
+            return NotImplemented
+        return self is other or (self.size == other.size and self.counts == other.counts)
+
+    def __hash__(self) -> int:
+        return hash((self.size, self.counts))
+
+    def __repr__(self) -> str:
+        return f"Region(size={self.size!r}, counts={self.counts!r})"
+
+    def __reduce__(self) -> tuple[type[Region], tuple[tuple[int, int], str]]:
+        return Region, (self.size, self.counts)
+
+
+def _nothing() -> None:
+    """A reference to no mask."""
 
 
 Piece = int | Region

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from lira_runtime import rle
 from lira_runtime.answer import Answer, FinishedEvent, Phrase, PhraseEvent, first_tokens
 from lira_runtime.events import MaskEvent, RegionEvent, TokenEvent
 from lira_runtime.masks import Mask
@@ -154,7 +153,7 @@ class _Answering:
 
 def mask_as_dict(index: int, mask: Mask) -> Event:
     """Return a mask's number, box (right and bottom exclusive; null if it is empty), score and COCO RLE."""
-    return {"id": index, "box": mask.box_xyxy, "score": mask.score, "rle": rle.encode(mask.binary)}
+    return {"id": index, "box": mask.box_xyxy, "score": mask.score, "rle": mask.rle}
 
 
 def _phrase(phrase: Phrase, mask: int | None) -> Event:

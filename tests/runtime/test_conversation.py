@@ -14,7 +14,7 @@ import pytest
 
 from lira_engine.engines.runner import CountedRows, LlmOutput, check_room
 from lira_engine.errors import LiraError
-from lira_runtime import Answer, Lira, Question, Region, Scene, Turn
+from lira_runtime import Answer, Lira, Question, Region, Scene, Turn, rle
 from lira_runtime.answer import FinishedEvent
 from lira_runtime.sampling import make_sampler
 
@@ -137,6 +137,25 @@ def test_a_second_turn_reads_its_question_alone(look: Any) -> None:
     assert (timings.cached_tokens, timings.prompt_tokens) == (rows, rows + len(prompt.after))
     assert timings.history_kept == rows - PREFIX - len(prompt.before)
     assert not set(timings.regions) - {0.0} or len(timings.regions) == len(second.regions)
+
+
+def test_no_mask_is_encoded_for_a_conversation_that_stays_here(
+    look: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of a region are known by the region itself; its runs outlive the scene."""
+    encoded: list[np.ndarray] = []
+    encode = rle.encode
+    monkeypatch.setattr(rle, "encode", lambda mask: encoded.append(mask) or encode(mask))
+    scene, _, first = with_a_region(look)
+    second = scene.ask("it?", history=[first.turn])
+    assert second.timings.history_kept > TILE_ROWS and not encoded
+    expected = [first.masks[region.mask_index].binary for region in first.regions]
+    turn = first.turn
+    scene.close()
+    del scene, first
+    for region, mask in zip(turn.regions, expected, strict=True):
+        np.testing.assert_array_equal(region.mask, mask)
+    assert len(encoded) == len(expected) > 0
 
 
 def test_what_the_cache_has_no_longer_is_made_again(look: Any) -> None:

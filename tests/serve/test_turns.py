@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from lira_runtime.masks import Mask
 from lira_runtime.prompts import Question
 from lira_runtime.turns import Region, Turn
+from lira_serve.answering import mask_as_dict
 from lira_serve.asked import Asked, Exchange
 from lira_serve.turns import TurnMemory
 
@@ -97,3 +100,16 @@ def test_an_unknown_name_leaves_what_was_said() -> None:
     for name in ("turn-0", "", "a" * 64):
         named = replace(LATER, history=(Exchange("what?", "a ball", name),))
         assert memory.history(named) == ((FIRST,), 0)
+
+
+def test_a_mask_that_was_sent_is_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = Mask(lambda: np.eye(8, dtype=np.float32) - 0.5, 20, 20)
+    turn = Turn("q", (7, Region.of(mask), 8))
+    sent = mask_as_dict(0, mask)["rle"]
+    monkeypatch.setattr("lira_runtime.rle.encode", lambda mask: pytest.fail("encoded again"))
+    memory = TurnMemory()
+    name = memory.remember(ASKED, "a ball", turn)
+    ((known,), _) = memory.history(LATER)
+    assert known.regions[0].counts == sent["counts"]
+    plain = Turn("q", (7, Region((20, 20), sent["counts"]), 8))
+    assert TurnMemory().remember(ASKED, "a ball", plain) == name

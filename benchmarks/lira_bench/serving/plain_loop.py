@@ -10,7 +10,6 @@ from typing import Any
 
 from lira_bench.serving.questions import Ask, Conversation, Picture
 from lira_bench.serving.traffic import drawn
-from lira_runtime import rle
 from lira_runtime.answer import Answer
 from lira_runtime.images import open_image
 from lira_runtime.lira import Lira
@@ -38,7 +37,7 @@ class PlainLoop:
         self._scenes[picture] = scene
         answer = scene.ask(_question(ask, history))
         masks = [
-            {"id": number, "box": mask.box_xyxy, "score": mask.score, "rle": rle.encode(mask.binary)}
+            {"id": number, "box": mask.box_xyxy, "score": mask.score, "rle": mask.rle}
             for number, mask in enumerate(answer.masks)
         ]
         return answer, masks

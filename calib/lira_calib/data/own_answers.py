@@ -18,7 +18,7 @@ from lira_engine.engines.usable import usable_build
 from lira_engine.engines.verified import require_verified
 from lira_engine.errors import LiraError
 from lira_engine.targets import PORTABLE, TARGETS
-from lira_runtime import Answer, Lira, Scene, rle
+from lira_runtime import Answer, Lira, Scene
 from lira_runtime.images import open_image
 
 ANSWERS = "answers.jsonl"
@@ -95,7 +95,7 @@ def own_answer(scene: Scene, task: str, text: str | None) -> dict[str, Any]:
         phrases = [phrase.text for phrase in scene.ask(task="gcg").phrases if phrase.text.strip()]
         text = phrases[0] if phrases else UNNAMED
     answer: Answer = scene.ask(task=task, expression=text)
-    masks: Sequence[dict[str, Any]] = [rle.encode(mask.binary) for mask in answer.masks]
+    masks: Sequence[dict[str, Any]] = [mask.rle for mask in answer.masks]
     return {"text": text, "tokens": list(answer.token_ids), "masks": masks}
 
 
