@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -311,12 +312,13 @@ def test_own_answers_need_engines(
 ) -> None:
     from lira_calib.data import own_answers
 
-    bundle = Bundle.open(nano_bundle)
+    without = shutil.ignore_patterns("engines")  # --nano may name a bundle that has some
+    bundle = Bundle.open(shutil.copytree(nano_bundle, tmp_path / "nano", ignore=without))
     assert own_answers.engines_for_answers(bundle) == ("portable", "fp32")
     monkeypatch.setattr(own_answers, "_PORTABLE_LARGEST", 0)
     data = read_items(calib_scenes / "images", [], count=1, held_out=0)
     with pytest.raises(LiraError, match=r"no engines that could answer.*lira-edge build .*--questions FILE"):
-        record(bundle, data, tmp_path, threads=1)
+        record(bundle, data, tmp_path / "work", threads=1)
 
 
 def test_items_name_their_answer() -> None:
