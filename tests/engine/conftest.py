@@ -35,11 +35,11 @@ from lira_engine.bundle.manifest import (
     TileSpec,
     TokenSpec,
 )
+from lira_engine.cuda import opening as cuda_opening
 from lira_engine.engines import setting
 from lira_engine.main import main
 from lira_engine.system import machine
 from lira_engine.trt import readiness
-from lira_engine.trt import target as trt_target
 from lira_export.config import LlmConfig
 from lira_export.graphs.llm import build_llm
 
@@ -198,7 +198,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., N
         compatible.write_bytes(b"nvidia,p3768-0000+p3767-0005-super\0nvidia,p3767-0005\0nvidia,tegra234\0")
         monkeypatch.setattr(machine, "_COMPATIBLE", compatible)
         monkeypatch.setattr(platform, "machine", lambda: arch)
-        for user in (doctor, readiness, trt_target, setting):
+        for user in (doctor, readiness, cuda_opening, setting):
             monkeypatch.setattr(user, "installed", lambda package: packages.get(package.replace("-", "_")))
         runtimes = tuple(one.replace("_", "-") for one in packages if one.startswith("onnxruntime"))
         monkeypatch.setattr(doctor, "onnxruntimes", lambda: runtimes)

@@ -1,18 +1,24 @@
-"""`lira_engine.cuda.driver.Driver` by pycuda."""
+"""`lira_engine.cuda.driver.Driver` by pycuda, which is compiled with the CUDA that is there.
+
+pycuda frees an object when its last reference goes, where its context is current or in the thread that opened
+it. In any other thread it warns and leaks. So what is dropped waits for the next `current`.
+"""
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import threading
+import weakref
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from lira_engine.cuda.driver import Buffer, Event, Stream
-from lira_engine.errors import LiraError
+from lira_engine.cuda.failures import failed, no_gpu, no_room
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -21,63 +27,59 @@ _NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING, which pycuda does not name: such a stream does not wait for the default one, which
 others in the process may use."""
 
-
-@cache
-def cuda_driver(cuda: ModuleType) -> CudaDriver:
-    """Return the only driver of this process: when a primary context's last object goes, pycuda leaves the
-    context current, and TensorRT may be using it."""
-    return CudaDriver(cuda)
+Owner = TypeVar("Owner")
 
 
-class CudaDriver:
-    """`Driver` by pycuda, in the primary context of the device: TensorRT works in that one."""
+class PycudaDriver:
+    """`Driver` in the primary context of the device: TensorRT works in that one."""
 
-    def __init__(self, cuda: Any) -> None:
+    def __init__(self, cuda: Any, name: str) -> None:
+        """`cuda`: the module `pycuda.driver`. Raises LiraError if CUDA finds no GPU."""
+        self.name = name
         self.lock = threading.Lock()
         self._cuda = cuda
+        self._dropped: deque[Any] = deque()
         try:
             cuda.init()
             gpu = cuda.Device(0)
             self._context = gpu.retain_primary_context()
         except cuda.Error as error:
-            raise LiraError(f"CUDA finds no GPU to work with ({error}): see `lira-edge doctor`") from None
+            raise no_gpu(error) from None
         major, minor = gpu.compute_capability()
         self.device: str = f"{gpu.name()} sm_{major}{minor}"
+        atexit.register(self._end)
 
     @contextmanager
     def current(self) -> Iterator[None]:
         # Popped: a context that is still current when Python exits aborts the process.
         self._context.push()
         try:
+            self._dropped.clear()
             yield
         except self._cuda.Error as error:
-            reason = " ".join(str(error).split())
-            raise LiraError(
-                f"CUDA failed on {self.device}: {reason}; nothing more can run in this process, see "
-                "`lira-edge doctor`"
-            ) from error
+            raise failed(self.device, error) from error
         finally:
             self._context.pop()
 
     def allocate(self, size: int) -> Buffer:
         try:
-            return CudaBuffer(self._cuda.mem_alloc(size), size)
+            allocation = self._cuda.mem_alloc(size)
         except self._cuda.MemoryError:
-            free, total = (amount >> 20 for amount in self._cuda.mem_get_info())
-            raise LiraError(
-                f"{self.device} has {free:,} of {total:,} MiB free, {-(-size >> 20):,} MiB more are needed: "
-                "close other programs on it, build int4 engines, or export the bundle with a shorter context"
-            ) from None
+            raise no_room(self.device, size, *self._cuda.mem_get_info()) from None
+        return self._owner(PycudaBuffer(allocation, size), allocation)
 
     def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-        array: np.ndarray = self._cuda.pagelocked_empty(shape, dtype)
-        return array
+        raw = self._cuda.pagelocked_empty(shape, dtype)
+        memory = (ctypes.c_char * raw.nbytes).from_address(raw.ctypes.data)
+        return np.frombuffer(self._owner(memory, raw), dtype).reshape(shape)
 
     def stream(self) -> Stream:
-        return CudaStream(self._cuda.Stream(_NON_BLOCKING))
+        raw = self._cuda.Stream(_NON_BLOCKING)
+        return self._owner(PycudaStream(raw), raw)
 
     def event(self) -> Event:
-        return CudaEvent(self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING))
+        raw = self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
+        return self._owner(PycudaEvent(raw), raw)
 
     def copy_in(self, buffer: Buffer, array: np.ndarray, stream: Stream) -> None:
         self._cuda.memcpy_htod_async(buffer.address, array, _raw(stream))
@@ -91,8 +93,20 @@ class CudaDriver:
     def zero(self, buffer: Buffer, stream: Stream) -> None:
         self._cuda.memset_d8_async(buffer.address, 0, buffer.size, _raw(stream))
 
+    def _owner(self, owner: Owner, raw: Any) -> Owner:
+        """Keep pycuda's object from when `owner` is dropped until the next `current`."""
+        weakref.finalize(owner, self._dropped.append, raw).atexit = False
+        return owner
 
-class CudaBuffer:
+    def _end(self) -> None:
+        """Release the context. Left to itself, pycuda calls cuCtxDetach, which CUDA refuses for a primary
+        context; objects of a released one it leaves to CUDA."""
+        self._context.push()
+        self._dropped.clear()
+        self._context.detach()
+
+
+class PycudaBuffer:
     def __init__(self, allocation: Any, size: int) -> None:
         self._allocation = allocation
         self.address = int(allocation)
@@ -102,7 +116,7 @@ class CudaBuffer:
         self._allocation.free()
 
 
-class CudaStream:
+class PycudaStream:
     def __init__(self, raw: Any) -> None:
         self.raw = raw
         self.handle: int = raw.handle
@@ -111,11 +125,11 @@ class CudaStream:
         self.raw.synchronize()
 
     def wait(self, event: Event) -> None:
-        assert isinstance(event, CudaEvent)
+        assert isinstance(event, PycudaEvent)
         self.raw.wait_for_event(event.raw)
 
 
-class CudaEvent:
+class PycudaEvent:
     def __init__(self, raw: Any) -> None:
         self.raw = raw
 
@@ -127,5 +141,5 @@ class CudaEvent:
 
 
 def _raw(stream: Stream) -> Any:
-    assert isinstance(stream, CudaStream)
+    assert isinstance(stream, PycudaStream)
     return stream.raw

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
+
+from lira_engine.errors import LiraError
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -14,6 +16,15 @@ if TYPE_CHECKING:
 
 DriverName = Literal["auto", "pycuda", "cuda-bindings"]
 """The package that makes CUDA's calls. "auto": pycuda where it is installed, else cuda-bindings."""
+
+
+def check_driver(name: str) -> DriverName:
+    """Return the name of a driver. Raises LiraError for any other text."""
+    for known in get_args(DriverName):
+        if name == known:
+            return known  # type: ignore[no-any-return]
+    *others, last = get_args(DriverName)
+    raise LiraError(f"the driver is {name!r}; expected {', '.join(others)} or {last}")
 
 
 class Buffer(Protocol):
@@ -61,7 +72,13 @@ class Event(Protocol):
 
 
 class Driver(Protocol):
-    """One GPU. Create, use and free buffers, streams and events inside `current`."""
+    """One GPU. Create, use and free buffers, streams and events inside `current`. What is dropped, in
+    whatever thread, the driver frees."""
+
+    @property
+    def name(self) -> str:
+        """The package that makes the calls, and its version."""
+        ...
 
     @property
     def device(self) -> str:

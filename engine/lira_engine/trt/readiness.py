@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import platform
 
+from lira_engine.cuda.opening import missing_package
 from lira_engine.engines.target import Readiness
 from lira_engine.errors import LiraError
-from lira_engine.system.extras import install_line, installed
+from lira_engine.system.extras import installed
 from lira_engine.system.machine import gpu_here, gpus, jetson
 from lira_engine.trt.flavour import RTX_BUILDS_FOR, RTX_CAPABILITIES, Flavour, load_flavour, parse_version
 
@@ -77,9 +78,9 @@ def _native(flavour: Flavour) -> Readiness:
     if old is not None:
         state = "build only" if flavour.package.compiles_at_run else "no"
         return Readiness(target, state, f"{name}; {old}")
-    if installed("pycuda") is None:
-        mend = install_line(flavour.package.extra)
-        return Readiness(target, "build only", f"{name}; running needs pycuda: {mend}")
+    lacking = missing_package()
+    if lacking is not None:
+        return Readiness(target, "build only", f"{name}; {lacking}")
     return Readiness(target, "yes", name)
 
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lira_engine.cuda.opening import missing_package, open_driver
 from lira_engine.engines.builder import Progress, StageBuilder
 from lira_engine.engines.options import Options
 from lira_engine.engines.precision import MIXED
 from lira_engine.engines.record import Build, differing
 from lira_engine.engines.target import Opener, Readiness, Target
 from lira_engine.errors import LiraError, quoted
-from lira_engine.system.extras import install_line, installed
 from lira_engine.system.machine import gpus, jetson
 from lira_engine.trt import readiness
 from lira_engine.trt.flavour import (
@@ -102,7 +102,6 @@ class NativeTarget(Target):
     def opener(
         self, bundle: Bundle, precision: str, options: Mapping[str, Any], threads: int | None
     ) -> Opener:
-        from lira_engine.cuda.opening import open_driver
         from lira_engine.trt.opening import TrtOpener
         from lira_engine.trt.plugins import load_plugins
 
@@ -114,9 +113,9 @@ class NativeTarget(Target):
         return TrtOpener(bundle.manifest, flavour, driver, mend)
 
     def check_runtime(self) -> None:
-        if installed("pycuda") is None:
-            mend = install_line(PACKAGES[self.name].extra)
-            raise LiraError(f"target {self.name} needs pycuda: {mend}")
+        lacking = missing_package()
+        if lacking is not None:
+            raise LiraError(f"target {self.name}: {lacking}")
 
     def remarks(self, build: Build) -> list[str]:
         from lira_engine.engines import lowered_outputs

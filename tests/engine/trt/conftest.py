@@ -1,4 +1,4 @@
-"""Stand-ins for pycuda and TensorRT, and engines for them."""
+"""Stand-ins for TensorRT, on the stand-in GPU of tests/engine/cuda, and engines for them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import Manifest, StageSpec, TensorSpec
+from lira_engine.cuda.driver import DriverName, check_driver
 from lira_engine.cuda.opening import open_driver
 from lira_engine.trt.flavour import Flavour, load_flavour
 from lira_engine.trt.llm import TrtLlm
@@ -29,19 +30,26 @@ FLAVOURS = {
     "orin": ("tensorrt", "tensorrt", "10.3.0"),
 }
 """Target, module and version."""
+DRIVERS = {"rtx": "cuda-bindings", "thor": "cuda-bindings", "orin": "pycuda"}
+PAIRS = ["rtx pycuda", *(f"{flavour} {driver}" for flavour, driver in DRIVERS.items())]
 MEND = "run the build again"
 
 
-def _load(name: str) -> ModuleType:
-    """Import a file beside this one: pytest does not put test folders on the path."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+def _load(name: str, folder: str = "trt") -> ModuleType:
+    """Import a file of tests/engine: pytest does not put test folders on the path."""
+    file = Path(__file__).parent.parent / folder / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-cuda = _load("standin_cuda")
+cuda = _load("standin_cuda", "cuda")
+PACKAGES: dict[str, Callable[[Any], ModuleType]] = {
+    "pycuda": _load("standin_pycuda", "cuda").pycuda_driver,
+    "cuda-bindings": _load("standin_bindings", "cuda").bindings_driver,
+}
 tensorrt = _load("standin_tensorrt")
 
 
@@ -53,17 +61,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Installed:
-    """A stand-in GPU, with pycuda and one TensorRT for it where `import` finds them."""
+    """A stand-in GPU, with one TensorRT and one package that makes CUDA's calls where `import` finds them."""
 
-    def __init__(self, flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, flavour: str, driver: DriverName, monkeypatch: pytest.MonkeyPatch) -> None:
         self.target, module, version = FLAVOURS[flavour]
         self.gpu = cuda.Gpu()
         self.trt = tensorrt.tensorrt(self.gpu, module, version)
         monkeypatch.setitem(sys.modules, module, self.trt)
-        monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
-        monkeypatch.setitem(sys.modules, "pycuda.driver", cuda.pycuda_driver(self.gpu))
+        self.cuda = PACKAGES[driver](self.gpu)
+        for package in ("pycuda", "cuda", "cuda.bindings"):
+            monkeypatch.setitem(sys.modules, package, ModuleType(package))
+        monkeypatch.setitem(sys.modules, self.cuda.__name__, self.cuda)
         self.flavour: Flavour = load_flavour(self.target)
-        self.driver = open_driver()
+        self.driver = open_driver(driver)
         self.misuse = cuda.Misuse
 
     @property
@@ -89,18 +99,24 @@ class Installed:
 
 @pytest.fixture
 def installed_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Installed]:
-    return lambda flavour: Installed(flavour, monkeypatch)
+    """Make one of PAIRS, by its name; with one driver of a flavour where only the flavour is named."""
+
+    def install(name: str) -> Installed:
+        flavour, _, driver = name.partition(" ")
+        return Installed(flavour, check_driver(driver or DRIVERS[flavour]), monkeypatch)
+
+    return install
 
 
-@pytest.fixture(params=list(FLAVOURS))
+@pytest.fixture(params=PAIRS)
 def installed(request: pytest.FixtureRequest, installed_as: Callable[[str], Installed]) -> Installed:
-    """Each flavour in turn."""
+    """Each flavour and each driver in turn."""
     return installed_as(request.param)
 
 
-@pytest.fixture
-def rtx(installed_as: Callable[[str], Installed]) -> Installed:
-    return installed_as("rtx")
+@pytest.fixture(params=["rtx pycuda", "rtx cuda-bindings"])
+def rtx(request: pytest.FixtureRequest, installed_as: Callable[[str], Installed]) -> Installed:
+    return installed_as(request.param)
 
 
 TINY = LlmConfig(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import sys
 from collections.abc import Iterator
@@ -12,24 +11,11 @@ from typing import Any
 
 import pytest
 
-from lira_engine.cuda.by_pycuda import CudaDriver
 from lira_engine.errors import LiraError
 from lira_engine.trt.engine import TrtEngine
 from lira_engine.trt.flavour import load_flavour
 
 MEND = "run the build again"
-# From the source of pycuda 2026.1 (src/wrapper/wrap_cudadrv.cpp), which has no wheels.
-PYCUDA = {
-    "": "Error MemoryError init Device Stream Event event_flags mem_alloc mem_get_info pagelocked_empty "
-    "memcpy_htod_async memcpy_dtoh_async memcpy_dtod_async memset_d8_async",
-    "Device": "name compute_capability retain_primary_context",
-    "Context": "push pop",
-    "Stream": "handle synchronize wait_for_event",
-    "Event": "record synchronize",
-    "DeviceAllocation": "free",
-    "event_flags": "DISABLE_TIMING",
-}
-
 REAL = {"Engine": "ICudaEngine", "Context": "IExecutionContext", "Config": "IRuntimeConfig"}
 OWN = {"create_execution_context": ("strategy", "runtime_config")}
 """Overloads, which the stand-in has as one function."""
@@ -105,25 +91,3 @@ def test_the_real_library_refuses_a_bad_file_in_one_line(installed_as: Any, tmp_
     text = str(caught.value)
     assert text.startswith(f"{file} does not load with {flavour.name} on Stand-in sm_87 (")
     assert "it does not say why" not in text and "\n" not in text and text.endswith(MEND)
-
-
-def test_the_driver_uses_only_what_pycuda_has() -> None:
-    """Every name that the driver uses of pycuda's module, and of the objects that it makes."""
-    module, objects = set(), set()
-    for node in ast.walk(ast.parse(Path(inspect.getfile(CudaDriver)).read_text())):
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-            of = ast.unparse(node.value)
-            if of in ("cuda", "self._cuda"):
-                module.add(node.attr)
-            elif of in (
-                "gpu",
-                "self._context",
-                "self.raw",
-                "raw",
-                "self._allocation",
-                "self._cuda.event_flags",
-            ):
-                objects.add(node.attr)
-    known = {name for of, names in PYCUDA.items() if of for name in names.split()}
-    assert module == set(PYCUDA[""].split())
-    assert {"push", "wait_for_event", "record", "free", "DISABLE_TIMING"} <= objects <= known

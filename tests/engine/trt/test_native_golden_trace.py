@@ -115,13 +115,13 @@ def test_caches_and_features_never_leave_the_device(lira: Lira, installed: Any, 
     assert not sizes & stay
 
 
-def test_the_encoders_run_concurrently(lira: Lira, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_encoders_run_concurrently(lira: Lira, installed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pixel encoder still runs while the tiles' features are fetched."""
     fetch, start, fetched = TrtStage.fetch, TrtStage.start, []
     started = []
 
     def noting(stage: TrtStage, tensor: TrtTensor) -> np.ndarray:
-        queue = lira.engines.pixel_encoder._stream.raw.queue  # type: ignore[attr-defined]
+        queue = installed.gpu.stream_of(lira.engines.pixel_encoder._stream.handle).queue  # type: ignore
         fetched.append((stage.name, bool(queue)))
         return fetch(stage, tensor)
 

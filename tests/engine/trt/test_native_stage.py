@@ -294,7 +294,7 @@ def test_closing_waits_for_the_lock(installed: Any, open_stage: Open) -> None:
     assert installed.gpu.used == 0
 
 
-def test_a_result_does_not_wait_for_a_later_pass(bundle: Bundle, open_stage: Open) -> None:
+def test_a_result_does_not_wait_for_a_later_pass(installed: Any, bundle: Bundle, open_stage: Open) -> None:
     encoder, decoder, images = image_and_masks(bundle, open_stage)
     features = encoder.start(images[0]).outputs["mask_features"]
     first, second = (
@@ -302,7 +302,7 @@ def test_a_result_does_not_wait_for_a_later_pass(bundle: Bundle, open_stage: Ope
     )
     buffer = decoder._inputs["hidden_states"].buffer
     first.numpy("mask_logits")
-    assert decoder._stream.raw.queue  # type: ignore[attr-defined]
+    assert installed.gpu.stream_of(decoder._stream.handle).queue
     second.numpy("mask_logits")
     decoder.start({"hidden_states": hidden_state(3), "mask_features": features}).numpy("mask_logits")
     assert decoder._inputs["hidden_states"].buffer is buffer

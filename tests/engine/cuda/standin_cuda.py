@@ -1,4 +1,4 @@
-"""A stand-in GPU with the interface of `pycuda.driver`.
+"""A stand-in GPU. `standin_pycuda` and `standin_bindings` give it the interfaces of two packages.
 
 Its memory is host arrays behind made-up addresses. Enqueued work runs only when the host waits for its
 stream, or for an event behind it: an early read gets `GARBAGE`, a copy takes what its array holds by then.
@@ -11,8 +11,6 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import numpy as np
 
@@ -25,23 +23,39 @@ class Misuse(AssertionError):
 
 
 class Gpu:
-    """Memory, streams and a record of the copies."""
+    """Memory, streams and a record of the copies. All but a few methods need a current context."""
 
     misuse = Misuse
+    name = "Stand-in"
+    compute_capability = (8, 7)
 
     def __init__(self, size: int = 1 << 30) -> None:
         self.size = size
         self.live: dict[int, np.ndarray] = {}  # address -> bytes
+        self.host: dict[int, np.ndarray] = {}  # page-locked, by address
         self.streams: dict[int, Stream] = {}
-        self.copies: list[tuple[str, int]] = []  # ("in" or "out", bytes)
+        self.events: set[Event] = set()
+        self.leaked: list[str] = []  # what a package could not free
+        self.copies: list[tuple[str, int]] = []  # ("in", "out" or "on", bytes)
         self.zeroed = 0
         self.waits = 0  # times that the host waited for the device
         self._next = 0x7F00_0000_0000
+        self._handles = 0x5000
         self._thread = threading.local()
 
     @property
     def used(self) -> int:
         return sum(memory.nbytes for memory in self.live.values())
+
+    @property
+    def held(self) -> dict[str, int]:
+        """How much there is of each kind of thing."""
+        kinds = {"memory": self.live, "host": self.host, "streams": self.streams, "events": self.events}
+        return {kind: len(things) for kind, things in kinds.items()}
+
+    @property
+    def is_current(self) -> bool:
+        return bool(getattr(self._thread, "depth", 0))
 
     def push(self) -> None:
         self._thread.depth = getattr(self._thread, "depth", 0) + 1
@@ -51,7 +65,7 @@ class Gpu:
         self._thread.depth -= 1
 
     def check_current(self) -> None:
-        if not getattr(self._thread, "depth", 0):
+        if not self.is_current:
             raise Misuse("no context is current in this thread")
 
     def allocate(self, size: int) -> int:
@@ -66,6 +80,86 @@ class Gpu:
         if address not in self.live:
             raise Misuse(f"freed twice: {address:#x}")
         del self.live[address]
+
+    def allocate_host(self, size: int) -> np.ndarray:
+        self.check_current()
+        memory = np.full(size, GARBAGE, np.uint8)
+        self.host[memory.ctypes.data] = memory
+        return memory
+
+    def free_host(self, address: int) -> None:
+        self.check_current()
+        self.host.pop(address)[:] = GARBAGE
+
+    def new_stream(self, flags: int) -> Stream:
+        self.check_current()
+        if flags != 1:
+            raise Misuse("a stream that waits for the default one")
+        self._handles += 16
+        self.streams[self._handles] = Stream(self, self._handles)
+        return self.streams[self._handles]
+
+    def destroy_stream(self, handle: int) -> None:
+        """Free a stream; one with work stays until it is waited for."""
+        self.check_current()
+        if not self.streams[handle].queue:
+            del self.streams[handle]
+
+    def new_event(self, flags: int) -> Event:
+        self.check_current()
+        if flags != 2:
+            raise Misuse("an event that takes times")
+        event = Event(self)
+        self.events.add(event)
+        return event
+
+    def destroy_event(self, event: Event) -> None:
+        self.check_current()
+        self.events.remove(event)
+
+    def copy_in(self, dest: int, source: np.ndarray, stream: Stream) -> None:
+        self.check_current()
+        host = HostArray(source)
+        self.memory(dest, host.nbytes, "copy in")
+        self.copies.append(("in", host.nbytes))
+
+        def copy() -> None:
+            self.memory(dest, host.nbytes, "copy in")[:] = host.bytes()
+
+        stream.queue.append(copy)
+
+    def copy_out(self, dest: np.ndarray, source: int, stream: Stream) -> None:
+        self.check_current()
+        host = HostArray(dest)
+        host.bytes()[:] = GARBAGE
+        self.memory(source, host.nbytes, "copy out")
+        self.copies.append(("out", host.nbytes))
+
+        def copy() -> None:
+            host.bytes()[:] = self.memory(source, host.nbytes, "copy out")
+
+        stream.queue.append(copy)
+
+    def copy(self, dest: int, source: int, size: int, stream: Stream) -> None:
+        self.check_current()
+        self.memory(dest, size, "copy to")
+        self.memory(source, size, "copy from")
+        self.copies.append(("on", size))
+
+        def copy() -> None:
+            self.memory(dest, size, "copy to")[:] = self.memory(source, size, "copy from")
+
+        stream.queue.append(copy)
+
+    def fill(self, dest: int, value: int, size: int, stream: Stream) -> None:
+        self.check_current()
+        self.memory(dest, size, "set")
+        self.zeroed += size
+
+        def fill() -> None:
+            self.memory(dest, size, "set")[:] = value
+
+        stream.queue.append(fill)
 
     def memory(self, address: int, size: int, what: str) -> np.ndarray:
         """Return `size` bytes of one live allocation."""
@@ -107,12 +201,9 @@ class HostArray:
 
 
 class Stream:
-    def __init__(self, gpu: Gpu) -> None:
-        gpu.check_current()
-        self.gpu = gpu
+    def __init__(self, gpu: Gpu, handle: int) -> None:
+        self.gpu, self.handle = gpu, handle
         self.queue: deque[Callable[[], None]] = deque()
-        self.handle = 0x5000 + 16 * len(gpu.streams)
-        gpu.streams[self.handle] = self
 
     def synchronize(self) -> None:
         self.gpu.check_current()
@@ -129,7 +220,6 @@ class Stream:
 
 class Event:
     def __init__(self, gpu: Gpu) -> None:
-        gpu.check_current()
         self._gpu = gpu
         self.mark = [True]  # whether the device has passed it
         self.stream: Stream | None = None
@@ -151,110 +241,3 @@ def _run_until(mark: list[bool], stream: Stream | None) -> None:
     while not mark[0]:
         assert stream is not None
         stream.queue.popleft()()
-
-
-class Allocation:
-    def __init__(self, gpu: Gpu, size: int) -> None:
-        self._gpu = gpu
-        self._address = gpu.allocate(size)
-
-    def __int__(self) -> int:
-        return self._address
-
-    def free(self) -> None:
-        self._gpu.free(self._address)
-
-
-def pycuda_driver(gpu: Gpu) -> ModuleType:
-    """Return a module with what `lira_engine.cuda.driver` uses of `pycuda.driver`, for `gpu`."""
-
-    class Error(Exception):
-        pass
-
-    class OutOfMemory(Error):
-        pass
-
-    def mem_alloc(size: int) -> Allocation:
-        if gpu.used + size > gpu.size:
-            raise OutOfMemory("cuMemAlloc failed: out of memory")
-        return Allocation(gpu, size)
-
-    def pagelocked_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        gpu.check_current()
-        array = np.empty(shape, dtype)
-        array.view(np.uint8)[...] = GARBAGE
-        return array
-
-    def memcpy_htod_async(dest: int, src: np.ndarray, stream: Stream) -> None:
-        gpu.check_current()
-        host = HostArray(src)
-        gpu.memory(dest, host.nbytes, "copy in")
-        gpu.copies.append(("in", host.nbytes))
-
-        def copy() -> None:
-            gpu.memory(dest, host.nbytes, "copy in")[:] = host.bytes()
-
-        stream.queue.append(copy)
-
-    def memcpy_dtoh_async(dest: np.ndarray, src: int, stream: Stream) -> None:
-        gpu.check_current()
-        host = HostArray(dest)
-        host.bytes()[:] = GARBAGE
-        gpu.memory(src, host.nbytes, "copy out")
-        gpu.copies.append(("out", host.nbytes))
-
-        def copy() -> None:
-            host.bytes()[:] = gpu.memory(src, host.nbytes, "copy out")
-
-        stream.queue.append(copy)
-
-    def memcpy_dtod_async(dest: int, src: int, size: int, stream: Stream) -> None:
-        gpu.check_current()
-        gpu.memory(dest, size, "copy"), gpu.memory(src, size, "copy")
-
-        def copy() -> None:
-            gpu.memory(dest, size, "copy")[:] = gpu.memory(src, size, "copy")
-
-        stream.queue.append(copy)
-
-    def memset_d8_async(dest: int, data: int, size: int, stream: Stream) -> None:
-        gpu.check_current()
-        gpu.memory(dest, size, "set")
-        gpu.zeroed += size
-
-        def fill() -> None:
-            gpu.memory(dest, size, "set")[:] = data
-
-        stream.queue.append(fill)
-
-    def stream(flags: int) -> Stream:
-        if flags != 1:
-            raise Misuse("a stream that waits for the default one")
-        return Stream(gpu)
-
-    def device(ordinal: int) -> SimpleNamespace:
-        context = SimpleNamespace(push=gpu.push, pop=gpu.pop)
-        return SimpleNamespace(
-            name=lambda: "Stand-in",
-            compute_capability=lambda: (8, 7),
-            retain_primary_context=lambda: context,
-        )
-
-    module = ModuleType("pycuda.driver")
-    vars(module).update(
-        Error=Error,
-        MemoryError=OutOfMemory,
-        init=lambda: None,
-        Device=device,
-        Stream=stream,
-        Event=lambda flags: Event(gpu),
-        event_flags=SimpleNamespace(DISABLE_TIMING=2),
-        mem_alloc=mem_alloc,
-        mem_get_info=lambda: (gpu.size - gpu.used, gpu.size),
-        pagelocked_empty=pagelocked_empty,
-        memcpy_htod_async=memcpy_htod_async,
-        memcpy_dtoh_async=memcpy_dtoh_async,
-        memcpy_dtod_async=memcpy_dtod_async,
-        memset_d8_async=memset_d8_async,
-    )
-    return module
