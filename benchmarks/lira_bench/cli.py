@@ -9,7 +9,14 @@ import typer
 
 from lira_bench.json_output import JsonOption
 from lira_bench.speed.request import Request
-from lira_engine.cli_options import DraftOption, MaxTilesOption, PrecisionOption, TargetOption, ThreadsOption
+from lira_engine.cli_options import (
+    DraftOption,
+    DriverOption,
+    MaxTilesOption,
+    PrecisionOption,
+    TargetOption,
+    ThreadsOption,
+)
 
 
 def bench(
@@ -61,6 +68,7 @@ def bench(
             help="With --all: also write the figures to share, without host name, user name or path.",
         ),
     ] = Request.submit,
+    driver: DriverOption = Request.driver,
     json: JsonOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the results in OUT.")
@@ -78,13 +86,14 @@ def bench(
     from lira_bench.reproduce import finish, request_line
     from lira_bench.speed import benchmark, terminal
     from lira_bench.speed.figures import figures
+    from lira_engine.cuda.driver import check_driver
     from lira_engine.system.terminal import plain_console, status
     from lira_runtime.drafts import check_draft
 
     request = Request(
         bundle, output, task, expression, images, runs, warmup, max_tiles, target, precision, threads, forced,
         ablation, tuple(peer or ()), peer_rows, checkpoint, overwrite, require_quiet, check_draft(draft),
-        all, submit,
+        all, submit, check_driver(driver),
     )  # fmt: skip
     check_json(json)
     if request.all:

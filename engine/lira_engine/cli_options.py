@@ -45,6 +45,13 @@ DraftOption = Annotated[
         "the same."
     ),
 ]
+DriverOption = Annotated[
+    str,
+    typer.Option(
+        help="What makes CUDA's calls for engines of TensorRT: pycuda, cuda-bindings, or auto (the first of "
+        "them that is installed)."
+    ),
+]
 MaxTilesOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="Cut the image into 1 to 12 tiles at most. Default: the bundle's."),

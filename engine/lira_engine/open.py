@@ -10,6 +10,7 @@ from pathlib import Path
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.integrity import Verify
 from lira_engine.bundle.manifest import STAGES
+from lira_engine.cuda.driver import DriverName
 from lira_engine.engines.runner import Engines, LlmRunner, StageRunner
 from lira_engine.engines.target import Opener
 from lira_engine.engines.usable import forced_remark, usable_build
@@ -23,17 +24,19 @@ def open_engines(
     precision: str = "fp32",
     threads: int | None = None,
     unverified: bool = False,
+    driver: DriverName = "auto",
 ) -> Engines:
     """Open engines that `lira-edge build` made for `target`, or the portable graphs as they are ("portable").
 
     `threads` is for engines on the CPU; None takes one for each fast core. `unverified` also opens
-    engines that `lira-edge verify` did not check on this machine's GPU.
+    engines that `lira-edge verify` did not check on this machine's GPU. `driver`: the package that makes
+    CUDA's calls for engines of TensorRT.
     Raises LiraError, with the command that mends it, if they are missing, stale, altered, foreign or not
     verified.
     """
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle)
-    opener, files, remark = _prepared(bundle, target, precision, threads, unverified)
+    opener, files, remark = _prepared(bundle, target, precision, threads, unverified, driver=driver)
     beside = target == PORTABLE.name or not target_named(target).on_gpu
     return open_files(opener, files, target, precision, remark, beside)
 
@@ -66,7 +69,13 @@ def open_files(
         # A pass of several rows has other roundings, and fp32 engines keep theirs to the last bit.
         draft_costs = () if precision == "fp32" else opener.draft_costs
         engines = Engines(
-            target=target, precision=precision, llm=llm, remark=remark, draft_costs=draft_costs, **stages
+            target=target,
+            precision=precision,
+            llm=llm,
+            remark=remark,
+            draft_costs=draft_costs,
+            cuda_calls=opener.cuda_calls,
+            **stages,
         )
         opened.pop_all()
     return engines
@@ -106,13 +115,14 @@ def _prepared(
     threads: int | None,
     unverified: bool,
     verify: Verify = "hashes",
+    driver: DriverName = "auto",
 ) -> tuple[Opener, dict[str, Path], str]:
     """Return the opener of the engines, the file of each stage, and what the user must know about them."""
     if target == PORTABLE.name:
-        PORTABLE.check_precision(precision)
+        PORTABLE.with_driver(driver).check_precision(precision)
         opener = PORTABLE.opener(bundle, precision, threads=threads)
         return opener, {stage: bundle.stage_file(stage) for stage in STAGES}, ""
-    chosen = target_named(target)
+    chosen = target_named(target).with_driver(driver)
     build = usable_build(bundle, chosen, precision, verify)
     if not unverified:
         require_verified(build, chosen, bundle.path)

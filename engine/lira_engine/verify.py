@@ -16,6 +16,7 @@ import numpy as np
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.bundle.manifest import STAGES
+from lira_engine.cuda.driver import DriverName
 from lira_engine.engines import lowered_outputs
 from lira_engine.engines.accuracy import check_stage_outputs
 from lira_engine.engines.judgement import Candidate, Judgement, judged_flips
@@ -64,8 +65,11 @@ def verify_engines(
     progress: Progress = lambda what: None,
     *,
     ask: Ask,
+    driver: DriverName = "auto",
 ) -> Verified:
     """Check the built engines of a bundle on this machine's device, and record the result in build.json.
+
+    `driver`: see `open_engines`.
 
     Raises LiraError if the engines are missing, stale, altered or foreign, if the device is missing, or if an
     output is wrong; for a wrong output build.json then says that they are not verified.
@@ -78,7 +82,7 @@ def verify_engines(
     folder = bundle.engine_folder(target, precision)
     if build.verified is not None:  # a wrong engine may also crash this process
         keep_verified(folder, build, None)
-    with open_engines(bundle, target, precision, threads, unverified=True) as engines:
+    with open_engines(bundle, target, precision, threads, unverified=True, driver=driver) as engines:
         errors: dict[str, dict[str, float]] = {}
         lowered: dict[str, float] = {}
         flips: dict[str, tuple[Flip, ...]] = {}
@@ -108,6 +112,7 @@ def verify_engines(
         placement,
         flips,
         judgement,
+        engines.cuda_calls,
     )
     now_there = read_build(folder, f"run `{chosen.build_command(bundle.path, precision)}`")
     if replace(now_there, verified=None) != replace(build, verified=None):
@@ -166,6 +171,8 @@ def tables(found: Verified, build: Build) -> Tables:
     else:
         answer = f"{found.agree} of {found.tokens} next tokens are the fp32 model's"
     about: list[tuple[str, ...]] = [("device", found.setting.text()), ("answer", answer)]
+    if found.cuda_calls:
+        about.append(("CUDA's calls", found.cuda_calls))
     if found.tokens:
         about.append(("answer in one pass", f"the same logits within {found.cutting:.1e}"))
     about += _lowered_rows(found, build)

@@ -11,6 +11,7 @@ from lira_engine.cli_options import (
     BuiltTargetOption,
     BundleArgument,
     DraftOption,
+    DriverOption,
     MaxTilesOption,
     PrecisionOption,
     TargetOption,
@@ -43,6 +44,7 @@ def run(
     threads: ThreadsOption = None,
     unverified: UnverifiedOption = False,
     draft: DraftOption = "auto",
+    driver: DriverOption = "auto",
     overlay: Annotated[Path | None, typer.Option(metavar="PNG", help="Write a picture here.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the answer here.")] = None,
     attributes: Annotated[
@@ -60,6 +62,7 @@ def run(
 
     Streams the answer's text, then lists the phrases that have masks.
     """
+    from lira_engine.cuda.driver import check_driver
     from lira_engine.errors import LiraError
     from lira_engine.targets import default_precision
     from lira_runtime import arguments
@@ -83,6 +86,7 @@ def run(
         threads=threads,
         unverified=unverified,
         draft=drafting,
+        driver=check_driver(driver),
         max_tiles=max_tiles,
         words=words,
         overlay=overlay,
@@ -95,22 +99,24 @@ def verify(
     target: BuiltTargetOption = "cpu",
     precision: PrecisionOption = None,
     threads: ThreadsOption = None,
+    driver: DriverOption = "auto",
 ) -> None:
     """Check built engines on this machine's device: check vectors, and one short answer.
 
     Writes the result into the engines' build.json. Engines for GPUs do not run before that.
     """
     from lira_engine.bundle.bundle import Bundle
+    from lira_engine.cuda.driver import check_driver
     from lira_engine.engines.record import read_build
     from lira_engine.engines.usable import forced_remark
     from lira_engine.targets import default_precision
     from lira_engine.verify import tables, verify_engines
     from lira_runtime.verify_answer import check_answer
 
-    precision = precision or default_precision(target)
+    precision, chosen = precision or default_precision(target), check_driver(driver)
     with status(plain_console()) as show:
         opened = Bundle.open(bundle)
-        found = verify_engines(opened, target, precision, threads, show, ask=check_answer)
+        found = verify_engines(opened, target, precision, threads, show, ask=check_answer, driver=chosen)
     build = read_build(opened.engine_folder(target, precision), "")
     warn(forced_remark(build))
     print_tables(tables(found, build))

@@ -16,6 +16,7 @@ from os import PathLike
 import numpy as np
 
 from lira_engine.bundle.bundle import Bundle
+from lira_engine.cuda.driver import DriverName
 from lira_runtime import arguments, images, preprocess
 from lira_runtime.drafts import Draft, check_draft
 from lira_runtime.images import ImageSource
@@ -38,12 +39,14 @@ class Lira(Model):
         tokenizer: TextCoder | None = None,
         unverified: bool = False,
         draft: Draft = "auto",
+        driver: DriverName = "auto",
     ) -> Lira:
         """Open the engines that `lira-edge build` made; "portable" runs the bundle's graphs as they are.
 
         threads: CPU threads; None takes one for each fast core. tokenizer: replaces the bundle's
         tokenizer.json. unverified: also opens engines for a GPU that were not verified on it. draft: "auto"
-        reads ahead where that pays, "off" never (see drafts.py).
+        reads ahead where that pays, "off" never (see drafts.py). driver: the package that makes CUDA's calls
+        for engines of TensorRT, "pycuda" or "cuda-bindings"; "auto" takes the first that is installed.
         `engines.remark` says if engines were kept by `lira-edge build --force` beyond their recipe's budget.
         Raises LiraError if the folder is no bundle, if files are missing or altered, and if the engines are
         missing or stale.
@@ -56,7 +59,7 @@ class Lira(Model):
         threads = arguments.optional_whole("threads", threads, "1 or more", 1)
         opened = Bundle.open(bundle)
         coder = Tokenizer(opened.tokenizer_file) if tokenizer is None else tokenizer
-        engines = open_engines(opened, target, precision, threads, unverified)
+        engines = open_engines(opened, target, precision, threads, unverified, driver)
         if draft == "off":
             engines = replace(engines, draft_costs=())
         return cls(opened.manifest, engines, coder, opened.embeddings, opened.separators)

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from lira_engine.cuda.driver import DriverName
 from lira_engine.errors import LiraError
 from lira_engine.system.atomic import atomic_write
 from lira_engine.system.terminal import plain_console, status, warn
@@ -34,6 +35,7 @@ def run(
     threads: int | None = None,
     unverified: bool = False,
     draft: Draft = "auto",
+    driver: DriverName = "auto",
     max_tiles: int | None = None,
     words: Sequence[str] = (),
     overlay: Path | None = None,
@@ -42,7 +44,8 @@ def run(
 ) -> Answer:
     """Ask about an image; print the answer, its phrases and its timings; return the answer.
 
-    target, precision, threads, unverified, draft: see `Lira.open`. words: are ranked at the first mask.
+    target, precision, threads, unverified, draft, driver: see `Lira.open`. words: are ranked at the first
+    mask.
     overlay, json: a PNG and a JSON file to write.
     Raises LiraError as `Lira.open`, `Lira.look` and `Scene.stream` do, and for files that cannot be written:
     before it opens the engines where the bundle is not needed to tell.
@@ -54,7 +57,9 @@ def run(
     with ExitStack() as opened:
         with status(out, "opening the engines"):
             lira = opened.enter_context(
-                Lira.open(bundle, target, precision, threads, unverified=unverified, draft=draft)
+                Lira.open(
+                    bundle, target, precision, threads, unverified=unverified, draft=draft, driver=driver
+                )
             )
         warn(lira.engines.remark)
         text = lira.prompt(question).question

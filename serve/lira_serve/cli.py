@@ -10,6 +10,7 @@ import typer
 from lira_engine.cli_options import (
     BundleArgument,
     DraftOption,
+    DriverOption,
     PrecisionOption,
     TargetOption,
     ThreadsOption,
@@ -24,6 +25,7 @@ def serve(
     threads: ThreadsOption = None,
     unverified: UnverifiedOption = False,
     draft: DraftOption = "auto",
+    driver: DriverOption = "auto",
     host: Annotated[
         str, typer.Option(help="Address to listen at. Any but a loopback one needs --api-key-file.")
     ] = "127.0.0.1",
@@ -65,6 +67,7 @@ def serve(
     Opens the engines once, prints the address when a first answer has warmed them up, and ends at SIGTERM
     when the running answer is finished.
     """
+    from lira_engine.cuda.driver import check_driver
     from lira_engine.errors import LiraError
     from lira_engine.targets import default_precision
     from lira_runtime.drafts import check_draft
@@ -84,6 +87,7 @@ def serve(
         threads,
         unverified,
         check_draft(draft),
+        check_driver(driver),
         host,
         port,
         keys,

@@ -21,6 +21,7 @@ class Desk:
             settings.threads,
             unverified=settings.unverified,
             draft=settings.draft,
+            driver=settings.driver,
         )
         self.scenes = SceneCache(self.lira, settings.scene_cache)
         self.turns = TurnMemory()

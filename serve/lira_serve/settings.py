@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from lira_engine.cuda.driver import DriverName
 from lira_engine.errors import LiraError
 from lira_runtime.drafts import Draft
 
@@ -21,6 +22,7 @@ class Settings:
     threads: int | None = None
     unverified: bool = False
     draft: Draft = "auto"
+    driver: DriverName = "auto"
     host: str = "127.0.0.1"
     port: int = 8000
     api_keys: tuple[str, ...] = ()

@@ -10,7 +10,8 @@ import pytest
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.runner import Closing
 from lira_engine.errors import LiraError
-from lira_engine.open import open_files
+from lira_engine.open import open_engines, open_files
+from lira_engine.targets import PORTABLE, TARGETS
 
 FILES = {stage: Path(f"{stage}.onnx") for stage in STAGES}
 
@@ -28,6 +29,7 @@ class Opener:
     for."""
 
     draft_costs = ()
+    cuda_calls = ""
 
     def __init__(self, broken: str = "", met: threading.Barrier | None = None) -> None:
         self.broken, self.met = broken, met
@@ -71,3 +73,21 @@ def test_none_stays_open_if_one_cannot_be_opened(broken: str, beside: bool) -> N
     with pytest.raises(LiraError, match=f"{broken} is damaged"):
         open_files(opener, FILES, "cpu", "fp32", beside=beside)  # type: ignore[arg-type]
     assert sorted(opener.closed) == sorted(opener.opened)
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "portable"])
+def test_a_driver_is_refused_where_the_inference_library_has_its_own(made_bundle: Path, name: str) -> None:
+    with pytest.raises(LiraError, match=rf"^target {name} takes no driver, .*: leave --driver out$"):
+        open_engines(made_bundle, name, driver="cuda-bindings")
+    with pytest.raises(LiraError, match="the driver is 'cupy'; expected auto, pycuda or cuda-bindings"):
+        open_engines(made_bundle, name, driver="cupy")  # type: ignore[arg-type]
+    target = PORTABLE if name == "portable" else TARGETS[name]
+    assert target.with_driver("auto") is target
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_a_target_of_tensorrt_takes_a_driver_and_stays_what_it_is(name: str) -> None:
+    chosen = TARGETS[name].with_driver("cuda-bindings")
+    assert (chosen.name, chosen.driver, TARGETS[name].driver) == (name, "cuda-bindings", "auto")  # type: ignore
+    with pytest.raises(LiraError, match="the driver is 'cupy'"):
+        TARGETS[name].with_driver("cupy")  # type: ignore[arg-type]

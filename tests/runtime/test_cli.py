@@ -127,6 +127,7 @@ def test_cut_off_answer_says_so(command: Any, picture: Path) -> None:
         (["--ask", "it", "--top-p", "2"], "top_p"),
         (["--ask", "it", "--max-new-tokens", "0"], "max_new_tokens"),
         (["--ask", "it", "--draft", "on"], "draft is 'on'; expected one of auto, off"),
+        (["--ask", "it", "--driver", "cupy"], "driver is 'cupy'; expected auto, pycuda or cuda-bindings"),
         (["--ask", "it", "--attributes", " , "], "--attributes is empty"),
         (["--ask", "it", "--attributes", "ö"], "no token for"),
         (["--ask", "it", "--attributes", "red,red"], "begin with the same token"),

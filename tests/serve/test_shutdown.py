@@ -194,6 +194,8 @@ REFUSED = [
     (["--allow-url", ""], "--allow-url is ''"),
     (["--target", "abacus"], "abacus"),
     (["--draft", "psychic"], "psychic"),
+    (["--driver", "cupy"], "cupy"),
+    (["--driver", "pycuda"], "target cpu takes no driver"),
     (["--precision", "fp7"], "fp7"),
 ]
 

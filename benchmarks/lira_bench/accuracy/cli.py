@@ -11,7 +11,7 @@ import typer
 
 from lira_bench.accuracy.request import Request
 from lira_bench.json_output import JsonOption
-from lira_engine.cli_options import MaxTilesOption, PrecisionOption, TargetOption
+from lira_engine.cli_options import DriverOption, MaxTilesOption, PrecisionOption, TargetOption
 
 if TYPE_CHECKING:
     from lira_bench.accuracy.run import Progress
@@ -67,6 +67,7 @@ def evaluate(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads, of each worker.")
     ] = Request.threads,
+    driver: DriverOption = Request.driver,
     workers: Annotated[
         str | None, typer.Option(help="ray: spread the images over a Ray cluster.")
     ] = Request.workers,
@@ -82,11 +83,13 @@ def evaluate(
     from lira_bench.accuracy import evaluation, gate, tables
     from lira_bench.json_output import check_json
     from lira_bench.reproduce import finish, request_line
+    from lira_engine.cuda.driver import check_driver
     from lira_engine.system.terminal import plain_console
 
     request = Request(
         bundle, data, task, output, images, split, limit, compare, tuple(require or ()), instruction,
-        protocol, benchmark, ilvc, max_tiles, target, precision, threads, workers, overwrite,
+        protocol, benchmark, ilvc, max_tiles, target, precision, threads, check_driver(driver), workers,
+        overwrite,
     )  # fmt: skip
     check_json(json)
     result = evaluation.evaluate_request(request, _bar)

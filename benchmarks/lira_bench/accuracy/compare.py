@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ def other_engines(text: str, this: EngineChoice) -> tuple[str, EngineChoice]:
         other = EngineChoice(this.bundle, "portable", "fp32")
     elif text in built:
         target, _, precision = text.rpartition("-")
-        other = EngineChoice(this.bundle, target, precision)
+        other = EngineChoice(this.bundle, target, precision, this.driver if target == this.target else "auto")
     elif Path(text).is_dir():
         folder = Path(text).resolve()
-        text, other = folder.name, EngineChoice(folder, this.target, this.precision)
+        text, other = folder.name, replace(this, bundle=folder)
     else:
         choices = ", ".join([*built, "portable"])
         raise LiraError(

@@ -84,7 +84,7 @@ def evaluate_request(request: Request, bar: Bar = no_bar) -> Result:
     required = gate.parse(request.require)
     precision = request.precision or default_precision(request.target)
     # Ray's workers have a working directory of their own.
-    engines = EngineChoice(request.bundle.resolve(), request.target, precision)
+    engines = EngineChoice(request.bundle.resolve(), request.target, precision, request.driver)
     other = None if request.compare is None else other_engines(request.compare, engines)
     source = Source(request.data.resolve(), request.split, request.limit, rules.instruction)
     images = images_folder(source.data, request.images).resolve()

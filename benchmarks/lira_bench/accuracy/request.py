@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lira_engine.cuda.driver import DriverName
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Request:
         compare: another bundle, or other engines of this one. require: bounds as NAME=VALUE, see `gate`.
         instruction: appended to questions. protocol, benchmark: see `protocol.protocol_for`.
         ilvc, max_tiles: in place of the protocol's. precision: of the engines; default: the target's.
-        threads: of each worker. workers: "ray", or None for this process.
+        threads: of each worker. driver: see `Lira.open`. workers: "ray", or None for this process.
         overwrite: start anew instead of going on.
     """
 
@@ -39,5 +43,6 @@ class Request:
     target: str = "cpu"
     precision: str | None = None
     threads: int | None = None
+    driver: DriverName = "auto"
     workers: str | None = None
     overwrite: bool = False

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+    from lira_engine.cuda.driver import DriverName
+
 
 @dataclass(frozen=True)
 class EngineChoice:
@@ -36,6 +38,7 @@ class EngineChoice:
     bundle: Path
     target: str
     precision: str
+    driver: DriverName = "auto"
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,9 @@ class Worker:
         self._job = job
         self._task = task_named(job.task)
         engines = job.engines
-        self._lira = Lira.open(engines.bundle, engines.target, engines.precision, job.threads)
+        self._lira = Lira.open(
+            engines.bundle, engines.target, engines.precision, job.threads, driver=engines.driver
+        )
         warn(self._lira.engines.remark)
 
     def __enter__(self) -> Worker:

@@ -124,7 +124,12 @@ def _measure(
         if request.require_quiet:
             require_quiet_now(before[0], CardLoad(before[1]) if card.on_gpu else None, card.note)
         with Lira.open(
-            request.bundle, request.target, precision, request.threads, draft=request.draft
+            request.bundle,
+            request.target,
+            precision,
+            request.threads,
+            draft=request.draft,
+            driver=request.driver,
         ) as lira:
             warn(lira.engines.remark)
             recorder = Recorder()
@@ -155,6 +160,7 @@ def _measure(
         target=request.target,
         precision=precision,
         threads=request.threads,
+        cuda_calls=lira.engines.cuda_calls,
         warmup=request.warmup,
         machine=this_machine(),
         peak_rss_mib=peak,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lira_engine.cuda.driver import DriverName
     from lira_runtime.drafts import Draft
 
 
@@ -25,7 +26,7 @@ class Request:
         peer: names of `lira_bench.peers.registry.PEERS`. peer_rows: what language models read in a turn;
             default: the rows of a prompt. checkpoint: what the torch peer reads.
         overwrite: replace results in `output`. require_quiet: fail on a machine with other work.
-        draft: "auto" reads ahead where that pays, "off" never.
+        draft: "auto" reads ahead where that pays, "off" never. driver: see `Lira.open`.
         all: measure every engine that is built, instead of `target` and `precision`. submit: file to write
             for others, of all engines (lira_bench.results).
     """
@@ -51,3 +52,4 @@ class Request:
     draft: Draft = "auto"
     all: bool = False
     submit: Path | None = None
+    driver: DriverName = "auto"

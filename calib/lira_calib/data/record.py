@@ -113,6 +113,7 @@ class Recorder:
             pixel_decoder=self._decoder,
             remark="",
             draft_costs=(),
+            cuda_calls="",
             **self._stages,
         )
         tokenizer = Tokenizer(bundle.tokenizer_file)

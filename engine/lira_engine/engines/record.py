@@ -32,7 +32,8 @@ class Verified:
         lowered: error of quantized stages' outputs, as STAGE.OUTPUT, against those of their own lowered
             graphs, if the build recorded them. placement: which execution providers ran the nodes of each
             stage, if the target has several. flips: near ties of each stage that came out otherwise than
-            recorded (engines.near_ties). judgement: of these.
+            recorded (engines.near_ties). judgement: of these. cuda_calls: the package that made CUDA's calls,
+            with its version; "" where the inference library did.
     """
 
     when: str
@@ -45,6 +46,7 @@ class Verified:
     placement: dict[str, str] = field(default_factory=dict)
     flips: dict[str, tuple[Flip, ...]] = field(default_factory=dict)
     judgement: Judgement | None = None
+    cuda_calls: str = ""
 
 
 @dataclass(frozen=True)

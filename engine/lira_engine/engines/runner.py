@@ -213,6 +213,7 @@ class Engines(Closing):
     `remark`: what whoever uses them must know: that they were kept although their judge refused them; or "".
     `draft_costs`: what 1, 2, ... rows more, each with logits, add to a decode step of one row, in such steps;
     () where reading ahead never pays or must not be (see lira_runtime.drafts).
+    `cuda_calls`: the package that makes CUDA's calls, with its version; "" where the inference library does.
     """
 
     target: str
@@ -224,6 +225,7 @@ class Engines(Closing):
     pixel_decoder: StageRunner
     remark: str = ""
     draft_costs: tuple[float, ...] = ()
+    cuda_calls: str = ""
 
     def close(self) -> None:
         with ExitStack() as closing:  # all of them, even if one fails

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from lira_engine.cuda.driver import DriverName, check_driver
 from lira_engine.engines.builder import Progress, StageBuilder
 from lira_engine.engines.options import Options, Weights
 from lira_engine.engines.precision import MIXED, precision_named
@@ -29,8 +30,12 @@ NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 class Opener(Protocol):
     """Opens engine files. The runners are context managers.
 
-    `draft_costs`: those of its quantized language models (`Engines.draft_costs`).
+    `draft_costs`: those of its quantized language models (`Engines.draft_costs`). `cuda_calls`: see
+    `Engines.cuda_calls`.
     """
+
+    @property
+    def cuda_calls(self) -> str: ...
 
     @property
     def draft_costs(self) -> tuple[float, ...]: ...
@@ -198,6 +203,14 @@ class Target(ABC):
     ) -> Opener:
         """Return the opener of engines that were built with the `options` of a record. Raises LiraError if
         their runtime or device is missing."""
+
+    def with_driver(self, driver: DriverName) -> Target:
+        """Return this target with its CUDA calls made by `driver`. Raises LiraError where the inference
+        library makes them all."""
+        if check_driver(driver) != "auto":
+            own = f"{self.runtimes[0]} needs none"
+            raise LiraError(f"target {self.name} takes no driver, {own}: leave --driver out")
+        return self
 
     def setting(self) -> Setting:
         """Return this machine's setting. Raises LiraError if the target needs a GPU and there is none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lira_engine.ort.device import CPU, Device
 
@@ -26,6 +26,7 @@ class OrtOpener:
     bundle: Bundle
     threads: int | None
     device: Device = CPU
+    cuda_calls: ClassVar[str] = ""
 
     @property
     def draft_costs(self) -> tuple[float, ...]:

@@ -36,6 +36,10 @@ class TrtOpener:
     # were tuned for a prefill's 256.
     draft_costs: ClassVar[tuple[float, ...]] = ()
 
+    @property
+    def cuda_calls(self) -> str:
+        return self.driver.name
+
     def stage(self, name: str, file: Path) -> TrtStage:
         """Open the engine of any stage but the language model."""
         spec = self.manifest.stages[name]

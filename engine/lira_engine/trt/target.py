@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lira_engine.cuda.driver import DriverName, check_driver
 from lira_engine.cuda.opening import missing_package, open_driver
 from lira_engine.engines.builder import Progress, StageBuilder
 from lira_engine.engines.options import Options
@@ -51,6 +53,12 @@ class NativeTarget(Target):
     on_gpu = True
     runs_at_build = False
     kinds = ("int4", "int8", "w8a8", "fp8")
+    driver: DriverName = "auto"
+
+    def with_driver(self, driver: DriverName) -> NativeTarget:
+        chosen = copy(self)
+        chosen.driver = check_driver(driver)
+        return chosen
 
     def recorded_options(self, options: Options, precision: str) -> dict[str, Any]:
         """Return what build.json says, with the dialect of the parser that read the graphs."""
@@ -105,7 +113,7 @@ class NativeTarget(Target):
         from lira_engine.trt.opening import TrtOpener
         from lira_engine.trt.plugins import load_plugins
 
-        flavour, driver = load_flavour(self.name), open_driver()
+        flavour, driver = load_flavour(self.name), open_driver(self.driver)
         # Without the build's options: another GPU may need other ones.
         mend = f"run `{self.build_command(bundle.path, precision)} --force` on this machine"
         if options.get("sampling") == "plugin":
@@ -113,7 +121,7 @@ class NativeTarget(Target):
         return TrtOpener(bundle.manifest, flavour, driver, mend)
 
     def check_runtime(self) -> None:
-        lacking = missing_package()
+        lacking = missing_package(self.driver)
         if lacking is not None:
             raise LiraError(f"target {self.name}: {lacking}")
 

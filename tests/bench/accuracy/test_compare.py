@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from lira_bench.accuracy.agreement import replay
+from lira_bench.accuracy.compare import other_engines
+from lira_bench.accuracy.worker import EngineChoice
 from lira_bench.metrics import iou
 from lira_runtime import Lira
 from lira_runtime.rle import decode
@@ -52,6 +54,17 @@ def test_compare_reports_the_agreement_of_other_engines(
     assert 0.95 < found["mask_iou"] < 1
     printed = capsys.readouterr().out
     assert "cpu-fp32" in printed and "cpu-int4" in printed and f"{found['mask_iou']:.4f}" in printed
+
+
+def test_the_driver_is_that_of_the_target(
+    evaluate: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    this = EngineChoice(evaluate.bundle, "tensorrt", "fp16", "pycuda")
+    assert other_engines("cpu-int4", this)[1] == EngineChoice(evaluate.bundle, "cpu", "int4")
+    copied = Path(shutil.copytree(evaluate.bundle, tmp_path / "copy"))
+    assert other_engines(str(copied), this)[1] == EngineChoice(copied, "tensorrt", "fp16", "pycuda")
+    assert evaluate("gcg", "out", "--driver", "pycuda") == 2
+    assert "target cpu takes no driver" in capsys.readouterr().err
 
 
 def test_a_copy_of_the_bundle_agrees_completely(evaluate: Evaluate, grounded: Path) -> None:

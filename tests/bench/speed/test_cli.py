@@ -113,6 +113,8 @@ def test_random_weights_get_given_tokens(
         (("--peer", "vllm"), "no peer is called 'vllm': expected some of torch, optimum, genai"),
         (("--images", "nowhere"), "nowhere is neither an image nor a folder of images"),
         (("--precision", "int8"), "lira-edge build"),
+        (("--driver", "cupy"), "the driver is 'cupy'; expected auto, pycuda or cuda-bindings"),
+        (("--driver", "pycuda"), "target cpu takes no driver, onnxruntime needs none: leave --driver out"),
         (("--task", "gcg", "--expression", "x"), "task gcg has its own question"),
         (("--peer", "genai", "--max-tiles", "4"), "--max-tiles and --peer"),
         (("--json", "."), "--json . is a folder"),

@@ -71,6 +71,7 @@ def made(accuracy_bundle: Path) -> dict[str, Any]:
         target="cpu",
         precision="int4",
         threads=None,
+        cuda_calls="",
         warmup=1,
         machine=MACHINE,
         peak_rss_mib=1234,
@@ -143,12 +144,14 @@ def test_an_answer_of_one_token_has_no_latency_between_tokens(accuracy_bundle: P
         target="cpu",
         precision="fp32",
         threads=2,
+        cuda_calls="pycuda 2026.1",
         warmup=0,
         machine=MACHINE,
         peak_rss_mib=None,
         quiet=Quiet(None, None, None),
         traffic=Traffic(10**9, 0.0, 30.0),
     )
+    assert made["cuda_calls"] == "pycuda 2026.1"
     assert made["tpot_s"] is made["itl_s"] is made["region_s"] is None
     assert "decode" not in made["stages"] and made["decode_traffic"]["roofline_fraction"] is None
     text = report.markdown(made)

@@ -72,6 +72,7 @@ def _on_host(tensor: Any) -> Any:
 class ToyOpener:
     bundle: Bundle
     cpu: Opener
+    cuda_calls = ""
 
     @property
     def draft_costs(self) -> tuple[float, ...]:

@@ -113,6 +113,9 @@ def test_built_engines_verify_and_answer_as_the_portable_graphs(
     found = verify_engines(bundle, target, precision, threads=1)
     assert set(found.errors) == set(STAGES)
     assert found.cutting < 1e-3 and read_build(folder, "").verified == found
+    assert found.cuda_calls == installed.driver.name
+    shown = dict(tables(found, read_build(folder, "")))["verified on"]
+    assert ("CUDA's calls", installed.driver.name) in shown
     with Lira.open(bundle, "portable", threads=1) as lira:
         text, masks = described(lira)
     with Lira.open(bundle, target, precision) as lira:

@@ -20,6 +20,7 @@ import pytest
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import STAGES, FileEntry
+from lira_engine.cuda.driver import check_driver
 from lira_engine.engines.fingerprint import lowering_fingerprint
 from lira_engine.engines.record import BUILD_NAME, Build
 from lira_engine.errors import LiraError
@@ -90,10 +91,12 @@ def installed(request: pytest.FixtureRequest, installed_as: Any, monkeypatch: py
 @pytest.fixture
 def lira(installed: Any, golden_bundle: Path) -> Iterator[Lira]:
     write_engines(installed, Bundle.open(golden_bundle))
+    name = check_driver(installed.driver.name.split()[0])
     with Lira.open(
-        golden_bundle, installed.target, "fp32", tokenizer=_portable.Numbers(), unverified=True
+        golden_bundle, installed.target, "fp32", tokenizer=_portable.Numbers(), unverified=True, driver=name
     ) as opened:
         assert isinstance(opened.engines.llm, TrtLlm)
+        assert opened.engines.cuda_calls == installed.driver.name
         yield opened
     assert installed.gpu.used == 0
 
