@@ -13,6 +13,7 @@ from lira_engine.errors import LiraError
 from lira_engine.trt.flavour import Flavour
 from lira_engine.trt.kernel_cache import KernelCache
 from lira_engine.trt.log import error_log
+from lira_engine.trt.validity import why_invalid
 
 # The first TensorRT for RTX that captures CUDA graphs itself.
 _CUDA_GRAPHS_FROM = (1, 2)
@@ -47,8 +48,7 @@ class TrtEngine:
     def __init__(self, file: Path, flavour: Flavour, driver: Driver, mend: str) -> None:
         """`mend`: what the user does if the engine does not work here.
 
-        Raises LiraError if TensorRT does not load the file: it was built for another GPU, or by another
-        version.
+        Raises LiraError, with the cause, if TensorRT does not load the file.
         """
         self.file, self.flavour, self.driver, self.mend = file, flavour, driver, mend
         self._log = error_log(flavour)
@@ -59,11 +59,12 @@ class TrtEngine:
         # TensorRT 10.3 asks for the memory without Python's lock, which an array needs.
         with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as plan:
             self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise LiraError(
-                f"{file} does not load with {flavour.name} on {driver.device} ({self._log.reason()}): it was "
-                f"built for another GPU or by another version; {mend}"
-            )
+            if self._engine is None:
+                said = self._log.reason()
+                raise LiraError(
+                    f"{file} does not load with {flavour.name} on {driver.device} ({said}): "
+                    f"{why_invalid(flavour, self._runtime, plan, mend)}"
+                )
         self.profiles: int = self._engine.num_optimization_profiles
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         self.tensors = {name: self._tensor(name) for name in names}
@@ -95,9 +96,11 @@ class TrtEngine:
                 f"({self._log.reason()}): memory is short, or it was built for another GPU; {self.mend}"
             )
         try:
-            context.set_optimization_profile_async(profile, stream.handle)
+            taken = context.set_optimization_profile_async(profile, stream.handle)
         except RuntimeError:
-            raise self.failure(f"does not take optimization profile {profile}") from None
+            taken = False
+        if not taken:
+            raise self.failure(f"does not take optimization profile {profile}")
         if self._kernels is not None:
             self._kernels.keep()
         return TrtContext(self, context, profile)

@@ -26,7 +26,7 @@ NEUTRAL = {
     "engines.usable", "errors", "open", "ort.device", "ort.package", "ort.llm", "ort.not_finite",
     "ort.opening", "ort.placement", "ort.session", "ort.stage", "system.atomic", "system.cache",
     "system.extras", "system.load", "system.machine", "system.turns",
-    "trt.log", "trt.opening", "trt.readiness",
+    "trt.log", "trt.opening", "trt.readiness", "trt.validity",
 }  # fmt: skip
 
 

@@ -107,6 +107,18 @@ LACKING = {
 """What an `ICudaEngine` lacks, by package and major version; it is None here."""
 
 
+VALIDITIES = ["VALID", "SUBOPTIMAL", "INVALID"]
+DIAGNOSTICS = [
+    "VERSION_MISMATCH",
+    "UNSUPPORTED_CC",
+    "OLD_CUDA_DRIVER",
+    "OLD_CUDA_RUNTIME",
+    "INSUFFICIENT_GPU_MEMORY",
+    "MALFORMED_ENGINE",
+    "CUDA_ERROR",
+]
+
+
 class Engine:
     """An `ICudaEngine`."""
 
@@ -188,6 +200,8 @@ class Context:
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         if not 0 <= profile_index < self.engine.num_optimization_profiles:
             raise RuntimeError("Error in set optimization profile async.")
+        if self.engine.data.get("busy"):
+            return self._complain("the profile is in use")
         self.profile = profile_index
         self.profile_stream = self.engine.gpu.stream_of(stream_handle)
         self.profile_stream.queue.append(lambda: None)
@@ -324,8 +338,21 @@ def tensorrt(gpu: Any, name: str, version: str) -> ModuleType:
                 self._logger.log(Logger.ERROR, "Serialization assertion\n  magicTag failed")
                 return None
             assert data["kind"] == MAGIC
+            if data.get("invalid"):
+                self._logger.log(Logger.ERROR, "Error Code 1")
+                return None
             engines.append(Engine(module, gpu, data, self._logger.log))
             return engines[-1]
+
+    class RtxRuntime(Runtime):
+        def get_engine_validity(self, buffer: Any) -> tuple[Any, int]:
+            self._logger.log(Logger.ERROR, "what it says when it is asked")
+            try:
+                found = json.loads(bytes(memoryview(buffer))).get("invalid", [])
+            except ValueError:
+                found = ["MALFORMED_ENGINE"]
+            bits = sum(int(module.EngineInvalidityDiagnostics[name]) for name in found)
+            return module.EngineValidity.INVALID if bits else module.EngineValidity.VALID, bits
 
     engines: list[Engine] = []
     plugins: list[int] = []
@@ -345,5 +372,8 @@ def tensorrt(gpu: Any, name: str, version: str) -> ModuleType:
     }
     vars(module).update({name: enum.Enum(name, values) for name, values in names.items()})
     vars(module).update(__version__=version, ILogger=Logger, Runtime=Runtime, engines=engines)
+    if name == "tensorrt_rtx":
+        vars(module).update(Runtime=RtxRuntime, EngineValidity=enum.Enum("EngineValidity", VALIDITIES))
+        module.EngineInvalidityDiagnostics = enum.IntFlag("EngineInvalidityDiagnostics", DIAGNOSTICS)
     vars(module).update(plugins=plugins, init_libnvinfer_plugins=init_libnvinfer_plugins)
     return module

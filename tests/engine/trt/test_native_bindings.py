@@ -69,6 +69,21 @@ def test_the_function_that_limits_the_workspace_exists(real: ModuleType) -> None
     assert hasattr(real.MemoryPoolType, "WORKSPACE")
 
 
+def test_tensorrt_for_rtx_can_be_asked_why_an_engine_does_not_load(real: ModuleType, rtx: Any) -> None:
+    """TensorRT cannot. Without a GPU it knows what is no engine, by the file alone."""
+    assert hasattr(real.Runtime, "get_engine_validity") == (real.__name__ == "tensorrt_rtx")
+    if real.__name__ == "tensorrt_rtx":
+        for name in ("EngineValidity", "EngineInvalidityDiagnostics"):
+            ours, theirs = (getattr(one, name).__members__ for one in (rtx.trt, real))
+            assert ours.keys() == theirs.keys()
+        bits = real.EngineInvalidityDiagnostics.__members__
+        assert {name: int(bit) for name, bit in bits.items()} == {
+            name: int(bit) for name, bit in rtx.trt.EngineInvalidityDiagnostics.__members__.items()
+        }
+        found = real.Runtime(real.Logger(real.Logger.INTERNAL_ERROR)).get_engine_validity(b"no engine" * 99)
+        assert found == (real.EngineValidity.INVALID, int(bits["MALFORMED_ENGINE"]))
+
+
 def test_real_enumerations_have_what_the_stand_in_has(real: ModuleType, rtx: Any) -> None:
     names = ["DataType", "TensorIOMode", "TensorLocation", "ExecutionContextAllocationStrategy"]
     if real.__name__ == "tensorrt_rtx":
@@ -90,4 +105,5 @@ def test_the_real_library_refuses_a_bad_file_in_one_line(installed_as: Any, tmp_
         TrtEngine(file, flavour, driver, MEND)
     text = str(caught.value)
     assert text.startswith(f"{file} does not load with {flavour.name} on Stand-in sm_87 (")
+    assert text.endswith(f"): it is not an engine, or damaged; {MEND}")
     assert "it does not say why" not in text and "\n" not in text and text.endswith(MEND)

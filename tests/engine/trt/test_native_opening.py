@@ -13,6 +13,7 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.cuda.opening import open_driver
 from lira_engine.errors import LiraError
 from lira_engine.trt.log import error_log
+from lira_engine.trt.validity import why_invalid
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -124,10 +125,57 @@ def test_a_file_that_tensorrt_does_not_load_is_refused(
     file.write_bytes(b"ftrt of another version")
     with pytest.raises(LiraError) as caught:
         installed.open_stage(bundle.manifest, "sefe", file)
+    cause = "it was built for another GPU or by another version"
+    if installed.target == "tensorrt-rtx":  # it can be asked
+        cause = "it is not an engine, or damaged"
     assert str(caught.value) == (
         f"{file} does not load with {installed.flavour.name} on Stand-in sm_87 (Serialization assertion "
-        "magicTag failed): it was built for another GPU or by another version; run the build again"
+        f"magicTag failed): {cause}; run the build again"
     )
+
+
+@pytest.mark.parametrize(
+    ("bits", "cause"),
+    [
+        (["VERSION_MISMATCH"], "another version built it; run the build again"),
+        (["UNSUPPORTED_CC"], "it was not built for this GPU's compute capability; run the build again"),
+        (["MALFORMED_ENGINE"], "it is not an engine, or damaged; run the build again"),
+        (
+            ["OLD_CUDA_DRIVER"],
+            "the driver is too old for it; update NVIDIA's driver, `lira-edge doctor` names",
+        ),
+        (["OLD_CUDA_RUNTIME"], "the CUDA runtime is too old for it; update NVIDIA's driver"),
+        (["INSUFFICIENT_GPU_MEMORY"], "the GPU has too little free memory; close other programs on it"),
+        (["CUDA_ERROR"], "CUDA does not work here; install NVIDIA's driver again"),
+        (["UNSUPPORTED_CC", "OLD_CUDA_DRIVER"], "the driver is too old for it; update NVIDIA's driver"),
+    ],
+)
+def test_tensorrt_for_rtx_says_why_it_does_not_load_an_engine(
+    rtx: Any, bundle: Bundle, tmp_path: Path, bits: list[str], cause: str
+) -> None:
+    file = rtx.engine(tmp_path / "sefe.engine", bundle.manifest, "sefe", bundle.stage_file("sefe"))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "invalid": bits}))
+    with pytest.raises(LiraError) as caught:
+        rtx.open_stage(bundle.manifest, "sefe", file)
+    assert f"does not load with tensorrt-rtx 1.7.1 on Stand-in sm_87 (Error Code 1): {cause}" in str(
+        caught.value
+    )
+
+
+def test_a_cause_that_it_does_not_tell_is_guessed(rtx: Any, bundle: Bundle, tmp_path: Path) -> None:
+    """Without a GPU it sets no bit; and a later release may have other ones."""
+    assert why_invalid(rtx.flavour, rtx.trt.Runtime(error_log(rtx.flavour).logger), b"{}", "again") == (
+        "it was built for another GPU or by another version; again"
+    )
+
+
+@pytest.mark.parametrize("stage", ["sefe", "llm"])
+def test_a_refused_profile_is_a_one_line_error(
+    installed: Any, bundle: Bundle, tmp_path: Path, stage: str
+) -> None:
+    """TensorRT says so by what it returns, or raises RuntimeError."""
+    text = refusal(installed, bundle, tmp_path / "e.engine", stage, lambda d: d.update(busy=True))
+    assert "does not take optimization profile 0: the profile is in use" in text
 
 
 def test_a_refused_context_is_a_one_line_error(installed: Any, bundle: Bundle, tmp_path: Path) -> None:
