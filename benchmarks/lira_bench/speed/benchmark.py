@@ -165,7 +165,7 @@ def _measure(
         machine=this_machine(),
         peak_rss_mib=peak,
         quiet=quiet,
-        traffic=_traffic(bundle, request.target, precision, decode_context(runs), card.on_gpu),
+        traffic=_traffic(bundle, request, precision, decode_context(runs), card.on_gpu),
         card=card.record(len(runs)),
     )
     if variants is not None:
@@ -173,7 +173,6 @@ def _measure(
     return found, typical(runs)
 
 
-<<<<<<< HEAD
 def _idle(card: Card) -> tuple[load.Load | None, float | None]:
     """Return the load of the cores, and of the card, while this process waits."""
     if card.on_gpu and card.sensors is not None:
@@ -181,23 +180,23 @@ def _idle(card: Card) -> tuple[load.Load | None, float | None]:
     return load.idle_load(), None
 
 
-def _traffic(bundle: Bundle, target: str, precision: str, context: float, on_gpu: bool) -> Traffic:
+def _traffic(bundle: Bundle, request: Request, precision: str, context: float, on_gpu: bool) -> Traffic:
     """Return what a decode step with `context` cache rows reads. Call it when the engines are closed: it
     needs a gigabyte of the memory that they were in."""
-    graph = traffic.llm_file(bundle, target, precision)
+    graph = traffic.llm_file(bundle, request.target, precision)
     weights = traffic.weight_bytes(graph)
     cache = traffic.cache_bytes(graph, bundle.manifest.model, context)
     if not on_gpu:
         return Traffic(weights, cache, read_bandwidth())
     try:
-        return Traffic(weights, cache, copy_bandwidth(open_driver()), "card")
+        return Traffic(weights, cache, copy_bandwidth(open_driver(request.driver)), "card")
     except LiraError as error:  # the answers are measured: their figures are not lost for this one
         return Traffic(weights, cache, None, "card", str(error))
-=======
+
+
 def is_forced(request: Request, bundle: Bundle) -> bool:
     """Return whether tokens are given: random weights would neither name a mask nor stop."""
     return request.forced or bool(bundle.manifest.provenance.get("synthetic"))
->>>>>>> 031f84b (bench: test errors of builds and figures of cards in results)
 
 
 def typical(runs: list[Run]) -> Run:

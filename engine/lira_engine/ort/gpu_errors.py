@@ -40,7 +40,7 @@ _DRIVER_CHANGED = ("803", "cudaErrorSystemDriverMismatch", "804", "cudaErrorComp
 
 @contextmanager
 def gpu_errors_told(device: Device) -> Iterator[None]:
-    """Raises DeviceFailed for what a GPU, its driver or its libraries refuse to the block, and OutOfMemory for
+    """Raises DeviceFailed for what a GPU, its driver or its libraries refuse to the block, OutOfMemory for
     memory: the card's, or as `memory_errors_told` the host's. On a CPU there is only that."""
     with memory_errors_told():
         try:
