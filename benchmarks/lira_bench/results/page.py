@@ -34,7 +34,7 @@ class Entry:
     def machine(self) -> str:
         """The board, the cards, or the processor."""
         found = self.results.machine
-        cards = ", ".join(gpu.name for gpu in found.gpus)
+        cards = ", ".join(dict.fromkeys(gpu.name for gpu in found.gpus))
         return (found.jetson[0] if found.jetson else cards) or f"{found.cpu}, {found.cores} cores"
 
     @property

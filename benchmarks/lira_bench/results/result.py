@@ -83,12 +83,14 @@ class CardFigures:
     """What the card, or the board, said of itself while answers were measured; None where it does not.
 
     Attributes:
-        peak_memory_mib: of the card. clock_mhz, memory_clock_mhz: medians. power_w: mean.
+        name, peak_memory_mib: of the card that was used. clock_mhz, memory_clock_mhz: medians.
+        power_w: mean.
         temperature_c: largest. throttled: why the card lowered its clocks.
         energy_j_per_answer: joules, of the card or of the whole board (`energy_of`).
         source: who told it.
     """
 
+    name: str | None = None
     peak_memory_mib: float | None = None
     clock_mhz: float | None = None
     memory_clock_mhz: float | None = None
@@ -216,6 +218,7 @@ def _card(found: Mapping[str, Any] | None) -> CardFigures | None:
         return None if member is None else member[key]
 
     return CardFigures(
+        name=found.get("name"),
         peak_memory_mib=found.get("peak_memory_mib"),
         clock_mhz=inside("clock_mhz", "median"),
         memory_clock_mhz=inside("memory_clock_mhz", "median"),

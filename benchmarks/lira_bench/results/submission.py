@@ -85,6 +85,7 @@ def _engine(found: EngineResult) -> EngineResult:
 def _card(found: CardFigures) -> CardFigures:
     return replace(
         found,
+        name=_or_none(found.name),
         throttled=tuple(map(_text, found.throttled)),
         energy_of=_or_none(found.energy_of),
         source=_or_none(found.source),

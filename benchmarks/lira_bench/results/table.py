@@ -35,11 +35,13 @@ def remarks(results: Results) -> list[str]:
         "forced": results.asked.forced,
         "is_authors_model": results.bundle.is_authors_model,
         "load": {"quiet": True},
+        "card": None,  # which engines it held back is said below
     }
     lines = report.remarks(record)
     if busy:
         lines.append(
-            f"Other programs used the cores meanwhile ({', '.join(busy)}): the machine is faster than that."
+            f"Other programs used the cores, or the card, meanwhile ({', '.join(busy)}): the machine is faster "
+            "than that."
         )
     if unknown:
         lines.append(f"Whether other programs used the cores is not known ({', '.join(unknown)}).")
@@ -59,6 +61,7 @@ def setting(results: Results) -> str:
     asked, pictures = results.asked, results.asked.pictures
     record: dict[str, Any] = {
         "machine": asdict(results.machine),
+        "decode_traffic": {"of": "host"},  # engines of several devices: all of them are named
         "images": [{"width": pictures.width, "height": pictures.height}] * pictures.count,
         "max_tiles": asked.max_tiles,
         "runs": asked.runs * pictures.count,

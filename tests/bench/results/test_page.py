@@ -55,7 +55,7 @@ def test_remarks_name_what_changes_a_figure(results: Results) -> None:
     told = "\n".join(table.remarks(odd))
     for part in (
         "This is not LIRA-2B, of which the authors report 21.6 tok/s.",
-        "Other programs used the cores meanwhile (tensorrt-fp16)",
+        "Other programs used the cores, or the card, meanwhile (tensorrt-fp16)",
         "The card lowered its clocks (tensorrt-fp16).",
         "took 1.20 of its first time",
     ):

@@ -92,7 +92,7 @@ def test_a_file_has_these_keys_and_no_others(results: Results, tmp_path: Path) -
         "quiet", "others", "card",
     }  # fmt: skip
     assert set(engine["figures"]["card"]) == {
-        "peak_memory_mib", "clock_mhz", "memory_clock_mhz", "power_w", "temperature_c", "throttled",
+        "name", "peak_memory_mib", "clock_mhz", "memory_clock_mhz", "power_w", "temperature_c", "throttled",
         "energy_j_per_answer", "energy_of", "source",
     }  # fmt: skip
 
