@@ -40,8 +40,8 @@ def remarks(results: Results) -> list[str]:
     lines = report.remarks(record)
     if busy:
         lines.append(
-            f"Other programs used the cores, or the card, meanwhile ({', '.join(busy)}): the machine is faster "
-            "than that."
+            f"Other programs used the cores, or the card, meanwhile ({', '.join(busy)}): the machine is "
+            "faster than that."
         )
     if unknown:
         lines.append(f"Whether other programs used the cores is not known ({', '.join(unknown)}).")
