@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lira_engine.cuda.driver import Buffer, Event, Stream
-from lira_engine.cuda.failures import failed, no_gpu, no_room
+from lira_engine.cuda.failures import failed, no_gpu, no_host_room, no_room
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -92,7 +92,12 @@ class BindingsDriver:
 
     def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        address: int = _call(self._cuda.cuMemHostAlloc, size, 0)
+        try:
+            address: int = _call(self._cuda.cuMemHostAlloc, size, 0)
+        except _Refused as error:
+            if error.code != self._cuda.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+                raise
+            raise no_host_room(size) from None
         memory: Any = (ctypes.c_char * size).from_address(address)
         self._when_dropped(memory, self._cuda.cuMemFreeHost, address)
         return np.frombuffer(memory, dtype).reshape(shape)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from lira_engine.cuda.driver import Buffer, Event, Stream
-from lira_engine.cuda.failures import failed, no_gpu, no_room
+from lira_engine.cuda.failures import failed, no_gpu, no_host_room, no_room
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -69,7 +69,10 @@ class PycudaDriver:
         return self._owner(PycudaBuffer(allocation, size), allocation)
 
     def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-        raw = self._cuda.pagelocked_empty(shape, dtype)
+        try:
+            raw = self._cuda.pagelocked_empty(shape, dtype)
+        except self._cuda.MemoryError:
+            raise no_host_room(int(np.prod(shape)) * np.dtype(dtype).itemsize) from None
         memory = (ctypes.c_char * raw.nbytes).from_address(raw.ctypes.data)
         return np.frombuffer(self._owner(memory, raw), dtype).reshape(shape)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lira_engine.cuda.driver import Driver, Stream
-from lira_engine.errors import LiraError
+from lira_engine.errors import DeviceFailed, LiraError
 from lira_engine.trt.flavour import Flavour
 from lira_engine.trt.kernel_cache import KernelCache
 from lira_engine.trt.log import error_log
@@ -129,9 +129,9 @@ class TrtEngine:
             self._kernels.keep()
         self._kernels = self._engine = self._runtime = None
 
-    def failure(self, what: str) -> LiraError:
+    def failure(self, what: str) -> DeviceFailed:
         """Return the error that TensorRT did `what` with this engine, with TensorRT's reason."""
-        return LiraError(f"{self.file}: {self.flavour.name} {what}: {self._log.reason()}; {self.mend}")
+        return DeviceFailed(f"{self.file}: {self.flavour.name} {what}: {self._log.reason()}; {self.mend}")
 
     def _tensor(self, name: str) -> EngineTensor:
         trt, engine = self.flavour.module, self._engine

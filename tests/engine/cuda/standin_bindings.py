@@ -90,7 +90,10 @@ def bindings_driver(gpu: Any) -> ModuleType:
         return (*DONE, gpu.size - gpu.used, gpu.size)
 
     def cuMemHostAlloc(bytesize: int, Flags: int) -> tuple[Any, ...]:
-        return (*DONE, gpu.allocate_host(bytesize).ctypes.data)
+        memory = gpu.allocate_host(bytesize)
+        if memory is None:
+            return (CUresult.CUDA_ERROR_OUT_OF_MEMORY, None)
+        return (*DONE, memory.ctypes.data)
 
     def cuMemFreeHost(p: int) -> tuple[Any, ...]:
         gpu.free_host(p)

@@ -28,6 +28,7 @@ class Gpu:
     misuse = Misuse
     name = "Stand-in"
     compute_capability = (8, 7)
+    host_size = 1 << 30
 
     def __init__(self, size: int = 1 << 30) -> None:
         self.size = size
@@ -81,8 +82,11 @@ class Gpu:
             raise Misuse(f"freed twice: {address:#x}")
         del self.live[address]
 
-    def allocate_host(self, size: int) -> np.ndarray:
+    def allocate_host(self, size: int) -> np.ndarray | None:
+        """Return memory, or None beyond `host_size`."""
         self.check_current()
+        if size > self.host_size:
+            return None
         memory = np.full(size, GARBAGE, np.uint8)
         self.host[memory.ctypes.data] = memory
         return memory

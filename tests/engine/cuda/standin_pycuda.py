@@ -139,6 +139,8 @@ def pycuda_driver(gpu: Any) -> ModuleType:
 
     def pagelocked_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if size > gpu.host_size:
+            raise OutOfMemory("cuMemHostAlloc failed: out of memory")
         array: np.ndarray = np.asarray(PagelockedHostAllocation(gpu, context, size))
         return array.view(dtype).reshape(shape)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lira_engine.errors import LiraError
+from lira_engine.errors import OutOfMemory
 
 NOTHING = {"memory": 0, "host": 0, "streams": 0, "events": 0}
 ONE_EACH = {"memory": 1, "host": 1, "streams": 1, "events": 1}
@@ -143,9 +143,13 @@ def test_too_much_memory_is_one_line_with_what_is_free(card: Any) -> None:
     message = r"Stand-in sm_87 has 1,023 of 1,024 MiB free, 1,025 MiB more are needed: close other programs"
     with card.driver.current():
         kept = card.driver.allocate(1 << 20)
-        with pytest.raises(LiraError, match=message):
+        with pytest.raises(OutOfMemory, match=message):
             card.driver.allocate(1 << 30 | 1)
         kept.free()
+        card.gpu.host_size = 1 << 20
+        with pytest.raises(OutOfMemory, match="the system gives no 3 MiB of page-locked memory: close"):
+            card.driver.pinned((3, 1 << 20), np.uint8)
+    assert card.gpu.held == NOTHING
 
 
 def test_pycuda_ends_by_releasing_the_context(card_with: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from lira_engine.cuda import opening
 from lira_engine.cuda.driver import check_driver
 from lira_engine.cuda.opening import missing_package, open_driver
-from lira_engine.errors import LiraError
+from lira_engine.errors import DeviceFailed, LiraError
 
 BOTH = ("pycuda", "cuda-bindings")
 MODULES = {"pycuda": ("pycuda", "pycuda.driver"), "cuda-bindings": ("cuda.bindings", "cuda.bindings.driver")}
@@ -129,7 +129,8 @@ def test_a_missing_gpu_is_a_one_line_error(card: Any, monkeypatch: pytest.Monkey
         monkeypatch.setattr(card.module, "cuInit", cuInit)
         reason = "CUDA_ERROR_NO_DEVICE"
     with pytest.raises(
-        LiraError, match=rf"CUDA finds no GPU to work with \(cuInit failed: {reason}\): see `lira-edge doctor"
+        DeviceFailed,
+        match=rf"CUDA finds no GPU to work with \(cuInit failed: {reason}\): see `lira-edge doctor",
     ):
         open_driver(card.name)
 
@@ -138,7 +139,7 @@ def test_a_cuda_error_is_one_line(card: Any) -> None:
     """In whatever call it shows: most of them fail for work that was enqueued before."""
     with (
         pytest.raises(
-            LiraError,
+            DeviceFailed,
             match=r"^CUDA failed on Stand-in sm_87: cuStreamSynchronize failed: (?i:.*illegal.*); nothing",
         ),
         card.driver.current(),
