@@ -12,6 +12,7 @@ import pytest
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.cuda.opening import open_driver
 from lira_engine.errors import LiraError
+from lira_engine.trt.engine import TrtEngine
 from lira_engine.trt.log import error_log
 from lira_engine.trt.validity import why_invalid
 
@@ -176,6 +177,11 @@ def test_a_refused_profile_is_a_one_line_error(
     """TensorRT says so by what it returns, or raises RuntimeError."""
     text = refusal(installed, bundle, tmp_path / "e.engine", stage, lambda d: d.update(busy=True))
     assert "does not take optimization profile 0: the profile is in use" in text
+    file = installed.engine(tmp_path / "e.engine", bundle.manifest, stage, bundle.stage_file(stage))
+    with installed.driver.current():
+        engine = TrtEngine(file, installed.flavour, installed.driver, "again")
+        with pytest.raises(LiraError, match=r"does not take optimization profile 9: .*; again$"):
+            engine.new_context(9, installed.driver.stream())
 
 
 def test_a_refused_context_is_a_one_line_error(installed: Any, bundle: Bundle, tmp_path: Path) -> None:
