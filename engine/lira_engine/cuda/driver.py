@@ -6,11 +6,10 @@ import threading
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
-import numpy as np
-
 from lira_engine.errors import LiraError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import DTypeLike
 
 

@@ -6,14 +6,11 @@ import ctypes
 import importlib
 import platform
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType, ModuleType
-from typing import Any
 
-from lira_engine.cuda.by_bindings import BindingsDriver
-from lira_engine.cuda.by_pycuda import PycudaDriver
 from lira_engine.cuda.driver import Driver, DriverName
 from lira_engine.errors import LiraError, memory_errors_told
 from lira_engine.system.extras import install_line, installed
@@ -24,12 +21,11 @@ class _Package:
     """A package that makes CUDA's calls.
 
     Attributes:
-        module: its module with CUDA's driver API. driver: what works with that. install: the command that
-            installs it. again: what helps if it does not load although there is a libcuda.
+        module: its module with CUDA's driver API. install: the command that installs it. again: what helps if
+            it does not load although there is a libcuda.
     """
 
     module: str
-    driver: Callable[[Any, str], Driver]
     install: str
     again: str
 
@@ -38,14 +34,12 @@ _PACKAGES: Mapping[DriverName, _Package] = MappingProxyType(
     {
         "pycuda": _Package(
             "pycuda.driver",
-            PycudaDriver,
             install_line("pycuda"),
             "compile it with the installed CUDA, `pip install --force-reinstall --no-cache-dir pycuda`, or "
             "take --driver cuda-bindings",
         ),
         "cuda-bindings": _Package(
             "cuda.bindings.driver",
-            BindingsDriver,
             "pip install cuda-bindings",
             "pip install --force-reinstall cuda-bindings",
         ),
@@ -77,7 +71,14 @@ def missing_package(choice: DriverName = "auto") -> str | None:
 
 @cache
 def _opened(name: DriverName, module: ModuleType) -> Driver:
-    return _PACKAGES[name].driver(module, f"{name} {installed(name) or 'of the system'}")
+    title = f"{name} {installed(name) or 'of the system'}"
+    if name == "pycuda":
+        from lira_engine.cuda.by_pycuda import PycudaDriver
+
+        return PycudaDriver(module, title)
+    from lira_engine.cuda.by_bindings import BindingsDriver
+
+    return BindingsDriver(module, title)
 
 
 def _names(choice: DriverName) -> tuple[DriverName, ...]:
