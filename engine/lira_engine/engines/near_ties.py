@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.engines.precision import PRECISIONS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lira_engine.bundle.check_vectors import CheckVectors
 
 NOISE_MARGIN = 10
 """How much further than rounded inputs other roundings inside a stage move an output."""
@@ -62,7 +65,7 @@ def near_ties(found: Mapping[str, np.ndarray], vectors: CheckVectors) -> tuple[F
             continue
         limit = 2 * accepted_error(vectors.noise.get(output, 0.0))
         turned = found[output].ravel() != expected.ravel()
-        for element in np.flatnonzero(turned).tolist():
+        for element in turned.nonzero()[0].tolist():
             margin = float(margins.ravel()[element])
             flips.append(Flip(output, element, bool(found[output].ravel()[element]), margin, limit))
     return tuple(flips)
