@@ -125,13 +125,13 @@ class OrtLlm(Closing):
         if not rows:
             return LlmOutput(logits[0], hidden[0])
         cache.before_few_rows()
-        cache.bind_position()
-        bind_input(binding, "inputs_embeds", embeds)
-        bind_input(binding, "logit_positions", positions)
-        bind_output(binding, "logits", logits)
-        bind_output(binding, "hidden_states", hidden)
-        # A decode step needs a few kilobytes, which the arena keeps for the next one.
         with gpu_errors_told(self._device):
+            cache.bind_position()
+            bind_input(binding, "inputs_embeds", embeds)
+            bind_input(binding, "logit_positions", positions)
+            bind_output(binding, "logits", logits)
+            bind_output(binding, "hidden_states", hidden)
+            # A decode step needs a few kilobytes, which the arena keeps for the next one.
             session.run_with_iobinding(binding, run_options(self._device) if rows > 1 else None)
         cache.fill(cache.length + rows)
         return LlmOutput(logits[0], hidden[0])

@@ -68,13 +68,13 @@ class OrtStage(Stage):
             raise Closed(self.name)
         binding = session.io_binding()
         kept = []  # alive until the run is over
-        for name, tensor in feeds.items():
-            if isinstance(tensor, OrtTensor):
-                binding.bind_ortvalue_input(name, tensor.value)
-            else:
-                kept.append(np.ascontiguousarray(host_array(tensor)))
-                bind_input(binding, name, kept[-1])
         with gpu_errors_told(self.device):
+            for name, tensor in feeds.items():
+                if isinstance(tensor, OrtTensor):
+                    binding.bind_ortvalue_input(name, tensor.value)
+                else:
+                    kept.append(np.ascontiguousarray(host_array(tensor)))
+                    bind_input(binding, name, kept[-1])
             found = {
                 name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self.device.memory, 0)
                 for name, (shape, dtype) in outputs.items()

@@ -244,6 +244,9 @@ def test_a_stage_tells(made_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", raising(NO_CUDNN))
         with pytest.raises(LiraError, match=r"^cuDNN 9 is missing"):
             runner.run(feeds)
+        monkeypatch.setattr("lira_engine.ort.stage.bind_input", raising(FULL))  # it copies to the device
+        with pytest.raises(OutOfMemory, match=r"^out of memory on the GPU"):
+            runner.run(feeds)
 
 
 @pytest.mark.portable
@@ -260,6 +263,9 @@ def test_the_language_model_tells(
         llm._device = CUDA
         monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", raising(ILLEGAL))
         with pytest.raises(LiraError, match="CUDA failure 700"):
+            llm.forward(np.zeros((1, 16), np.float32), cache)
+        monkeypatch.setattr("lira_engine.ort.llm.bind_input", raising(FULL))  # it copies to the device
+        with pytest.raises(OutOfMemory, match=r"^out of memory on the GPU"):
             llm.forward(np.zeros((1, 16), np.float32), cache)
         monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", raising(FULL))
         with pytest.raises(OutOfMemory, match=r"^out of memory on the GPU"):
