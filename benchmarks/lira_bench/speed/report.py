@@ -39,7 +39,7 @@ def remarks(record: Record) -> list[str]:
         lines.append(f"This is not LIRA-2B, of which the authors report {AUTHORS_TOKENS_PER_SECOND} tok/s.")
     if record["load"]["quiet"] is False:
         lines.append(f"The machine was {record['load']['text']}. It is faster than these figures.")
-    card = record["card"]
+    card = record.get("card")  # of several engines there is none
     if card and card["throttled"]:
         lines.append(f"The card's clock was held down: {', '.join(card['throttled'])}.")
     return lines
@@ -52,8 +52,9 @@ def setting(record: Record) -> str:
     parts = [f"{machine['cpu']}, {machine['cores']} cores{memory}"]
     if machine["instruction_sets"]:
         parts.append(" ".join(machine["instruction_sets"]))
-    if on_card(record) and record["card"]["name"]:
-        parts.insert(0, _card(record["card"]))  # what the answers ran on
+    card = record.get("card")
+    if card and card["name"] and on_card(record):
+        parts.insert(0, _card(card))  # what the answers ran on
     else:
         parts += [f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}" for gpu in machine["gpus"]]
     parts += machine["jetson"]

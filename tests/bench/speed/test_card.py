@@ -200,7 +200,8 @@ def benchmark_on(
         assert not on_gpu
         yield opened
 
-    def driver() -> str:
+    def driver(choice: str) -> str:
+        assert choice == "pycuda"
         if bandwidth is None:
             raise LiraError("CUDA's calls need a package: pip install it")
         return "driver"
@@ -210,7 +211,9 @@ def benchmark_on(
     monkeypatch.setattr(benchmark, "copy_bandwidth", lambda driver: bandwidth)
     monkeypatch.setattr(load, "idle_load", lambda seconds=0.5: QUIET)
     monkeypatch.setattr(load, "between", lambda first, last: QUIET)
-    request = Request(bundle, out, runs=2, warmup=0, precision="int4", require_quiet=require_quiet)
+    request = Request(
+        bundle, out, runs=2, warmup=0, precision="int4", require_quiet=require_quiet, driver="pycuda"
+    )
     return benchmark.bench(request).record
 
 
