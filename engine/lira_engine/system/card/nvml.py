@@ -39,7 +39,7 @@ def open_nvml(gpu: FirstGpu) -> Nvml:
         with memory_errors_told():
             nvml = importlib.import_module("pynvml")
     except ImportError:
-        raise LiraError("nvidia-ml-py is not installed") from None
+        raise LiraError("nvidia-ml-py is not installed: pip install nvidia-ml-py") from None
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:

@@ -183,7 +183,7 @@ def test_the_words_are_nvmls_bits() -> None:
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    with pytest.raises(LiraError, match="nvidia-ml-py is not installed"):
+    with pytest.raises(LiraError, match="nvidia-ml-py is not installed: pip install nvidia-ml-py"):
         open_nvml(ANY)
 
 
