@@ -62,8 +62,7 @@ def compare(
             without usable engines.
     """
     peers = peers_named(names)
-    if target not in TARGETS:
-        raise LiraError(f"peers run on the CPU; found target {target!r}, expected {' or '.join(TARGETS)}")
+    check_target(target)
     bundle = Bundle.open(bundle_path)
     capacity = bundle.manifest.model.context_length
     if prompt_tokens is None:
@@ -88,6 +87,12 @@ def compare(
         else:
             results.append(run.guarded(peer, partial(run.turns, prompt_tokens=prompt_tokens, steps=steps)))
     return results
+
+
+def check_target(target: str) -> None:
+    """Raise LiraError if engines of this target cannot be measured beside peers."""
+    if target not in TARGETS:
+        raise LiraError(f"peers run on the CPU; found target {target!r}, expected {' or '.join(TARGETS)}")
 
 
 class _Run:

@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from lira_bench.bandwidth import copy_bandwidth, read_bandwidth
 from lira_bench.forced import TASKS
-from lira_bench.peers.compare import compare
+from lira_bench.peers.compare import check_target, compare
 from lira_bench.peers.registry import PEERS, peers_named
 from lira_bench.peers.result import table
 from lira_bench.sample_image import sample_image
@@ -108,6 +108,8 @@ def check_request(request: Request) -> None:
         raise LiraError(f"--task is {request.task!r}, expected one of {', '.join(TASKS)}")
     check_tiles("max_tiles", request.max_tiles)
     peers_named(peers)
+    if peers:
+        check_target(request.target)
     if peers and request.max_tiles is not None:
         raise LiraError("--max-tiles and --peer: peers get the bundle's own number of tiles, leave one out")
 

@@ -117,6 +117,7 @@ def test_random_weights_get_given_tokens(
         (("--driver", "pycuda"), "target cpu takes no driver, onnxruntime needs none: leave --driver out"),
         (("--task", "gcg", "--expression", "x"), "task gcg has its own question"),
         (("--peer", "genai", "--max-tiles", "4"), "--max-tiles and --peer"),
+        (("--peer", "genai", "--target", "cuda"), "peers run on the CPU; found target 'cuda'"),
         (("--json", "."), "--json . is a folder"),
     ],
 )
