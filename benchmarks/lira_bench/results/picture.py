@@ -18,7 +18,7 @@ from lira_runtime.timings import AUTHORS_TOKENS_PER_SECOND
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_STATES = {"refused": "does not run here", "failed": "failed"}
+_STATES = {"refused": "refused", "failed": "failed"}
 
 
 @dataclass(frozen=True)

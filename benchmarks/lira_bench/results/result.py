@@ -14,7 +14,7 @@ FORMAT = "lira-bench-results"
 FORMAT_VERSION = 1
 
 Status = Literal["measured", "refused", "failed"]
-"""Of engines: refused ones were built, and this machine does not run them."""
+"""Of engines: refused ones were built, and `lira-edge run` does not run them on this machine."""
 
 
 @dataclass(frozen=True)

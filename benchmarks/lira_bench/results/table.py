@@ -19,7 +19,7 @@ COLUMNS = (
 )  # fmt: skip
 STEADY = 0.05
 """Change of a time over a run of all engines that tells nothing."""
-_STATES = {"measured": "", "refused": "does not run here", "failed": "failed"}
+_STATES = {"measured": "", "refused": "refused", "failed": "failed"}
 
 
 def heading(results: Results) -> str:
