@@ -6,8 +6,12 @@ lira-nano that was exported before, for where torch is not installed.
 
 from __future__ import annotations
 
+import fcntl
+import gc
 import json
+import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module, metadata
 from pathlib import Path
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from lira_export.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parent.parent
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 RECORDED = Path(__file__).parent / "golden"
 
 
@@ -39,6 +44,12 @@ def pytest_configure(config: pytest.Config) -> None:
     folder: Path = config.getoption("--golden")
     if not (folder / "config.json").is_file():
         raise pytest.UsageError(f"--golden {folder}: it has no config.json, expected one like tests/golden")
+
+
+def pytest_collection_finish() -> None:
+    """Keep Python from searching all that was imported for garbage at each full collection. An export makes
+    fifteen, and with torch each took a quarter of a second."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -111,9 +122,25 @@ def golden_checkpoint(golden: Path, golden_config: dict[str, Any]) -> Checkpoint
 
 
 @pytest.fixture(scope="session")
-def golden_bundle(
-    golden: Path, golden_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Makes a folder by its name, once for all workers of a run (pytest -n): the others wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        with open(shared / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (shared / name).exists():
+                partial = Path(tempfile.mkdtemp(dir=shared))
+                make(partial)
+                partial.rename(shared / name)
+        return shared / name
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def golden_bundle(golden: Path, golden_checkpoint: Checkpoint, made_once: MadeOnce) -> Path:
     """The bundle of the golden checkpoint, exported once (torch's exporter takes its time).
 
     The golden data has ids but no tokenizer: its words are its ids, beside the tokens that it names. The
@@ -128,9 +155,12 @@ def golden_bundle(
     words = {i: str(i) for i in range(config.llm.vocab_size - len(LIRA_TOKENS))}
     words |= {i: token for token, i in config.special_token_ids.items() if i in words}
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in words.items()}, unk_token=words[0]))
-    out = tmp_path_factory.mktemp("golden") / "bundle"
     rows = _recorded_rows(golden)
-    return export_checkpoint(golden_checkpoint, out, tokenizer=tokenizer, context_length=rows)
+
+    def export(folder: Path) -> None:
+        export_checkpoint(golden_checkpoint, folder / "bundle", tokenizer=tokenizer, context_length=rows)
+
+    return made_once("golden", export) / "bundle"
 
 
 def _recorded_rows(golden: Path) -> int:
@@ -148,27 +178,29 @@ def _recorded_rows(golden: Path) -> int:
 
 
 @pytest.fixture(scope="session")
-def nano_bundle(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nano_bundle(pytestconfig: pytest.Config, made_once: MadeOnce) -> Path:
     """lira-nano as it is exported, without engines. To be read only: who builds engines does so in a copy."""
     exported: Path | None = pytestconfig.getoption("--nano")
     if exported is not None:
         return exported
     from lira_export.export import export_checkpoint
 
-    return export_checkpoint(ROOT / "checkpoints" / "lira-nano", tmp_path_factory.mktemp("nano") / "exported")
+    checkpoint = ROOT / "checkpoints" / "lira-nano"
+    return made_once("nano", lambda folder: export_checkpoint(checkpoint, folder / "exported")) / "exported"
 
 
 @pytest.fixture(scope="session")
-def outlier_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def outlier_bundle(made_once: MadeOnce) -> Path:
     """Random weights in lira-nano's shapes, with outliers as in trained models. To be read only."""
     from lira_export.export import export_checkpoint
     from lira_export.synthetic.synthesize import synthesize
     from lira_nano.preset import preset
 
-    folder = tmp_path_factory.mktemp("outliers")
-    return export_checkpoint(
-        synthesize(preset(), folder / "checkpoint", outliers=True), folder / "bundle", context_length=256
-    )
+    def export(folder: Path) -> None:
+        checkpoint = synthesize(preset(), folder / "checkpoint", outliers=True)
+        export_checkpoint(checkpoint, folder / "bundle", context_length=256)
+
+    return made_once("outliers", export) / "bundle"
 
 
 @pytest.fixture(scope="session")
