@@ -5,6 +5,9 @@ PYTHON ?= python3
 # serves the CUDA build, which is several GB; the CPU build is enough (TORCH="torch --index-url ..." chooses it).
 TORCH ?= torch==2.13.0
 
+# Tests at once: each worker may take 4 GB.
+WORKERS ?= 2
+
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -33,8 +36,9 @@ bundle: $(BUNDLE)/lira.json
 $(BUNDLE)/lira.json: $(wildcard $(CHECKPOINT)/* $(CHECKPOINT)/*/*) $(wildcard export/lira_export/*.py export/lira_export/*/*.py) | $(STAMP)
 	$(BIN)/lira-edge export $(CHECKPOINT) -o $(BUNDLE) --overwrite
 
+# Many tests wait for servers, browsers and other processes. A file's tests stay together: they share what they build.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # The lowest versions that pyproject.toml names: exports, builds and runs lira-nano with them.
 test-lowest:
