@@ -136,7 +136,8 @@ def installed_judge() -> Judge:
     if len(entries) != 1:
         found = ", ".join(f"{entry.name} ({entry.value})" for entry in entries) or "none"
         raise LiraError(
-            f"masks and tokens need one judge (entry points {JUDGES}), found {found}: install lira-edge again"
+            f"judging masks and tokens needs one judge (entry points {JUDGES}), found {found}: "
+            "install lira-edge again"
         )
     missing, mend = lacking(entries[0])
     if missing:
