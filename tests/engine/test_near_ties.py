@@ -166,7 +166,10 @@ def test_without_a_judge_near_ties_are_kept_and_it_is_said_that_nobody_judged(
     found = verify_engines(bundle, "cpu", "fp32")
     assert found.judgement is not None and "found none" in found.judgement.not_judged
     shown = str(tables(found, read_build(bundle / "engines" / "cpu-fp32", "")))
-    assert "not judged: masks and tokens need one judge" in shown and "query_valid 3 is now true" in shown
+    assert (
+        "not judged: judging masks and tokens needs one judge" in shown
+        and "query_valid 3 is now true" in shown
+    )
     plant({HARMFUL: NO_TIE})
     with pytest.raises(LiraError, match="query_valid 3"):
         verify_engines(bundle, "cpu", "fp32")
