@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import onnx_ir as ir
 
 from lira_engine.engines.llm_tensors import is_cache_input
 from lira_engine.errors import LiraError
+from lira_engine.ort.cuts import Cuts
 from lira_engine.ort.package import ORT_ERRORS
 from lira_engine.ort.session import open_session
 
@@ -34,9 +34,11 @@ def first_not_finite(graph: Path, feeds: Mapping[str, np.ndarray]) -> str | None
     masks = any(map(_has_infinity, constants))
     values = [value for node in model.graph if not _constant(node) for value in node.outputs if value.name]
     values = [value for value in values if value.dtype is None or value.dtype in _FLOATS]
+    cuts = Cuts(graph)
     for start in range(0, len(values), _AT_ONCE):
         group = values[start : start + _AT_ONCE]
-        for value, array in zip(group, _outputs(model, graph, group, fed), strict=True):
+        found = _outputs(cuts, [str(value.name) for value in group], fed)
+        for value, array in zip(group, found, strict=True):
             if array is not None and _wrong(array, masks):
                 node = value.producer()
                 operator = f" ({node.op_type})" if node is not None else ""
@@ -73,22 +75,10 @@ def _complete(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> dict[str, np.
     return found
 
 
-def _outputs(
-    model: ir.Model, graph: Path, values: list[ir.Value], feeds: Mapping[str, np.ndarray]
-) -> list[np.ndarray | None]:
-    """Return the values of a run; ONNX Runtime leaves out what they do not need."""
-    kept = list(model.graph.outputs)
-    model.graph.outputs[:] = values
-    try:
-        data = ir.serde.serialize_model(model).SerializeToString()
-    finally:
-        model.graph.outputs[:] = kept
-    # Beside the graph, whose external data it reads.
-    with tempfile.NamedTemporaryFile(dir=graph.parent, prefix=".values-", suffix=".onnx") as file:
-        file.write(data)
-        file.flush()
+def _outputs(cuts: Cuts, names: list[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray | None]:
+    """Return tensors of a run; ONNX Runtime leaves out what they do not need."""
+    with cuts.written(names, feeds) as (file, fed):
         try:
-            session = open_session(Path(file.name))
-            return list(session.run([str(value.name) for value in values], dict(feeds)))
+            return list(open_session(file).run(names, fed))
         except (LiraError, *ORT_ERRORS):
-            return [None] * len(values)
+            return [None] * len(names)

@@ -80,6 +80,7 @@ def open_session(
     reuse: bool = False,
     device: Device = CPU,
     profile: Path | None = None,
+    fuse: bool = True,
 ) -> onnxruntime.InferenceSession:
     """Open a session on `device`.
 
@@ -87,7 +88,7 @@ def open_session(
     are: a second copy, in the order in which kernels read, pays only if a session runs more than once.
     `reuse` True plans ahead which tensors share a buffer: a percent faster if a run takes milliseconds, but a
     stage with large tensors may take twice the memory. `profile`: prefix of the path of a profile of its
-    runs.
+    runs. `fuse` False runs the graph's nodes as they are.
     Raises LiraError with the reason if ONNX Runtime does not accept the file or the device, and OutOfMemory
     if the system or the device refuses memory, or the system threads.
     """
@@ -116,6 +117,8 @@ def open_session(
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
+    if not fuse:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     _check_threads(threads)
     try:
         # With fallback it would try again on the CPU, and say so only in its log.
