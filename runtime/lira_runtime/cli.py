@@ -100,11 +100,21 @@ def verify(
     precision: PrecisionOption = None,
     threads: ThreadsOption = None,
     driver: DriverOption = "auto",
+    bisect: Annotated[
+        bool,
+        typer.Option(
+            "--bisect",
+            help="First compare each engine with ONNX Runtime on the CPU, and name the first node that the "
+            "device computes wrongly.",
+        ),
+    ] = False,
 ) -> None:
     """Check built engines on this machine's device: check vectors, and one short answer.
 
     Writes the result into the engines' build.json. Engines for GPUs do not run before that.
     """
+    from lira_engine.bisect import find_wrong_node
+    from lira_engine.bisect import tables as found_nodes
     from lira_engine.bundle.bundle import Bundle
     from lira_engine.cuda.driver import check_driver
     from lira_engine.engines.record import read_build
@@ -116,6 +126,10 @@ def verify(
     precision, chosen = precision or default_precision(target), check_driver(driver)
     with status(plain_console()) as show:
         opened = Bundle.open(bundle)
+        if bisect:
+            findings = find_wrong_node(opened, target, precision, threads, show, driver=chosen)
+            print_tables(found_nodes(findings))
+            findings[-1].raise_if_wrong(target)
         found = verify_engines(opened, target, precision, threads, show, ask=check_answer, driver=chosen)
     build = read_build(opened.engine_folder(target, precision), "")
     warn(forced_remark(build))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import importlib
+import importlib.util
 import json
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +39,10 @@ from lira_engine.bundle.manifest import (
 from lira_engine.cuda import opening as cuda_opening
 from lira_engine.engines import setting
 from lira_engine.main import main
+from lira_engine.ort import llm as ort_llm
+from lira_engine.ort import on_device
+from lira_engine.ort import stage as ort_stage
+from lira_engine.ort.session import open_session
 from lira_engine.system import machine
 from lira_engine.trt import readiness
 from lira_export.config import LlmConfig
@@ -213,6 +218,37 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., N
         monkeypatch.setattr(importlib, "import_module", module)
 
     return record
+
+
+@pytest.fixture
+def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """plant(node, kind=..., ...): make a node wrong on the device (falsify.Fault), wherever ONNX Runtime
+    stands for it."""
+    faults: list[Any] = []
+
+    def opened(path: Path, *arguments: Any, **options: Any) -> Any:
+        false = falsify.falsify(path, faults)
+        try:
+            return open_session(false, *arguments, **options)
+        finally:
+            if false != path:
+                false.unlink()
+
+    for user in (on_device, ort_stage, ort_llm):
+        monkeypatch.setattr(user, "open_session", opened)
+    return lambda node, **how: faults.append(falsify.Fault(node, **how))
+
+
+def _beside(name: str) -> Any:
+    """Import a file beside this one: pytest does not put test folders on the path."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+falsify = _beside("falsify")
 
 
 def _specs(values: Any) -> dict[str, TensorSpec]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +22,7 @@ from lira_engine.system.extras import tool_versions
 
 if TYPE_CHECKING:
     from lira_engine.bundle.bundle import Bundle
+    from lira_engine.engines.finding import Finding
     from lira_engine.engines.recipe import Recipe, StageRecipe
     from lira_engine.engines.runner import LlmRunner, StageRunner
 
@@ -237,6 +239,14 @@ class Target(ABC):
         """Return which execution providers run the nodes of each built stage, if there are several;
         `progress` gets the stage. Raises LiraError if a node runs on a provider that it must not run on."""
         return {}
+
+    def searcher(
+        self, bundle: Bundle, build: Build, threads: int | None, progress: Callable[[str], None]
+    ) -> AbstractContextManager[Callable[[str], Finding]]:
+        """Return what compares a built stage on the device with its lowered graph on the CPU, and finds its
+        first wrong node. Raises LiraError if the runtime or the device is missing, or the lowered graphs
+        cannot be had."""
+        raise LiraError(f"target {self.name} has no --bisect: leave it out")
 
     def remarks(self, build: Build) -> list[str]:
         """Return notes to the user about a build that succeeded."""

@@ -31,12 +31,14 @@ class Device:
         allow_fallback: whether nodes may run elsewhere. See `lira_engine.ort.placement`.
         tf32: whether fp32 matmuls and convolutions may round what they multiply to TF32, whose mantissa has
             10 bits as fp16's, and fp32's 23. See `_options`.
+        keeps_engines: whether what TensorRT's provider compiles stays in the user's cache folder.
     """
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     memory: str = "cpu"
     allow_fallback: bool = False
     tf32: bool = False
+    keeps_engines: bool = True
 
     @property
     def for_cache(self) -> Device:
@@ -74,7 +76,7 @@ class Device:
         if provider == PROVIDERS["tensorrt"]:  # it compiles when a session opens
             folder = str(cache_folder() / "onnxruntime-tensorrt")
             return {
-                "trt_engine_cache_enable": "1",
+                "trt_engine_cache_enable": "1" if self.keeps_engines else "0",
                 "trt_engine_cache_path": folder,
                 "trt_timing_cache_enable": "1",
                 "trt_timing_cache_path": folder,

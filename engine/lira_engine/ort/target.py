@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from lira_engine.system.machine import gpu_here
 
 if TYPE_CHECKING:
     from lira_engine.bundle.bundle import Bundle
+    from lira_engine.engines.finding import Finding
     from lira_engine.engines.recipe import Recipe
 
 PEAK_PER_BYTE, PEAK_LEAST_MIB = 2.0, 512
@@ -42,6 +44,23 @@ class OrtTarget(Target):
 
     def check_runtime(self) -> None:
         import lira_engine.ort.package  # noqa: F401  raises LiraError if it is missing
+
+    def searcher(
+        self, bundle: Bundle, build: Build, threads: int | None, progress: Callable[[str], None]
+    ) -> AbstractContextManager[Callable[[str], Finding]]:
+        from lira_engine.ort.on_device import OrtOnDevice
+        from lira_engine.ort.wrong_node import search_stage
+
+        folder = bundle.engine_folder(self.name, build.precision)
+        opener = self.opener(bundle, build.precision, build.options, threads)
+        assert isinstance(opener, OrtOpener)
+
+        def search(stage: str) -> Finding:
+            file = folder / self.file(stage)
+            device = OrtOnDevice(opener, stage, build.precisions[stage], file)
+            return search_stage(bundle, device, threads, progress)
+
+        return nullcontext(search)
 
 
 class CpuTarget(OrtTarget):
