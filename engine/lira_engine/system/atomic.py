@@ -99,6 +99,19 @@ def atomic_write(target: Path | str) -> Iterator[IO[bytes]]:
             os.close(lock)
 
 
+@contextmanager
+def passing_directory(beside: Path) -> Iterator[Path]:
+    """Yield a new hidden folder beside a path, for the block only. What a killed run leaves, the next one
+    removes."""
+    with readable_errors(beside):
+        partial, lock = _claim(beside, directory=True)
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            os.close(lock)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed runs left in `folder`, whatever they wrote; leave the work of running ones."""
     with suppress(OSError), _locked(folder):

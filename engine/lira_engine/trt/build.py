@@ -7,9 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,15 @@ class TrtBuilder:
     def lower(self, stage: str, folder: Path) -> None:
         """Write the lowered graph, which `stage` then compiles."""
         self._lower(stage, self._precision(stage), folder / f"{stage}.onnx")
+
+    def compile_part(self, stage: str, graph: Path, engine: Path, inputs: Iterable[str]) -> None:
+        """Compile a part of a stage's lowered graph, which reads `inputs`, as `stage` compiles the whole.
+        Raises LiraError as that."""
+        whole = self._job(stage, self._precision(stage), graph, engine.parent)
+        given = set(inputs)
+        profiles = [{name: one[name] for name in one if name in given} for one in whole.profiles]
+        job = replace(whole, out=str(engine), profiles=profiles)
+        compile_in_process(job, lambda phase: self.progress(stage, f"{phase} of a part"))
 
     def _precision(self, stage: str) -> str:
         part = None if self.recipe is None else self.recipe.stage(stage)

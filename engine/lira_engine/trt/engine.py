@@ -45,8 +45,11 @@ class EngineTensor:
 class TrtEngine:
     """A deserialized engine. Create, use and close it inside `driver.current()`."""
 
-    def __init__(self, file: Path, flavour: Flavour, driver: Driver, mend: str) -> None:
-        """`mend`: what the user does if the engine does not work here.
+    def __init__(
+        self, file: Path, flavour: Flavour, driver: Driver, mend: str, keeps_kernels: bool = True
+    ) -> None:
+        """`mend`: what the user does if the engine does not work here. `keeps_kernels`: on the disk, those
+        that are compiled at run time.
 
         Raises LiraError, with the cause, if TensorRT does not load the file.
         """
@@ -68,6 +71,7 @@ class TrtEngine:
         self.profiles: int = self._engine.num_optimization_profiles
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         self.tensors = {name: self._tensor(name) for name in names}
+        self._keeps_kernels = keeps_kernels
         self._kernels: KernelCache | None = None
 
     def aliased_input(self, output: str) -> str | None:
@@ -118,9 +122,10 @@ class TrtEngine:
             # NVIDIA lists this strategy as one that does not prevent capture.
             strategy = trt.ExecutionContextAllocationStrategy.STATIC
         config.set_execution_context_allocation_strategy(strategy)
-        if self._kernels is None:
+        if self._kernels is None and self._keeps_kernels:
             self._kernels = KernelCache(config, self.file, self.flavour, self.driver.device)
-        self._kernels.use_in(config)
+        if self._kernels is not None:
+            self._kernels.use_in(config)
         return config
 
     def close(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from lira_engine.trt.options import RtxOptions, TensorRtOptions
 
 if TYPE_CHECKING:
     from lira_engine.bundle.bundle import Bundle
+    from lira_engine.engines.finding import Finding
     from lira_engine.engines.recipe import Recipe
 
 KERNEL_BYTES = 16 << 20
@@ -119,6 +121,13 @@ class NativeTarget(Target):
         if options.get("sampling") == "plugin":
             load_plugins(flavour, mend)
         return TrtOpener(bundle.manifest, flavour, driver, mend)
+
+    def searcher(
+        self, bundle: Bundle, build: Build, threads: int | None, progress: Callable[[str], None]
+    ) -> AbstractContextManager[Callable[[str], Finding]]:
+        from lira_engine.trt.on_device import open_searcher
+
+        return open_searcher(self, bundle, build, threads, progress)
 
     def check_runtime(self) -> None:
         lacking = missing_package(self.driver)

@@ -22,7 +22,14 @@ from lira_engine.engines.llm_tensors import cache_output, is_cache, is_cache_inp
 from lira_engine.trt.profiles import input_ranges, stage_profiles
 
 MAGIC = "stand-in engine"
-DTYPES = {"float32": "FLOAT", "float16": "HALF", "int64": "INT64", "bool": "BOOL"}
+KINDS = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(bool)": "bool",
+}
+DTYPES = {"float32": "FLOAT", "float16": "HALF", "int64": "INT64", "int32": "INT32", "bool": "BOOL"}
 
 
 def write_engine(
@@ -53,6 +60,28 @@ def write_engine(
     profiles = [input_ranges(spec, profile) for profile in stage_profiles(manifest, stage, llm_profiles)]
     data = {"kind": MAGIC, "graph": str(graph), "tensors": tensors, "profiles": profiles}
     file.write_text(json.dumps(data))
+
+
+def write_part_engine(
+    file: Path, graph: Path, profiles: Sequence[Mapping[str, Any]], *, dialect: str
+) -> None:
+    """Write the engine of a part of a lowered graph. `profiles`: as in a job of the compiler."""
+    opened = session(str(graph))
+    names = {tensor.name for tensor in opened.get_inputs()}
+    tensors = {}
+    for is_input, side in ((True, opened.get_inputs()), (False, opened.get_outputs())):
+        for tensor in side:
+            given = tensor.name.replace("_cache_out.", "_cache.")
+            alias = given if dialect == "cache_update" and is_cache(tensor.name) and given in names else None
+            tensors[tensor.name] = {
+                "input": is_input,
+                "dtype": KINDS[tensor.type],
+                "shape": tensor.shape if is_input else [f"{tensor.name}.{i}" for i in tensor.shape],
+                "location": "DEVICE",
+                "alias": None if is_input else alias,
+            }
+    kept = [one for one in profiles if one] or [{}]
+    file.write_text(json.dumps({"kind": MAGIC, "graph": str(graph), "tensors": tensors, "profiles": kept}))
 
 
 @cache
@@ -196,6 +225,7 @@ class Context:
         self.addresses: dict[str, int] = {}
         self.address_calls = 0
         self.passes = 0
+        self.measured: dict[Any, dict[str, tuple[int, ...]]] = {}
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         if not 0 <= profile_index < self.engine.num_optimization_profiles:
@@ -234,7 +264,23 @@ class Context:
             named = zip(self.engine.data["tensors"][given]["shape"], shape, strict=True)
             known |= {size: found for size, found in named if isinstance(size, str)}
         shape = self.engine.data["tensors"][name]["shape"]
+        if not self._is_input(name) and any(str(size).startswith(f"{name}.") for size in shape):
+            return self._measured(name)
         return [known.get(size, -1) if isinstance(size, str) else size for size in shape]
+
+    def _measured(self, name: str) -> list[int]:
+        """Return the shape of a part's output, which nobody declared, from a run on zeros."""
+        key = tuple(sorted(self.shapes.items()))
+        if key not in self.measured:
+            graph = session(self.engine.data["graph"])
+            feeds = {
+                one.name: np.zeros(self.get_tensor_shape(one.name), KINDS[one.type])
+                for one in graph.get_inputs()
+            }
+            outputs = [one.name for one in graph.get_outputs()]
+            arrays = graph.run(outputs, feeds)
+            self.measured[key] = {one: array.shape for one, array in zip(outputs, arrays, strict=True)}
+        return list(self.measured[key][name])
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self.address_calls += 1
