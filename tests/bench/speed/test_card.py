@@ -201,7 +201,7 @@ def benchmark_on(
         yield opened
 
     def driver(choice: str) -> str:
-        assert choice == "pycuda"
+        assert choice == "auto"
         if bandwidth is None:
             raise LiraError("CUDA's calls need a package: pip install it")
         return "driver"
@@ -211,9 +211,7 @@ def benchmark_on(
     monkeypatch.setattr(benchmark, "copy_bandwidth", lambda driver: bandwidth)
     monkeypatch.setattr(load, "idle_load", lambda seconds=0.5: QUIET)
     monkeypatch.setattr(load, "between", lambda first, last: QUIET)
-    request = Request(
-        bundle, out, runs=2, warmup=0, precision="int4", require_quiet=require_quiet, driver="pycuda"
-    )
+    request = Request(bundle, out, runs=2, warmup=0, precision="int4", require_quiet=require_quiet)
     return benchmark.bench(request).record
 
 
