@@ -38,7 +38,7 @@ BOTH = pytest.mark.parametrize("target", ["cpu", "cuda"])
 @pytest.fixture
 def bundle(nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """lira-nano without engines, on a machine whose GPU is the CPU."""
-    monkeypatch.setattr(ort_target, "cuda_device", lambda provider, allow: CPU)
+    monkeypatch.setattr(ort_target, "cuda_device", lambda precision, provider, allow: CPU)
     monkeypatch.setattr(setting, "gpus", lambda: [Gpu("RTX 4090", "24564 MiB", "580.1", "8.9")])
     yield Path(shutil.copytree(nano_bundle, tmp_path / "b", ignore=shutil.ignore_patterns("engines")))
 

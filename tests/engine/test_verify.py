@@ -51,7 +51,7 @@ def nano(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(nano_bundle, root)
     build(root, "cpu", "fp32", threads=1)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ort_target, "cuda_device", lambda provider, allow: CPU)
+        patched.setattr(ort_target, "cuda_device", lambda precision, provider, allow: CPU)
         for precision in ("fp32", "fp16", "int4"):
             build(root, "cuda", precision, threads=1)
     return root
@@ -67,7 +67,7 @@ def built(nano: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Pretend that the CPU execution provider is that of a GPU."""
-    monkeypatch.setattr(ort_target, "cuda_device", lambda provider, allow: CPU)
+    monkeypatch.setattr(ort_target, "cuda_device", lambda precision, provider, allow: CPU)
 
     def pretend(name: str = "RTX 4090", driver: str = "580.1", board: Jetson | None = None) -> None:
         monkeypatch.setattr(setting, "gpus", lambda: [Gpu(name, "24564 MiB", driver, "8.9")])
@@ -172,7 +172,7 @@ def test_a_cuda_build_without_the_provider_is_refused(built: Path) -> None:
 def test_a_fallback_ends_a_build(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The nodes ran on the CPU execution provider, although the device was another one."""
     elsewhere = dataclasses.replace(CPU, providers=("CUDAExecutionProvider",))
-    monkeypatch.setattr(ort_target, "cuda_device", lambda provider, allow: elsewhere)
+    monkeypatch.setattr(ort_target, "cuda_device", lambda precision, provider, allow: elsewhere)
     opened = opened_on_cpu()
     for module in ("ort.session", "ort.stage", "ort.llm"):
         monkeypatch.setattr(f"lira_engine.{module}.open_session", opened)
@@ -181,7 +181,7 @@ def test_a_fallback_ends_a_build(built: Path, monkeypatch: pytest.MonkeyPatch) -
     ):
         build(built, "cuda", "fp16", threads=1, force=True)
     allowed = dataclasses.replace(elsewhere, allow_fallback=True)
-    monkeypatch.setattr(ort_target, "cuda_device", lambda provider, allow: allowed)
+    monkeypatch.setattr(ort_target, "cuda_device", lambda precision, provider, allow: allowed)
     folder = build(built, "cuda", "fp16", CudaOptions(allow_fallback=True), threads=1)
     assert json.loads((folder / BUILD_NAME).read_text())["options"]["allow_fallback"] is True
 
