@@ -2,8 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
 LM_HEAD = "lm_head"
 """The weight that maps hidden states to logits."""
+
+POSITION, SEQLENS, TOTAL = "position", "seqlens_k", "total_sequence_length"
+"""Inputs [1] of a graph that say where a pass begins: the rows that the cache holds, int64; or, as
+`GroupQueryAttention` takes it, int32: the last row that the pass fills, and, on the CPU, the rows it holds
+then."""
+
+
+def length_inputs(position: int, rows: int) -> dict[str, np.ndarray]:
+    """Return what tells a graph where a pass of `rows` begins. A graph takes some of these."""
+    return {
+        POSITION: np.array([position], np.int64),
+        SEQLENS: np.array([position + rows - 1], np.int32),
+        TOTAL: np.array([position + rows], np.int32),
+    }
+
+
+def with_lengths(feeds: Mapping[str, np.ndarray], inputs: Collection[str]) -> dict[str, np.ndarray]:
+    """Return the feeds of a portable graph, with `position`, as those of a graph that has `inputs`."""
+    if POSITION not in feeds:
+        return dict(feeds)
+    lengths = length_inputs(int(feeds[POSITION][0]), feeds["inputs_embeds"].shape[1])
+    others = {name: array for name, array in feeds.items() if name != POSITION}
+    return others | {name: array for name, array in lengths.items() if name in inputs}
 
 
 def is_cache(name: str) -> bool:

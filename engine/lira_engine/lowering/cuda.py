@@ -79,7 +79,7 @@ def _llm(precision: str, quantization: Quantization, forms: Forms) -> Sequence[P
     if precision == MIXED:
         passes += [*forms.first_passes(), QuantizeMatMul(forms.bits, forms.digit)]
     if precision != "fp32":
-        passes += [UseGroupQueryAttention(), PackQkv()]
+        passes += [UseGroupQueryAttention(lengths_as_inputs=True), PackQkv()]
     passes += [DecomposeCachedAttention(), common.InlinePass(), ResolveCastLike()]
     if precision == MIXED:
         passes += operands(forms)

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from lira_engine.engines.llm_tensors import cache_output
+from lira_engine.engines.llm_tensors import cache_output, length_inputs
 from lira_engine.engines.runner import CountedRows
 from lira_engine.ort.device import Device
 from lira_engine.ort.gpu_errors import gpu_errors_told
@@ -42,7 +42,8 @@ class OrtKvCache(CountedRows):
         self._shapes, self._dtype = tuple(shapes.values()), np.dtype(dtype)
         self._grows = device.memory == "cpu"
         self._most = 0  # rows that it ever held
-        self._position = np.zeros(1, np.int64)
+        self._inputs = {tensor.name for tensor in session.get_inputs()}
+        self._lengths: dict[str, np.ndarray] = {}  # of the last pass, which read this memory
         self.binding: onnxruntime.IOBinding | None = session.io_binding()
         # Zeros: a masked row has weight 0, and 0 times NaN is NaN.
         zeros = untouched_zeros if device.memory == "cpu" else np.zeros
@@ -64,7 +65,6 @@ class OrtKvCache(CountedRows):
     def fill(self, length: int) -> None:
         super().fill(length)
         self._most = max(self._most, length)
-        self._position[0] = length
 
     @property
     def nbytes(self) -> int:
@@ -85,10 +85,13 @@ class OrtKvCache(CountedRows):
     def before_few_rows(self) -> None:
         """Complete what the language model's engine reads, for a pass of it."""
 
-    def bind_position(self) -> None:
-        """Bind the position of the next pass's first row."""
+    def bind_lengths(self, rows: int) -> None:
+        """Bind what tells where the next pass, of `rows`, begins."""
         assert self.binding is not None
-        bind_input(self.binding, "position", self._position)
+        lengths = length_inputs(self.length, rows)
+        self._lengths = {name: array for name, array in lengths.items() if name in self._inputs}
+        for name, array in self._lengths.items():
+            bind_input(self.binding, name, array)
 
 
 def pages(size: int) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lira_engine.bundle.manifest import ModelSpec
-from lira_engine.engines.llm_tensors import cache_scales, is_cache_input
+from lira_engine.engines.llm_tensors import POSITION, SEQLENS, TOTAL, cache_scales, is_cache_input
 from lira_engine.engines.runner import Closing, KvCache, LlmOutput, check_embeddings, check_room
 from lira_engine.errors import Closed, LiraError
 from lira_engine.ort.device import CPU, Device
@@ -44,7 +44,9 @@ class OrtLlm(Closing):
         self._cache_shapes = {name: tuple(shape) for name, shape in inputs.items() if is_cache_input(name)}
         types = {tensor.name: tensor.type for tensor in self._session.get_inputs()}
         self._cache_dtype = _CACHE_DTYPES.get(types.get("key_cache.0", ""), np.float32)
-        tensors = {"inputs_embeds", "position", "logit_positions", *self._cache_shapes}
+        tensors = {"inputs_embeds", "logit_positions", *self._cache_shapes}
+        tensors |= inputs.keys() & {POSITION} if {SEQLENS, TOTAL} <= inputs.keys() else {POSITION}
+        tensors |= inputs.keys() & {SEQLENS, TOTAL}
         if self._cache_dtype is np.int8:
             tensors |= {cache_scales(name) for name in self._cache_shapes}
         if inputs.keys() != tensors or not {"logits", "hidden_states", "key_cache_out.0"} <= outputs.keys():
@@ -126,7 +128,7 @@ class OrtLlm(Closing):
             return LlmOutput(logits[0], hidden[0])
         cache.before_few_rows()
         with gpu_errors_told(self._device):
-            cache.bind_position()
+            cache.bind_lengths(rows)
             bind_input(binding, "inputs_embeds", embeds)
             bind_input(binding, "logit_positions", positions)
             bind_output(binding, "logits", logits)

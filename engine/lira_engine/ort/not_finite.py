@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from lira_engine.engines.llm_tensors import is_cache_input
+from lira_engine.engines.llm_tensors import is_cache_input, with_lengths
 from lira_engine.errors import LiraError
 from lira_engine.ort.cuts import Cuts
 from lira_engine.ort.package import ORT_ERRORS
@@ -65,6 +65,7 @@ def _has_infinity(tensor: ir.TensorProtocol | None) -> bool:
 def _complete(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the graph's inputs: those of `feeds`, and empty caches for those that it lacks."""
     found = {}
+    feeds = with_lengths(feeds, {str(value.name) for value in model.graph.inputs})
     for value in model.graph.inputs:
         name = str(value.name)
         dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from lira_engine.engines.llm_tensors import with_lengths
 from lira_engine.errors import LiraError
 from lira_engine.ort.device import Device
 
@@ -101,15 +102,15 @@ def check_placement(stage: str, found: Placement, device: Device) -> None:
 
 
 def placement_of_run(path: Path, device: Device, feeds: Mapping[str, np.ndarray]) -> Placement:
-    """Run a graph once on `feeds`, with the profiler on, and return where its nodes ran. Raises LiraError if
-    the graph cannot be loaded."""
+    """Run a graph once, with the profiler on, on `feeds` for the portable one; return where its nodes ran.
+    Raises LiraError if the graph cannot be loaded."""
     from lira_engine.ort.gpu_errors import gpu_errors_told
     from lira_engine.ort.session import open_session
 
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(path, device=device, profile=Path(folder) / "run")
         with gpu_errors_told(device):
-            session.run(None, dict(feeds))
+            session.run(None, with_lengths(feeds, {tensor.name for tensor in session.get_inputs()}))
         profile = Path(session.end_profiling())
         return placement(ran_nodes(json.loads(profile.read_text(encoding="utf-8"))), device)
 

@@ -16,7 +16,7 @@ import pytest
 from lira_engine import Bundle
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.accuracy import rms_error
-from lira_engine.engines.llm_tensors import is_cache
+from lira_engine.engines.llm_tensors import is_cache, with_lengths
 from lira_engine.engines.recipe import (
     Form,
     Smoothing,
@@ -103,7 +103,7 @@ def recipe_of(bundle: Bundle, session: Any) -> Callable[..., StageRecipe]:
 
 
 def feeds_of(bundle: Bundle, stage: str, model: ir.Model) -> dict[str, np.ndarray]:
-    feeds = dict(bundle.check_vectors(stage).inputs)
+    feeds = with_lengths(bundle.check_vectors(stage).inputs, {str(v.name) for v in model.graph.inputs})
     for value in model.graph.inputs:  # check vectors leave an empty cache out
         name, dtype = str(value.name), np.float16 if value.dtype == ir.DataType.FLOAT16 else np.float32
         if is_cache(name):

@@ -23,6 +23,31 @@ def test_each_layer_becomes_one_node(counts: Any, assert_unchanged: Any, small_l
     assert_unchanged(UseGroupQueryAttention(), model)
 
 
+def test_lengths_may_be_inputs(counts: Any, assert_unchanged: Any, small_llm: Any) -> None:
+    """Nothing is computed from them, and `position`, of which nothing is, goes."""
+    model = small_llm()
+    computed = counts(UseGroupQueryAttention()(small_llm()).model)
+    assert UseGroupQueryAttention(lengths_as_inputs=True)(model).modified
+    inputs = {value.name: value for value in model.graph.inputs}
+    assert "position" not in inputs
+    for name in ("seqlens_k", "total_sequence_length"):
+        assert inputs[name].dtype == ir.DataType.INT32 and inputs[name].shape == [1]
+    nodes = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
+    for node in nodes:
+        assert [value.name for value in node.inputs[5:7]] == ["seqlens_k", "total_sequence_length"]
+    assert computed["Cast"] - counts(model)["Cast"] == 2 and computed["Shape"] > counts(model)["Shape"]
+    assert_unchanged(UseGroupQueryAttention(lengths_as_inputs=True), model)
+
+
+def test_a_position_that_something_else_reads_stays(small_llm: Any) -> None:
+    model = small_llm()
+    position = next(value for value in model.graph.inputs if value.name == "position")
+    model.graph.append(ir.node("Identity", [position], outputs=[ir.val("copy")]))
+    model.graph.outputs.append(next(iter(reversed(model.graph))).outputs[0])
+    UseGroupQueryAttention(lengths_as_inputs=True)(model)
+    assert position in model.graph.inputs
+
+
 def test_head_sizes_that_the_operator_refuses_stay(assert_unchanged: Any, small_llm: Any) -> None:
     assert_unchanged(UseGroupQueryAttention(), small_llm(head_size=8))
 
