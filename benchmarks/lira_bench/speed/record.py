@@ -47,6 +47,7 @@ class Span:
         seconds: what the run cost the caller, `earlier` included.
         rows: rows that the language model read. context: rows that its cache held afterwards.
         earlier: seconds that it took to start the run, some time before `start`, when the caller waits.
+        tiles: that the semantic encoder read.
     """
 
     stage: str
@@ -55,6 +56,7 @@ class Span:
     rows: int = 0
     context: int = 0
     earlier: float = 0.0
+    tiles: int = 0
 
     @property
     def lasted(self) -> float:
@@ -91,11 +93,12 @@ class Recorder:
         self.marks.append(Mark(kind, self.now(), text))
 
     @contextmanager
-    def span(self, stage: str, earlier: float = 0.0) -> Iterator[None]:
+    def span(self, stage: str, earlier: float = 0.0, tiles: int = 0) -> Iterator[None]:
         """Record the block as a run of `stage` that took `earlier` seconds before, unless it raises."""
         started = self.now()
         yield
-        self.spans.append(Span(stage, started, self.now() - started + earlier, earlier=earlier))
+        seconds = self.now() - started + earlier
+        self.spans.append(Span(stage, started, seconds, earlier=earlier, tiles=tiles))
 
 
 class Wrapped(Stage):
@@ -127,12 +130,15 @@ class RecordedStage(Wrapped):
         started = self._recorder.now()
         begun = self.stage.start(feeds)
         starting = self._recorder.now() - started
-        return RecordedRun(begun, self._recorder, "region_encode" if region else self.name, starting)
+        stage = "region_encode" if region else self.name
+        tiles = feeds["pixel_values"].shape[0] if stage == "semantic_encoder" else 0
+        return RecordedRun(begun, self._recorder, stage, starting, tiles)
 
 
 class RecordedRun:
-    def __init__(self, begun: StageRun, recorder: Recorder, stage: str, starting: float) -> None:
+    def __init__(self, begun: StageRun, recorder: Recorder, stage: str, starting: float, tiles: int) -> None:
         self._begun, self._recorder, self._stage, self._starting = begun, recorder, stage, starting
+        self._tiles = tiles
         self._waited = False
 
     @property
@@ -143,7 +149,7 @@ class RecordedRun:
         if self._waited:
             return self._begun.numpy(name)
         self._waited = True
-        with self._recorder.span(self._stage, earlier=self._starting):
+        with self._recorder.span(self._stage, earlier=self._starting, tiles=self._tiles):
             return self._begun.numpy(name)
 
 

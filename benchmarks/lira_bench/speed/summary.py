@@ -51,7 +51,7 @@ def stage_figures(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """Return the figures of each stage that ran.
 
     `median` and `p90`: seconds of one run (of the semantic encoder: of all tiles of an image). `count`: runs
-    per answer. `per_answer`: seconds per answer. `tokens`: rows of a prefill.
+    per answer (its tiles). `per_answer`: seconds per answer. `tokens`: rows of a prefill.
     """
     found: dict[str, dict[str, Any]] = {}
     for stage in STAGES:
@@ -63,7 +63,7 @@ def stage_figures(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
         found[stage] = {
             "median": float(np.median(times)),
             "p90": float(np.percentile(times, 90)),
-            "count": round(statistics.median(len(spans) for spans in each)),
+            "count": round(statistics.median(sum(span.tiles or 1 for span in spans) for spans in each)),
             "per_answer": float(np.median(sums)),
         }
         if stage == "prefill":  # image and question are two passes

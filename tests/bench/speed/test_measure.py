@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -18,6 +19,7 @@ from lira_bench.sample_image import sample_image
 from lira_bench.speed.ablation import VARIANTS, ablation, pixel_encoder_alone, without_fusion
 from lira_bench.speed.measure import Run, measure, question
 from lira_bench.speed.record import Mark, RecordedStage, Recorder, Span, recorded
+from lira_bench.speed.summary import stage_figures
 from lira_bench.speed.traffic import cache_bytes, llm_file, weight_bytes
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import TensorSpec
@@ -197,6 +199,26 @@ def test_the_time_to_start_a_pass_counts_but_is_not_drawn() -> None:
     assert between.earlier == 0 and waited.start >= between.start + between.lasted
     assert waited.earlier >= 0.02 and waited.lasted >= 0.01
     assert waited.seconds == pytest.approx(waited.earlier + waited.lasted)
+
+
+def test_tiles_of_one_pass_count_as_those_of_several() -> None:
+    class Encoder(Stage):
+        name = "semantic_encoder"
+        input_specs = output_specs = {"features": TensorSpec("float32", (1,))}  # noqa: RUF012
+
+        def start(self, feeds: Feeds) -> Any:
+            return SimpleNamespace(numpy=lambda name: np.zeros(1))
+
+    counts = []
+    for passes in ([1, 1, 1], [3]):
+        recorder = Recorder()
+        for tiles in passes:
+            RecordedStage(Encoder(), recorder).run({"pixel_values": np.zeros((tiles, 3, 4, 4))})
+        recorder.phase = "answer"
+        RecordedStage(Encoder(), recorder).run({"pixel_values": np.zeros((1, 3, 4, 4))})
+        found = stage_figures([SimpleNamespace(spans=recorder.spans)])  # type: ignore[list-item]
+        counts.append((found["semantic_encoder"]["count"], found["region_encode"]["count"]))
+    assert counts == [(3, 1), (3, 1)]
 
 
 def test_a_failing_stage_leaves_no_span() -> None:
