@@ -266,6 +266,8 @@ class _Work:
             seconds={stage: one.seconds for stage, one in stages.items()},
             peaks_mib={stage: one.peak_mib for stage, one in stages.items() if one.peak_mib is not None},
             kept_fp32={stage: one.kept_fp32 for stage, one in stages.items() if one.kept_fp32},
+            chosen={name: value for one in stages.values() for name, value in one.chosen.items()},
+            said=tuple(line for one in stages.values() for line in one.said),
             recipe="" if self.recipe is None else self.recipe.recipe.digest,
             forms=_form_counts(self.recipe.recipe) if self.recipe is not None else {},
             flips=flips,

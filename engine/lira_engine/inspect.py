@@ -220,6 +220,7 @@ def _describe_engines(path: Path, verify: bool) -> Tables:
                 *((f"option {key}", str(value)) for key, value in build.options.items()),
                 ("verified", "no" if build.verified is None else f"on {build.verified.setting.text()}"),
                 *((f"{stage} in fp32", ", ".join(names)) for stage, names in build.kept_fp32.items()),
+                *(("chosen", line) for line in build.said),
                 *_judged_rows(build),
             ],
         ),

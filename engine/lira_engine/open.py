@@ -75,6 +75,7 @@ def open_files(
             remark=remark,
             draft_costs=draft_costs,
             cuda_calls=opener.cuda_calls,
+            tiles_at_once=opener.tiles_at_once,
             **stages,
         )
         opened.pop_all()
@@ -127,5 +128,5 @@ def _prepared(
     if not unverified:
         require_verified(build, chosen, bundle.path)
     folder = bundle.engine_folder(target, precision)
-    opener = chosen.opener(bundle, precision, build.options, threads)
+    opener = chosen.opener(bundle, precision, build.settled, threads)
     return opener, {stage: folder / chosen.file(stage) for stage in STAGES}, forced_remark(build)

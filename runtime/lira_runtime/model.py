@@ -39,10 +39,11 @@ class Model:
     def encode_tiles(self, tiles: np.ndarray) -> np.ndarray:
         """tiles [T, 3, S, S] float32 -> features [T, N, C] float32.
 
-        One tile at a time: one keeps all cores busy, and seven at once need seven times the memory.
+        `Engines.tiles_at_once` in a pass. On a CPU that is one: it keeps all cores busy, and seven at once
+        need seven times the memory.
         """
-        start = self.engines.semantic_encoder.start
-        passes = [start({"pixel_values": tile[None]}) for tile in tiles]
+        start, most = self.engines.semantic_encoder.start, self.engines.tiles_at_once
+        passes = [start({"pixel_values": tiles[i : i + most]}) for i in range(0, len(tiles), most)]
         return np.concatenate([one.numpy("features") for one in passes])
 
     def encode_region(self, image: Image, mask: np.ndarray) -> EncodedRegion:

@@ -27,7 +27,7 @@ from lira_engine.lowering.pipeline import Pass
 from lira_engine.lowering.prefill import LayerGroup, save_prefill
 from lira_engine.lowering.quantization import Quantization
 from lira_engine.ort.kv_cache import OrtKvCache
-from lira_engine.ort.options import CpuOptions
+from lira_engine.ort.options import CpuOptions, CudaOptions
 from lira_engine.targets import target_named
 
 
@@ -223,7 +223,7 @@ def test_a_record_without_its_options_is_refused(built: Path, options: dict[str,
     file.write_text(json.dumps(record))
     with pytest.raises(LiraError, match=f"build.json: {reason}.*run `lira-edge build {built}"):
         open_engines(built, "cuda", "fp32")
-    file.write_text(json.dumps(record | {"options": {"provider": "cuda", "allow_fallback": False}}))
+    file.write_text(json.dumps(record | {"options": CudaOptions().recorded("float")}))
     usable_build(Bundle.open(built), target_named("cuda"), "fp32")
 
 

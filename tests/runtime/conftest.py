@@ -200,6 +200,7 @@ def fake_engines(script: Iterable[int] = (), capacity: int = 1000) -> SimpleName
         pixel_decoder=FakeStage(_mask),
         remark="",
         draft_costs=(),
+        tiles_at_once=1,
         llm=FakeLlm(script, capacity),
         close=lambda: None,
     )

@@ -26,8 +26,11 @@ TILES = 3  # of the image below, with the thumbnail; the encoder reads one at a 
 def look(fakes: SimpleNamespace) -> Any:
     """Return a scene of a 40 x 20 image, and its engines."""
 
-    def open_scene(script: str = "", capacity: int = 1000, **tiles: int) -> tuple[Scene, SimpleNamespace]:
+    def open_scene(
+        script: str = "", capacity: int = 1000, at_once: int = 1, **tiles: int
+    ) -> tuple[Scene, SimpleNamespace]:
         engines = fakes.fake_engines([fakes.ID[piece] for piece in script.split()], capacity)
+        engines.tiles_at_once = at_once
         table = fakes.embed(range(len(fakes.VOCABULARY)))
         separators = np.repeat(np.array([[-2], [-4]], dtype=np.float32), fakes.WIDTH, axis=1)
         lira = Lira(fakes.fake_manifest(), engines, fakes.FakeTokenizer(), table, separators)
@@ -75,6 +78,21 @@ def test_encoders_and_the_image_prefill_run_once(look: Any, fakes: SimpleNamespa
     assert first.timings.look is scene.look_timings and first.timings.look.total > 0
     assert second.timings.look.total == 0
     assert first.timings.ttft > first.timings.look.total
+
+
+@pytest.mark.parametrize(("at_once", "passes"), [(1, [1, 1, 1]), (2, [2, 1]), (13, [3])])
+def test_an_image_takes_as_few_passes_as_its_engines_allow(
+    look: Any, at_once: int, passes: list[int]
+) -> None:
+    """A region is a pass of one tile."""
+    scene, engines = look("[SEG] <image_id> ▁red </p> . <|im_end|>", at_once=at_once)
+    calls = engines.semantic_encoder.calls
+    assert [len(feeds["pixel_values"]) for feeds in calls] == passes
+    tiles = np.concatenate([feeds["pixel_values"] for feeds in calls])
+    one_by_one = [feeds["pixel_values"] for feeds in look()[1].semantic_encoder.calls]
+    np.testing.assert_array_equal(tiles, np.concatenate(one_by_one))
+    scene.ask(task="gcg")
+    assert [len(feeds["pixel_values"]) for feeds in calls] == [*passes, 1]
 
 
 def test_an_answer_with_ilvc_has_masks_regions_and_phrases(look: Any, fakes: SimpleNamespace) -> None:

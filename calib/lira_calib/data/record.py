@@ -114,6 +114,7 @@ class Recorder:
             remark="",
             draft_costs=(),
             cuda_calls="",
+            tiles_at_once=1,
             **self._stages,
         )
         tokenizer = Tokenizer(bundle.tokenizer_file)

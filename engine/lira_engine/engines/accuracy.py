@@ -105,6 +105,15 @@ def differing_share(found: np.ndarray, expected: np.ndarray) -> float:
     return float((found != expected).mean()) if expected.size else 0.0
 
 
+def worst(*found: Checked) -> Checked:
+    """Return the largest of the errors of each output, and all flips."""
+    errors: dict[str, float] = {}
+    for one in found:
+        for output, error in one.errors.items():
+            errors[output] = max(error, errors.get(output, 0.0))
+    return Checked(errors, tuple(flip for one in found for flip in one.flips))
+
+
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest absolute difference divided by the largest absolute expected value; infinity if
     shapes, dtypes, non-finite values, integers or booleans differ."""

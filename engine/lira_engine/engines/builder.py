@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from lira_engine.engines.near_ties import Flip
 
@@ -22,7 +22,8 @@ class BuiltStage:
             timed. others: cores that other programs used meanwhile, if that is known. peak_mib: peak memory
             of the process that compiled it, if it had its own.
         kept_fp32: weights that do not fit into fp16. flips: near ties of the reference that came out
-            otherwise on the check vectors.
+            otherwise on the check vectors. chosen: what the build made of options that leave it the choice,
+            by their names. said: lines about these.
     """
 
     precision: str
@@ -33,6 +34,8 @@ class BuiltStage:
     peak_mib: int | None = None
     kept_fp32: tuple[str, ...] = ()
     flips: tuple[Flip, ...] = ()
+    chosen: dict[str, Any] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
 
 
 class StageBuilder(Protocol):

@@ -54,6 +54,7 @@ class Build:
     """The record of a build.
 
     Attributes:
+        chosen: what the build made of options that leave it the choice. said: lines about these, for people.
         lowering: fingerprint of the code that built the engines (engines.fingerprint).
         sources: SHA-256 of the bundle's files that they were built from. precisions: of each stage.
         speedups: int8 over fp32, of stages for which both were timed. others: cores that other programs used
@@ -84,8 +85,15 @@ class Build:
     recipe: str = ""
     forms: dict[str, dict[str, int]] = field(default_factory=dict)
     flips: dict[str, tuple[Flip, ...]] = field(default_factory=dict)
+    chosen: dict[str, Any] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
     judgement: Judgement | None = None
     verified: Verified | None = None
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        """The options, with what the build chose, as openers take them."""
+        return {**self.options, **self.chosen}
 
     def dumps(self) -> str:
         """Return the text of `build.json`."""

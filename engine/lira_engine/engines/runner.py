@@ -214,6 +214,7 @@ class Engines(Closing):
     `draft_costs`: what 1, 2, ... rows more, each with logits, add to a decode step of one row, in such steps;
     () where reading ahead never pays or must not be (see lira_runtime.drafts).
     `cuda_calls`: the package that makes CUDA's calls, with its version; "" where the inference library does.
+    `tiles_at_once`: most tiles of a pass of the semantic encoder.
     """
 
     target: str
@@ -226,6 +227,7 @@ class Engines(Closing):
     remark: str = ""
     draft_costs: tuple[float, ...] = ()
     cuda_calls: str = ""
+    tiles_at_once: int = 1
 
     def close(self) -> None:
         with ExitStack() as closing:  # all of them, even if one fails

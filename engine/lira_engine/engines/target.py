@@ -32,8 +32,7 @@ NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 class Opener(Protocol):
     """Opens engine files. The runners are context managers.
 
-    `draft_costs`: those of its quantized language models (`Engines.draft_costs`). `cuda_calls`: see
-    `Engines.cuda_calls`.
+    `draft_costs`: those of its quantized language models. `cuda_calls`, `tiles_at_once`: see `Engines`.
     """
 
     @property
@@ -41,6 +40,9 @@ class Opener(Protocol):
 
     @property
     def draft_costs(self) -> tuple[float, ...]: ...
+
+    @property
+    def tiles_at_once(self) -> int: ...
 
     def stage(self, name: str, file: Path) -> StageRunner:
         """Open a stage; the language model as a plain graph with its caches as inputs and outputs."""
@@ -203,8 +205,8 @@ class Target(ABC):
     def opener(
         self, bundle: Bundle, precision: str, options: Mapping[str, Any], threads: int | None
     ) -> Opener:
-        """Return the opener of engines that were built with the `options` of a record. Raises LiraError if
-        their runtime or device is missing."""
+        """Return the opener of engines that were built with `options`: those that a record says are
+        `settled`. Raises LiraError if their runtime or device is missing."""
 
     def with_driver(self, driver: DriverName) -> Target:
         """Return this target with its CUDA calls made by `driver`. Raises LiraError where the inference
@@ -250,4 +252,4 @@ class Target(ABC):
 
     def remarks(self, build: Build) -> list[str]:
         """Return notes to the user about a build that succeeded."""
-        return []
+        return list(build.said)

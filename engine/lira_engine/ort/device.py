@@ -32,6 +32,8 @@ class Device:
         tf32: whether fp32 matmuls and convolutions may round what they multiply to TF32, whose mantissa has
             10 bits as fp16's, and fp32's 23. See `_options`.
         keeps_engines: whether what TensorRT's provider compiles stays in the user's cache folder.
+        captures: whether runs are captured as CUDA graphs. See `lira_engine.ort.step_graph`.
+        fuses_int4: whether int4 matmuls of any number of rows are fused with what unpacks their weights.
     """
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -39,6 +41,8 @@ class Device:
     allow_fallback: bool = False
     tf32: bool = False
     keeps_engines: bool = True
+    captures: bool = False
+    fuses_int4: bool = False
 
     @property
     def for_cache(self) -> Device:
@@ -69,6 +73,7 @@ class Device:
         if provider == _CUDA:
             return {
                 "use_tf32": "1" if self.tf32 else "0",
+                **({"enable_cuda_graph": "1"} if self.captures else {}),
                 "arena_extend_strategy": "kSameAsRequested",
                 # An exhaustive search takes the first run half a minute.
                 "cudnn_conv_algo_search": "HEURISTIC",
@@ -82,6 +87,10 @@ class Device:
                 "trt_timing_cache_path": folder,
             }
         return {}
+
+    def session_entries(self) -> dict[str, str]:
+        """Return entries of a session's configuration."""
+        return {"ep.cuda.fpa_intb_gemm": "1"} if self.fuses_int4 else {}
 
 
 CPU = Device()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 
 import numpy as np
@@ -15,6 +16,7 @@ from lira_engine.ort.device import Device
 from lira_engine.ort.gpu_errors import gpu_errors_told
 from lira_engine.ort.package import onnxruntime
 from lira_engine.ort.session import bind_input
+from lira_engine.ort.step_graph import Rows, StepGraph
 
 
 class OrtKvCache(CountedRows):
@@ -26,6 +28,7 @@ class OrtKvCache(CountedRows):
 
     Attributes:
         rows: keys and values by the names of their inputs, as passes of many rows read and write them.
+        step: its captured decode step, if there is one.
         measured: whether a pass of few rows can follow.
     """
 
@@ -37,7 +40,9 @@ class OrtKvCache(CountedRows):
         shapes: dict[str, tuple[int, ...]],
         dtype: type[np.number],
         device: Device,
+        step: StepGraph | None = None,
     ) -> None:
+        """`step`: a captured decode step, on whose rows the cache is."""
         super().__init__(next(iter(shapes.values()))[2])
         self._shapes, self._dtype = tuple(shapes.values()), np.dtype(dtype)
         self._grows = device.memory == "cpu"
@@ -45,14 +50,10 @@ class OrtKvCache(CountedRows):
         self._inputs = {tensor.name for tensor in session.get_inputs()}
         self._lengths: dict[str, np.ndarray] = {}  # of the last pass, which read this memory
         self.binding: onnxruntime.IOBinding | None = session.io_binding()
-        # Zeros: a masked row has weight 0, and 0 times NaN is NaN.
-        zeros = untouched_zeros if device.memory == "cpu" else np.zeros
+        self.step = step
         with gpu_errors_told(device):
-            arrays = {name: zeros(shape, dtype) for name, shape in shapes.items()}
-            self.rows = {
-                name: onnxruntime.OrtValue.ortvalue_from_numpy(array, device.memory, 0)
-                for name, array in arrays.items()
-            }
+            arrays = {} if step is not None else zeros_for(shapes, dtype, device)
+            self.rows = on_device(arrays, device) if step is None else step.rows
             self._bind(arrays)
 
     def _bind(self, arrays: dict[str, np.ndarray]) -> None:
@@ -92,6 +93,27 @@ class OrtKvCache(CountedRows):
         self._lengths = {name: array for name, array in lengths.items() if name in self._inputs}
         for name, array in self._lengths.items():
             bind_input(self.binding, name, array)
+
+
+def zeros_for(
+    shapes: Mapping[str, tuple[int, ...]], dtype: type[np.number], device: Device
+) -> dict[str, np.ndarray]:
+    """Return what an empty cache holds. Zeros: a masked row has weight 0, and 0 times NaN is NaN."""
+    zeros = untouched_zeros if device.memory == "cpu" else np.zeros
+    return {name: zeros(shape, dtype) for name, shape in shapes.items()}
+
+
+def on_device(arrays: Mapping[str, np.ndarray], device: Device) -> Rows:
+    """Return arrays in the device's memory; on a CPU it is their own."""
+    return {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(array, device.memory, 0)
+        for name, array in arrays.items()
+    }
+
+
+def empty_rows(shapes: Mapping[str, tuple[int, ...]], dtype: type[np.number], device: Device) -> Rows:
+    """Return the memory of an empty cache."""
+    return on_device(zeros_for(shapes, dtype, device), device)
 
 
 def pages(size: int) -> int:

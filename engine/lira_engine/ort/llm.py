@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from lira_engine.errors import Closed, LiraError
 from lira_engine.ort.device import CPU, Device
 from lira_engine.ort.gpu_errors import gpu_errors_told
 from lira_engine.ort.int8_cache import Int8KvCache
-from lira_engine.ort.kv_cache import OrtKvCache
+from lira_engine.ort.kv_cache import OrtKvCache, empty_rows
 from lira_engine.ort.large_pages import large_pages
 from lira_engine.ort.package import onnxruntime
 from lira_engine.ort.prefill import LEAST_ROWS, OrtPrefill
 from lira_engine.ort.session import bind_input, bind_output, open_session, run_options
+from lira_engine.ort.step_graph import StepGraphs, not_captured, refusal_told
 from lira_engine.system.free_memory import return_free_memory
 
 _CACHE_DTYPES: dict[str, type[np.number]] = {"tensor(float16)": np.float16, "tensor(int8)": np.int8}
@@ -35,7 +37,8 @@ class OrtLlm(Closing):
     def __init__(self, path: Path, threads: int | None = None, device: Device = CPU) -> None:
         """`threads`: see `open_session`. Raises LiraError for any other graph."""
         self._device = device.for_cache
-        with large_pages(_packed_bytes(path)) if self._device.memory == "cpu" else nullcontext():
+        large = large_pages(_packed_bytes(path)) if self._device.memory == "cpu" else nullcontext()
+        with large, refusal_told():
             self._session: onnxruntime.InferenceSession | None = open_session(
                 path, threads, reuse=True, device=self._device
             )
@@ -61,6 +64,10 @@ class OrtLlm(Closing):
             "vocab_size": outputs["logits"][2],
         }
         self._caches: weakref.WeakSet[OrtKvCache] = weakref.WeakSet()
+        self._steps: StepGraphs | None = None
+        if self._device.captures:
+            empty = partial(empty_rows, self._cache_shapes, self._cache_dtype, self._device)
+            self._steps = StepGraphs(self._session, empty, self._cache_dtype, self._device)
         self._prefill = OrtPrefill(path.parent, self.sizes["num_layers"], threads)
         if self._cache_dtype is np.int8 and not self._prefill:
             raise LiraError(
@@ -78,7 +85,11 @@ class OrtLlm(Closing):
         if self._cache_dtype is np.int8:
             cache: OrtKvCache = Int8KvCache(self._session, self._cache_shapes)
         else:
-            cache = OrtKvCache(self._session, self._cache_shapes, self._cache_dtype, self._device)
+            with gpu_errors_told(self._device):
+                step = None if self._steps is None else self._steps.take()
+            cache = OrtKvCache(self._session, self._cache_shapes, self._cache_dtype, self._device, step)
+            if self._steps is not None and step is not None:
+                self._steps.give_back_after(cache, step)
         self._caches.add(cache)
         return cache
 
@@ -122,6 +133,10 @@ class OrtLlm(Closing):
         binding, session, rows, asked = cache.binding, self._session, len(embeds), len(positions)
         assert binding is not None and session is not None
         embeds = np.ascontiguousarray(embeds)[None]
+        if cache.step is not None and rows == asked == 1 and cache.length:
+            found = cache.step.run(session, embeds, cache.length)
+            cache.fill(cache.length + 1)
+            return LlmOutput(found[0][0], found[1][0])
         logits = np.empty((1, asked, self.sizes["vocab_size"]), np.float32)
         hidden = np.empty((1, asked, self.sizes["hidden_size"]), np.float32)
         if not rows:
@@ -134,14 +149,22 @@ class OrtLlm(Closing):
             bind_output(binding, "logits", logits)
             bind_output(binding, "hidden_states", hidden)
             # A decode step needs a few kilobytes, which the arena keeps for the next one.
-            session.run_with_iobinding(binding, run_options(self._device) if rows > 1 else None)
+            session.run_with_iobinding(binding, self._run_options(rows))
         cache.fill(cache.length + rows)
         return LlmOutput(logits[0], hidden[0])
+
+    def _run_options(self, rows: int) -> onnxruntime.RunOptions | None:
+        """Return the options of a run that is no captured step."""
+        if self._device.captures:
+            return not_captured()
+        return run_options(self._device) if rows > 1 else None
 
     def close(self) -> None:
         """Free the weights and all caches."""
         for cache in self._caches:
-            cache.binding = None
+            cache.binding = cache.step = None
+        if self._steps is not None:
+            self._steps.close()
         self._caches.clear()
         self._prefill.close()
         self._session = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -21,12 +21,13 @@ _DRAFT_COSTS = (0.6, 0.8, 1.0, 1.3, 1.55, 1.8, 2.05)
 
 @dataclass(frozen=True)
 class OrtOpener:
-    """Opens ONNX files in sessions on a device."""
+    """Opens ONNX files in sessions on a device. Of these, the language model's alone captures its runs."""
 
     bundle: Bundle
     threads: int | None
     device: Device = CPU
     cuda_calls: ClassVar[str] = ""
+    tiles_at_once: int = 1
 
     @property
     def draft_costs(self) -> tuple[float, ...]:
@@ -36,7 +37,8 @@ class OrtOpener:
     def stage(self, name: str, file: Path) -> OrtStage:
         from lira_engine.ort.stage import OrtStage
 
-        return OrtStage(name, file, self.bundle.manifest.stages[name], self.threads, device=self.device)
+        spec, device = self.bundle.manifest.stages[name], replace(self.device, captures=False)
+        return OrtStage(name, file, spec, self.threads, device=device)
 
     def llm(self, file: Path) -> OrtLlm:
         from lira_engine.ort.llm import open_llm

@@ -57,3 +57,28 @@ class CudaOptions(Options):
     lm_head_bits: int = option(
         4, "bits of the LM head's weights in a quantized build", (4, 8), weights=("quantized",)
     )
+    step_graph: str = option(
+        "auto",
+        "decode steps as CUDA graphs, whose kernels are launched all at once; auto where ONNX Runtime can "
+        "capture them",
+        ("auto", "off"),
+    )
+    int4_passes: str = option(
+        "dequantize",
+        "int4 matmuls of more than 16 rows: on weights that each pass writes out in fp16, or fused with what "
+        "unpacks them, for which ONNX Runtime tries kernels whenever engines are opened",
+        ("dequantize", "fuse"),
+        weights=("quantized", "mixed"),
+    )
+    tiles: str = option(
+        "auto",
+        "tiles of an image that the semantic encoder reads in one pass; auto all, if the GPU has the memory",
+        ("auto", "one"),
+    )
+
+    def check(self) -> None:
+        if self.int4_passes == "fuse" and self.block_size != 32:
+            raise LiraError(
+                f"fused int4 passes need blocks of 32, not {self.block_size}: leave out --block-size, or "
+                "--int4-passes"
+            )

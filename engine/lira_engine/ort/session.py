@@ -108,6 +108,8 @@ def open_session(
     options.add_session_config_entry("session.use_env_allocators", "1")
     # int4 weights behind DequantizeLinear, as in TensorRT's graphs: matmuls in fp32, not int8.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    for key, value in device.session_entries().items():
+        options.add_session_config_entry(key, value)
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
     # ONNX Runtime's own number counts slow cores and cores of other containers, and pins a thread to each.

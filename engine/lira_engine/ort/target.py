@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +165,13 @@ class CudaTarget(OrtTarget):
         self, bundle: Bundle, precision: str, options: Mapping[str, Any], threads: int | None
     ) -> OrtOpener:
         device = cuda_device(precision, options["provider"], options["allow_fallback"])
-        return OrtOpener(bundle, threads, device)
+        device = replace(
+            device,
+            captures=options["step_graph"] == "on",
+            fuses_int4=options.get("int4_passes") == "fuse",
+        )
+        tiles = options["tiles"]
+        return OrtOpener(bundle, threads, device, tiles if isinstance(tiles, int) else 1)
 
     def readiness(self) -> Readiness:
         if not gpu_here():

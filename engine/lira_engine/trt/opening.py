@@ -35,6 +35,7 @@ class TrtOpener:
     # Decode steps of one row have a profile and a captured graph. 2 to 4 rows would run by the kernels that
     # were tuned for a prefill's 256.
     draft_costs: ClassVar[tuple[float, ...]] = ()
+    tiles_at_once: ClassVar[int] = 1
 
     @property
     def cuda_calls(self) -> str:

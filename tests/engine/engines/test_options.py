@@ -36,8 +36,8 @@ class Asked(Exception):
         (
             "cuda",
             "fp16",
-            {"provider": "tensorrt", "allow_fallback": True},
-            " --provider tensorrt --allow-fallback",
+            {"provider": "tensorrt", "allow_fallback": True, "step_graph": "auto", "tiles": "one"},
+            " --provider tensorrt --allow-fallback --tiles one",
         ),
         (
             "tensorrt-rtx",

@@ -78,6 +78,10 @@ class ToyOpener:
     def draft_costs(self) -> tuple[float, ...]:
         return self.cpu.draft_costs
 
+    @property
+    def tiles_at_once(self) -> int:
+        return self.cpu.tiles_at_once
+
     def stage(self, name: str, file: Path) -> StageRunner:
         return ToyStage(self.bundle, name, file) if name == OWN else self.cpu.stage(name, file)
 
