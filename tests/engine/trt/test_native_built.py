@@ -17,6 +17,7 @@ from lira_engine import verify
 from lira_engine.build import build
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import STAGES
+from lira_engine.engines.accuracy import Checked
 from lira_engine.engines.judgement import Judgement
 from lira_engine.engines.recipe import Form, Recipe, StageRecipe, sources_of, write_recipe
 from lira_engine.engines.record import read_build
@@ -204,7 +205,9 @@ def test_verify_finds_decode_steps_that_differ_from_prefill(
         return forward(self, embeds, cache, logit_positions)
 
     monkeypatch.setattr(TrtLlm, "forward", forgets)
-    monkeypatch.setattr("lira_engine.verify.check_outputs", lambda *_: {})  # would find it, too
+    monkeypatch.setattr(
+        "lira_engine.verify.check_stage_outputs", lambda *_: Checked({})
+    )  # would find it, too
     monkeypatch.setattr("lira_runtime.verify_answer._reference_logits", lambda *_: None)  # as on JetPack 6
     with pytest.raises(LiraError, match=r"token by token they differ by .* from those of the same rows in"):
         verify_engines(bundle, target, "fp16", threads=1)
