@@ -43,7 +43,7 @@ def nano(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bisect") / "nano"
     shutil.copytree(nano_bundle, root)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ort_target, "cuda_device", lambda provider, allow: CPU)
+        patched.setattr(ort_target, "cuda_device", lambda *_: CPU)
         for precision in ("fp32", "fp16"):
             build(root, "cuda", precision, threads=1)
     return root
@@ -52,7 +52,7 @@ def nano(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def a_gpu(nano: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A GPU, by the CPU provider. No search leaves a file."""
-    monkeypatch.setattr(ort_target, "cuda_device", lambda provider, allow: CPU)
+    monkeypatch.setattr(ort_target, "cuda_device", lambda *_: CPU)
     monkeypatch.setattr(setting, "gpus", lambda: [Gpu("RTX 4090", "24564 MiB", "580.1", "8.9")])
     monkeypatch.setattr(setting, "jetson", lambda: None)
     before = sorted(nano.rglob("*"))
