@@ -21,7 +21,8 @@ class Fault:
             "nan"; a factor for float32. output: its index.
         rows: only passes of the language model with so many rows are wrong. position: only the pass whose
             first row is there. fused: tensors inside a fused kernel, which is wrong only while none of them
-            is returned. stage: the name of the graph, if nodes of others have the same name.
+            is returned. stage: the name of the graph, if nodes of others have the same name. tiles: only
+            passes with so many.
     """
 
     node: str
@@ -31,6 +32,7 @@ class Fault:
     position: int | None = None
     fused: tuple[str, ...] = ()
     stage: str = ""
+    tiles: int | None = None
 
 
 def falsify(graph: Path, faults: Iterable[Fault]) -> Path:
@@ -54,7 +56,10 @@ def falsify(graph: Path, faults: Iterable[Fault]) -> Path:
 def _insert(model: onnx.ModelProto, index: int, fault: Fault, name: str) -> None:
     node = model.graph.node[index]
     made = node.output[fault.output]
-    right, wrong = f"{made}.{name}.right", made if fault.rows is fault.position is None else f"{name}.wrong"
+    right, wrong = (
+        f"{made}.{name}.right",
+        made if fault.rows is fault.position is fault.tiles is None else f"{name}.wrong",
+    )
     node.output[fault.output] = right
     new = []
     if fault.kind == "lopsided":
@@ -70,12 +75,16 @@ def _insert(model: onnx.ModelProto, index: int, fault: Fault, name: str) -> None
         new.append(helper.make_node("Mul", [right, f"{name}.factor"], [wrong]))
     if wrong != made:
         known = {value.name for value in model.graph.input}
-        if fault.rows is not None and "inputs_embeds" in known:
+        if fault.tiles is not None:
+            new.append(helper.make_node("Shape", ["pixel_values"], [f"{name}.rows"], start=0, end=1))
+            _constant(model, f"{name}.wanted", np.array([fault.tiles]))
+        elif fault.rows is not None and "inputs_embeds" in known:
             new.append(helper.make_node("Shape", ["inputs_embeds"], [f"{name}.rows"], start=1, end=2))
             _constant(model, f"{name}.wanted", np.array([fault.rows]))
         else:
-            new.append(helper.make_node("Identity", ["position"], [f"{name}.rows"]))
-            _constant(model, f"{name}.wanted", np.array([fault.position]))
+            own = "position" in known  # else the last row that the pass fills
+            new.append(helper.make_node("Identity", ["position" if own else "seqlens_k"], [f"{name}.rows"]))
+            _constant(model, f"{name}.wanted", np.array([fault.position], np.int64 if own else np.int32))
         new.append(helper.make_node("Equal", [f"{name}.rows", f"{name}.wanted"], [f"{name}.now"]))
         new.append(helper.make_node("Where", [f"{name}.now", wrong, right], [made]))
     for offset, one in enumerate(new):

@@ -29,6 +29,7 @@ from lira_engine.ort import target as ort_target
 from lira_engine.ort.cuts import Cuts
 from lira_engine.ort.device import CPU, Device
 from lira_engine.ort.llm import OrtLlm
+from lira_engine.ort.opening import OrtOpener
 from lira_engine.ort.options import CpuOptions
 from lira_engine.ort.plain_reference import PlainReference
 from lira_engine.system.machine import Gpu
@@ -134,8 +135,8 @@ def test_the_report_has_what_a_maintainer_needs(nano: Path, plant: Callable[...,
     "how, run",
     [
         ({"rows": 12}, "prefill of rows 0 to 11"),
-        ({"rows": 10}, "prefill of rows 12 to 21"),
-        ({"rows": 1}, "decode step at row 22"),
+        ({"rows": 9}, "prefill of rows 12 to 20"),
+        ({"rows": 1}, "decode step at row 21"),
         ({"position": 23}, "decode step at row 23"),
     ],
 )
@@ -226,15 +227,30 @@ def test_a_wrong_node_behind_rounding_that_adds_up(nano: Path, plant: Callable[.
     assert names(wrong_in(nano, "pixel_decoder", "fp32")) == [nodes[-1]]
 
 
+def test_a_node_that_is_wrong_for_several_tiles_only(nano: Path, plant: Callable[..., None]) -> None:
+    bundle = Bundle.open(nano)
+    node = computing(cuts_of(nano, "semantic_encoder", "fp16"))[50]
+    file = nano / "engines" / "cuda-fp16" / "semantic_encoder.onnx"
+    plant(node, tiles=3)
+    for tiles, wrong in ((1, False), (3, True)):
+        opener = OrtOpener(bundle, 1, tiles_at_once=tiles)
+        device = on_device.OrtOnDevice(opener, "semantic_encoder", "fp16", file)
+        found = wrong_node.search_stage(bundle, device, 1, lambda what: None).wrong
+        assert (found is not None) == wrong
+    assert found is not None and (names(found), found.run) == ([node], "3 tiles at once")
+
+
 def test_what_the_runtime_adds_may_be_wrong(nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = OrtLlm.forward
 
-    def forgets(self: Any, embeds: np.ndarray, cache: Any, logit_positions: Any = (-1,)) -> Any:
-        if len(embeds) == 1 and cache.length > 1:
-            cache.fill(cache.length - 1)
-        return forward(self, embeds, cache, logit_positions)
+    def replayed(self: Any, embeds: np.ndarray, cache: Any, logit_positions: Any = (-1,)) -> Any:
+        """As a captured graph that reads what the step before left."""
+        out = forward(self, embeds, cache, logit_positions)
+        if len(embeds) == 1:
+            out.logits[:] = out.logits[:, ::-1]
+        return out
 
-    monkeypatch.setattr(OrtLlm, "forward", forgets)
+    monkeypatch.setattr(OrtLlm, "forward", replayed)
     found = search(nano, "llm", "fp16")
     assert found.wrong is None and "what the runtime adds is wrong" in found.remark
 
@@ -300,7 +316,7 @@ def test_quantized_engines_of_a_cpu(
     (node,) = [one.name for one in cuts.nodes if "layers.3" in one.name and "down" in one.name]
     plant(node, rows=1)
     (wrong,) = [one.wrong for one in find_wrong_node(root, "cpu", "int4", threads=1) if one.wrong]
-    assert (names(wrong), wrong.run) == ([node], "decode step at row 22")
+    assert (names(wrong), wrong.run) == ([node], "decode step at row 21")
 
 
 def test_too_little_memory_is_said_before_the_run(nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +354,7 @@ def test_phases_are_told(nano: Path, plant: Callable[..., None]) -> None:
 def test_parts_that_tensorrts_provider_compiles_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     tensorrt = "TensorrtExecutionProvider"
     device = dataclasses.replace(CPU, providers=(tensorrt,), memory="cuda")
-    opener = SimpleNamespace(device=device, threads=1)
+    opener = SimpleNamespace(device=device, threads=1, tiles_at_once=1)
     kept: list[str] = []
 
     def opened(path: Path, threads: int, device: Device, reuse: bool) -> Any:

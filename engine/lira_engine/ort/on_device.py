@@ -24,13 +24,14 @@ class OrtOnDevice:
 
     def __init__(self, opener: OrtOpener, stage: str, precision: str, file: Path) -> None:
         self.stage, self.precision, self.graph = stage, precision, file
+        self.tiles_at_once = opener.tiles_at_once
         self._opener = opener
         self._device = opener.device.for_cache if stage == "llm" else opener.device
 
-    def answer(self, vectors: CheckVectors) -> dict[str, np.ndarray] | None:
+    def answer(self, vectors: CheckVectors, tiles: int) -> dict[str, np.ndarray] | None:
         if self.stage != "llm":
             with self._opener.stage(self.stage, self.graph) as runner:
-                return run_stage(runner, vectors.inputs)
+                return run_stage(runner, vectors.inputs, tiles)
         if (self.graph.parent / prefill_file(0)).exists():
             return None
         with self._opener.llm(self.graph) as llm:

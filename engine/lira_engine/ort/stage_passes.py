@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lira_engine.bundle.check_vectors import CheckVectors
-from lira_engine.engines.llm_tensors import cache_output, is_cache_input
+from lira_engine.engines.llm_tensors import cache_output, is_cache_input, with_lengths
 from lira_engine.engines.replay import LlmPass
 from lira_engine.ort.cuts import Cuts
 
@@ -20,11 +20,13 @@ SCALE = 0.05
 
 @dataclass(frozen=True)
 class Ran:
-    """A pass. `name`: such as "tile 2"; "" if the stage has only one. `outputs`: with its caches."""
+    """A pass. `name`: such as "tile 2"; "" if the stage has only one. `outputs`: with its caches. `start`: of
+    the language model's rows."""
 
     name: str
     feeds: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
+    start: int = 0
 
 
 def run_passes(
@@ -33,10 +35,16 @@ def run_passes(
     vectors: CheckVectors,
     llm_passes: Iterable[LlmPass],
     run: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
+    tiles: int = 1,
 ) -> Iterator[Ran]:
-    """Run the passes one by one. `llm_passes`: of the language model. `run`: feeds of one -> its outputs."""
+    """Run the passes one by one. `llm_passes`: of the language model. `run`: feeds of one -> its outputs.
+    `tiles`: that the semantic encoder gets in a pass, as from `run_stage`."""
     if stage == "llm":
         yield from _llm(cuts, vectors, llm_passes, run)
+    elif tiles > 1:
+        given = vectors.inputs["pixel_values"]
+        feeds = {"pixel_values": np.resize(given, (tiles, *given.shape[1:]))}
+        yield Ran(f"{tiles} tiles at once", feeds, run(feeds))
     elif stage == "semantic_encoder":
         for i, tile in enumerate(vectors.inputs["pixel_values"]):
             feeds = {"pixel_values": tile[None]}
@@ -53,9 +61,8 @@ def together(passes: Iterable[Ran], vectors: CheckVectors) -> dict[str, np.ndarr
         return {name: np.concatenate([one.outputs[name] for one in done]) for name in vectors.outputs}
     rows: dict[int, tuple[Ran, int]] = {}
     for one in done:
-        first = int(one.feeds["position"][0])
         for i, position in enumerate(one.feeds["logit_positions"].tolist()):
-            rows[first + position] = one, i
+            rows[one.start + position] = one, i
     asked = [rows[position] for position in vectors.inputs["logit_positions"].tolist()]
     return {
         name: np.stack([one.outputs[name][0, i] for one, i in asked])[None]
@@ -79,14 +86,14 @@ def _llm(
     for one in passes:
         rows = one.stop - one.start
         asked = [position - one.start for position in one.asked] or [rows - 1]
-        feeds = {
-            **state,
+        given = {
             "inputs_embeds": embeds[:, one.start : one.stop],
             "position": np.array([one.start], np.int64),
             "logit_positions": np.array(asked, np.int64),
         }
+        feeds = {**state, **with_lengths(given, cuts.inputs)}
         outputs = run(feeds)
         what = "decode step" if rows == 1 and one.start else "prefill"
         at = f"at row {one.start}" if rows == 1 else f"of rows {one.start} to {one.stop - 1}"
-        yield Ran(f"{what} {at}", feeds, outputs)
+        yield Ran(f"{what} {at}", feeds, outputs, one.start)
         state |= {name: outputs[cache_output(name)] for name in state if is_cache_input(name)}

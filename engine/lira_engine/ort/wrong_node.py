@@ -12,7 +12,7 @@ up: then the CPU goes on from the device's tensors, and the search from there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +24,7 @@ from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.engines.accuracy import check_stage_outputs
 from lira_engine.engines.beside_reference import beside_reference, reference_limit
 from lira_engine.engines.finding import Finding, NodeFact, ValueFact, WrongNode
-from lira_engine.engines.replay import LlmPass
+from lira_engine.engines.replay import LlmPass, tile_counts
 from lira_engine.errors import LiraError
 from lira_engine.ort.cuts import Cuts, portable_names
 from lira_engine.ort.plain_reference import PlainReference
@@ -42,16 +42,18 @@ class OnDevice(Protocol):
     """A stage on a device.
 
     Attributes:
-        stage, precision: of the engine. graph: ONNX file of what the engine computes.
+        stage, precision: of the engine. graph: ONNX file of what the engine computes. tiles_at_once: most
+            tiles of a pass of the semantic encoder.
     """
 
     stage: str
     precision: str
     graph: Path
+    tiles_at_once: int
 
-    def answer(self, vectors: CheckVectors) -> dict[str, np.ndarray] | None:
-        """Return the outputs on the check vectors as the runtime computes them; None if the runtime also
-        uses other graphs than this one."""
+    def answer(self, vectors: CheckVectors, tiles: int) -> dict[str, np.ndarray] | None:
+        """Return the outputs on the check vectors as the runtime computes them, with `tiles` in a pass; None
+        if the runtime also uses other graphs than this one."""
         ...
 
     def llm_passes(self, vectors: CheckVectors) -> list[LlmPass]:
@@ -85,31 +87,24 @@ def search_stage(
 
     progress(f"{stage}: reference")
     expected = together(run_passes(stage, cuts, vectors, passes, on_cpu), vectors)
-    progress(f"{stage}: device")
-    answer = device.answer(vectors)
-    if answer is None:
-        answer = together(run_passes(stage, cuts, vectors, passes, device.whole), vectors)
-    alike = "fp32" if device.precision == "fp32" else "fp16"  # both sides have the same weights
-    try:
-        errors = check_stage_outputs(stage, alike, answer, replace(vectors, outputs=expected)).errors
-        return Finding(stage, max(errors.values()), len(cuts.nodes))
-    except LiraError:
-        pass
-    search = _Search(
-        device, cuts, reference, device.precision, portable_names(bundle.stage_file(stage)), progress
-    )
-    grew: str | None = None
-    for ran in run_passes(stage, cuts, vectors, passes, device.whole):
-        found = search.in_pass(ran)
-        if isinstance(found, WrongNode):
-            return Finding(stage, np.inf, len(cuts.nodes), found)
-        grew = grew or found
-    remark = grew or (
-        "its outputs differ from those of its lowered graph, and each pass of the graph alone is right: what "
-        "the runtime adds is wrong (how passes follow each other, CUDA graphs, caches that are updated in "
-        "place)"
-    )
-    return Finding(stage, np.inf, len(cuts.nodes), remark=remark)
+    largest = 0.0
+    for tiles in tile_counts(stage, device.tiles_at_once):
+        progress(f"{stage}: device")
+        answer = device.answer(vectors, tiles)
+        if answer is None:
+            answer = together(run_passes(stage, cuts, vectors, passes, device.whole), vectors)
+        alike = "fp32" if device.precision == "fp32" else "fp16"  # both sides have the same weights
+        try:
+            errors = check_stage_outputs(stage, alike, answer, replace(vectors, outputs=expected)).errors
+        except LiraError:
+            search = _Search(
+                device, cuts, reference, device.precision, portable_names(bundle.stage_file(stage)), progress
+            )
+            found = search.in_passes(run_passes(stage, cuts, vectors, passes, device.whole, tiles))
+            wrong, remark = (found, "") if isinstance(found, WrongNode) else (None, found)
+            return Finding(stage, np.inf, len(cuts.nodes), wrong, remark)
+        largest = max(largest, *errors.values())
+    return Finding(stage, largest, len(cuts.nodes))
 
 
 def _check_memory(device: OnDevice, vectors: CheckVectors) -> None:
@@ -135,6 +130,20 @@ class _Search:
     precision: str
     portable: Mapping[str, str]
     progress: Callable[[str], None]
+
+    def in_passes(self, passes: Iterable[Ran]) -> WrongNode | str:
+        """Return the first wrong node of all passes, or why no node is."""
+        grew = ""
+        for ran in passes:
+            found = self.in_pass(ran)
+            if isinstance(found, WrongNode):
+                return found
+            grew = grew or found or ""
+        return grew or (
+            "its outputs differ from those of its lowered graph, and each pass of the graph alone is right: "
+            "what the runtime adds is wrong (how passes follow each other, CUDA graphs, caches that are "
+            "updated in place)"
+        )
 
     def in_pass(self, ran: Ran) -> WrongNode | str | None:
         """Return the first wrong node of a pass, None if its outputs are right, or why no node is."""

@@ -37,14 +37,15 @@ class TrtOnDevice:
         self, opener: TrtOpener, builder: TrtBuilder, stage: str, precision: str, graph: Path, engine: Path
     ) -> None:
         self.stage, self.precision, self.graph = stage, precision, graph
+        self.tiles_at_once = opener.tiles_at_once
         self._opener, self._builder, self._engine = opener, builder, engine
 
-    def answer(self, vectors: CheckVectors) -> dict[str, np.ndarray]:
+    def answer(self, vectors: CheckVectors, tiles: int) -> dict[str, np.ndarray]:
         if self.stage == "llm":
             with self._opener.llm(self._engine) as llm:
                 return run_llm(llm, vectors)
         with self._opener.stage(self.stage, self._engine) as runner:
-            return run_stage(runner, vectors.inputs)
+            return run_stage(runner, vectors.inputs, tiles)
 
     def llm_passes(self, vectors: CheckVectors) -> list[LlmPass]:
         found = []

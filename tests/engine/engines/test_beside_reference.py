@@ -54,7 +54,7 @@ def test_scores_of_masked_keys_do_not_hide_others(mask: float) -> None:
 def test_values_that_are_not_finite_must_be_the_same() -> None:
     expected = np.array([1, np.inf, -np.inf, np.nan], np.float32)
     assert beside(expected, expected) == 0
-    for i, other in ((0, np.nan), (1, -np.inf), (1, 1), (2, 0), (3, 1)):
+    for i, other in ((0, np.nan), (1, -np.inf), (1, np.nan), (1, 1), (2, 0), (3, 1)):
         found = expected.copy()
         found[i] = other
         assert beside(found, expected) == np.inf, (i, other)

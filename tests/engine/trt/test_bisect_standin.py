@@ -143,7 +143,7 @@ def test_a_wrong_node_is_named_after_few_compilations(
     "how, run",
     [
         ({"rows": 12}, "prefill of rows 0 to 11"),
-        ({"rows": 1}, "decode step at row 22"),
+        ({"rows": 1}, "decode step at row 21"),
         ({"position": 23}, "decode step at row 23"),
     ],
 )
