@@ -76,9 +76,13 @@ def test_the_output_that_is_farther_from_the_recorded_one_counts() -> None:
             cache.fill(cache.length + len(embeds))
             return LlmOutput(np.array(values, np.float32), np.array(values, np.float32))
 
-    found = run_llm(Once({(3, 1): 2.0, (4, 2): -3.0, (5, 1): np.nan}), vectors)  # type: ignore[arg-type]
-    np.testing.assert_array_equal(found["logits"][0, :, 0], [0, 2, -3, np.nan])
-    np.testing.assert_array_equal(found["hidden_states"], found["logits"])
+    for wrong, expected in (
+        ({(3, 1): 2.0, (4, 2): -3.0}, [0, 2, -3, 0]),
+        ({(4, 1): np.nan, (5, 2): np.nan}, [0, 0, np.nan, np.nan]),
+    ):
+        found = run_llm(Once(wrong), vectors)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(found["logits"][0, :, 0], expected)
+        np.testing.assert_array_equal(found["hidden_states"], found["logits"])
 
 
 @pytest.mark.parametrize("at_once", [1, 5])
