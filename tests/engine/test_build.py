@@ -21,14 +21,17 @@ from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.accuracy import relative_error
 from lira_engine.engines.fingerprint import lowering_fingerprint
+from lira_engine.engines.llm_tensors import length_inputs
 from lira_engine.engines.usable import usable_build
 from lira_engine.lowering.cpu import cpu_pipeline
 from lira_engine.lowering.pipeline import Pass
 from lira_engine.lowering.prefill import LayerGroup, save_prefill
 from lira_engine.lowering.quantization import Quantization
-from lira_engine.ort.kv_cache import OrtKvCache
+from lira_engine.ort import kv_cache
 from lira_engine.ort.options import CpuOptions, CudaOptions
 from lira_engine.targets import target_named
+
+CUDA_OPTIONS = CudaOptions().recorded("float")
 
 
 @pytest.fixture(scope="module")
@@ -210,9 +213,9 @@ def test_stale_altered_and_foreign_engines_are_refused(
     [
         ({}, "lacks option provider"),
         ({"provider": "cuda"}, "lacks option allow_fallback"),
-        ({"provider": "rocm", "allow_fallback": False}, "provider 'rocm': expected cuda"),
-        ({"provider": "cuda", "allow_fallback": 1}, "allow fallback 1: expected true or false"),
-        ({"provider": {}, "allow_fallback": True}, "provider {}: expected text"),
+        (CUDA_OPTIONS | {"provider": "rocm"}, "provider 'rocm': expected cuda"),
+        (CUDA_OPTIONS | {"allow_fallback": 1}, "allow fallback 1: expected true or false"),
+        (CUDA_OPTIONS | {"provider": {}}, "provider {}: expected text"),
     ],
 )
 def test_a_record_without_its_options_is_refused(built: Path, options: dict[str, Any], reason: str) -> None:
@@ -223,7 +226,7 @@ def test_a_record_without_its_options_is_refused(built: Path, options: dict[str,
     file.write_text(json.dumps(record))
     with pytest.raises(LiraError, match=f"build.json: {reason}.*run `lira-edge build {built}"):
         open_engines(built, "cuda", "fp32")
-    file.write_text(json.dumps(record | {"options": CudaOptions().recorded("float")}))
+    file.write_text(json.dumps(record | {"options": CUDA_OPTIONS}))
     usable_build(Bundle.open(built), target_named("cuda"), "fp32")
 
 
@@ -345,10 +348,7 @@ def test_a_build_checks_the_runners_kv_cache(from_empty_cache: Path, monkeypatch
     record = json.loads((folder / "build.json").read_text())
     assert set(record["errors"]["llm"]) == {"logits", "hidden_states"}
 
-    def forget(cache: OrtKvCache, length: int) -> None:
-        cache._length, cache._position[0] = length, 0
-
-    monkeypatch.setattr(OrtKvCache, "fill", forget)
+    monkeypatch.setattr(kv_cache, "length_inputs", lambda position, rows: length_inputs(0, rows))
     with pytest.raises(LiraError, match="the cpu engine of llm is wrong: output"):
         build(from_empty_cache, threads=1, force=True)
     usable_build(Bundle.open(from_empty_cache), target_named("cpu"), "fp32")  # the earlier engines are kept

@@ -131,10 +131,8 @@ class StepGraph:
         return self._read("logits"), self._read("hidden_states")
 
     def _read(self, name: str) -> np.ndarray:
-        array: np.ndarray = self._outputs[name].numpy()
-        return (
-            array.copy() if self._device.memory == "cpu" else array
-        )  # on a CPU it is the tensor's own memory
+        array: np.ndarray = self._outputs[name].numpy()  # on a CPU the tensor's own memory
+        return array.copy() if self._device.memory == "cpu" else array
 
     def _value(self, array: np.ndarray, memory: str) -> onnxruntime.OrtValue:
         return onnxruntime.OrtValue.ortvalue_from_numpy(array, memory, 0)
