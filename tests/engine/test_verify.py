@@ -26,6 +26,7 @@ from lira_engine.engines import setting, verified
 from lira_engine.engines.judgement import Judgement
 from lira_engine.engines.recipe import Form, Recipe, StageRecipe, sources_of, write_recipe
 from lira_engine.engines.record import BUILD_NAME, Verified, read_build
+from lira_engine.inspect import describe
 from lira_engine.main import main
 from lira_engine.ort import build_cuda
 from lira_engine.ort import target as ort_target
@@ -118,6 +119,11 @@ def test_engines_for_cuda_are_refused_until_verified_on_this_device(
     assert found.setting.text().startswith("RTX 4090, driver 580.1, onnxruntime")
     assert set(found.placement) == set(STAGES) and all("CPU" in text for text in found.placement.values())
     assert found.tokens == TOKENS and found.agree is not None
+    build = read_build(built / "engines" / f"cuda-{precision}", "")
+    inspected = str(describe(built / "engines" / f"cuda-{precision}"))
+    for line in ("up to 13 tiles a pass", "decode steps are CUDA graphs"):
+        assert line in build.said and line in target_named("cuda").remarks(build)
+        assert line in inspected and line in shown(built, found, f"cuda-{precision}")
     if precision != "int4":
         assert found.agree == TOKENS
     assert ("within 60% of the fp32 outputs" in shown(built, found, f"cuda-{precision}")) == (
