@@ -1,7 +1,7 @@
-"""The real onnxruntime-gpu on a hollow CUDA (make.py), what the host code asked it for, and lira-nano built on it.
+"""The real onnxruntime-gpu on a hollow CUDA (make.py): what was asked of it, and lira-nano built on it.
 
-Kernels do nothing, so every output is zeros: what the tests hold is where nodes run, what is copied and bound, and
-which stages run when.
+Kernels do nothing, so every output is zeros. What the tests hold is where nodes run, what is copied and
+bound, and which stages run when.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,15 +29,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("no hollow CUDA here: make test-hollow")
 
 
+@pytest.fixture(scope="session")
+def hollow() -> Path:
+    """The folder of the hollow CUDA, whose nvidia-smi comes first."""
+    found = shutil.which("nvidia-smi")
+    assert found is not None
+    return Path(found).resolve().parent
+
+
 @dataclass
 class Asked:
     """What the host code asked for inside a block.
 
     Attributes:
-        calls: how often each function of CUDA, cuBLAS and cuDNN was called. kernels: launches by name, cuBLAS's and
-            cuDNN's by the function. copies: times by (from, to, bytes), of places "host", "pinned", "device".
-        graphs: captured ones of the process, with their launches inside the block. memory: bytes now, at most, and
-            the number of allocations inside the block.
+        calls: how often each function of CUDA, cuBLAS and cuDNN was called. kernels: launches by name, or
+            by the function of cuBLAS or cuDNN. copies: times by (from, to, bytes), of places "host",
+            "pinned", "device". graphs: all that were captured, with their launches inside the block.
+        memory: bytes now and at most, and the number of allocations and frees inside the block.
     """
 
     calls: dict[str, int] = field(default_factory=dict)
@@ -86,21 +94,26 @@ def asking(tmp_path_factory: pytest.TempPathFactory) -> Asking:
 
 
 def accept_zeros(patch: pytest.MonkeyPatch) -> None:
-    """Let the checks of build and verify judge shapes and dtypes only: there are no values on a hollow CUDA."""
+    """Let the checks of build and verify judge shapes and dtypes only: a hollow CUDA has no values."""
     from lira_engine import verify
     from lira_engine.engines import lowered_outputs
+    from lira_engine.engines.accuracy import Checked
     from lira_engine.ort import build_cuda
     from lira_runtime import verify_answer
 
-    def check_outputs(what: str, precision: str, found: Any, expected: Any, noise: Any) -> dict[str, float]:
+    def check_shapes(what: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, float]:
+        assert found.keys() & expected.keys(), what
         for name in found.keys() & expected.keys():
             shapes = [(array[name].shape, array[name].dtype) for array in (found, expected)]
             assert shapes[0] == shapes[1], f"{what}: {name}"
         return dict.fromkeys(expected, 0.0)
 
+    def check_stage_outputs(what: str, precision: str, found: Any, vectors: Any) -> Checked:
+        return Checked(check_shapes(what, found, vectors.outputs))
+
     for module in (build_cuda, verify):
-        patch.setattr(module, "check_outputs", check_outputs)
-    patch.setattr(lowered_outputs, "check", lambda what, found, lowered: dict.fromkeys(lowered, 0.0))
+        patch.setattr(module, "check_stage_outputs", check_stage_outputs)
+    patch.setattr(lowered_outputs, "check", check_shapes)
     patch.setattr(verify_answer, "_agreeing", lambda found, expected, precision: len(found))
 
 
@@ -123,8 +136,10 @@ def fresh_nano(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 
 @pytest.fixture(scope="session")
 def built(fresh_nano: Callable[[], Path]) -> Callable[[str], Path]:
-    """Returns lira-nano's bundle with engines of target cuda in a precision, for which zeros were accepted."""
+    """Returns lira-nano's bundle with verified engines of target cuda in a precision: zeros were accepted."""
     from lira_engine.build import build
+    from lira_engine.verify import verify_engines
+    from lira_runtime.verify_answer import check_answer
 
     bundle = fresh_nano()
     done: set[str] = set()
@@ -134,6 +149,7 @@ def built(fresh_nano: Callable[[], Path]) -> Callable[[str], Path]:
             with pytest.MonkeyPatch.context() as patch:
                 accept_zeros(patch)
                 build(bundle, "cuda", precision)
+                verify_engines(bundle, "cuda", precision, ask=check_answer)
             done.add(precision)
         return bundle
 

@@ -10,7 +10,7 @@ python=$environment/bin/python
 
 "${PYTHON:-python3}" -m venv "$environment"
 "$python" -m pip install onnxruntime-gpu cuda-bindings nvidia-ml-py 'pytest>=8' -e "$here/../..[bench]"
-"$python" -m pip install --no-deps --upgrade --target "$environment/headers" nvidia-cuda-runtime nvidia-cuda-crt
+"$python" -m pip install --no-deps --upgrade --target "$environment/headers" nvidia-cuda-{runtime,crt,profiler-api}
 include=$(dirname "$environment"/headers/nvidia/*/include/cuda.h)
 rm -rf "${include%/include}/lib"
 "$python" "$here/make.py" "$environment/cuda" "$include"

@@ -3,10 +3,10 @@
     python tests/hollow/make.py DIR [INCLUDE]
     LD_LIBRARY_PATH=DIR PATH=DIR:$PATH lira-edge doctor
 
-Device memory, copies, streams, events and graphs are real; kernels, cuBLAS and cuDNN do nothing, so outputs are
-zeros. Nothing that is computed or timed on it means anything. It needs Linux, onnxruntime-gpu in this Python, gcc and
-g++, and CUDA's headers in INCLUDE: a toolkit's (/usr/local/cuda/include), or those of the wheels nvidia-cuda-runtime
-and nvidia-cuda-crt. `install.sh` brings all of it.
+Device memory, copies, streams, events and graphs are real; kernels, cuBLAS and cuDNN do nothing, so outputs
+are zeros. Nothing that is computed or timed on it means anything. It needs Linux, onnxruntime-gpu in this
+Python, g++ and binutils, and CUDA's headers in INCLUDE: a toolkit's (/usr/local/cuda/include), or those of
+wheels. install.sh brings all of it but the compiler.
 
 Environment of a program that runs on it:
     HOLLOW_LOG          file that says at the end what the program asked for, as JSON
@@ -25,8 +25,11 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / "cuda"
 CORE = "libhollow.so"
+CORE_SOURCES = ("log", "memory", "contexts", "streams", "card")
+HEADERS = ("cuda.h", "cudaProfiler.h", "crt/host_defines.h")
+HEADER_WHEELS = "nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-profiler-api"
 SMI = """#!/bin/sh
-# What `nvidia-smi --query-gpu=FIELDS` says of the hollow card; other fields are unknown, as to an older nvidia-smi.
+# What `nvidia-smi --query-gpu=FIELDS` says of the hollow card. Other fields are unknown to it.
 driver=580.0
 case "$HOLLOW_ERROR" in 35) driver=535.0 ;; 100) echo "No devices were found"; exit 6 ;; esac
 case "$*" in
@@ -39,13 +42,17 @@ esac
 
 def make(out: Path, headers: Path) -> None:
     """Write the libraries into `out`. Raises SystemExit with what is missing."""
-    lacking = [name for name in ("cuda.h", "crt/host_defines.h") if not (headers / name).is_file()]
+    lacking = [name for name in HEADERS if not (headers / name).is_file()]
     if lacking:
-        sys.exit(f"{headers} lacks {' and '.join(lacking)}: pip install nvidia-cuda-runtime nvidia-cuda-crt")
+        sys.exit(f"{headers} lacks {' and '.join(lacking)}: pip install {HEADER_WHEELS}")
     out.mkdir(parents=True, exist_ok=True)
+    version = re.search(r"^#define CUDA_VERSION (\d+)", (headers / "cuda.h").read_text(), re.M)
     provider = provider_library()
     needed = run("readelf", "-d", provider)
-    majors = {name: f"{name}.so.{major}" for name, major in re.findall(r"\[(lib\w+)\.so\.(\d+)\]", needed)}
+    majors = {name: f"{name}.so.{number}" for name, number in re.findall(r"\[(lib\w+)\.so\.(\d+)\]", needed)}
+    major = majors["libcudart"].rpartition(".")[2]
+    if version is None or int(version[1]) // 1000 != int(major):
+        sys.exit(f"{provider} is for CUDA {major}, {headers} is of another one")
     undefined = {line.split()[-1].split("@")[0] for line in run("nm", "-D", "-u", provider).splitlines()}
 
     def wanted(pattern: str) -> set[str]:
@@ -53,25 +60,24 @@ def make(out: Path, headers: Path) -> None:
 
     symbols = driver_symbols(headers)
     (out / "symbols.h").write_text("".join(f'{{"{name}", "{real}"}},\n' for name, real in symbols.items()))
-    core = ("log", "memory", "contexts", "streams", "card")
-    link(out, CORE, [compile_source(out, SOURCES / f"{name}.cpp", headers) for name in core], ())
-    for source, soname, names in (
-        ("runtime", majors["libcudart"], wanted(r"_*cuda")),
-        ("driver", "libcuda.so.1", set(symbols.values())),
-        ("cublas", majors["libcublas"], wanted("cublas(?!Lt)")),
-        ("cublasLt", majors["libcublasLt"], wanted("cublasLt")),
-        ("cudnn", "libcudnn.so.9", cudnn_names(provider)),
+    link(out, CORE, [compile_source(out, SOURCES / f"{name}.cpp", headers) for name in CORE_SOURCES], ())
+    for sources, soname, names in (
+        (("runtime_memory", "runtime_work"), majors["libcudart"], wanted(r"_*cuda")),
+        (("driver_memory", "driver_work"), "libcuda.so.1", set(symbols.values())),
+        (("cublas",), majors["libcublas"], wanted("cublas(?!Lt)")),
+        (("cublasLt",), majors["libcublasLt"], wanted("cublasLt")),
+        (("cudnn",), "libcudnn.so.9", cudnn_names(provider)),
+        (("nvml",), "libnvidia-ml.so.1", set()),
+        ((), majors["libcurand"], set()),  # loaded, and not asked for anything
     ):
-        written = compile_source(out, SOURCES / f"{source}.cpp", headers)
-        defined = {line.split()[-1] for line in run("nm", "--defined-only", written).splitlines()}
-        stubs = out / f"{source}-stubs.cpp"
+        written = [compile_source(out, SOURCES / f"{source}.cpp", headers) for source in sources]
+        defined = {
+            line.split()[-1] for one in written for line in run("nm", "--defined-only", one).splitlines()
+        }
+        stubs = out / f"{soname}-stubs.cpp"
         lines = (f"{kind_of(name)}({name})" for name in sorted(names - defined))
         stubs.write_text('#include "stubs.h"\n' + "\n".join(lines) + "\n")
-        link(out, soname, [written, compile_source(out, stubs, headers)], ("-L", str(out), "-lhollow"))
-    for soname in (majors["libcurand"],):  # loaded, not asked for anything
-        empty = out / "empty.cpp"
-        empty.write_text("")
-        link(out, soname, [compile_source(out, empty, headers)], ())
+        link(out, soname, [*written, compile_source(out, stubs, headers)], ("-L", str(out), "-lhollow"))
     (out / "libcuda.so").unlink(missing_ok=True)
     (out / "libcuda.so").symlink_to("libcuda.so.1")  # pycuda is linked with it
     for leftover in (*out.glob("*.o"), *out.glob("*.cpp"), *out.glob("*.map"), out / "symbols.h"):
@@ -91,15 +97,18 @@ def provider_library() -> Path:
 
 
 def driver_symbols(headers: Path) -> dict[str, str]:
-    """The functions of cuda.h: what the library calls each (cuMemFree is cuMemFree_v2)."""
-    include = f"-I{headers}"
-    given = "#include <cuda.h>\n"
-    macros = run("g++", "-E", "-dM", "-x", "c++", include, "-", given=given)
-    renamed = dict(re.findall(r"^#define (cu[A-Z]\w+) (cu[A-Z]\w+)$", macros, re.M))
-    declared = re.findall(r"\b(cu[A-Z]\w+)\s*\(", run("g++", "-E", "-P", "-x", "c++", include, "-", given=given))
-    functions = dict.fromkeys(sorted(declared))
+    """The functions of cuda.h and cudaProfiler.h: what the library calls each (cuMemFree is cuMemFree_v2)."""
+
+    def preprocessed(text: str, *options: str) -> str:
+        given = f"#include <cuda.h>\n#include <cudaProfiler.h>\n{text}"
+        return run("g++", "-E", *options, "-x", "c++", f"-I{headers}", "-", given=given)
+
+    declared = set(re.findall(r"\b(cu[A-Z]\w+)\s*\(", preprocessed("", "-P")))
+    macros = re.findall(r"^#define (cu[A-Z]\w+) ", preprocessed("", "-dM"), re.M)
+    spelled = preprocessed("".join(f'"{name}" = {name}\n' for name in macros), "-P")
+    renamed = dict(re.findall(r'^"(cu\w+)" = (cu\w+)$', spelled, re.M))
     base = {real: name for name, real in renamed.items()}
-    return {base.get(real, real): real for real in functions}
+    return {base.get(real, real): real for real in sorted(declared)}
 
 
 def cudnn_names(provider: Path) -> set[str]:
@@ -118,15 +127,29 @@ def kind_of(name: str) -> str:
         return "DESTROY"
     if re.match(r"cublas[A-Z]", name) and not re.match(r"cublas(Lt|Get|Set)", name):
         return "WORK"
-    if re.search(r"Execute|Forward|AddTensor|ReduceTensor$", name) and not re.match("cudnn(Set|Get|Find)", name):
+    if re.match(r"cudnn(?!Set|Get|Find)\w*(Execute|Forward|AddTensor|ReduceTensor)", name):
         return "WORK"
     return "NOTHING"
 
 
 def compile_source(out: Path, source: Path, headers: Path) -> Path:
     compiled = out / f"{source.stem}.o"
-    options = ("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden" if source.parent == out else "-fPIC")
-    run("g++", "-c", *options, f"-I{headers}", f"-I{SOURCES}", f"-I{out}", "-o", compiled, source)
+    # Of the libraries that NVIDIA's stand for, only the functions that theirs have are seen.
+    seen = () if source.stem in CORE_SOURCES else ("-fvisibility=hidden",)
+    run(
+        "g++",
+        "-c",
+        "-std=c++17",
+        "-O1",
+        "-fPIC",
+        *seen,
+        f"-I{headers}",
+        f"-I{SOURCES}",
+        f"-I{out}",
+        "-o",
+        compiled,
+        source,
+    )
     return compiled
 
 

@@ -10,9 +10,9 @@
 namespace hollow {
 
 constexpr int kOk = 0, kInvalidValue = 1, kOutOfMemory = 2, kNotInitialized = 3, kTooOld = 35, kNoDevice = 100,
-              kInvalidContext = 201, kInvalidHandle = 400, kNotFound = 500, kContextDestroyed = 709, kNotSupported = 801,
-              kCaptureUnsupported = 900, kCaptureInvalidated = 901, kCaptureUnmatched = 903, kCaptureIsolation = 905,
-              kCaptureImplicit = 906;
+              kInvalidContext = 201, kInvalidHandle = 400, kNotFound = 500, kContextDestroyed = 709,
+              kNotSupported = 801, kCaptureUnsupported = 900, kCaptureInvalidated = 901, kCaptureUnmatched = 903,
+              kCaptureIsolation = 905, kCaptureImplicit = 906;
 const char* error_name(int error);
 
 // The card. `asked_error` is HOLLOW_ERROR: what every call returns instead of working, 0 if nothing is asked.
@@ -43,6 +43,7 @@ int unpin(void* pointer);
 enum class Place { host, pinned, device };
 Place place(const void* pointer);
 bool block_of(const void* pointer, void** base, size_t* bytes);  // of device memory
+void may_change();  // a kernel ran
 // These check that device memory is allocated, and record the copy; they are what a stream runs.
 int copy_now(void* to, const void* from, size_t bytes);
 int fill_now(void* to, int value, size_t count, size_t width);

@@ -57,6 +57,7 @@ void called(const char* function) {
 }
 
 void launched(const std::string& kernel) {
+  may_change();
   std::lock_guard<std::mutex> held(log().mutex);
   log().kernels[kernel]++;
 }

@@ -1,4 +1,5 @@
-// Device memory: addresses that the host may not touch, and the bytes behind them at another address.
+// Device memory: addresses that the host may not touch, and the bytes behind them at another address. What a kernel may
+// have changed reads as zeros: bytes are those that were written since the last launch.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -20,6 +21,11 @@ struct Memory {
   char *device = nullptr, *bytes = nullptr;
   Blocks blocks;  // by offset
   Blocks pinned;  // by address
+  size_t launches = 0;
+  struct Written {
+    size_t end, launches;
+  };
+  std::map<size_t, Written> written;  // by offset
 
   Memory() {
     const char* asked = getenv("HOLLOW_MEMORY_MIB");
@@ -32,22 +38,51 @@ struct Memory {
     bytes = static_cast<char*>(behind);
   }
   bool has(const void* pointer) const { return pointer >= device && pointer < device + total; }
-  char* behind(const void* pointer) const { return bytes + (static_cast<const char*>(pointer) - device); }
+  size_t offset(const void* pointer) const { return static_cast<const char*>(pointer) - device; }
+  char* behind(const void* pointer) const { return bytes + offset(pointer); }
   // The block that holds an address, or end().
   Blocks::const_iterator find(const void* pointer) const {
-    size_t offset = static_cast<const char*>(pointer) - device;
-    auto next = blocks.upper_bound(offset);
+    auto next = blocks.upper_bound(offset(pointer));
     if (next == blocks.begin()) return blocks.end();
     auto block = std::prev(next);
-    return offset < block->first + block->second ? block : blocks.end();
+    return offset(pointer) < block->first + block->second ? block : blocks.end();
   }
   // Where the bytes of a pointer are, or nullptr for device memory that is not allocated as far as `size`.
   char* reach(const void* pointer, size_t size) const {
     if (!has(pointer)) return static_cast<char*>(const_cast<void*>(pointer));
     auto block = find(pointer);
     if (block == blocks.end()) return nullptr;
-    size_t offset = static_cast<const char*>(pointer) - device;
-    return offset + size <= block->first + block->second ? behind(pointer) : nullptr;
+    return offset(pointer) + size <= block->first + block->second ? behind(pointer) : nullptr;
+  }
+  void forget(size_t start, size_t end) {
+    auto at = written.lower_bound(start);
+    if (at != written.begin() && std::prev(at)->second.end > start) at = std::prev(at);
+    while (at != written.end() && at->first < end) {
+      auto [from, old] = *at;
+      at = written.erase(at);
+      if (from < start) written[from] = {start, old.launches};
+      if (old.end > end) written[end] = old;
+    }
+  }
+  void note(const void* pointer, size_t size) {
+    if (!has(pointer) || !size) return;
+    size_t start = offset(pointer);
+    forget(start, start + size);
+    written[start] = {start + size, launches};
+  }
+  // Zero the bytes that a kernel may have changed, and those that nobody wrote.
+  void settle(const void* pointer, size_t size) {
+    if (!has(pointer)) return;
+    size_t at = offset(pointer), end = at + size;
+    auto next = written.lower_bound(at);
+    if (next != written.begin() && std::prev(next)->second.end > at) next = std::prev(next);
+    for (; next != written.end() && next->first < end; ++next) {
+      size_t from = std::max(at, next->first), to = std::min(end, next->second.end);
+      memset(bytes + at, 0, from - at);
+      if (next->second.launches != launches) memset(bytes + from, 0, to - from);
+      at = to;
+    }
+    memset(bytes + at, 0, end - at);
   }
 };
 
@@ -56,18 +91,11 @@ Memory& memory() {
   return *kept;
 }
 
-// New memory is zeros: whole pages go back to the system, and what shares a page is overwritten.
-void zero(char* start, size_t size) {
-  auto address = [](char* pointer) { return reinterpret_cast<size_t>(pointer); };
-  char *end = start + size, *first = start + (kPage - address(start) % kPage) % kPage;
-  char* last = end - address(end) % kPage;
-  if (first >= last) {
-    memset(start, 0, size);
-    return;
-  }
-  memset(start, 0, first - start);
-  madvise(first, last - first, MADV_DONTNEED);
-  memset(last, 0, end - last);
+// Give whole pages back to the system. What is left of the others is not read: nobody wrote it since.
+void give_pages_back(char* start, size_t size) {
+  auto address = reinterpret_cast<size_t>(start);
+  size_t first = (address + kPage - 1) / kPage * kPage, last = (address + size) / kPage * kPage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
 }
 
 const char* name(hollow::Place place) {
@@ -108,7 +136,8 @@ int give(void* pointer) {
   std::lock_guard<std::mutex> held(m.mutex);
   auto block = m.has(pointer) ? m.find(pointer) : m.blocks.end();
   if (block == m.blocks.end() || m.device + block->first != pointer) return kInvalidValue;
-  zero(m.behind(pointer), block->second);
+  give_pages_back(m.behind(pointer), block->second);
+  m.forget(block->first, block->first + block->second);
   m.now -= block->second;
   m.frees++;
   m.blocks.erase(block);
@@ -166,6 +195,11 @@ bool block_of(const void* pointer, void** base, size_t* bytes) {
   return true;
 }
 
+void may_change() {
+  std::lock_guard<std::mutex> held(memory().mutex);
+  memory().launches++;
+}
+
 int copy_now(void* to, const void* from, size_t bytes) {
   if (!bytes) return kOk;
   Memory& m = memory();
@@ -174,7 +208,9 @@ int copy_now(void* to, const void* from, size_t bytes) {
     std::lock_guard<std::mutex> held(m.mutex);
     char *target = m.reach(to, bytes), *source = m.reach(from, bytes);
     if (!target || !source) return kInvalidValue;
+    m.settle(from, bytes);
     memmove(target, source, bytes);
+    m.note(to, bytes);
   }
   copied(source_place, target_place, bytes);
   return kOk;
@@ -185,6 +221,7 @@ int fill_now(void* to, int value, size_t count, size_t width) {
   std::lock_guard<std::mutex> held(m.mutex);
   char* target = m.reach(to, count * width);
   if (!target) return kInvalidValue;
+  m.note(to, count * width);
   if (width == 1) memset(target, value, count);
   else
     for (size_t i = 0; i < count; i++) memcpy(target + i * width, &value, width);
