@@ -11,6 +11,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+HOLLOW := $(abspath $(VENV))/hollow
 CHECKPOINT := checkpoints/lira-nano
 BUNDLE := bundles/lira-nano
 SAMPLE := assets/sample.png
@@ -20,7 +21,7 @@ VQA := Is there a fish in the image? Please answer yes or no.
 
 RUN = $(BIN)/lira-edge run $(BUNDLE) --image $(SAMPLE)
 
-.PHONY: demo bundle test test-lowest test-gpu test-examples lint clean
+.PHONY: demo bundle test test-lowest test-gpu test-hollow test-examples lint clean
 .DELETE_ON_ERROR:
 
 demo: bundle
@@ -49,6 +50,16 @@ test-lowest:
 test-gpu: $(STAMP)
 	$(if $(EXTRA),$(BIN)/python -m pip install -e '.[$(EXTRA)]')
 	$(BIN)/python -m pytest -m gpu -rs --no-header tests/engine/test_gpu.py
+
+# Target cuda without a GPU: the real onnxruntime-gpu, pycuda and cuda-bindings on a CUDA whose kernels do nothing
+# (tests/hollow). In an environment of its own, without PyTorch. Needs a network.
+test-hollow: $(HOLLOW)/.installed $(BUNDLE)/lira.json
+	LD_LIBRARY_PATH=$(HOLLOW)/cuda PATH="$(HOLLOW)/cuda:$$PATH" \
+		$(HOLLOW)/bin/python -m pytest -rs --no-header --nano $(BUNDLE) tests/hollow
+
+$(HOLLOW)/.installed: pyproject.toml $(wildcard tests/hollow/*.sh tests/hollow/make.py tests/hollow/cuda/*) | $(STAMP)
+	PYTHON='$(PYTHON)' tests/hollow/install.sh $(HOLLOW)
+	@touch $@
 
 # The adapters in examples/ with the real tools that the package index lacks. Needs a network.
 test-examples: $(STAMP)
