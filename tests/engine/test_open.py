@@ -30,6 +30,7 @@ class Opener:
 
     draft_costs = ()
     cuda_calls = ""
+    tiles_at_once = 1
 
     def __init__(self, broken: str = "", met: threading.Barrier | None = None) -> None:
         self.broken, self.met = broken, met
