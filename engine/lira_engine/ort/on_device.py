@@ -26,7 +26,8 @@ class OrtOnDevice:
         self.stage, self.precision, self.graph = stage, precision, file
         self.tiles_at_once = opener.tiles_at_once
         self._opener = opener
-        self._device = opener.device.for_cache if stage == "llm" else opener.device
+        device = replace(opener.device, captures=False)  # of graphs and parts; `answer` runs as the runtime
+        self._device = device.for_cache if stage == "llm" else device
 
     def answer(self, vectors: CheckVectors, tiles: int) -> dict[str, np.ndarray] | None:
         if self.stage != "llm":

@@ -53,7 +53,7 @@ class OrtTarget(Target):
         from lira_engine.ort.wrong_node import search_stage
 
         folder = bundle.engine_folder(self.name, build.precision)
-        opener = self.opener(bundle, build.precision, build.options, threads)
+        opener = self.opener(bundle, build.precision, build.settled, threads)
         assert isinstance(opener, OrtOpener)
 
         def search(stage: str) -> Finding:
