@@ -136,21 +136,25 @@ def fresh_nano(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 
 @pytest.fixture(scope="session")
 def built(fresh_nano: Callable[[], Path]) -> Callable[[str], Path]:
-    """Returns lira-nano's bundle with verified engines of target cuda in a precision: zeros were accepted."""
+    """Returns lira-nano's bundle with verified engines of target cuda in a precision: zeros were accepted. A
+    record that a test changed is as it was."""
     from lira_engine.build import build
+    from lira_engine.engines.record import BUILD_NAME
     from lira_engine.verify import verify_engines
     from lira_runtime.verify_answer import check_answer
 
     bundle = fresh_nano()
-    done: set[str] = set()
+    records: dict[str, bytes] = {}
 
     def with_engines(precision: str) -> Path:
-        if precision not in done:
+        record = bundle / "engines" / f"cuda-{precision}" / BUILD_NAME
+        if precision not in records:
             with pytest.MonkeyPatch.context() as patch:
                 accept_zeros(patch)
                 build(bundle, "cuda", precision)
                 verify_engines(bundle, "cuda", precision, ask=check_answer)
-            done.add(precision)
+            records[precision] = record.read_bytes()
+        record.write_bytes(records[precision])
         return bundle
 
     return with_engines
