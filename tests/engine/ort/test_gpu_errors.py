@@ -273,7 +273,7 @@ def test_the_language_model_tells(
 
 
 def test_placement_and_the_trial_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing = SimpleNamespace(run=raising(NO_CUDNN))
+    failing = SimpleNamespace(run=raising(NO_CUDNN), get_inputs=lambda: [])
     monkeypatch.setattr("lira_engine.ort.session.open_session", lambda *args, **kwargs: failing)
     monkeypatch.setattr("lira_engine.ort.gpu_trial.open_session", lambda *args, **kwargs: failing)
     with pytest.raises(LiraError, match=r"^cuDNN 9 is missing"):

@@ -200,9 +200,13 @@ def test_verify_finds_decode_steps_that_differ_from_prefill(
     forward = TrtLlm.forward
 
     def forgets(self: Any, embeds: np.ndarray, cache: Any, logit_positions: Any = (-1,)) -> Any:
-        if len(embeds) == 1 and cache.length > 1:
+        step = len(embeds) == 1 and cache.length > 1
+        if step:
             cache.fill(cache.length - 1)  # the step overwrites the previous row
-        return forward(self, embeds, cache, logit_positions)
+        found = forward(self, embeds, cache, logit_positions)
+        if step:
+            cache.fill(cache.length + 1)
+        return found
 
     monkeypatch.setattr(TrtLlm, "forward", forgets)
     monkeypatch.setattr(
