@@ -21,7 +21,7 @@ from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.accuracy import relative_error
 from lira_engine.engines.fingerprint import lowering_fingerprint
-from lira_engine.engines.llm_tensors import length_inputs
+from lira_engine.engines.llm_tensors import lengths
 from lira_engine.engines.usable import usable_build
 from lira_engine.lowering.cpu import cpu_pipeline
 from lira_engine.lowering.pipeline import Pass
@@ -348,7 +348,7 @@ def test_a_build_checks_the_runners_kv_cache(from_empty_cache: Path, monkeypatch
     record = json.loads((folder / "build.json").read_text())
     assert set(record["errors"]["llm"]) == {"logits", "hidden_states"}
 
-    monkeypatch.setattr(kv_cache, "length_inputs", lambda position, rows: length_inputs(0, rows))
+    monkeypatch.setattr(kv_cache, "lengths", lambda position, rows: lengths(0, rows))
     with pytest.raises(LiraError, match="the cpu engine of llm is wrong: output"):
         build(from_empty_cache, threads=1, force=True)
     usable_build(Bundle.open(from_empty_cache), target_named("cpu"), "fp32")  # the earlier engines are kept

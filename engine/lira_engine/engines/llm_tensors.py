@@ -15,12 +15,16 @@ POSITION, SEQLENS, TOTAL = "position", "seqlens_k", "total_sequence_length"
 then."""
 
 
-def length_inputs(position: int, rows: int) -> dict[str, np.ndarray]:
+def lengths(position: int, rows: int) -> dict[str, int]:
     """Return what tells a graph where a pass of `rows` begins. A graph takes some of these."""
+    return {POSITION: position, SEQLENS: position + rows - 1, TOTAL: position + rows}
+
+
+def length_inputs(position: int, rows: int) -> dict[str, np.ndarray]:
+    """Return `lengths` as a graph takes them."""
     return {
-        POSITION: np.array([position], np.int64),
-        SEQLENS: np.array([position + rows - 1], np.int32),
-        TOTAL: np.array([position + rows], np.int32),
+        name: np.array([value], np.int64 if name == POSITION else np.int32)
+        for name, value in lengths(position, rows).items()
     }
 
 

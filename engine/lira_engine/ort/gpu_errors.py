@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from lira_engine.errors import DeviceFailed, LiraError, OutOfMemory, memory_errors_told
 from lira_engine.ort.device import Device
@@ -38,15 +38,19 @@ _BUSY = ("46", "cudaErrorDevicesUnavailable", "802", "cudaErrorSystemNotReady")
 _DRIVER_CHANGED = ("803", "cudaErrorSystemDriverMismatch", "804", "cudaErrorCompatNotSupportedOnDevice")
 
 
-@contextmanager
-def gpu_errors_told(device: Device) -> Iterator[None]:
+def gpu_errors_told(device: Device) -> AbstractContextManager[None]:
     """Raises DeviceFailed for what a GPU, its driver or its libraries refuse to the block, OutOfMemory for
     memory: the card's, or as `memory_errors_told` the host's. On a CPU there is only that."""
+    return memory_errors_told() if device.memory == "cpu" else _on_gpu()
+
+
+@contextmanager
+def _on_gpu() -> Iterator[None]:
     with memory_errors_told():
         try:
             yield
         except (RuntimeError, *ORT_ERRORS) as error:
-            told = None if device.memory == "cpu" else _told(" ".join(str(error).split()))
+            told = _told(" ".join(str(error).split()))
             if told is None:
                 raise
             raise told from error

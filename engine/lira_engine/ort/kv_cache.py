@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from lira_engine.engines.llm_tensors import cache_output, length_inputs
+from lira_engine.engines.llm_tensors import cache_output, length_inputs, lengths
 from lira_engine.engines.runner import CountedRows
 from lira_engine.ort.device import Device
 from lira_engine.ort.gpu_errors import gpu_errors_told
@@ -47,8 +47,9 @@ class OrtKvCache(CountedRows):
         self._shapes, self._dtype = tuple(shapes.values()), np.dtype(dtype)
         self._grows = device.memory == "cpu"
         self._most = 0  # rows that it ever held
-        self._inputs = {tensor.name for tensor in session.get_inputs()}
-        self._lengths: dict[str, np.ndarray] = {}  # of the last pass, which read this memory
+        inputs = {tensor.name for tensor in session.get_inputs()}
+        # A pass reads this memory, so it stays.
+        self._lengths = {name: array for name, array in length_inputs(0, 1).items() if name in inputs}
         self.binding: onnxruntime.IOBinding | None = session.io_binding()
         self.step = step
         with gpu_errors_told(device):
@@ -89,9 +90,9 @@ class OrtKvCache(CountedRows):
     def bind_lengths(self, rows: int) -> None:
         """Bind what tells where the next pass, of `rows`, begins."""
         assert self.binding is not None
-        lengths = length_inputs(self.length, rows)
-        self._lengths = {name: array for name, array in lengths.items() if name in self._inputs}
+        values = lengths(self.length, rows)
         for name, array in self._lengths.items():
+            array[0] = values[name]
             bind_input(self.binding, name, array)
 
 

@@ -162,6 +162,19 @@ def test_memory_of_a_cache_that_is_gone_serves_the_next_one(llm: OrtLlm, plain: 
     assert len(llm._steps) == 3
 
 
+def test_a_pass_reads_lengths_from_memory_that_stays(plain: OrtLlm) -> None:
+    """A decode step makes no arrays for them."""
+    cache = plain.new_cache()
+    plain.forward(embeds(3), cache)
+    arrays = dict(cache._lengths)
+    plain.forward(embeds(2), cache)
+    assert all(cache._lengths[name] is array for name, array in arrays.items())
+    expected = {"position": 3, SEQLENS: 4, TOTAL: 5}
+    assert {name: int(array[0]) for name, array in arrays.items()} == {
+        name: expected[name] for name in arrays
+    }
+
+
 def test_closing_drops_the_steps_of_caches_that_live_on(graph: Path) -> None:
     llm = OrtLlm(graph, 1, CAPTURES)
     cache = llm.new_cache()
