@@ -165,6 +165,7 @@ class OrtLlm(Closing):
             cache.binding = cache.step = None
         if self._steps is not None:
             self._steps.close()
+        self._steps = None
         self._caches.clear()
         self._prefill.close()
         self._session = None

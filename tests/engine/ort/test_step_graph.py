@@ -8,6 +8,7 @@ tests/hollow holds what ONNX Runtime's CUDA provider makes of it.
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -173,6 +174,18 @@ def test_a_pass_reads_lengths_from_memory_that_stays(plain: OrtLlm) -> None:
     assert {name: int(array[0]) for name, array in arrays.items()} == {
         name: expected[name] for name in arrays
     }
+
+
+def test_closing_frees_the_session(graph: Path) -> None:
+    """With the weights, which fill a GPU, while whoever closed it still has the runner, and a cache."""
+    llm = OrtLlm(graph, 1, CAPTURES)
+    cache = llm.new_cache()
+    llm.forward(embeds(2), cache)
+    llm.forward(embeds(1), cache)
+    session = weakref.ref(llm._session)
+    llm.close()
+    gc.collect()
+    assert session() is None and cache.length == 3
 
 
 def test_closing_drops_the_steps_of_caches_that_live_on(graph: Path) -> None:
