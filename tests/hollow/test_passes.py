@@ -12,15 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
 from lira_engine import Bundle
+from lira_engine.bundle.external_data import save_graph
 from lira_engine.bundle.manifest import MAX_TILES
 from lira_engine.engines.record import read_build
 from lira_engine.engines.replay import run_stage
+from lira_engine.lowering.cuda import cuda_pipeline
+from lira_engine.lowering.nodes import CONTRIB, nodes_of
+from lira_engine.lowering.passes.pad_outputs import PadOutputs
+from lira_engine.lowering.pipeline import apply
 from lira_engine.ort.build_cuda import fused_int4
 from lira_engine.ort.device import cuda_device
+from lira_engine.ort.llm import OrtLlm
 from lira_engine.ort.session import open_session
 from lira_engine.ort.stage import OrtStage
 from lira_runtime import Lira
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
 DEQUANTIZE = "Dequantize4BitsKernel"
 ONE_ROW, FEW_ROWS = "MatMulFloat4BitsKernelM1", "MatMulFloat4BatchedKernel"
 FUSED = ("fpA_intB_gemv", "GemmFpAIntB")
+LIRA_2B_TOKENS = 92559
 MOST = MAX_TILES + 1
 
 
@@ -86,6 +94,41 @@ def test_a_few_rows_read_int4_weights_as_they_are(
 def test_more_rows_write_them_out_first(tmp_path: Path, rows: int, asking: Asking) -> None:
     found = kernels(int4_matmul(tmp_path / "int4.onnx", 256, 256, 32), False, rows, asking)
     assert launched(found, DEQUANTIZE) == 1 and launched(found, "cublas") == 1
+
+
+@pytest.mark.parametrize("rows", [1, 16])
+def test_outputs_that_are_no_multiple_of_eight_are_padded(tmp_path: Path, rows: int, asking: Asking) -> None:
+    """Those of LIRA-2B's LM head: as it is, a step writes it out in fp16, in three parts."""
+    path = int4_matmul(tmp_path / "head.onnx", 2048, LIRA_2B_TOKENS, 32)
+    found = kernels(path, False, rows, asking)
+    assert launched(found, DEQUANTIZE) == launched(found, "cublas") == 3
+    padded = PadOutputs()(ir.load(path)).model
+    ir.save(padded, path)
+    found = kernels(path, False, rows, asking)
+    assert launched(found, ONE_ROW if rows == 1 else FEW_ROWS) == 1
+    assert not launched(found, DEQUANTIZE, "cublas")
+    assert fused_int4(path) == "1 of 1 int4 matmuls are fused"
+    found = kernels(path, True, rows, asking)
+    assert launched(found, *FUSED) == 1 and not launched(found, DEQUANTIZE, "cublas")
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_step_reads_all_int4_weights_as_they_are(
+    fresh_nano: Callable[[], Path], tmp_path: Path, padded: bool, asking: Asking
+) -> None:
+    """lira-nano's vocabulary is no multiple of 8: as it is, its head is written out."""
+    passes = [one for one in cuda_pipeline("llm", "int4") if padded or type(one) is not PadOutputs]
+    model = apply(ir.load(fresh_nano() / "llm.onnx"), passes)
+    save_graph(model, tmp_path / "llm.onnx")
+    matmuls = len(nodes_of(model, "MatMulNBits", domain=CONTRIB))
+    with OrtLlm(tmp_path / "llm.onnx", device=replace(cuda_device("int4"), captures=False)) as llm:
+        cache, row = llm.new_cache(), np.zeros((1, llm.sizes["hidden_size"]), np.float32)
+        llm.forward(row.repeat(5, axis=0), cache)
+        with asking() as asked:
+            llm.forward(row, cache)
+    others = 0 if padded else 1
+    assert launched(asked.kernels, ONE_ROW) == matmuls - others > 20 - others
+    assert launched(asked.kernels, DEQUANTIZE) == launched(asked.kernels, "cublas") == others
 
 
 @pytest.mark.parametrize("rows", [1, 4, 17, 300])

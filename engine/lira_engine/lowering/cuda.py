@@ -15,6 +15,7 @@ from lira_engine.lowering.passes.decompose_cached_attention import DecomposeCach
 from lira_engine.lowering.passes.decompose_operators import DecomposeOperators
 from lira_engine.lowering.passes.fuse_residual_norm import FuseResidualNorm
 from lira_engine.lowering.passes.pack_qkv import PackQkv
+from lira_engine.lowering.passes.pad_outputs import PadOutputs
 from lira_engine.lowering.passes.quantize_matmul import QuantizeMatMul
 from lira_engine.lowering.passes.resolve_cast_like import ResolveCastLike
 from lira_engine.lowering.passes.sample_by_gathers import SampleByGathers
@@ -84,7 +85,7 @@ def _llm(precision: str, quantization: Quantization, forms: Forms) -> Sequence[P
     if precision == MIXED:
         passes += operands(forms)
     if precision != "fp32":
-        passes += [UseMixedPrecision(is_cache), UseHalfContribOperators(is_cache)]
+        passes += [UseMixedPrecision(is_cache), UseHalfContribOperators(is_cache), PadOutputs()]
     return (*passes, WidenWeights(), UseSimplifiedLayerNormalization(), FuseResidualNorm(), *CLEAN_UP_FOR_ORT)
 
 

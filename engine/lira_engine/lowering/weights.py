@@ -55,6 +55,22 @@ def _cast(stored: ir.TensorProtocol, dtype: ir.DataType) -> np.ndarray:
     return np.asarray(stored.numpy()).astype(dtype.numpy())
 
 
+def append_zeros(weight: ir.Value, rows: int) -> None:
+    """Append zeros [rows, ...] to an initializer, when it is read. It keeps its name and dtype."""
+    stored, shape = weight.const_value, weight.shape
+    assert stored is not None and shape is not None
+    first, *others = (int(size) for size in shape)  # type: ignore[arg-type]
+    weight.shape = ir.Shape([first + rows, *others])
+    weight.const_value = ir.LazyTensor(
+        partial(_longer, stored, rows), dtype=stored.dtype, shape=weight.shape, name=weight.name
+    )
+
+
+def _longer(stored: ir.TensorProtocol, rows: int) -> ir.TensorProtocol:
+    array = np.asarray(stored.numpy())
+    return ir.tensor(np.pad(array, [(0, rows), *[(0, 0)] * (array.ndim - 1)]), name=stored.name)
+
+
 @dataclass(frozen=True)
 class ConstantMatMul:
     """A MatMul with a constant right operand.

@@ -28,6 +28,7 @@ from lira_engine.lowering.passes.keep_norms_apart import KeepNormsApart
 from lira_engine.lowering.passes.multiply_in_chunks import MultiplyInChunks
 from lira_engine.lowering.passes.pack_qkv import PackQkv
 from lira_engine.lowering.passes.pad_inputs import PadInputs
+from lira_engine.lowering.passes.pad_outputs import PadOutputs
 from lira_engine.lowering.passes.quantize_kv_cache import QuantizeKvCache
 from lira_engine.lowering.passes.quantize_matmul import QuantizeMatMul
 from lira_engine.lowering.passes.quantize_operands import QuantizeOperands
@@ -64,6 +65,7 @@ ALL: tuple[Pass, ...] = (
     MultiplyInChunks(),
     PackQkv(),
     PadInputs(lambda name: 256),
+    PadOutputs(),
     QuantizeKvCache(),
     QuantizeMatMul(lambda name: WeightBits(4)),
     QuantizeOperands("int8", lambda name: (-1.0, 1.0)),

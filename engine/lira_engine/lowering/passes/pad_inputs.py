@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
-import numpy as np
 import onnx_ir as ir
 
 from lira_engine.lowering.nodes import constant_vector
-from lira_engine.lowering.weights import ConstantMatMul, constant_matmuls
+from lira_engine.lowering.weights import ConstantMatMul, append_zeros, constant_matmuls
 
 Block = Callable[[str], int | None]
 """Name of a weight -> of what its inputs should be a multiple; None leaves it as it is."""
@@ -48,8 +46,8 @@ class PadInputs(ir.passes.InPlacePass):
         chosen = self._chosen(model)
         for matmul, rows in chosen:
             _pad_left(model.graph, matmul, rows)
-        for name, (matmul, rows) in {matmul.name: (matmul, rows) for matmul, rows in chosen}.items():
-            _pad_weight(model.graph.initializers[name], matmul, rows)
+        for name, rows in {matmul.name: rows for matmul, rows in chosen}.items():
+            _pad_weight(model.graph.initializers[name], rows)
         return ir.passes.PassResult(model, bool(chosen))
 
     def ensures(self, model: ir.Model) -> None:
@@ -79,16 +77,8 @@ def _pad_left(graph: ir.Graph, matmul: ConstantMatMul, rows: int) -> None:
     matmul.node.replace_input_with(0, padded)
 
 
-def _pad_weight(weight: ir.Value, matmul: ConstantMatMul, rows: int) -> None:
-    stored, shape = matmul.weight, ir.Shape([matmul.inputs + rows, matmul.outputs])
-    weight.const_value = ir.LazyTensor(
-        partial(_padded, stored, rows), dtype=stored.dtype, shape=shape, name=weight.name
-    )
-    weight.shape = shape
+def _pad_weight(weight: ir.Value, rows: int) -> None:
+    append_zeros(weight, rows)
     for use in weight.uses():
         if use.node.op_type == "Cast":
-            use.node.outputs[0].shape = shape
-
-
-def _padded(stored: ir.TensorProtocol, rows: int) -> ir.TensorProtocol:
-    return ir.tensor(np.pad(np.asarray(stored.numpy()), ((0, rows), (0, 0))), name=stored.name)
+            use.node.outputs[0].shape = weight.shape
