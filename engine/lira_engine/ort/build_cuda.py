@@ -131,9 +131,8 @@ class CudaBuilder:
                 found, step, said = errors(True), "on", "decode steps are CUDA graphs"
             except NotCaptured as error:
                 found, step = errors(False), "off"
-                said = (
-                    f"decode steps are no CUDA graphs: ONNX Runtime {onnxruntime.__version__} says: {error}"
-                )
+                who = f"ONNX Runtime {onnxruntime.__version__}"
+                said = f"decode steps are no CUDA graphs: {who} says: {error.reason}"
         lines = (said, fused_int4(file)) if opener.device.fuses_int4 else (said,)
         return BuiltStage(precision, found, 0.0, chosen={"step_graph": step}, said=lines)
 

@@ -18,7 +18,7 @@ from itertools import count
 import numpy as np
 
 from lira_engine.engines.llm_tensors import TOTAL, cache_output, length_inputs
-from lira_engine.errors import LiraError
+from lira_engine.errors import DeviceFailed, LiraError
 from lira_engine.ort.device import Device
 from lira_engine.ort.gpu_errors import gpu_errors_told
 from lira_engine.ort.package import ORT_ERRORS, onnxruntime
@@ -27,9 +27,8 @@ Rows = dict[str, onnxruntime.OrtValue]
 """Keys and values of a cache, by the names of their inputs."""
 _GRAPH = "gpu_graph_id"
 
-
-_CAPTURE_FAILED = re.compile(r"CUDA failure 90\d")
-"""Numbers of cudaError_t from 900 on are those of a stream that is captured."""
+_CAPTURE_FAILED = re.compile(r"CUDA failure 90\d|cudaErrorStreamCapture|cudaErrorCapturedEvent")
+"""Numbers of cudaError_t from 900 on are those of a stream that is captured. A kernel's errors have names."""
 
 
 def numbered(number: int) -> onnxruntime.RunOptions:
@@ -46,7 +45,11 @@ def not_captured() -> onnxruntime.RunOptions:
 
 
 class NotCaptured(LiraError):
-    """ONNX Runtime cannot capture runs of a graph. The message is its reason."""
+    """ONNX Runtime cannot capture runs of a graph. `reason`: in its words."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @contextmanager
@@ -58,12 +61,17 @@ def refusal_told() -> Iterator[None]:
         said = re.search(r"cannot use the (?:graph capture|CUDA Graph) feature.*", str(error))
         if said is None:
             raise
-        raise NotCaptured(said[0]) from error
+        reason = " ".join(said[0].split())
+        raise NotCaptured(
+            f"ONNX Runtime {onnxruntime.__version__} does not capture the decode steps of these engines, as "
+            f"that did which built them: build them again with --force; it says: {reason[:300]}",
+            reason,
+        ) from error
 
 
-def _failed(error: Exception) -> LiraError:
+def _failed(error: Exception) -> DeviceFailed:
     reason = " ".join(str(error).split())
-    return LiraError(
+    return DeviceFailed(
         "a decode step failed as a CUDA graph: build with --step-graph off, and report this with the "
         f"output of `lira-edge doctor`; ONNX Runtime {onnxruntime.__version__} says: {reason[:300]}"
     )

@@ -112,7 +112,7 @@ def test_steps_that_cannot_be_captured_run_without(built: Build, monkeypatch: py
 
     def refuse(llm: OrtLlm, path: Path, threads: int | None = None, device: Any = CPU) -> None:
         if device.captures:
-            raise NotCaptured("cannot use the graph capture feature")
+            raise NotCaptured("build again", "cannot use the graph capture feature")
         init(llm, path, threads, device)
 
     monkeypatch.setattr(OrtLlm, "__init__", refuse)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import pytest
 
 from lira_engine import Bundle, LiraError
@@ -23,6 +24,7 @@ from lira_engine.bundle.external_data import save_graph
 from lira_engine.engines.accuracy import check_outputs, rms_error
 from lira_engine.engines.llm_tensors import SEQLENS, TOTAL
 from lira_engine.engines.replay import run_llm
+from lira_engine.errors import DeviceFailed
 from lira_engine.lowering.cuda import cuda_pipeline
 from lira_engine.lowering.pipeline import apply
 from lira_engine.ort import llm as ort_llm
@@ -208,8 +210,12 @@ def test_a_session_that_cannot_capture_says_why(graph: Path, monkeypatch: pytest
         )
 
     monkeypatch.setattr(ort_llm, "open_session", refuse)
-    with pytest.raises(NotCaptured, match=r"^cannot use the graph capture feature as requested"):
+    with pytest.raises(
+        NotCaptured, match=r"^ONNX Runtime .* build them again .* it says: cannot use"
+    ) as told:
         OrtLlm(graph, 1, CAPTURES)
+    assert told.value.reason.startswith("cannot use the graph capture feature as requested")
+    assert "\n" not in str(told.value)
 
 
 def test_another_error_is_no_reason_to_capture_nothing(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,9 +234,35 @@ def test_a_step_that_fails_names_the_option(llm: OrtLlm, monkeypatch: pytest.Mon
     assert cache.step is not None
     cache.step._values["inputs_embeds"] = cache.step._value(np.zeros((1, 1, 3), np.float32), "cpu")
     cache.step._binding.bind_ortvalue_input("inputs_embeds", cache.step._values["inputs_embeds"])  # type: ignore[union-attr]
-    with pytest.raises(LiraError, match="build with --step-graph off"):
+    with pytest.raises(DeviceFailed, match="build with --step-graph off"):
         cache.step.run(llm._session, np.zeros((1, 1, 3), np.float32), 2)  # type: ignore[arg-type]
     assert cache.length == 2
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA failure 906: operation would make the legacy stream depend on a capturing one ; GPU=0",
+        "CUDA error cudaErrorStreamCaptureUnsupported:operation not permitted when stream is capturing",
+    ],
+)
+def test_a_capture_that_fails_names_the_option(
+    llm: OrtLlm, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """A call's error has a number, a kernel's a name."""
+    cache = llm.new_cache()
+    llm.forward(embeds(2), cache)
+    assert cache.step is not None
+    monkeypatch.setattr(cache.step, "_device", Device(("CUDAExecutionProvider",), "cuda"))
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", fail)
+    with pytest.raises(
+        DeviceFailed, match="a decode step failed as a CUDA graph: build with --step-graph off"
+    ):
+        llm.forward(embeds(1), cache)
 
 
 def test_the_providers_are_told() -> None:
