@@ -106,5 +106,5 @@ def _out_of_memory(said: str) -> str:
     card = f" ({found[0].name}, {found[0].memory})" if len(found) == 1 else ""
     return (
         f"out of memory on the GPU{card}{size}: close other programs that use it (`nvidia-smi` names them), "
-        "build with --precision int4, or export with a smaller --context-length"
+        "build with --tiles one or --precision int4, or export with a smaller --context-length"
     )

@@ -158,7 +158,7 @@ def test_a_full_card_is_told_apart_from_a_full_machine(said: str) -> None:
         found = told(error)
         assert isinstance(found, OutOfMemory)
         assert str(found).startswith("out of memory on the GPU (RTX 4090, 24564 MiB)")
-        assert "--precision int4" in str(found) and "add swap" not in str(found)
+        assert "--tiles one or --precision int4" in str(found) and "add swap" not in str(found)
     assert ("for a tensor of 1,024 MiB:" in str(found)) == (said == FULL)
     for error in (MemoryError(), RuntimeError("std::bad_alloc")):
         assert "add swap" in str(told(error))
