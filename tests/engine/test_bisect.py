@@ -17,7 +17,7 @@ from lira_engine import bisect
 from lira_engine.bisect import find_wrong_node
 from lira_engine.build import build
 from lira_engine.bundle.bundle import Bundle
-from lira_engine.bundle.manifest import STAGES
+from lira_engine.bundle.manifest import MAX_TILES, STAGES
 from lira_engine.engines import setting
 from lira_engine.engines.finding import Finding, WrongNode
 from lira_engine.engines.record import read_build
@@ -32,6 +32,7 @@ from lira_engine.ort.llm import OrtLlm
 from lira_engine.ort.opening import OrtOpener
 from lira_engine.ort.options import CpuOptions
 from lira_engine.ort.plain_reference import PlainReference
+from lira_engine.ort.step_graph import StepGraph
 from lira_engine.system.machine import Gpu
 from lira_engine.targets import target_named
 
@@ -238,6 +239,36 @@ def test_a_node_that_is_wrong_for_several_tiles_only(nano: Path, plant: Callable
         found = wrong_node.search_stage(bundle, device, 1, lambda what: None).wrong
         assert (found is not None) == wrong
     assert found is not None and (names(found), found.run) == ([node], "3 tiles at once")
+
+
+def test_engines_are_searched_as_their_build_chose(
+    nano: Path, plant: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all tiles in a pass, and captured steps; passes and parts of the graph are captured nowhere."""
+    captured: list[bool] = []
+    opened = on_device.open_session
+
+    def noted(*arguments: Any, device: Device, **options: Any) -> Any:
+        captured.append(device.captures)
+        return opened(*arguments, device=device, **options)
+
+    monkeypatch.setattr(on_device, "open_session", noted)
+    positions: list[int] = []
+    run = StepGraph.run
+
+    def step(self: StepGraph, session: Any, embeds: np.ndarray, position: int) -> Any:
+        positions.append(position)
+        logits, hidden = run(self, session, embeds, position)
+        return -logits, hidden
+
+    monkeypatch.setattr(StepGraph, "run", step)
+    assert "what the runtime adds is wrong" in search(nano, "llm", "fp16").remark
+    assert positions == [21, 22, 23] * 2
+    node = computing(cuts_of(nano, "semantic_encoder", "fp16"))[50]
+    plant(node, tiles=MAX_TILES + 1)
+    found = wrong_in(nano, "semantic_encoder", "fp16")
+    assert (names(found), found.run) == ([node], f"{MAX_TILES + 1} tiles at once")
+    assert captured and not any(captured)
 
 
 def test_what_the_runtime_adds_may_be_wrong(nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
