@@ -101,7 +101,7 @@ def verify_engines(
             lowered |= {f"{stage}.{output}": error for output, error in near.errors.items()}
         progress("answer")
         answer = ask(bundle, engines, build.precisions["llm"], threads)
-    judgement = _judged(bundle, build, flips, threads, progress) if flips else None
+    judgement = _judged(bundle, build, flips, threads, progress, driver) if flips else None
     placement = chosen.placement(bundle, build, lambda stage: progress(f"{stage}: placement"))
     result = Verified(
         now(),
@@ -134,7 +134,12 @@ def _runs(engines: Engines, stage: str, vectors: CheckVectors) -> Iterator[dict[
 
 
 def _judged(
-    bundle: Bundle, build: Build, flips: dict[str, tuple[Flip, ...]], threads: int | None, progress: Progress
+    bundle: Bundle,
+    build: Build,
+    flips: dict[str, tuple[Flip, ...]],
+    threads: int | None,
+    progress: Progress,
+    driver: DriverName,
 ) -> Judgement:
     """Return what the judge says about near ties that came out otherwise. Raises LiraError if it refuses
     engines that were not kept by --force."""
@@ -145,12 +150,13 @@ def _judged(
             None,
             None,
             build.target,
-            build.options,
+            build.settled,
             bundle.engine_folder(build.target, build.precision),
             threads=threads,
             progress=lambda what: progress(f"near ties: {what}"),
             precision=build.precision,
             flips=tuple(chain.from_iterable(flips.values())),
+            driver=driver,
         )
     )
     forced = build.judgement is not None and build.judgement.forced

@@ -15,7 +15,9 @@ import pytest
 from lira_engine import verify
 from lira_engine.build import build
 from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.manifest import MAX_TILES
 from lira_engine.engines import setting
+from lira_engine.engines.judgement import Candidate, Judgement
 from lira_engine.engines.record import Build, read_build
 from lira_engine.errors import LiraError
 from lira_engine.inspect import describe
@@ -150,6 +152,25 @@ def test_verify_judges_flips_on_the_device(target: str, bundle: Path, plant: Pla
     plant({HARMFUL: NO_TIE})
     with pytest.raises(LiraError, match=r"query_valid 3 is now true \(margin 1\.0e-02\)"):
         verify_engines(bundle, target, "fp32")
+
+
+def test_the_judge_opens_engines_as_verify_did(
+    bundle: Path, plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built(bundle, "cuda")
+    plant({HARMLESS: TIE})
+    monkeypatch.setattr(ort_target.CudaTarget, "with_driver", lambda target, driver: target)
+    asked: list[Candidate] = []
+
+    def judged(candidate: Candidate) -> Judgement:
+        asked.append(candidate)
+        return Judgement()
+
+    monkeypatch.setattr(verify, "judged_flips", judged)
+    verify_engines(bundle, "cuda", "fp32", driver="pycuda")
+    (one,) = asked
+    assert one.driver == "pycuda"
+    assert (one.options["step_graph"], one.options["tiles"]) == ("on", MAX_TILES + 1)
 
 
 def test_without_a_judge_near_ties_are_kept_and_it_is_said_that_nobody_judged(

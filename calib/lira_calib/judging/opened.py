@@ -13,7 +13,8 @@ from lira_engine.targets import target_named
 
 def opened(candidate: Candidate) -> Engines:
     """Open the files that `file_of` names. Raises LiraError if they cannot run here."""
-    target, bundle, threads = target_named(candidate.target), candidate.bundle, candidate.threads
+    target = target_named(candidate.target).with_driver(candidate.driver)
+    bundle, threads = candidate.bundle, candidate.threads
     files = {stage: file_of(candidate, stage) for stage in STAGES}
     if candidate.graphs:
         from lira_engine.ort.opening import OrtOpener

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lira_engine.cuda.driver import DriverName
 from lira_engine.engines.near_ties import Flip
 from lira_engine.engines.precision import MIXED
 from lira_engine.errors import LiraError
@@ -102,9 +103,9 @@ class Candidate:
     Attributes:
         recipe, recipe_folder: theirs, with held-out questions; None for engines without a recipe, of which
             the `flips` are judged. folder: holds the engine files of `target`; or, if `graphs`, the lowered
-            graphs STAGE.onnx, which ONNX Runtime runs on the CPU. options: as recorded.
+            graphs STAGE.onnx, which ONNX Runtime runs on the CPU. options: as an opener takes them.
         progress: is called with what is judged now. precision: of the engines. flips: near ties that came out
-            otherwise on the check vectors.
+            otherwise on the check vectors. driver: see `lira_engine.open.open_engines`.
     """
 
     bundle: Bundle
@@ -118,6 +119,7 @@ class Candidate:
     progress: Callable[[str], None] = lambda what: None
     precision: str = MIXED
     flips: tuple[Flip, ...] = ()
+    driver: DriverName = "auto"
 
 
 class Judge(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from lira_calib.judging import gate, near_ties
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.engines.judgement import Candidate
 from lira_engine.engines.near_ties import Flip
+from lira_engine.errors import LiraError
 from lira_runtime import Scene
 
 
@@ -28,6 +30,11 @@ def test_without_flips_nothing_is_lost(calib_bundle: Bundle) -> None:
     assert found.metrics["tokens"] == found.metrics["iou"] == 1.0 and not found.refused
     assert (found.ran, found.pictures, found.questions) == ("engines", 1, 2) and len(said) == 2
     assert gate.judge(candidate(calib_bundle, 3)).refused
+
+
+def test_engines_are_opened_with_the_candidates_driver(calib_bundle: Bundle) -> None:
+    with pytest.raises(LiraError, match="target cpu takes no driver"):
+        gate.judge(replace(candidate(calib_bundle, 3), driver="pycuda"))
 
 
 def test_the_picture_is_that_of_the_check_vectors(calib_bundle: Bundle) -> None:
