@@ -195,7 +195,7 @@ def test_doctor_describes_an_rtx_machine(recorded: Record, has_onnxruntime: Onnx
     assert targets()["tensorrt-rtx"] == ("yes", "tensorrt-rtx 1.7.1")
     assert targets()["cuda"][0] == "no"
     has_onnxruntime(("1.32.0", ["Tensorrt", "CUDA", "CPU"]))
-    assert targets()["cuda"] == ("yes", "--provider cuda, tensorrt")
+    assert targets()["cuda"] == ("yes", "--provider cuda, tensorrt (not tried)")
     recorded({**RTX, "--query-gpu=compute_cap": ["6.1"]}, tensorrt_rtx="1.7.1", pycuda="2025.1")
     expected = "NVIDIA GeForce RTX 4090 has compute capability 6.1, expected 7.5 or newer"
     assert targets()["tensorrt-rtx"] == ("no", expected)

@@ -29,6 +29,7 @@ _FULL = re.compile(
 )
 _ASKED = re.compile(r"requested buffer of size (\d+)")
 _NO_CUDNN = re.compile(r"cuDNN is unavailable|dlopen failed for libcudnn", re.IGNORECASE)
+_NO_TENSORRT = re.compile(r"install TensorRT libraries", re.IGNORECASE)
 _NODE = re.compile(r"while running (\w+) node\. Name:'([^']*)'")
 # Codes of CUDA (cudaError_t), by number and name.
 _OLD_DRIVER = ("35", "cudaErrorInsufficientDriver")
@@ -64,6 +65,12 @@ def _told(said: str) -> LiraError | None:
     where = f" in {node[1]} {node[2]}".rstrip() if node else ""
     if _NO_CUDNN.search(said):
         return DeviceFailed(f"cuDNN 9 is missing, which the GPU needs{where}: {library_mend()}")
+    if _NO_TENSORRT.search(said):
+        return DeviceFailed(
+            "TensorRT's libraries (libnvinfer, libnvonnxparser) are missing, which --provider tensorrt "
+            "needs: install the release that this onnxruntime is for and add its folder to LD_LIBRARY_PATH "
+            "(PATH on Windows), or take --provider cuda"
+        )
     for form in _FAILURES:
         failure = form.search(said)
         if failure is not None:

@@ -191,7 +191,8 @@ class CudaTarget(OrtTarget):
             try_gpu(cuda_device(self.base))
         except LiraError as error:
             return Readiness(self.name, "no", str(error))
-        return Readiness(self.name, "yes", f"--provider {', '.join(chosen)}")
+        others = [f"{name} (not tried)" for name in chosen if name != "cuda"]
+        return Readiness(self.name, "yes", f"--provider {', '.join(['cuda', *others])}")
 
     def placement(self, bundle: Bundle, build: Build, progress: Callable[[str], None]) -> dict[str, str]:
         from lira_engine.ort.build_cuda import checked_placement

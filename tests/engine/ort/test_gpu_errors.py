@@ -66,6 +66,12 @@ NO_CUDNN = in_node(
     "disabled for CUDA Execution Provider: dlopen failed for libcudnn.so: libcudnn.so: cannot open shared "
     "object file: No such file or directory\n"
 )
+NO_TENSORRT = (
+    "/onnxruntime_src/onnxruntime/python/onnxruntime_pybind_state.cc:729 void onnxruntime::python::"
+    "RegisterTensorRTPluginsAsCustomOps(PySessionOptions&, const onnxruntime::ProviderOptions&) Please "
+    "install TensorRT libraries as mentioned in the GPU requirements page, make sure they're in the PATH or "
+    "LD_LIBRARY_PATH, and that your GPU is supported.\n"
+)
 OLD = cuda_failure(35, "CUDA driver version is insufficient for CUDA runtime version")
 ILLEGAL = cuda_failure(700, "an illegal memory access was encountered", "cudaStreamSynchronize(stream)")
 CUBLAS = in_node(
@@ -118,6 +124,10 @@ def told(error: Exception, device: Device = CUDA) -> LiraError:
         (
             NO_CUDNN,
             "cuDNN 9 is missing, which the GPU needs in Conv /vit/Conv: pip install 'lira-edge[cuda]'",
+        ),
+        (
+            NO_TENSORRT,
+            "TensorRT's libraries (libnvinfer, libnvonnxparser) are missing, which --provider tensorrt needs",
         ),
     ],
 )
