@@ -32,6 +32,7 @@ from lira_engine.bundle.manifest import MANIFEST_NAME
 from lira_engine.engines.usable import forced_remark
 from lira_engine.errors import LiraError, quoted
 from lira_engine.inspect import BuiltEngines, built_engines
+from lira_engine.system.atomic import check_file
 from lira_engine.system.cores import default_threads
 from lira_engine.system.machine import Machine, this_machine
 from lira_engine.system.terminal import warn
@@ -84,6 +85,8 @@ def bench_all(request: Request, progress: Progress = lambda doing: None) -> Meas
         raise LiraError(_nothing(bundle, found))
     output.check(folder, [one.name for one in found], request.overwrite)
     pictures = _pictures(find_images(request.images))
+    if request.submit is not None:
+        _check_submit(request.submit, folder)
     output.begin(folder, [one.name for one in found])
     engines: list[EngineResult] = []
     records: dict[str, Mapping[str, Any]] = {}
@@ -142,8 +145,15 @@ def _check(request: Request) -> None:
         raise LiraError("--all measures every engine that is built: leave --target and --precision out")
     if request.peer:
         raise LiraError("--all and --peer: peers are measured beside one engine, leave one of the two out")
-    if request.submit is not None and request.submit.is_dir():
-        raise LiraError(f"--submit {request.submit} is a folder, expected a file to write")
+
+
+def _check_submit(path: Path, folder: Path) -> None:
+    """Raise LiraError if the file for others could not be written after all engines were measured."""
+    if path.is_dir() or path.absolute() == folder.absolute():
+        raise LiraError(f"--submit {path} is a folder, expected a file to write")
+    if path.absolute().parent == folder.absolute() and path.name in output.FILES:
+        raise LiraError(f"--submit {path} is a file of the results themselves: choose another name")
+    check_file(path)
 
 
 def _nothing(bundle: Bundle, found: Sequence[BuiltEngines]) -> str:

@@ -17,6 +17,7 @@ from lira_engine.system.atomic import atomic_write, readable_errors
 from lira_engine.system.text import json_text
 
 RESULTS, TABLE, PICTURE = "results.json", "results.md", "results.png"
+FILES = (RESULTS, TABLE, PICTURE)
 LOGS, AGAIN = "logs", ".again"
 
 

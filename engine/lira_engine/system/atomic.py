@@ -78,15 +78,12 @@ def atomic_write(target: Path | str) -> Iterator[IO[bytes]]:
     """
     target = Path(os.path.abspath(target))
     with readable_errors(target):
-        if target.is_dir():
-            raise LiraError(f"{target} is a folder, expected the path of a file to write")
-        if target.exists() and not target.is_file():
+        if _is_device(target):
             with open(target, "wb") as file:
                 yield file
             return
         target = Path(os.path.realpath(target))
-        _make_parent(target)
-        partial, lock = _claim(target, directory=False)
+        partial, lock = _claim_file(target)
         try:
             with open(partial, "wb") as file:
                 yield file
@@ -97,6 +94,28 @@ def atomic_write(target: Path | str) -> Iterator[IO[bytes]]:
         finally:
             partial.unlink(missing_ok=True)
             os.close(lock)
+
+
+def check_file(target: Path | str) -> None:
+    """Raise LiraError if `atomic_write` would; call it before long work. Makes the file's folder."""
+    target = Path(os.path.abspath(target))
+    with readable_errors(target):
+        if not _is_device(target):
+            partial, lock = _claim_file(Path(os.path.realpath(target)))
+            partial.unlink()
+            os.close(lock)
+
+
+def _is_device(target: Path) -> bool:
+    """Return whether `target` is a device or a pipe. Raises LiraError for a folder."""
+    if target.is_dir():
+        raise LiraError(f"{target} is a folder, expected the path of a file to write")
+    return target.exists() and not target.is_file()
+
+
+def _claim_file(target: Path) -> tuple[Path, int]:
+    _make_parent(target)
+    return _claim(target, directory=False)
 
 
 @contextmanager

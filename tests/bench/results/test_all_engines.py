@@ -199,6 +199,9 @@ def test_an_interruption_leaves_no_results(bundle: Path, tmp_path: Path, measuri
         (("--all", "--task", "caption"), "--task is 'caption'"),
         (("--all", "--images", "nowhere"), "nowhere is neither an image"),
         (("--all", "--submit", "."), "--submit . is a folder"),
+        (("--all", "--submit", "out"), "--submit out is a folder"),
+        (("--all", "--submit", "out/results.json"), "is a file of the results themselves"),
+        (("--all", "--submit", "file/x.json"), "file is a file, expected a folder for x.json"),
         (("--submit", "x.json"), "add --all"),
     ],
 )
@@ -209,8 +212,11 @@ def test_wrong_options_are_refused_before_measuring(
     capsys: pytest.CaptureFixture[str],
     arguments: tuple[str, ...],
     message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert bench(bundle, *arguments, "-o", tmp_path / "out") == 2
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert bench(bundle, *arguments, "-o", "out") == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists() and not measuring.asked

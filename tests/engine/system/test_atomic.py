@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lira_engine import LiraError
-from lira_engine.system.atomic import atomic_directory, atomic_write, remove_leftovers
+from lira_engine.system.atomic import atomic_directory, atomic_write, check_file, remove_leftovers
 
 
 def test_a_directory_appears_only_at_the_end(tmp_path: Path) -> None:
@@ -115,6 +115,19 @@ def test_atomic_write_replaces_a_file_and_refuses_a_folder(tmp_path: Path) -> No
     assert target.read_bytes() == b"2"
     with pytest.raises(LiraError, match="is a folder"), atomic_write(tmp_path):
         pass
+
+
+def test_a_file_that_cannot_be_written_is_found_before(tmp_path: Path) -> None:
+    check_file(tmp_path / "new" / "a.json")
+    assert [path.name for path in tmp_path.rglob("*")] == ["new"]
+    (tmp_path / "new" / "a.json").write_text("kept")
+    check_file(tmp_path / "new" / "a.json")
+    check_file(os.devnull)
+    assert (tmp_path / "new" / "a.json").read_text() == "kept"
+    with pytest.raises(LiraError, match="new is a folder, expected the path of a file"):
+        check_file(tmp_path / "new")
+    with pytest.raises(LiraError, match=r"a\.json is a file, expected a folder for b"):
+        check_file(tmp_path / "new" / "a.json" / "b")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Linux and macOS only")
