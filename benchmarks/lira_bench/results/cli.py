@@ -33,4 +33,5 @@ def results(
         with atomic_write(path) as file:
             file.write(text.encode())
     written = ", ".join(map(str, texts))
-    plain_console().print(f"wrote {written}: {len(entries)} submitted files", soft_wrap=True)
+    count = f"{len(entries)} submitted file{'' if len(entries) == 1 else 's'}"
+    plain_console().print(f"wrote {written}: {count}", soft_wrap=True)

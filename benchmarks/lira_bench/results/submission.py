@@ -5,22 +5,21 @@ Only what is listed here is written. A text loses every sign that `submitted` do
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from lira_bench.results.result import CardFigures, EngineResult, MachineFacts, Results
-from lira_bench.results.submitted import FORBIDDEN, MOST_TEXT, checked
+from lira_bench.results.submitted import BUNDLES, ENGINE, FORBIDDEN, MOST_TEXT, NOT_FIRST, OWN_BUNDLE, checked
 from lira_engine.errors import LiraError
 from lira_engine.system.atomic import atomic_write
 from lira_engine.system.machine import Gpu
 from lira_engine.system.text import json_text
 
-BUNDLES = ("lira-2b", "lira-8b", "lira-qwen2-1.5b", "lira-nano")
-"""Names that tell nothing of whose bundle it is. Others may be those of somebody's folder."""
-
 
 def for_others(results: Results) -> Results:
-    """Return the results without reasons, which name paths, and without names that the user chose.
+    """Return the results without reasons, which name paths, and without names that the user chose, such as
+    that of a folder beside the engines'.
 
     The names of other programs that ran meanwhile are not in results at all.
     """
@@ -28,7 +27,7 @@ def for_others(results: Results) -> Results:
         results,
         machine=_machine(results.machine),
         bundle=replace(results.bundle, name=_bundle_name(results)),
-        engines=tuple(_engine(one) for one in results.engines),
+        engines=tuple(_engine(one) for one in results.engines if re.fullmatch(ENGINE, one.name)),
     )
 
 
@@ -47,7 +46,7 @@ def write(path: Path, results: Results) -> Results:
 
 def _bundle_name(results: Results) -> str:
     name = results.bundle.name
-    return name if name in BUNDLES else "own bundle"
+    return name if name in BUNDLES else OWN_BUNDLE
 
 
 def _machine(found: MachineFacts) -> MachineFacts:
@@ -101,4 +100,5 @@ def _or_none(text: str | None) -> str | None:
 
 
 def _text(text: str) -> str:
-    return " ".join(FORBIDDEN.sub(" ", text).split())[:MOST_TEXT].rstrip() or "unknown"
+    allowed = " ".join(FORBIDDEN.sub(" ", text).split()).lstrip(NOT_FIRST)
+    return allowed[:MOST_TEXT].rstrip() or "unknown"

@@ -24,8 +24,21 @@ MOST_TEXT = 120
 MOST_MEMBERS = 40
 MOST_DEPTH = 8
 MOST_NUMBER = 1e13
-FORBIDDEN = re.compile(r"[^A-Za-z0-9 ()+.,_%-]+|(?<=www)\.", re.IGNORECASE)
-"""What a text may not hold: no sign that Markdown or HTML reads, no path, no address of a page."""
+FORBIDDEN = re.compile(
+    r"[^A-Za-z0-9 ()+.,_%-]+|(?<=www)\.|(?<![A-Za-z0-9])_+|_+(?![A-Za-z0-9])", re.IGNORECASE
+)
+"""What a text may not hold: no sign that Markdown or HTML reads (a `_` inside a word is none), no path, no
+address of a page."""
+NOT_FIRST = " ()+.,_%-"
+"""What a text may hold, but not begin with."""
+BUNDLES = ("lira-2b", "lira-8b", "lira-qwen2-1.5b", "lira-nano")
+"""Names that tell nothing of whose bundle it is. Others may be those of somebody's folder."""
+OWN_BUNDLE = "own bundle"
+_PRECISIONS = sorted({one for target in TARGETS.values() for one in target.precisions} | {MIXED})
+ENGINE = f"({'|'.join(TARGETS)})-({'|'.join(_PRECISIONS)})"
+"""Names of engine folders, as a regular expression."""
+_MADE_BY = "expected a file that `lira-edge bench --all --submit FILE` wrote"
+_NAME = r"[A-Za-z0-9].*"
 
 
 def read_submitted(path: Path) -> Results:
@@ -41,15 +54,14 @@ def read_submitted(path: Path) -> Results:
     try:
         data = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise LiraError(f"{path} is not JSON ({str(error).splitlines()[0]})") from None
+        raise LiraError(f"{path} is not JSON ({str(error).splitlines()[0]}); {_MADE_BY}") from None
     return checked(data, path.name)
 
 
 def checked(data: Any, where: str) -> Results:
     """Return the results in parsed JSON; `where` begins messages. Raises LiraError as `read_submitted`."""
-    made_by = "expected a file that `lira-edge bench --all --submit FILE` wrote"
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise LiraError(f'{where} lacks "format": "{FORMAT}"; {made_by}')
+        raise LiraError(f'{where} lacks "format": "{FORMAT}"; {_MADE_BY}')
     version = data.get("format_version")
     if version != FORMAT_VERSION or type(version) is not int:
         raise LiraError(f"{where}: format_version is {str(version)[:20]!r}, expected {FORMAT_VERSION}")
@@ -92,15 +104,16 @@ def _check_values(value: Any, where: str, depth: int = 0) -> None:
 
 def _formed(results: Results) -> Iterator[tuple[str, str, str]]:
     """Yield (name, text, its regular expression)."""
-    precisions = sorted(
-        {precision for target in TARGETS.values() for precision in target.precisions} | {MIXED}
-    )
-    engine = f"({'|'.join(TARGETS)})-({'|'.join(precisions)})"
-    yield "date", results.date, r"20\d\d-\d\d-\d\d"
-    yield "manifest_sha256", results.bundle.manifest_sha256, "[0-9a-f]{64}"
+    machine, bundle = results.machine, results.bundle
+    yield "date", results.date, r"20\d\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
+    yield "system", machine.system, _NAME
+    for device in (machine.cpu, *machine.jetson, *(gpu.name for gpu in machine.gpus)):
+        yield "name of a device", device, _NAME
+    yield "name of the bundle", bundle.name, "|".join((*map(re.escape, BUNDLES), OWN_BUNDLE))
+    yield "manifest_sha256", bundle.manifest_sha256, "[0-9a-f]{64}"
     yield "task", results.asked.task, "|".join(TASKS)
     for one in results.engines:
-        yield "an engine's name", one.name, engine
+        yield "an engine's name", one.name, ENGINE
         yield f"status of {one.name}", one.status, "measured" if one.figures else "refused|failed"
         yield f"reason of {one.name}", one.reason, ""
         if one.error is not None:

@@ -32,6 +32,7 @@ def print_results(console: Console, results: Results, folder: Path) -> None:
 def print_submission(console: Console, path: Path, results: Results) -> None:
     """Print what a file for others holds."""
     pictures, bundle = results.asked.pictures, results.bundle
+    without = [f"{one.name} ({one.status})" for one in results.engines if one.figures is None]
     about = f"{pictures.name}, {pictures.width} x {pictures.height}"
     console.print(f"wrote {path}, for others (docs/results says where it goes). It holds", soft_wrap=True)
     for what, told in (
@@ -39,7 +40,8 @@ def print_submission(console: Console, path: Path, results: Results) -> None:
         ("machine, versions", f"{results.machine.system}; {table.setting(results)}"),
         ("bundle", f"{bundle.name}, SHA-256 of its lira.json {bundle.manifest_sha256[:12]}..."),
         ("images", about if pictures.count == 1 else f"{pictures.count}, the first: {about}"),
-        ("figures of", ", ".join(one.name for one in results.engines)),
+        ("figures of", ", ".join(one.name for one, _ in results.measured)),
+        *([("without figures", ", ".join(without))] if without else []),
     ):
         console.print(f"  {what}: {told}", soft_wrap=True)
     console.print("and no host name, user name, path, serial number or address.", soft_wrap=True)

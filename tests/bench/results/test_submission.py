@@ -41,6 +41,7 @@ def test_nothing_of_the_user_is_in_the_file(
     foreign = bundle / "engines" / "cuda-fp16"
     foreign.mkdir()
     (foreign / "build.json").write_text("{}")
+    shutil.copytree(foreign, bundle / "engines" / f"cpu-int4.{SECRET}")
     shutil.copy(ROOT / "assets" / "answer.png", home / f"{SECRET}.png")
     monkeypatch.chdir(home)
     for name in ("HOSTNAME", "USER", "LOGNAME", "USERNAME", "HOME", "VIRTUAL_ENV"):
@@ -102,13 +103,14 @@ def test_texts_lose_what_markdown_reads(results: Results, tmp_path: Path) -> Non
         results.machine,
         cpu="Intel(R) Core(TM) i7 CPU @ 2.60GHz",
         gpus=(Gpu("<b>x</b>|`[a](//www.b.c)`\n\x1b[31m\u202e", "[N/A]", "/dev", None),),
-        power_mode="",
+        power_mode="__init__ _x_ a_b -",
+        jetson=("- 1. board",),
         versions={"a/b": "1.0+x"},
     )
     told = submission.write(tmp_path / "file.json", dataclasses.replace(results, machine=odd)).machine
     assert told.cpu == "Intel(R) Core(TM) i7 CPU 2.60GHz"
     assert told.gpus == (Gpu("b x b a ( www b.c) 31m", "N A", "dev", None),)
-    assert (told.power_mode, told.versions) == ("unknown", {"a b": "1.0+x"})
+    assert (told.power_mode, told.jetson, told.versions) == ("init x a_b -", ("1. board",), {"a b": "1.0+x"})
 
 
 @pytest.mark.parametrize("name", ["lira-2b", "lira-nano"])
