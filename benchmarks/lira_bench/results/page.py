@@ -21,6 +21,7 @@ COLUMNS = (
     "machine", "bundle, task", "engine", "first token", "decode tok/s", "end to end tok/s", "of 21.6",
     "peak memory", "energy per answer", "",
 )  # fmt: skip
+_TEXTS, _COMPARED = 3, COLUMNS.index("of 21.6")
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,14 @@ def _sections(entries: Sequence[Entry]) -> Iterator[str]:
 
 
 def summary(entries: Sequence[Entry]) -> str:
-    """Return one table of all measured engines."""
+    """Return one table of all measured engines; beside the authors' rate if one of them is comparable."""
+    if not entries:
+        return "No file was submitted yet."
     rows = [_row(one, engine, figures) for one in entries for engine, figures in one.results.measured]
-    return "\n".join(report.rows((COLUMNS, rows))) if rows else "No file was submitted yet."
+    compared = any(row[_COMPARED] for row in rows)
+    kept = [place for place in range(len(COLUMNS)) if compared or place != _COMPARED]
+    columns, *lines = [[row[place] for place in kept] for row in (COLUMNS, *rows)]
+    return "\n".join(report.rows((columns, lines), texts=_TEXTS))
 
 
 def _row(entry: Entry, engine: EngineResult, figures: Figures) -> list[str]:

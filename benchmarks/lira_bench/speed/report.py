@@ -221,11 +221,11 @@ def _markdown(record: Record) -> Iterator[str]:
         yield record["peers"]["table"]
 
 
-def rows(table: Table) -> Iterator[str]:
-    """Return the Markdown lines of a table; all columns but the first are aligned to the right."""
+def rows(table: Table, texts: int = 1) -> Iterator[str]:
+    """Return the Markdown lines of a table; all columns but the first `texts` are aligned to the right."""
     columns, lines = table
     yield f"| {' | '.join(columns)} |"
-    yield f"| --- |{' ---: |' * (len(columns) - 1)}"
+    yield f"|{' --- |' * texts}{' ---: |' * (len(columns) - texts)}"
     for line in lines:
         yield f"| {' | '.join(line)} |"
 

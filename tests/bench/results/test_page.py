@@ -119,6 +119,15 @@ def test_entries_are_sorted_by_machine_and_bundle(folder: Path) -> None:
     assert "failed" not in summary(entries) and "No file" in summary([]) and "No file" in sections([])
 
 
+def test_words_stand_on_the_left_and_nothing_is_compared_without_lira_2b(results: Results) -> None:
+    head, line, row, *_ = summary([Entry("a.json", results)]).splitlines()
+    assert "| of 21.6 |" in head and line == "|" + " --- |" * 3 + " ---: |" * 7
+    other = dataclasses.replace(results.bundle, is_authors_model=False)
+    head, line, row, *_ = summary([Entry("a.json", dataclasses.replace(results, bundle=other))]).splitlines()
+    assert "21.6" not in head and line == "|" + " --- |" * 3 + " ---: |" * 6
+    assert row.count("|") == head.count("|") == line.count("|")
+
+
 @pytest.mark.parametrize(("quiet", "told"), [(True, ""), (False, "busy"), (None, "load unknown")])
 def test_a_row_of_a_busy_machine_says_so(results: Results, quiet: bool | None, told: str) -> None:
     one = results.engines[0]
