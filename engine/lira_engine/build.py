@@ -10,7 +10,8 @@ from pathlib import Path
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import STAGES, FileEntry
-from lira_engine.engines.builder import LowersFirst, Progress, StageBuilder
+from lira_engine.engines.accuracy import WrongOutput
+from lira_engine.engines.builder import BuiltStage, LowersFirst, Progress, StageBuilder
 from lira_engine.engines.fingerprint import lowering_fingerprint
 from lira_engine.engines.judgement import Candidate, Judge, Judgement, installed_judge, judged_flips
 from lira_engine.engines.near_ties import Flip
@@ -69,7 +70,8 @@ def build(
     Args:
         precision: int8 and int4 quantize the language model's weights. None is fp32, or "mixed" with a
             recipe. options: of the target's `options` class; None for its defaults. threads: for the checks.
-        force: also keeps engines that a judge refuses, which their record then says.
+        force: also keeps engines that a judge refuses, and engines for a GPU whose outputs are wrong, which
+            their record then says.
         recipe: folder that `lira-edge calibrate` wrote.
 
     Raises LiraError for an unknown target or precision, too little disk space or memory, a stage that the
@@ -227,7 +229,7 @@ class _Work:
             return False
         if found.options != self.options:
             return False
-        if found.judgement is not None and found.judgement.forced:
+        if found.wrong or (found.judgement is not None and found.judgement.forced):
             return False
         return self.recipe is None or found.recipe == self.recipe.recipe.digest
 
@@ -238,7 +240,7 @@ class _Work:
             for stage in STAGES:
                 self.builder.lower(stage, folder)
             judgement = self._judged(self.recipe, folder, True, force)
-        stages = {stage: self.builder.stage(stage, folder) for stage in STAGES}
+        stages = {stage: self._stage(stage, folder, force) for stage in STAGES}
         flips = {stage: one.flips for stage, one in stages.items() if one.flips}
         if self.recipe is not None and judgement is None:
             judgement = self._judged(self.recipe, folder, False, force)
@@ -268,11 +270,30 @@ class _Work:
             kept_fp32={stage: one.kept_fp32 for stage, one in stages.items() if one.kept_fp32},
             chosen={name: value for one in stages.values() for name, value in one.chosen.items()},
             said=tuple(line for one in stages.values() for line in one.said),
+            wrong={stage: one.wrong for stage, one in stages.items() if one.wrong},
             recipe="" if self.recipe is None else self.recipe.recipe.digest,
             forms=_form_counts(self.recipe.recipe) if self.recipe is not None else {},
             flips=flips,
             judgement=judgement,
         )
+
+    def _stage(self, stage: str, folder: Path, force: bool) -> BuiltStage:
+        """Build a stage. `force`: an engine for a GPU is kept although its outputs are wrong. It does not run
+        before `lira-edge verify` found it right, whose --bisect needs it to name the node."""
+        try:
+            return self.builder.stage(stage, folder)
+        except WrongOutput as error:
+            if not self.target.on_gpu:
+                raise
+            if not force:
+                path, precision = self.bundle.path, self.precision
+                keep = self.target.build_command(path, precision, self.options)
+                search = self.target.verify_command(path, precision)
+                raise WrongOutput(
+                    f"{error}; nothing was kept. To find the node: `{keep} --force`, then `{search} --bisect`"
+                ) from error
+            self.progress(stage, "done")
+            return BuiltStage(self.stage_precisions(stage)[0], {}, 0.0, wrong=str(error))
 
     def _judged(self, given: _RecipeWork, folder: Path, graphs: bool, force: bool) -> Judgement:
         """Return what the judge says. Raises LiraError if it refuses the engines and `force` is not set."""

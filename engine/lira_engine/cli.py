@@ -10,7 +10,7 @@ import typer
 
 from lira_engine.build_options import precision_help, target_help, with_build_options
 from lira_engine.cli_options import BundleArgument
-from lira_engine.system.terminal import plain_console, print_tables, status
+from lira_engine.system.terminal import plain_console, print_tables, status, warn
 from lira_engine.targets import target_named
 
 
@@ -42,7 +42,8 @@ def build(
         typer.Option(
             "--force",
             help="Build even if the engines are up to date; with --recipe, also keep engines beyond the "
-            "recipe's budget, which every run then says.",
+            "recipe's budget, which every run then says; for a GPU, also engines that compute wrong outputs, "
+            "for `lira-edge verify --bisect`.",
         ),
     ] = False,
     dry_run: Annotated[
@@ -61,6 +62,7 @@ def build(
     from lira_engine.command_line import command_text
     from lira_engine.engines.near_ties import flip_rows
     from lira_engine.engines.record import read_build
+    from lira_engine.engines.usable import forced_remark
     from lira_engine.errors import LiraError
     from lira_engine.inspect import plan_tables, stage_table
 
@@ -106,6 +108,9 @@ def build(
     if record.judgement is not None:
         title = "held-out pictures" if record.recipe else "near ties on the check vectors"
         print_tables([(title, flip_rows(record.flips) + list(record.judgement.rows()))])
+    if record.wrong:
+        warn(forced_remark(record))
+        found = f"wrong: `{verify} --bisect` names the node"
     for line in (*chosen.remarks(record), f"{folder}: {size / 2**20:.1f} MiB, {found}"):
         console.print(line, soft_wrap=True)
     arguments = {
@@ -114,7 +119,7 @@ def build(
         if option.name in asked
     }
     how: dict[str, object] = {"precision": wanted} if recipe is None else {"recipe": recipe}
-    overridden = record.judgement is not None and record.judgement.forced
+    overridden = record.wrong or (record.judgement is not None and record.judgement.forced)
     again = command_text("build", bundle, target=target, **how, threads=threads, **arguments)
     console.print(
         f"reproduce: {again} --force" if recipe is None or overridden else f"reproduce: {again}",

@@ -266,7 +266,11 @@ def stage_table(build: Build) -> tuple[str, list[tuple[str, ...]]]:
                 stage,
                 precision,
                 size_text(sizes[stage]),
-                f"{max(errors.values()):.1e}" if (errors := build.errors.get(stage)) else "not run",
+                f"{max(errors.values()):.1e}"
+                if (errors := build.errors.get(stage))
+                else "wrong"
+                if stage in build.wrong
+                else "not run",
                 f"{build.seconds.get(stage, 0):.1f} s",
                 f"{build.peaks_mib[stage]:,} MiB" if stage in build.peaks_mib else "",
                 _speedup(build, stage),

@@ -117,9 +117,10 @@ def verify(
     from lira_engine.bisect import tables as found_nodes
     from lira_engine.bundle.bundle import Bundle
     from lira_engine.cuda.driver import check_driver
+    from lira_engine.engines.accuracy import WrongOutput
     from lira_engine.engines.record import read_build
     from lira_engine.engines.usable import forced_remark
-    from lira_engine.targets import default_precision
+    from lira_engine.targets import default_precision, target_named
     from lira_engine.verify import tables, verify_engines
     from lira_runtime.verify_answer import check_answer
 
@@ -130,7 +131,17 @@ def verify(
             findings = find_wrong_node(opened, target, precision, threads, show, driver=chosen)
             print_tables(found_nodes(findings))
             findings[-1].raise_if_wrong(target)
-        found = verify_engines(opened, target, precision, threads, show, ask=check_answer, driver=chosen)
+        try:
+            found = verify_engines(opened, target, precision, threads, show, ask=check_answer, driver=chosen)
+        except WrongOutput as error:
+            command = target_named(target).verify_command(bundle, precision)
+            mend = (
+                "no node of its graph is, so its weights are, or what runs beside the graph: build it again "
+                "with --force"
+                if bisect
+                else f"`{command} --bisect` names the node"
+            )
+            raise WrongOutput(f"{error}; {mend}") from error
     build = read_build(opened.engine_folder(target, precision), "")
     warn(forced_remark(build))
     print_tables(tables(found, build))

@@ -331,6 +331,7 @@ def test_a_wrong_graph_is_not_the_device(
     code, out, err = shown(capsys, str(nano), "--target", "cuda", "--precision", "fp32")
     assert code == 2 and "every stage is right" in out
     assert "the cuda engine of sefe is wrong: output query_tokens differs from the recorded one" in err
+    assert err.endswith("or what runs beside the graph: build it again with --force\n")
 
 
 @pytest.mark.parametrize("kv_cache", ["fp32", "int8"])

@@ -15,7 +15,11 @@ from lira_engine.errors import LiraError
 _NO_MARGINS = "; bundles that are exported again record margins, by which near ties are told"
 
 
-class NotFinite(LiraError):
+class WrongOutput(LiraError):
+    """An output is not the recorded one."""
+
+
+class NotFinite(WrongOutput):
     """An output that must be finite is not."""
 
 
@@ -76,7 +80,7 @@ def check_outputs(
             raise NotFinite(f"{what} is wrong: output {output} is not finite, or not of the recorded shape")
         if not error <= limit:
             unknown = precision == "fp32" and of == "its elements" and np.isfinite(error)
-            raise LiraError(
+            raise WrongOutput(
                 f"{what} is wrong: output {output} differs from the recorded one by {error:.1e} of {of}, "
                 f"at most {limit:.0e} is accepted{_NO_MARGINS if unknown else ''}"
             )
@@ -92,7 +96,7 @@ def _refuse_far(what: str, flips: Sequence[Flip]) -> None:
     far = sorted((flip for flip in flips if not flip.near_tie), key=lambda flip: flip.margin)
     if far:
         others = f"; {len(far)} flips are no near ties" if len(far) > 1 else ""
-        raise LiraError(
+        raise WrongOutput(
             f"{what} is wrong: output {far[-1].text()}, the recorded one is not, and rounding explains "
             f"margins of at most {far[-1].limit:.0e} of the largest sum{others}"
         )

@@ -23,7 +23,7 @@ class BuiltStage:
             of the process that compiled it, if it had its own.
         kept_fp32: weights that do not fit into fp16. flips: near ties of the reference that came out
             otherwise on the check vectors. chosen: what the build made of options that leave it the choice,
-            by their names. said: lines about these.
+            by their names. said: lines about these. wrong: what is wrong with its outputs, "" if nothing is.
     """
 
     precision: str
@@ -36,6 +36,7 @@ class BuiltStage:
     flips: tuple[Flip, ...] = ()
     chosen: dict[str, Any] = field(default_factory=dict)
     said: tuple[str, ...] = ()
+    wrong: str = ""
 
 
 class StageBuilder(Protocol):

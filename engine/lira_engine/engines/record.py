@@ -63,7 +63,8 @@ class Build:
             compiled a stage. kept_fp32: weights of a stage that do not fit into fp16. recipe: its digest; ""
             for engines without one. forms: how many weights of each stage the recipe stores in which form.
             flips: near ties of each stage that came out otherwise than recorded (engines.near_ties).
-            judgement: of engines with a recipe, or with flips. verified: what `lira-edge verify` found last.
+            judgement: of engines with a recipe, or with flips. wrong: what is wrong with outputs of stages
+            that --force kept. verified: what `lira-edge verify` found last.
     """
 
     lira_edge_version: str
@@ -87,6 +88,7 @@ class Build:
     flips: dict[str, tuple[Flip, ...]] = field(default_factory=dict)
     chosen: dict[str, Any] = field(default_factory=dict)
     said: tuple[str, ...] = ()
+    wrong: dict[str, str] = field(default_factory=dict)
     judgement: Judgement | None = None
     verified: Verified | None = None
 

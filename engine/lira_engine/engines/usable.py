@@ -50,11 +50,16 @@ def usable_build(bundle: Bundle, target: Target, precision: str, verify: Verify 
 
 
 def forced_remark(build: Build) -> str:
-    """Return a line about engines that were kept although their judge refused them; "" for others."""
+    """Return a line about engines that were kept although their judge refused them, or their outputs were
+    wrong and were not verified since; "" for others."""
+    engines = f"engines {build.target}-{build.precision}"
+    if build.wrong and build.verified is None:
+        first, *others = build.wrong.values()
+        more = f"; so are {len(others)} other stages" if others else ""
+        return f"{engines} were kept by --force: {first}{more}"
     found = build.judgement
     if found is None or not found.forced:
         return ""
-    engines = f"engines {build.target}-{build.precision}"
     return f"{engines} were kept by --force: {found.refused} (budget {found.budget})"
 
 

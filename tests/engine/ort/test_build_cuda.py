@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,13 @@ import numpy as np
 import pytest
 
 from lira_engine import Bundle, LiraError
+from lira_engine.build import build, plan_build
 from lira_engine.bundle.manifest import MAX_TILES
+from lira_engine.engines.accuracy import WrongOutput
 from lira_engine.engines.builder import BuiltStage
+from lira_engine.engines.record import read_build
+from lira_engine.engines.usable import forced_remark
+from lira_engine.engines.verified import require_verified
 from lira_engine.errors import OutOfMemory
 from lira_engine.ort import build_cuda
 from lira_engine.ort import target as ort_target
@@ -162,3 +168,33 @@ def test_an_opener_does_what_the_build_chose(nano_bundle: Path, monkeypatch: pyt
     opener = target.opener(bundle, "int4", options | {"step_graph": "on", "tiles": MOST}, 1)
     assert opener.tiles_at_once == MOST
     assert opener.device == replace(CPU, captures=True, fuses_int4=True)  # type: ignore[attr-defined]
+
+
+def test_a_wrong_stage_ends_a_build_or_is_kept_by_force(
+    nano_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without engines `verify --bisect` would have nothing to search. They do not run before verify."""
+    monkeypatch.setattr(ort_target, "cuda_device", lambda precision, provider, allow: CPU)
+    check = build_cuda.check_stage_outputs
+
+    def wrong(what: str, precision: str, found: Any, vectors: Any) -> Any:
+        return check(what, precision, {name: found[name] * 0 for name in found}, vectors)
+
+    monkeypatch.setattr(build_cuda, "check_stage_outputs", wrong)
+    bundle = tmp_path / "nano"
+    shutil.copytree(nano_bundle, bundle, ignore=shutil.ignore_patterns("engines"))
+    with pytest.raises(WrongOutput, match=r"is wrong.* `lira-edge build .* --force`, then .* --bisect`$"):
+        build(bundle, "cuda", "fp16")
+    folder = bundle / "engines" / "cuda-fp16"
+    assert not folder.exists()
+    build(bundle, "cuda", "fp16", force=True)
+    record = read_build(folder, "")
+    assert "output features differs" in record.wrong["semantic_encoder"] and not record.errors["llm"]
+    assert record.settled == record.options  # nothing was chosen: one tile, no graphs
+    assert "kept by --force: the cuda engine of semantic_encoder is wrong" in forced_remark(record)
+    with pytest.raises(LiraError, match="were not verified"):
+        require_verified(record, target_named("cuda"), bundle)
+    assert plan_build(bundle, "cuda", "fp16").up_to_date is False
+    monkeypatch.setattr(build_cuda, "check_stage_outputs", check)
+    build(bundle, "cuda", "fp16")
+    assert not read_build(folder, "").wrong
