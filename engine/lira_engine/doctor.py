@@ -90,7 +90,7 @@ def _cuda() -> list[tuple[str, ...]]:
     here = use_cuda_libraries()
     wanted = "it does not say for which CUDA" if here.wanted is None else f"for CUDA {here.wanted}"
     driver = "" if here.driver is None else "up to an unknown CUDA"
-    fits = "missing" if here.driver is None else ""
+    fits = "missing: install NVIDIA's driver" if here.driver is None else ""
     if here.driver:
         driver = f"up to CUDA {dotted(here.driver)}"
         fits = here.old_driver() if here.driver[0] < (here.wanted or 0) else ""

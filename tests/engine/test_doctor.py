@@ -153,7 +153,7 @@ def test_doctor_says_where_the_libraries_of_cuda_are(
     assert said == "up to CUDA 12.4" and told.endswith("pip install 'onnxruntime-gpu[cuda,cudnn]<1.27'")
     assert rows(CudaHere("1.23.0", None, None, ())) == [
         ("onnxruntime", "1.23.0", "it does not say for which CUDA"),
-        ("driver", "", "missing"),
+        ("driver", "", "missing: install NVIDIA's driver"),
     ]
 
 
