@@ -138,6 +138,8 @@ def _draw(axes: Axes, panel: Panel, engines: tuple[EngineResult, ...], named: bo
                     fontsize=10,
                     color=FAINT,
                     style="italic",
+                    zorder=4,  # the authors' line may cross it
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0},
                 )
     axes.set_title(panel.title, loc="left", fontsize=12.5, color=INK, pad=4)
     plain(axes)
