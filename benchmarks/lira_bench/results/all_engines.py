@@ -36,7 +36,7 @@ from lira_engine.system.atomic import check_file
 from lira_engine.system.cores import default_threads
 from lira_engine.system.machine import Machine, this_machine
 from lira_engine.system.terminal import warn
-from lira_engine.targets import TARGETS
+from lira_engine.targets import TARGETS, target_named
 from lira_runtime.images import open_image
 
 Progress = Callable[[str], None]
@@ -83,6 +83,8 @@ def bench_all(request: Request, progress: Progress = lambda doing: None) -> Meas
     ready = [one for one in found if one.reason is None]
     if not ready:
         raise LiraError(_nothing(bundle, found))
+    if not any(_driven(one) for one in ready):
+        target_named(ready[0].name.rpartition("-")[0]).with_driver(request.driver)
     output.check(folder, [one.name for one in found], request.overwrite)
     pictures = _pictures(find_images(request.images))
     if request.submit is not None:
@@ -180,6 +182,11 @@ def _in_order(found: list[BuiltEngines]) -> list[BuiltEngines]:
     return sorted(found, key=place)
 
 
+def _driven(one: BuiltEngines) -> bool:
+    """Return whether `--driver` is for these engines."""
+    return one.build is not None and target_named(one.build.target).takes_driver
+
+
 def _measure(request: Request, one: BuiltEngines, folder: Path, place: str, progress: Progress) -> str | None:
     """Measure one engine into the request's folder. Return what went wrong, or None."""
     assert one.build is not None
@@ -188,6 +195,7 @@ def _measure(request: Request, one: BuiltEngines, folder: Path, place: str, prog
         request,
         target=one.build.target,
         precision=one.build.precision,
+        driver=request.driver if _driven(one) else Request.driver,
         all=False,
         submit=None,
         overwrite=False,

@@ -202,6 +202,7 @@ def test_an_interruption_leaves_no_results(bundle: Path, tmp_path: Path, measuri
         (("--all", "--submit", "out"), "--submit out is a folder"),
         (("--all", "--submit", "out/results.json"), "is a file of the results themselves"),
         (("--all", "--submit", "file/x.json"), "file is a file, expected a folder for x.json"),
+        (("--all", "--driver", "pycuda"), "target cpu takes no driver, onnxruntime needs none"),
         (("--submit", "x.json"), "add --all"),
     ],
 )
@@ -358,3 +359,11 @@ def test_a_request_reaches_the_process_as_it_is(tmp_path: Path) -> None:
         peer=("torch",),
     )
     assert engine_process._request(engine_process._line(request)) == request
+
+
+def test_a_driver_is_for_the_engines_that_take_one(
+    bundle: Path, tmp_path: Path, measuring: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(all_engines, "_driven", lambda one: one.name == "cpu-int4")
+    bench_all(Request(bundle, tmp_path / "out", driver="pycuda"))
+    assert [request.driver for request in measuring.asked] == ["auto", "pycuda", "auto"]
