@@ -18,6 +18,7 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import Manifest, StageSpec, TensorSpec
 from lira_engine.cuda.driver import DriverName, check_driver
 from lira_engine.cuda.opening import open_driver
+from lira_engine.system.machine import Gpu
 from lira_engine.trt.flavour import Flavour, load_flavour
 from lira_engine.trt.llm import TrtLlm
 from lira_engine.trt.opening import TrtOpener
@@ -165,3 +166,11 @@ def tiny_llm(
 
 def _size(dimension: Any) -> int | str:
     return dimension if isinstance(dimension, int) else str(dimension.value)
+
+
+@pytest.fixture
+def stand_in_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that this machine's setting, and what it builds for, name."""
+    for module in ("engines.setting", "trt.target"):
+        monkeypatch.setattr(f"lira_engine.{module}.gpus", lambda: [Gpu("Stand-in", "1 MiB", "580.1", "8.7")])
+        monkeypatch.setattr(f"lira_engine.{module}.jetson", lambda: None)

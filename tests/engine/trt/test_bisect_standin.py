@@ -21,7 +21,6 @@ from lira_engine.engines.usable import usable_build
 from lira_engine.errors import LiraError
 from lira_engine.ort.cuts import Cuts
 from lira_engine.system import disk
-from lira_engine.system.machine import Gpu
 from lira_engine.targets import target_named
 from lira_engine.trt.compile import Job
 
@@ -73,10 +72,7 @@ class Compiler:
 
 
 @pytest.fixture(params=["rtx", "thor", "orin"])
-def installed(request: pytest.FixtureRequest, installed_as: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    for module in ("engines.setting", "trt.target"):
-        monkeypatch.setattr(f"lira_engine.{module}.gpus", lambda: [Gpu("Stand-in", "1 MiB", "580.1", "8.7")])
-        monkeypatch.setattr(f"lira_engine.{module}.jetson", lambda: None)
+def installed(request: pytest.FixtureRequest, installed_as: Any, stand_in_gpu: None) -> Any:
     return installed_as(request.param)
 
 
