@@ -34,8 +34,8 @@ from lira_engine.system.machine import available_mib
 MOST_RESTARTS = 24
 """Innocent nodes after which the search gives up: rounding grows everywhere."""
 PEAK_PER_BYTE, PEAK_PER_INPUT_BYTE = 2.5, 300
-"""Memory of the reference per byte of weights, and of tensors per byte of a picture: LIRA-2B's pixel encoder
-takes 3,681 MiB for 12 MiB (docs/true-size.md)."""
+"""Memory of the reference per byte of weights, an estimate: fp16 becomes fp32, and half as much again. And of
+tensors per byte of a picture: LIRA-2B's pixel encoder takes 3,681 MiB for 12 MiB (docs/true-size.md)."""
 
 
 class OnDevice(Protocol):
