@@ -203,7 +203,11 @@ def test_every_command_has_a_help(name: str, capsys: pytest.CaptureFixture[str])
 
 def test_extras_list_their_packages_and_never_both_onnxruntime_wheels() -> None:
     found = extras()
-    assert found["cpu"] == ("onnxruntime",) and "onnxruntime-gpu" in found["cuda"]
+    assert found["cpu"] == ("onnxruntime",) and set(found["cuda"]) == {
+        "onnxruntime-gpu",
+        "cuda-bindings",
+        "nvidia-ml-py",
+    }
     assert "torch" in found["export"]
     with_both = [
         name for name, packages in found.items() if {"onnxruntime", "onnxruntime-gpu"} <= set(packages)

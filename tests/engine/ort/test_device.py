@@ -319,7 +319,8 @@ def test_a_provider_that_does_not_start_is_an_error(portable: Path) -> None:
     """ONNX Runtime itself would warn, and run everything on the CPU."""
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has the CUDA provider")
-    with pytest.raises(LiraError, match=r"could not start CUDAExecutionProvider: "):
+    remedy = r"(driver is missing .*: install it|lira-edge doctor)"
+    with pytest.raises(LiraError, match=rf"could not start CUDAExecutionProvider: .*{remedy}"):
         open_session(portable, threads=1, device=CUDA)
 
 
