@@ -1,4 +1,4 @@
-"""Files that lira-edge keeps in the user's cache folder. Losing them costs time only."""
+"""Folders of the user: a cache, whose loss costs time only, and data that must last."""
 
 from __future__ import annotations
 
@@ -15,12 +15,23 @@ from lira_engine.system.atomic import atomic_write
 
 def cache_folder() -> Path:
     """Return the user's cache folder for lira-edge, which may not exist."""
+    return _user_folder("XDG_CACHE_HOME", ".cache", "Library/Caches")
+
+
+def data_folder() -> Path:
+    """Return the user's folder for what must last, which may not exist: what was built or checked on this
+    machine, and which keys are trusted."""
+    folder = _user_folder("XDG_DATA_HOME", ".local/share", "Library/Application Support")
+    return folder / "data" if sys.platform == "win32" else folder
+
+
+def _user_folder(variable: str, elsewhere: str, on_mac: str) -> Path:
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
+        base = Path.home() / on_mac
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        base = Path(os.environ.get(variable) or Path.home() / elsewhere)
     return base / "lira-edge"
 
 
