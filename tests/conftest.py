@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+import lira_engine  # noqa: F401  # before the tests open ONNX Runtime: it turns telemetry off
+
 if TYPE_CHECKING:
     from lira_engine.engines.runner import Engines
     from lira_export.checkpoint import Checkpoint

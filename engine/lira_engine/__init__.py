@@ -1,7 +1,11 @@
-"""Bundles, engines and the runners that execute them. Imports none of the other packages."""
+"""Bundles, engines and the runners that execute them. Imports none of the other packages.
+
+All other packages import this one before they open a library that would report to its maker.
+"""
 
 from __future__ import annotations
 
+from lira_engine import telemetry
 from lira_engine.lazy import attributes
 
 TYPE_CHECKING = False  # importing typing takes longer than all else that runs before Ctrl-C is handled
@@ -36,3 +40,4 @@ _HOMES = {
 
 __all__ = sorted(_HOMES)
 __getattr__ = attributes(__name__, _HOMES)
+telemetry.turn_off()

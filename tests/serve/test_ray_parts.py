@@ -88,7 +88,7 @@ def test_too_many_replicas_are_refused(cores: list[int], replicas: int | None, t
 
 
 def test_a_missing_ray_serve_names_the_extras(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE"):
+    for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE"):
         monkeypatch.setenv(name, "0")  # so that what is set is taken back
     monkeypatch.setitem(sys.modules, "ray.serve", None)
     with pytest.raises(LiraError) as error:

@@ -7,7 +7,6 @@ the cores allow.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any
@@ -33,7 +32,6 @@ def records(job: Job, groups: Sequence[Group]) -> Iterator[Record]:
     as a worker does, and if a worker is lost.
     """
     check_installed()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # sends nothing unasked
     ray: Any = import_module("ray")
     pool_of: Any = import_module("ray.util").ActorPool
     started_here = not ray.is_initialized()

@@ -24,7 +24,6 @@ def starts_here() -> bool:
 
 def check_installed() -> None:
     """Raises LiraError if Ray Serve cannot be imported."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # sends nothing unasked
     if starts_here():
         # Must stand before the first import. Ray lets whoever reaches its ports run code: they are this
         # machine's own (the variable does on Linux what Ray does elsewhere by itself), and need a token.
