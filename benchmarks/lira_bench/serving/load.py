@@ -53,7 +53,7 @@ def under_load(
             )
         seconds, own = time.perf_counter() - started, time.process_time() - own
         beside = load.between(before, load.reading())
-        idle = _becomes_idle(server.url)
+        idle = becomes_idle(server.url)
     logged = [json.loads(line) for line in log.read_text().splitlines()[asked_before:]]
     record = _record(outcomes, expected, watch, seconds, logged)
     record["client_cores"] = own / seconds
@@ -62,7 +62,7 @@ def under_load(
     return record
 
 
-def _becomes_idle(url: str) -> bool:
+def becomes_idle(url: str) -> bool:
     """Return whether nothing waits and nothing is answered any more, soon after all clients have ended."""
     until = time.perf_counter() + _IDLE_SECONDS
     while time.perf_counter() < until:

@@ -30,17 +30,21 @@ class PlainLoop:
         self, picture: Picture, ask: Ask, history: Sequence[Turn] = ()
     ) -> tuple[Answer, list[dict[str, Any]]]:
         """Return an answer and its masks, each with what the server tells about it."""
-        scene = self._scenes.pop(picture, None)
-        if scene is None:
-            self._make_room()
-            scene = self._lira.look(open_image(picture.data), max_tiles=picture.max_tiles)
-        self._scenes[picture] = scene
-        answer = scene.ask(_question(ask, history))
+        answer = self.scene(picture).ask(question(ask, history))
         masks = [
             {"id": number, "box": mask.box_xyxy, "score": mask.score, "rle": mask.rle}
             for number, mask in enumerate(answer.masks)
         ]
         return answer, masks
+
+    def scene(self, picture: Picture) -> Scene:
+        """Return the kept scene of a picture, or look at it. Raises LiraError as `Lira.look` does."""
+        scene = self._scenes.pop(picture, None)
+        if scene is None:
+            self._make_room()
+            scene = self._lira.look(open_image(picture.data), max_tiles=picture.max_tiles)
+        self._scenes[picture] = scene
+        return scene
 
     def _make_room(self) -> None:
         while sum(kept.nbytes for kept in self._scenes.values()) > self._most_bytes:
@@ -67,7 +71,8 @@ class PlainLoop:
             self._scenes.popitem()[1].close()
 
 
-def _question(ask: Ask, history: Sequence[Turn]) -> Question:
+def question(ask: Ask, history: Sequence[Turn] = ()) -> Question:
+    """Return what the API is asked."""
     return Question(
         ask.text or None,
         "refseg" if ask.formats else ask.task,

@@ -1,0 +1,1 @@
+"""Thousands of questions to one process: it must not grow. See docs/trust.md, "Soaked"."""
