@@ -143,8 +143,29 @@ def doctor(
     bundle: Annotated[
         Path | None, typer.Argument(metavar="BUNDLE", help="Also say which of its engines can run here.")
     ] = None,
+    sbom: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Instead, write a bill of materials of the installed packages and native libraries here, as "
+            "CycloneDX JSON; -: print it.",
+        ),
+    ] = None,
 ) -> None:
     """Say what this machine can run, what is missing, and the command that installs it."""
     from lira_engine.doctor import examine
+    from lira_engine.errors import LiraError
+    from lira_engine.sbom.document import document
+    from lira_engine.system.atomic import atomic_write
 
-    print_tables(examine(bundle))
+    if sbom is None:
+        print_tables(examine(bundle))
+        return
+    if bundle is not None:
+        raise LiraError("--sbom describes what is installed, not a bundle: leave BUNDLE out")
+    if sbom == Path("-"):
+        print(document(), end="")
+        return
+    with atomic_write(sbom) as file:
+        file.write(document().encode())
+    plain_console().print(f"wrote {sbom}", soft_wrap=True)

@@ -1,0 +1,1 @@
+"""A bill of materials: what is installed, as CycloneDX reads it."""
