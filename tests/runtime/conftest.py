@@ -97,7 +97,10 @@ class FakeCache:
 
 
 class FakeLlm:
-    """Chooses a scripted token after each pass; hidden states and logits hold the number of the pass."""
+    """Chooses a scripted token after each pass; hidden states and logits hold the number of the pass.
+
+    The next pass writes its results where those of the last one are: who keeps some must copy them.
+    """
 
     def __init__(
         self, script: Iterable[int] = (), capacity: int = 1000, vocabulary: int = len(VOCABULARY)
@@ -107,6 +110,8 @@ class FakeLlm:
         self.vocabulary = vocabulary
         self.passes: list[np.ndarray] = []  # embeddings of each pass
         self.answer_passes = 0
+        self._logits = np.zeros((1, vocabulary), dtype=np.float32)
+        self._hidden = np.zeros((1, WIDTH), dtype=np.float32)
 
     def new_cache(self) -> FakeCache:
         return FakeCache(self.capacity)
@@ -118,14 +123,15 @@ class FakeLlm:
             raise ContextFull("full")
         cache.rows += list(embeds)
         self.passes.append(embeds)
-        logits = np.zeros((1, self.vocabulary), dtype=np.float32)
-        if is_prefix(embeds):
-            return SimpleNamespace(logits=logits, hidden=np.zeros((1, WIDTH), dtype=np.float32))
-        step = self.answer_passes
-        self.answer_passes += 1
-        logits[0, self.script[step] if step < len(self.script) else EOS] = 10
-        logits[0, ID["▁red"]] += 1 + step / 10
-        return SimpleNamespace(logits=logits, hidden=np.full((1, WIDTH), step, dtype=np.float32))
+        logits, hidden = self._logits, self._hidden
+        logits[:] = hidden[:] = 0
+        if not is_prefix(embeds):
+            step = self.answer_passes
+            self.answer_passes += 1
+            logits[0, self.script[step] if step < len(self.script) else EOS] = 10
+            logits[0, ID["▁red"]] += 1 + step / 10
+            hidden[:] = step
+        return SimpleNamespace(logits=logits, hidden=hidden)
 
 
 def embed(token_ids: Sequence[int]) -> np.ndarray:

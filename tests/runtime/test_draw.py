@@ -117,6 +117,23 @@ def test_a_mask_of_another_size_raises_value_error() -> None:
         overlay(GREY, "", [(0, 0, np.zeros((96, 64), dtype=bool))])
 
 
+def test_a_shrunk_mask_keeps_pixels_that_it_covers_by_half() -> None:
+    mask = np.zeros((4, 6), dtype=bool)
+    mask[:2, 0] = mask[2, 2] = mask[2:, 4:] = True  # 2, 1 and 4 of a pixel's 4
+    assert_array_equal(draw._resize_mask(mask, 3, 2), [[True, False, False], [False, False, True]])
+
+
+def test_the_legend_tells_the_share_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+
+    def draw_text(pen: object, at: object, text: str, color: object, size: float, anchor: str) -> None:
+        drawn.extend([text.strip()] if anchor == "lm" else [])  # the answer's own lines have "ls"
+
+    monkeypatch.setattr(captions, "draw_text", draw_text)
+    overlay(GREY, TEXT, [Span(2, 11, box_mask(0, 0, 48, 32)), Span(0, 0, box_mask(0, 0, 96, 64), "all")])
+    assert drawn == ["red apple", "25.0 %", "all", "100.0 %"]
+
+
 # --- text --------------------------------------------------------------------------------------------
 
 

@@ -51,6 +51,15 @@ def test_the_tile_of_an_empty_mask_is_the_whole_image_darkened() -> None:
     assert_array_equal(found, preprocess.region_tile(crop, TILE))
 
 
+def test_a_logit_of_zero_is_outside() -> None:
+    """As upstream: sigmoid(logit) > 0.5."""
+    logits = np.zeros((4, 4), np.float32)
+    mask = Mask(lambda: logits, 4, 4)
+    assert not mask.binary.any() and (mask.score, mask.box_xyxy) == (0.0, None)
+    logits[1, 2] = np.finfo(np.float32).tiny
+    assert Mask(lambda: logits, 4, 4).box_xyxy == (2, 1, 3, 2)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_a_mask_kept_as_bits_equals_the_mask(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Mask(lambda: LOGITS, *size)

@@ -72,6 +72,14 @@ def test_bad_encodings_are_refused(bad: dict[str, Any]) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_mask_has_at_most_the_pixels_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs may fill it: a few characters would ask for gigabytes."""
+    monkeypatch.setattr(rle, "MAX_PIXELS", 6)
+    assert rle.decode({"size": [2, 3], "counts": "42"}).sum() == 2
+    with pytest.raises(LiraError, match="of 1 x 7 pixels, expected at most 6"):
+        rle.decode({"size": [1, 7], "counts": "52"})
+
+
 def test_a_mask_of_other_than_two_dimensions_raises_value_error() -> None:
     with pytest.raises(ValueError, match="expected"):
         rle.encode(np.zeros((1, 5, 7), dtype=bool))

@@ -189,6 +189,15 @@ def test_context_that_fills_up_keeps_the_answer(look: Any) -> None:
     assert (answer.text, answer.finish_reason) == ("it is red", "length")
 
 
+def test_a_prompt_as_long_as_the_context_is_answered(look: Any) -> None:
+    scene, engines = look()
+    scene.ask("it")
+    length = sum(map(len, engines.llm.passes[:2]))
+    assert look("▁it", capacity=length)[0].ask("it").token_ids
+    with pytest.raises(LiraError, match=f"the prompt has {length} tokens"):
+        look("▁it", capacity=length - 1)[0].ask("it")
+
+
 def test_a_prompt_longer_than_the_context_is_refused(look: Any) -> None:
     scene, engines = look(capacity=60)
     with pytest.raises(
@@ -415,12 +424,26 @@ def test_tags_in_a_question_become_their_tokens(look: Any, fakes: SimpleNamespac
     assert {fakes.SEG, fakes.P, fakes.P_END} <= set(read)
 
 
-def test_every_end_token_of_the_bundle_ends_an_answer(look: Any, fakes: SimpleNamespace) -> None:
+@pytest.mark.parametrize("question", [{"question": "it"}, {"task": "gcg"}], ids=str)
+def test_every_end_token_of_the_bundle_ends_an_answer(
+    look: Any, fakes: SimpleNamespace, question: dict[str, str]
+) -> None:
+    """That of a task, too, whose own list lacks it."""
     scene, _ = look("▁it <s> ▁is <|im_end|>")
     tokens = replace(scene._model.manifest.tokens, eos=(fakes.EOS, fakes.ID["<s>"]))
     scene._model.manifest = replace(scene._model.manifest, tokens=tokens)
-    answer = scene.ask("it")
+    answer = scene.ask(**question)
     assert (answer.text, answer.finish_reason) == ("it", "stop")
+
+
+def test_a_tasks_text_is_lowered_only_where_the_bundle_says_so(look: Any) -> None:
+    scene, _ = look()
+    texts = {task: scene._model.prompt(task=task, expression="The Ball") for task in ("refseg", "vqa")}
+    assert {task: prompt.question for task, prompt in texts.items()} == {
+        "refseg": "segment the ball.",
+        "vqa": "The Ball",
+    }
+    assert {task: prompt.label for task, prompt in texts.items()} == {"refseg": "The Ball", "vqa": ""}
 
 
 @pytest.mark.parametrize(
