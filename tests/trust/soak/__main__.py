@@ -1,4 +1,5 @@
-"""`python -m soak api|server|openings BUNDLE`: prints the record as a line of JSON, exits with 1 if it failed."""
+"""`python -m soak api|server|openings BUNDLE`: prints the record as a line of JSON, exits with 1 if something
+grew."""
 
 from __future__ import annotations
 
@@ -19,14 +20,13 @@ def main() -> None:
     parser.add_argument("--mib", type=float, default=Limits.mib, help="that memory may grow by")
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--seconds", type=float, default=0, help="to go on asking for, with the API")
-    parser.add_argument("--leak", choices=LEAKS, help="to plant: the soak must fail")
+    parser.add_argument("--leak", choices=LEAKS, nargs="*", default=[], help="to plant: the soak must fail")
     asked = parser.parse_args()
     limits = Limits(mib=asked.mib)
     if asked.way == "server":
-        found = by_server.soak(asked.bundle, asked.count, limits, asked.seed, asked.leak or "")
+        found = by_server.soak(asked.bundle, asked.count, limits, asked.seed, asked.leak)
     else:
-        if asked.leak:
-            plant(asked.leak)
+        plant(asked.leak)
         if asked.way == "api":
             found = by_api.soak(asked.bundle, asked.count, limits, asked.seed, asked.seconds)
         else:

@@ -120,4 +120,3 @@ def _endless(lira: Lira, loop: PlainLoop, picture: Picture) -> Answer:
     prompt = lira.prompt(question(Ask("What is in this image?")))
     endless = replace(prompt, stop_ids=frozenset(), max_new_tokens=1 << 20)
     return last_answer(loop.scene(picture).stream_prompt(endless, make_sampler(), use_ilvc=False))
-

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,13 @@ PATIENCE = 30.0  # seconds for a sample
 CHAT = "/v1/chat/completions"
 
 
-def soak(bundle: Path, questions: int, limits: Limits, seed: int, leak: str = "") -> dict[str, Any]:
+def soak(
+    bundle: Path, questions: int, limits: Limits, seed: int, leaks: Collection[str] = ()
+) -> dict[str, Any]:
     """Ask so many questions, and return the record."""
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder, "sample.json")
-        program = (sys.executable, "-m", "soak.server_process", leak or "none", str(told), "serve")
+        program = (sys.executable, "-m", "soak.server_process", ",".join(leaks), str(told), "serve")
         arguments = [str(bundle), "--scene-cache", "16MiB", "--queue", "32"]
         with serving(arguments, Path(folder, "log"), program) as server:
             found = _soak(server, told, questions, limits, seed)

@@ -1,5 +1,5 @@
-"""`lira-edge serve`, with a leak planted in it or none, that writes what it takes when it gets SIGUSR1:
-`python -m soak.server_process LEAK FILE serve ...`."""
+"""`lira-edge serve`, with leaks planted in it or none, that writes what it takes when it gets SIGUSR1:
+`python -m soak.server_process LEAK,LEAK FILE serve ...`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lira_engine.main import main
-from soak.leaks import LEAKS, plant
+from soak.leaks import plant
 from soak.measured import settled
 
 if __name__ == "__main__":
-    leak, told = sys.argv.pop(1), Path(sys.argv.pop(1))
-    if leak in LEAKS:
-        plant(leak)
+    leaks, told = sys.argv.pop(1).split(","), Path(sys.argv.pop(1))
+    plant([leak for leak in leaks if leak])
 
     def tell(*_: object) -> None:
         partial = told.with_suffix(".partial")

@@ -17,9 +17,10 @@ from PIL import Image
 from lira_bench.serving.questions import FORMATS, Ask, Conversation, Picture
 from lira_nano.scenes import Scene, render_scene
 
-SIZES = ((1, 1), (1, 900), (7, 3), (64, 64), (384, 384), (640, 480), (480, 640), (1280, 960), (4000, 3000))
-"""Width and height: from a pixel to 12 megapixels."""
-_SHARES = (2, 2, 2, 6, 10, 10, 10, 4, 1)
+SIZES = ((4000, 3000), (1280, 960), (480, 640), (640, 480), (384, 384), (64, 64), (7, 3), (1, 900), (1, 1))
+"""Width and height: from 12 megapixels to a pixel. The first pictures have each of them once, the largest
+first: what a process takes at most, it soon has taken."""
+_SHARES = (1, 4, 10, 10, 10, 6, 2, 2, 2)
 _SCENES = 24
 _PICTURES_KEPT = 6
 _WRONG = 0.2  # of the visits
@@ -60,9 +61,7 @@ def visits(seed: int) -> Iterator[Visit]:
             yield Visit(Conversation(wrong, about[0], about[1], (Ask("What is this?"),)), (None,), wrong)
             continue
         kind, asks = _asks(chance, about[2])
-        leaves = tuple(
-            chance.randint(1, _LATEST_LEAVE) if chance.random() < _LEAVE else None for _ in asks
-        )
+        leaves = tuple(chance.randint(1, _LATEST_LEAVE) if chance.random() < _LEAVE else None for _ in asks)
         yield Visit(Conversation(kind, about[0], about[1], asks), leaves)
 
 
@@ -84,9 +83,9 @@ def _asks(chance: random.Random, scene: Scene) -> tuple[str, tuple[Ask, ...]]:
     if kind == "segment":
         formats = tuple(chance.sample(FORMATS, 2))
         return kind, (Ask(f"the {chance.choice(scene.objects).name}", formats=formats),)
-    return kind, tuple(one(chance.choice(kinds)) for _ in range(chance.randint(3, 8))) if kind == "turns" else (
-        one(kind),
-    )
+    if kind == "turns":
+        return kind, tuple(one(chance.choice(kinds)) for _ in range(chance.randint(3, 8)))
+    return kind, (one(kind),)
 
 
 @cache
@@ -97,7 +96,8 @@ def _scene(number: int) -> Scene:
 def _picture(number: int, chance: random.Random) -> tuple[Picture, Scene]:
     """Return a picture that nobody has asked about: a scene at another size, with a pixel of its own."""
     scene = _scene(number % _SCENES)
-    image = Image.fromarray(scene.image).resize(chance.choices(SIZES, _SHARES)[0])
+    size = SIZES[number] if number < len(SIZES) else chance.choices(SIZES, _SHARES)[0]
+    image = Image.fromarray(scene.image).resize(size)
     image.putpixel((0, 0), tuple(number >> shift & 255 for shift in (16, 8, 0)))
     form = "PNG" if image.width < 1000 else "JPEG"
     file = io.BytesIO()
