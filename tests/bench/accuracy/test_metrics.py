@@ -26,11 +26,14 @@ def test_pairs_are_one_to_one_best_first() -> None:
     assert scores.tolist() == [[0.75, 0.0], [1.0, 0.0]]
     assert matched(scores) == [(1, 0, 1.0)]  # the first mask, with 0.75, comes too late
     assert matched(np.zeros((0, 2))) == []
+    assert matched(iou_matrix([rows(0, 2)], [rows(0, 4)])) == [(0, 0, 0.5)]  # just reached is reached
 
 
 def test_miou_is_the_mean_over_matched_masks() -> None:
     scores = iou_matrix([rows(0, 4), rows(6, 8)], [rows(0, 2), rows(6, 8), rows(3, 5)])
     assert mean_matched_iou(scores) == pytest.approx((0.5 + 1.0) / 2)
+    # A mask and a true one that are left over are no pair of IoU 0.
+    assert mean_matched_iou(iou_matrix([rows(0, 4), rows(6, 8)], [rows(0, 2), rows(4, 5)])) == 0.5
     assert mean_matched_iou(iou_matrix([rows(0, 1)], [rows(4, 5)])) == 0.0
     assert mean_matched_iou(np.zeros((0, 1))) == 0.0
 

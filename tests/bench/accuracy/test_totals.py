@@ -61,14 +61,15 @@ def test_refseg_joins_several_targets_and_rates_none() -> None:
         expression((columns(),), []),  # nothing there, an empty mask: IoU 1
         expression((), []),  # nothing there, no mask: IoU 1
         expression((columns(),), [columns(4)]),  # one there, none found: 0 of 4
+        *2 * [expression((columns(3),), [columns(3)])],  # 4 of 4
     ]
     assert refseg.total(scored) == {
-        "ciou": pytest.approx(8 / (12 + 4 + 4), abs=1e-6),
-        "giou": pytest.approx((8 / 12 + 0 + 1 + 1 + 0) / 5, abs=1e-6),
-        "expressions": 5,
+        "ciou": pytest.approx((8 + 4 + 4) / (12 + 4 + 4 + 4 + 4), abs=1e-6),
+        "giou": pytest.approx((8 / 12 + 0 + 1 + 1 + 0 + 1 + 1) / 7, abs=1e-6),
+        "expressions": 7,
         "without_mask": 1,
         "n_acc": pytest.approx(2 / 3, abs=1e-6),
-        "t_acc": pytest.approx(1 / 2),
+        "t_acc": pytest.approx(3 / 4),
         "no_target": 3,
     }
 

@@ -121,14 +121,15 @@ class Fake:
 
 
 def test_turns_alternate_between_the_sides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "SETTLE", 0)
     order: list[str] = []
+    monkeypatch.setattr(turns.time, "sleep", lambda seconds: order.append(f"{seconds:g} s"))
     told: list[str] = []
     both: list[Any] = [Fake("A", order), Fake("B", order)]
     found = interleave(*both, 2, {"do": "turn", "steps": 5}, told.append)
-    assert order == ["A", "B", "A", "B"]
-    assert [[answer["number"] for answer in answers] for answers in found] == [[1, 3], [2, 4]]
-    assert found[1][0] == {"do": "turn", "steps": 5, "number": 2}
+    # Before each turn the other side's threads go to sleep.
+    assert order == ["0.2 s", "A", "0.2 s", "B"] * 2
+    assert [[answer["number"] for answer in answers] for answers in found] == [[2, 6], [4, 8]]
+    assert found[1][0] == {"do": "turn", "steps": 5, "number": 4}
     assert told[3] == "B: round 2 of 2, B"
 
 
