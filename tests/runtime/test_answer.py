@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -117,6 +118,26 @@ def test_answer_cut_off_inside_a_phrase_keeps_it(write: Any) -> None:
     assert phrases(answer) == [("a red", "mask 0")]
     answer, _ = write("▁it ▁is ▁ [SEG] <image_id>")
     assert phrases(answer) == [("", "mask 0")]
+
+
+def test_a_region_gives_its_mask_to_one_phrase(write: Any) -> None:
+    answer, _ = write("[SEG] <image_id> ▁a ▁ball </p> <p> ▁red </p> <|im_end|>")
+    assert phrases(answer) == [("a ball", "mask 0"), ("red", None)]
+
+
+def test_a_phrase_without_a_word_has_the_expression(write: Any) -> None:
+    answer, _ = write("[SEG] <image_id> </p> <|im_end|>", label="the ball")
+    assert phrases(answer) == [("the ball", "mask 0")]
+
+
+def test_no_special_token_of_the_bundle_is_text(fakes: SimpleNamespace) -> None:
+    spec = fakes.fake_manifest().tokens
+    for tokens in (spec, replace(spec, bos=-1, eos=(fakes.EOS, spec.bos))):
+        transcript = Transcript(fakes.FakeTokenizer(), tokens)
+        for step, piece in enumerate(("<s>", "▁a", "<|im_end|>")):
+            list(transcript.add(TokenEvent(fakes.ID[piece], step)))
+        (last,) = transcript.finish("stop", Timings(), Turn("", ()))
+        assert isinstance(last, FinishedEvent) and last.answer.text == "a"
 
 
 def test_stray_tags_are_ignored(write: Any) -> None:

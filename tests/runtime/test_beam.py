@@ -13,7 +13,7 @@ import pytest
 
 from lira_engine.errors import LiraError
 from lira_runtime import Lira
-from lira_runtime.beam import beam_search
+from lira_runtime.beam import _Beam, _Finished, _the_best, beam_search
 
 RECORDED = Path(__file__).with_name("beam_search_4_37_2.json")
 """Answers of transformers 4.37.2, which the authors pin, for tables made as below: `generate` with num_beams,
@@ -135,6 +135,29 @@ def test_beam_search_finds_an_answer_that_greedy_misses(fakes: Any) -> None:
     logits[1, PROMPT, 6, 7] = 9
     case = {"beams": 2, "max_new_tokens": 2, "stop_word": False, "min_new_tokens": 0}
     assert searched(fakes, TableLlm(logits), case) == [6, 7]
+
+
+def test_of_equal_answers_the_older_one_is_kept_and_the_newer_one_wins() -> None:
+    """As in transformers 4.37.2: BeamHypotheses.add, and sorted(...).pop() at the end."""
+    finished = _Finished(2)
+    for token, total in ((5, -2.0), (6, -4.0), (7, -4.0), (8, -3.0)):
+        finished.add((token, 0), total, 2)
+    assert [beam.tokens[0] for beam in finished.found] == [5, 8]
+    finished.add((9, 0), -2.0, 2)
+    assert [beam.tokens[0] for beam in finished.found] == [5, 9]
+    assert _the_best(finished.found) == (9, 0)
+    assert _the_best([_Beam((3,), -1.0), _Beam((4,), -1.5)]) == (3,)
+
+
+def test_several_end_tokens_leave_room_for_what_goes_on(fakes: Any) -> None:
+    """A beam's best tokens may all end it: so many more candidates are looked at."""
+    logits = np.full((3, VOCABULARY + 1, VOCABULARY + 1, VOCABULARY), -30, np.float32)
+    logits[0, PROMPT, PROMPT, [1, 2, 3, 5, 7]] = 0.4, 0.3, 0.2, 0.1, 0.0
+    logits[1, PROMPT, 7, 6] = logits[1, PROMPT, 5, 8] = 0
+    logits[1, PROMPT, 5] = 0  # anything
+    cache = fakes.FakeCache(99)
+    found = beam_search(TableLlm(logits), cache, embed([PROMPT, PROMPT]), embed, 2, 2, (1, 2, 3))
+    assert found == (7, 6)
 
 
 def test_each_pass_reads_only_rows_that_the_cache_lacks(fakes: Any) -> None:

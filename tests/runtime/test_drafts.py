@@ -177,6 +177,9 @@ def test_drafts_are_as_long_as_their_chances_pay_for() -> None:
     assert rows((0.5, 1.0, 1.8)) == 2  # of a third the chance is that of all three
     assert rows((1.1, 1.3, 1.5)) == 3  # one alone would not pay
     assert rows((1.1, 2.1, 3.1)) == 0
+    _, chance = Memory((1, 2, 3, 4)).next((1,))
+    assert rows((chance,)) == 0  # what saves nothing is not read
+    assert rows((np.nextafter(chance, 0),)) == 1
 
 
 def test_memory_gives_chances_by_what_it_counted() -> None:

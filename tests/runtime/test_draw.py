@@ -134,6 +134,54 @@ def test_the_legend_tells_the_share_of_the_image(monkeypatch: pytest.MonkeyPatch
     assert drawn == ["red apple", "25.0 %", "all", "100.0 %"]
 
 
+def test_numbers_are_on_several_masks_inside_the_picture_and_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    stamped: list[tuple[int, float, float]] = []
+    monkeypatch.setattr(draw, "_stamp", lambda picture, at, index, radius: stamped.append((index, *at)))
+    everywhere = np.ones((64, 96), dtype=bool)
+    masks = [
+        everywhere,
+        np.zeros_like(everywhere),
+        everywhere,
+        box_mask(0, 0, 2, 2),
+        box_mask(94, 62, 96, 64),
+    ]
+    picture = overlay(GREY, "", [Span(0, 0, mask) for mask in masks], size=960)
+    assert [index for index, *_ in stamped] == [0, 2, 3, 4]
+    radius, places = 19 * 960 / 1024, np.array([at for _, *at in stamped])
+    assert np.hypot(*(places[0] - places[1])) > 2 * radius
+    assert (places >= radius).all() and (places <= np.array([960, 640]) - radius).all()
+    assert picture.width > 960
+    stamped.clear()
+    overlay(GREY, "", [Span(0, 0, everywhere)], size=960)
+    assert stamped == []
+
+
+def test_the_later_of_two_phrases_that_overlap_gives_the_colour() -> None:
+    nothing = box_mask(0, 0, 0, 0)
+    pieces = draw._pieces("abcdef", [Span(0, 4, nothing), Span(2, 5, nothing)])
+    assert [(piece.text, piece.color) for piece in pieces] == [
+        ("ab", PALETTE[0]),
+        ("1", PALETTE[0]),
+        ("cde", PALETTE[1]),
+        ("2", PALETTE[1]),
+        ("f", draw.INK),
+    ]
+
+
+def test_a_legend_that_is_too_wide_goes_on_below() -> None:
+    spans, limit = [Span(0, 0, box_mask(0, 0, 1, 1), f"thing number {i}") for i in range(9)], 500.0
+    chips = draw._chips("", spans, [0.01] * 9, 21, limit)
+    rows = [row for row, *_ in chips]
+    assert rows == sorted(rows) and rows[-1] > 1 and set(rows) == set(range(rows[-1] + 1))
+    for _, x, _, name, share in chips:
+        assert x + captions.width(name, 21) + captions.width(share, 21) <= limit
+
+
+def test_the_question_stands_above_the_answer() -> None:
+    asked, silent = (overlay(GREY, "Yes.", question=question, size=512) for question in ("Is it?", ""))
+    assert asked.height > silent.height + 10
+
+
 # --- text --------------------------------------------------------------------------------------------
 
 

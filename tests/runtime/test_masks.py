@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from lira_engine.bundle.manifest import RegionSpec, TileSpec
-from lira_runtime import masks, preprocess
+from lira_runtime import masks, preprocess, rle
 from lira_runtime.masks import Mask
 
 TILE = TileSpec(size=32, min_num=1, max_num=4, use_thumbnail=True, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -68,6 +69,36 @@ def test_a_mask_kept_as_bits_equals_the_mask(size: tuple[int, int], monkeypatch:
     assert packed.binary.dtype == bool
     assert_array_equal(packed.binary, plain.binary)
     assert (packed.score, packed.box_xyxy) == (plain.score, plain.box_xyxy)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_runs_are_those_of_the_mask_and_count_as_bytes(size: tuple[int, int]) -> None:
+    mask = Mask(lambda: LOGITS, *size)
+    assert mask.nbytes == 0
+    binary = mask.binary
+    assert mask.nbytes == LOGITS.nbytes + binary.nbytes
+    assert_array_equal(rle.decode(mask.rle), binary)
+    assert mask.nbytes == LOGITS.nbytes + binary.nbytes + len(mask.counts)
+
+
+def test_two_threads_decode_a_mask_once() -> None:
+    """A pass cannot run twice: its inputs are gone."""
+    entered, twice, decoded = threading.Event(), threading.Event(), []
+
+    def decode() -> np.ndarray:
+        (twice if decoded else entered).set()
+        decoded.append(threading.get_ident())
+        twice.wait(0.2)
+        return LOGITS
+
+    mask = Mask(decode, 8, 8)
+    threads = [threading.Thread(target=lambda: mask.decoder_logits) for _ in range(2)]
+    threads[0].start()
+    assert entered.wait(30)
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert len(decoded) == 1
 
 
 def test_a_large_mask_takes_little_memory() -> None:

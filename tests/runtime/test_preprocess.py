@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,16 @@ def test_tiles_are_row_major_with_the_thumbnail_last() -> None:
 
 def test_a_single_tile_has_no_thumbnail() -> None:
     assert preprocess.tiles(noise(20, 20), TILE).shape == (1, 3, 32, 32)
+
+
+def test_a_bundle_may_want_no_thumbnail() -> None:
+    image = noise(90, 60)
+    found = preprocess.tiles(image, replace(TILE, use_thumbnail=False))
+    assert_array_equal(found, preprocess.tiles(image, TILE)[:6])
+
+
+def test_twelve_tiles_are_the_most() -> None:
+    assert preprocess.with_tiles(TILE, max_tiles=12, min_tiles=12).max_num == 12
 
 
 def test_rows_are_resized_before_columns() -> None:

@@ -58,6 +58,7 @@ def test_a_known_mask_has_its_known_encoding() -> None:
         {"size": [2, 3], "counts": ""},
         {"size": [-2, -3], "counts": "42"},
         {"size": [2, 3], "counts": "4P"},
+        {"size": [2, 3], "counts": "8N"},  # 8 pixels, and -2
         {"size": [2, 3], "counts": "P" * 10_000 + "0"},
         {"size": [2, 3], "counts": "\x7f\x7f"},
         {"size": [2, 3], "counts": "ä"},

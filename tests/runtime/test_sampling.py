@@ -37,11 +37,17 @@ def test_temperature_one_draws_the_distribution() -> None:
 def test_top_k_keeps_the_k_best_tokens() -> None:
     assert set(drawn(temperature=1.0, top_k=2)) == {1, 3}
     assert set(drawn(temperature=1.0, top_k=99)) == {0, 1, 2, 3}
+    assert make_sampler(temperature=1.0, top_k=1)(np.array([1, 3, 3], np.float32)) == 1  # as greedily
 
 
 @pytest.mark.parametrize("top_p, kept", [(0.01, {1}), (0.49, {1}), (0.51, {1, 3}), (0.8, {1, 2, 3})])
 def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, kept: set[int]) -> None:
     assert set(drawn(temperature=1.0, top_p=top_p)) == kept
+
+
+def test_top_p_needs_no_more_than_what_reaches_it_exactly() -> None:
+    choose = make_sampler(temperature=1.0, top_p=0.5, seed=0)
+    assert {choose(np.zeros(4, np.float32)) for _ in range(200)} == {0, 1}
 
 
 def test_equal_seeds_choose_equal_tokens() -> None:
@@ -70,10 +76,11 @@ def test_values_out_of_range_are_refused(options: dict[str, float]) -> None:
         make_sampler(**options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_non_finite_logits_are_refused(temperature: float) -> None:
+def test_non_finite_logits_are_refused(temperature: float, value: float) -> None:
     with pytest.raises(LiraError, match="not finite"):
-        make_sampler(temperature)(np.array([0, np.nan], dtype=np.float32))
+        make_sampler(temperature)(np.array([0, value], dtype=np.float32))
 
 
 @pytest.mark.parametrize(

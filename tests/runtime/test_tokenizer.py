@@ -6,10 +6,11 @@ import random
 from pathlib import Path
 
 import pytest
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Library
 
 from lira_engine.errors import LiraError
+from lira_runtime.answer import first_tokens
 from lira_runtime.tokenizer import IncrementalDecoder, Tokenizer
 
 
@@ -37,7 +38,9 @@ def sentencepiece(tmp_path: Path) -> Tokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip]
     )
     library.add_special_tokens([AddedToken("[SEG]", special=True), AddedToken("<p>", special=True)])
+    library.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     library.enable_truncation(2)
+    library.enable_padding(length=9, pad_id=1, pad_token="<s>")
     library.save(str(tmp_path / "tokenizer.json"))
     return Tokenizer(tmp_path / "tokenizer.json")
 
@@ -55,6 +58,7 @@ def word_level(tmp_path: Path) -> Tokenizer:
 def test_text_becomes_its_ids(sentencepiece: Tokenizer, word_level: Tokenizer) -> None:
     assert sentencepiece.id_of("[SEG]") in sentencepiece.encode("a [SEG]")
     assert len(sentencepiece.encode("red a b red")) > 2  # the file's truncation is off
+    assert 1 not in sentencepiece.encode("a")  # and so are its padding, and what it puts before a text
     assert sentencepiece.unknown_id == 0
     assert word_level.encode("a red dog") == [1, 2, 0]
     assert word_level.id_of("dog") is None
@@ -84,6 +88,12 @@ def test_random_bytes_never_lose_what_follows(sentencepiece: Tokenizer) -> None:
         decoder = IncrementalDecoder(sentencepiece)
         text = "".join(decoder.add(token_id) for token_id in ids)
         assert text.endswith("red")
+
+
+def test_words_that_the_vocabulary_lacks_are_not_ranked(word_level: Tokenizer) -> None:
+    assert first_tokens(word_level, ["red", "ball"]) == {2: "red", 3: "ball"}
+    with pytest.raises(LiraError, match="the vocabulary has no token for 'dog'"):
+        first_tokens(word_level, ["red", "dog"])
 
 
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
