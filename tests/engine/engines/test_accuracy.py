@@ -26,6 +26,23 @@ def test_fp16_outputs_have_their_own_tolerance() -> None:
         check_outputs("it", "fp16", found, expected, {})
 
 
+@pytest.mark.parametrize("precision, right, wrong", [("int8", 1.14, 1.16), ("int4", 1.55, 1.65)])
+def test_quantized_outputs_have_their_own_tolerance(precision: str, right: float, wrong: float) -> None:
+    """Weights that are packed or scaled wrongly are off by more (engines.precision)."""
+    expected = {"x": np.linspace(-1, 1, 100, dtype=np.float32)}
+    errors = check_outputs("it", precision, {"x": expected["x"] * np.float32(right)}, expected, {})
+    assert errors == {"x": pytest.approx(right - 1, rel=1e-3)}
+    with pytest.raises(LiraError, match="output x differs"):
+        check_outputs("it", precision, {"x": expected["x"] * np.float32(wrong)}, expected, {})
+
+
+def test_an_engine_without_any_recorded_output_is_wrong() -> None:
+    expected = {"x": np.ones(3, np.float32), "y": np.ones(3, np.float32)}
+    assert check_outputs("it", "fp32", {"y": expected["y"]}, expected, {}) == {"y": 0.0}
+    with pytest.raises(LiraError, match="it gave none of the recorded outputs: x, y"):
+        check_outputs("it", "fp32", {"z": expected["x"]}, expected, {})
+
+
 def test_engines_of_a_recipe_need_only_be_finite() -> None:
     """Masks decide about them: neither how far an output is off counts, nor which queries are valid."""
     expected = {"x": np.array([1.0, 2.0], np.float32), "valid": np.array([True, True, False, False])}

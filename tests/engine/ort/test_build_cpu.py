@@ -22,13 +22,16 @@ def test_the_clock_chooses(
     fp32: float, chosen: str, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[int | None] = []
+    files: list[Path] = []
 
     def opened(path: Path, asked: int | None = None, *others: Any, **more: Any) -> Any:
         threads.append(asked)
+        files.append(path)
         return open_session(path, asked, *others, **more)
 
     def in_turns(works: Sequence[Callable[[], object]], more: Callable[[Turns], bool]) -> Turns:
         assert threads[-2:] == [1, 1]  # others do not delay a thread of these
+        assert [file.parent.name for file in files[-2:]] == ["fp32", "int8"]  # a speedup over the first
         for work in works:
             work()
         assert more(Turns(((fp32,), (1.0,))))

@@ -17,6 +17,7 @@ from lira_engine.errors import ContextFull, LiraError
 from lira_engine.lowering.cpu import cpu_pipeline
 from lira_engine.lowering.pipeline import apply
 from lira_engine.ort.llm import OrtLlm, open_llm
+from lira_engine.ort.session import shrinking_arena
 from lira_export.config import LlmConfig
 
 CONFIG = LlmConfig(
@@ -174,6 +175,24 @@ def test_close_frees_the_model(path: Path) -> None:
     with pytest.raises(ValueError, match="closed"):
         llm.new_cache()
     llm.close()
+
+
+def test_memory_of_many_rows_is_given_back(llm: OrtLlm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decode step keeps its few kilobytes for the next one."""
+    given: list[bool] = []
+    assert llm._session is not None
+    run = type(llm._session).run_with_iobinding
+    monkeypatch.setattr(
+        type(llm._session),
+        "run_with_iobinding",
+        lambda session, binding, options=None: (
+            given.append(options is shrinking_arena()) or run(session, binding, options)
+        ),
+    )
+    cache = llm.new_cache()
+    for rows in (5, 1, 2, 1):
+        llm.forward(embeds(rows), cache)
+    assert given == [True, False, True, False]
 
 
 def test_a_graph_of_another_stage_is_refused(tmp_path: Path) -> None:

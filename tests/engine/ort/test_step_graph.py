@@ -127,6 +127,13 @@ def test_a_steps_addresses_stay_and_its_outputs_too(llm: OrtLlm) -> None:
     } == places
 
 
+def test_caches_that_live_at_once_have_graphs_of_their_own(llm: OrtLlm) -> None:
+    """Replayed under one number, a step would write into the other cache."""
+    steps = [cache.step for cache in [llm.new_cache(), llm.new_cache()]]
+    numbers = [step._options.get_run_config_entry("gpu_graph_id") for step in steps if step is not None]
+    assert len(set(numbers)) == 2 and all(int(number) > 0 for number in numbers)
+
+
 def test_what_the_host_reads_does_not_change(llm: OrtLlm) -> None:
     """A replayed graph would not notice."""
     cache = llm.new_cache()

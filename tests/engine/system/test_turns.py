@@ -105,6 +105,12 @@ def test_clear_choices_end_early_and_unclear_ones_at_last(
     assert found.rounds == 15 and found.speedup() == 1.0  # eight of fifteen
 
 
+def test_a_speedup_of_just_the_threshold_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a build compares it (WORTHWHILE)."""
+    works, _ = _ticking(monkeypatch, [1.0, 1.0, 2.0, 0.5], [1.0] * 4)
+    assert in_turns(works, until_clear(1.0)).rounds == 3
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="its clock is the wall's")
 def test_waiting_is_no_processor_time() -> None:
     found = in_turns([lambda: time.sleep(0.05), lambda: sum(range(1000))], so_many(1))

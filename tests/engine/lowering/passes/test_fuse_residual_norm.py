@@ -25,6 +25,19 @@ def test_residual_sums_join_their_norms(counts: Any, assert_unchanged: Any, smal
     assert_unchanged(FuseResidualNorm(), model)
 
 
+def test_a_fused_norm_keeps_its_epsilon(new_graph: Any, run: Any, counts: Any) -> None:
+    g = new_graph([2, 8])
+    scale, y = g.weight("scale", np.linspace(0.5, 2, 8, dtype=np.float32)), g.op("Neg", g.x, shape=[2, 8])
+    total = g.op("Add", g.x, g.op("Abs", y, shape=[2, 8]), shape=[2, 8])
+    norm = g.op("SimplifiedLayerNormalization", total, scale, shape=[2, 8], epsilon=0.5, axis=-1)
+    model = FuseResidualNorm()(g.finish(norm, opset=21)).model
+    assert counts(model)["SkipSimplifiedLayerNormalization"] == 1
+    x = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
+    both = x + np.abs(x)
+    expected = both / np.sqrt((both**2).mean(-1, keepdims=True) + 0.5) * np.linspace(0.5, 2, 8)
+    np.testing.assert_allclose(run(model, {"x": x})[0], expected, rtol=1e-5)
+
+
 def test_a_sum_that_broadcasts_stays(new_graph: Any, assert_unchanged: Any) -> None:
     g = new_graph([1, "S", 4])
     y, scale = g.weight("y", np.ones(4, np.float32)), g.weight("scale", np.ones(4, np.float32))

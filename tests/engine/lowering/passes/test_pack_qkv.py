@@ -87,6 +87,27 @@ def test_projections_of_different_inputs_stay(lowered: Lowered, assert_unchanged
     assert_unchanged(PackQkv(), model)
 
 
+@pytest.mark.parametrize("key", ["K", "bits", "block_size", "accuracy_level"])
+def test_projections_that_are_stored_otherwise_stay(
+    lowered: Lowered, assert_unchanged: Any, key: str
+) -> None:
+    model = lowered("int4", packed=False)
+    for attention in [node for node in model.graph if node.op_type == "GroupQueryAttention"]:
+        value = attention.inputs[2].producer()
+        value.attributes[key] = ir.AttrInt64(key, value.attributes[key].as_int() * 2)
+    assert_unchanged(PackQkv(), model)
+
+
+def test_projections_with_zero_points_stay(lowered: Lowered, assert_unchanged: Any) -> None:
+    """A fourth input is no weight that joins."""
+    model = lowered("int4", packed=False)
+    for attention in [node for node in model.graph if node.op_type == "GroupQueryAttention"]:
+        query = attention.inputs[0].producer()
+        query.resize_inputs(4)
+        query.replace_input_with(3, query.inputs[1])
+    assert_unchanged(PackQkv(), model)
+
+
 def test_projections_that_are_left_are_noticed(lowered: Lowered, assert_unchanged: Any) -> None:
     with pytest.raises(ir.passes.PostconditionError, match=r"the projections of .* were not joined"):
         PackQkv().ensures(lowered("int4", packed=False))

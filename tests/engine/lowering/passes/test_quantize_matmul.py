@@ -42,6 +42,8 @@ def test_four_and_eight_bits_compute_with_the_rounded_weights(
     dtypes = {value.dtype for value in model.graph.initializers.values()}
     assert dtypes <= {ir.DataType.UINT8, ir.DataType.FLOAT}
     assert counts(model)["MatMulNBits"] == bits // 4
+    matmuls = [node for node in model.graph if node.op_type == "MatMulNBits"]
+    assert {node.attributes["accuracy_level"].as_int() for node in matmuls} == {4}  # 8-bit activations
 
 
 def test_weights_that_are_not_chosen_stay(run: Any, counts: Any, assert_unchanged: Any, case: Any) -> None:
