@@ -134,6 +134,23 @@ def test_masks_are_decoded_once_at_first_access(look: Any) -> None:
     assert mask.logits.shape == (20, 40) and mask.logits.dtype == np.float32
 
 
+def test_a_mask_keeps_what_its_own_passes_gave(look: Any, fakes: SimpleNamespace) -> None:
+    """Where engines write the next pass over the last one."""
+    scene, engines = look("[SEG] ▁it [SEG] . <|im_end|>")
+    logits = np.empty((1, 4, 4), np.float32)
+
+    def decode(feeds: Any) -> dict[str, np.ndarray]:
+        logits[:] = feeds["hidden_states"][0, 0]
+        return {"mask_logits": logits}
+
+    engines.pixel_decoder._function = decode
+    answer = scene.ask("it")
+    assert [mask.decoder_logits[0, 0] for mask in answer.masks] == [1, 3]  # the passes that read [SEG]
+    assert [mask.decoder_logits[0, 0] for mask in answer.masks] == [1, 3]
+    words = [row[fakes.ID["▁red"]] for row in answer._seg_logits]
+    assert words == [pytest.approx(1.1), pytest.approx(1.3)]
+
+
 def test_empty_mask_gives_the_whole_image_as_region(look: Any) -> None:
     scene, engines = look("[SEG] <image_id> </p> <|im_end|>")
     no_hidden = lambda feeds: {"mask_logits": np.full((1, 4, 4), -1, dtype=np.float32)}  # noqa: E731

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lira_engine.errors import OutOfMemory
+from lira_engine.errors import DeviceFailed, OutOfMemory
 
 NOTHING = {"memory": 0, "host": 0, "streams": 0, "events": 0}
 ONE_EACH = {"memory": 1, "host": 1, "streams": 1, "events": 1}
@@ -148,8 +148,29 @@ def test_too_much_memory_is_one_line_with_what_is_free(card: Any) -> None:
         kept.free()
         card.gpu.host_size = 1 << 20
         with pytest.raises(OutOfMemory, match="the system gives no 3 MiB of page-locked memory: close"):
-            card.driver.pinned((3, 1 << 20), np.uint8)
+            card.driver.pinned((3, 1 << 18), np.float32)
     assert card.gpu.held == NOTHING
+
+
+@pytest.mark.parametrize("call", ["cuMemAlloc", "cuMemHostAlloc"])
+def test_other_errors_are_not_taken_for_too_little_memory(
+    card_with: Any, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """pycuda has a class for each."""
+    card = card_with("cuda-bindings")
+    function: Any = lambda *_: (card.module.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS, None)  # noqa: E731
+    function.__name__ = call
+    monkeypatch.setattr(card.module, call, function)
+    failed = pytest.raises(DeviceFailed, match=f"{call} failed: CUDA_ERROR_ILLEGAL_ADDRESS")
+    with failed, card.driver.current():
+        card.driver.allocate(8)
+        card.driver.pinned((8,), np.uint8)
+
+
+def test_pycuda_ends_when_python_does(card_with: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_exit: list[Any] = []
+    monkeypatch.setattr("atexit.register", at_exit.append)
+    assert at_exit == [card_with("pycuda").driver._end]
 
 
 def test_pycuda_ends_by_releasing_the_context(card_with: Any) -> None:

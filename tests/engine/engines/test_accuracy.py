@@ -8,7 +8,7 @@ import pytest
 from lira_engine import LiraError
 from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.engines.accuracy import NotFinite, check_outputs, check_stage_outputs
-from lira_engine.engines.near_ties import flip_rows
+from lira_engine.engines.near_ties import accepted_error, flip_rows
 
 
 def test_fp16_outputs_have_their_own_tolerance() -> None:
@@ -61,6 +61,11 @@ def test_engines_of_a_recipe_need_only_be_finite() -> None:
 def vectors_with_margins(*margins: float, noise: float = 0.0) -> CheckVectors:
     valid = np.array([[True, False, True, False]])
     return CheckVectors({}, {"valid": valid}, {"valid": noise}, {"valid": np.array([margins], np.float32)})
+
+
+def test_noise_of_the_reference_widens_the_tolerance_tenfold() -> None:
+    assert [accepted_error(noise) for noise in (0.0, 1e-6, 1e-5)] == [1e-4, 1e-4, 1e-4]
+    assert accepted_error(3e-5) == pytest.approx(3e-4)
 
 
 def test_near_ties_may_come_out_otherwise_in_fp32() -> None:
