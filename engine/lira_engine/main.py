@@ -5,12 +5,8 @@ Imports almost nothing before Ctrl-C is handled.
 
 from __future__ import annotations
 
-import io
-import mmap
 import os
 import sys
-import warnings
-from contextlib import suppress
 
 from lira_engine.system import interrupts
 
@@ -23,7 +19,7 @@ _LEAST_MEMORY = 192 << 20
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one sub-command and exit: 0, or 2 for an error that the user can mend, or 130 when interrupted.
+    """Run one sub-command and exit: 0, or 2 for an error that the user can mend, or 130 after Ctrl-C.
 
     arguments: None takes the process's own, and sets up its signals and streams.
     """
@@ -39,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             interrupts.end_at_once()  # nothing left to clean up
     except KeyboardInterrupt:  # during the report of another end
         code = interrupts.report()
-    if interrupts.received() and code == interrupts.EXIT_CODE:
+    if interrupts.received():  # even if the command ended before the interrupt could be raised
+        from contextlib import suppress
+
+        code = interrupts.report()
         with suppress(OSError):
             sys.stdout.flush()
         os._exit(code)  # threads may run on for long: do not wait for them
@@ -48,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _prepare_process() -> None:
     """Replace closed standard streams, and keep libraries from printing to the user."""
+    import warnings
+
     for descriptor in range(3):  # else the next opened file gets the descriptor of the closed output
         try:
             os.fstat(descriptor)
@@ -66,6 +67,9 @@ def _prepare_process() -> None:
 
 def _run(arguments: Sequence[str]) -> int:
     """Run a sub-command and return the exit code. Prints an error as one line; a bug keeps its traceback."""
+    import io
+    import mmap
+
     for stream in (sys.stdout, sys.stderr):
         # Windows code pages lack some of our characters; UTF-8 cannot encode the bytes of some file names.
         if isinstance(stream, io.TextIOWrapper):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +36,17 @@ def test_a_missing_onnxruntime_is_an_error_of_one_line(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("ONNX Runtime is not installed: pip install ")
+
+
+def test_a_broken_onnxruntime_is_an_error_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('libstdc++.so.6:\\nnot found')\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from lira_engine import LiraError\n"
+        "try: import lira_engine.ort.package\n"
+        "except LiraError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(
+        "ONNX Runtime cannot be loaded (libstdc++.so.6: not found): pip install 'lira-edge[cpu]', or"
+    )

@@ -1,4 +1,4 @@
-"""Import ONNX Runtime. Raises LiraError, with the command that installs it, if it is missing."""
+"""Import ONNX Runtime. Raises LiraError, with the command that installs it, if it is missing or broken."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ try:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as _state
 except ImportError as error:
+    missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
+    found = "is not installed" if missing else f"cannot be loaded ({' '.join(str(error).split())[:120]})"
     raise LiraError(
-        f"ONNX Runtime is not installed: {install_line('cpu')}, or on a machine with an NVIDIA GPU "
+        f"ONNX Runtime {found}: {install_line('cpu')}, or on a machine with an NVIDIA GPU "
         f"{install_line('cuda')}"
     ) from error
 

@@ -6,13 +6,13 @@ unwinds the command. The interpreter's own cleanup ignores Ctrl-C: by then the e
 
 from __future__ import annotations
 
-import atexit
+import _signal as signal  # type: ignore[import-not-found]  # built in; `signal` itself imports ten files
+import _thread
 import os
-import signal
 import sys
-import threading
 import time
 
+# Until Ctrl-C is handled, Python prints a traceback for it: what takes time is imported after that.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,9 +24,18 @@ _RETRY_S = 0.05
 _GIVE_UP_S = 5.0
 # Python that torch calls from C++, some of which aborts if an exception comes back.
 _CALLED_BACK = ("__torch_function__", "__torch_dispatch__")
-_received = threading.Event()
-_reported = threading.Event()
-_first_at = 0.0
+
+
+class _Progress:
+    """How far Ctrl-C has come. Plain values: a handler that waits for a lock may wait for its own thread."""
+
+    main_thread = 0
+    received = False
+    reported = False
+    first_at = 0.0
+
+
+_progress = _Progress()
 
 
 def end_at_once() -> None:
@@ -36,6 +45,10 @@ def end_at_once() -> None:
 
 def unwind() -> None:
     """Make Ctrl-C raise KeyboardInterrupt from now on, and hide what libraries print about it."""
+    import atexit
+    import threading
+
+    _progress.main_thread = threading.get_ident()
     atexit.register(_ignore)  # registered before the libraries' own, so called after them
     _set_handler(_raise)
     sys.excepthook = _unless_received(sys.excepthook)  # C code prints exceptions through it
@@ -44,26 +57,26 @@ def unwind() -> None:
 
 
 def _set_handler(handler: Callable[[int, FrameType | None], None]) -> None:
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a script's background jobs
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as in a script's background jobs
         signal.signal(signal.SIGINT, handler)
 
 
 def received() -> bool:
     """Return whether Ctrl-C was pressed: any later error comes from it."""
-    return _received.is_set()
+    return _progress.received
 
 
 def report() -> int:
     """Print "interrupted" once; return the exit code."""
-    already = _reported.is_set() and received()
-    _reported.set()
+    already = _progress.reported and _progress.received
+    _progress.reported = True
     if not already:
         print("interrupted", file=sys.stderr, flush=True)
     return EXIT_CODE
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    if not _reported.is_set():
+    if not _progress.reported:
         os.write(2, b"interrupted\n")
     os._exit(EXIT_CODE)
 
@@ -73,13 +86,11 @@ def _ignore() -> None:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    global _first_at
-    if not _received.is_set():
-        _received.set()
-        _first_at = time.monotonic()
+    if not _progress.received:
+        _progress.received, _progress.first_at = True, time.monotonic()
     if not _in_extension(frame):
         raise KeyboardInterrupt
-    if time.monotonic() - _first_at > _GIVE_UP_S:
+    if time.monotonic() - _progress.first_at > _GIVE_UP_S:
         _end(number, frame)  # the next run removes what is left
     _interrupt_again()
 
@@ -96,15 +107,17 @@ def _in_extension(frame: FrameType | None) -> bool:
 
 
 def _interrupt_again() -> None:
-    timer = threading.Timer(_RETRY_S, _signal_main_thread)
-    timer.daemon = True
-    timer.start()
+    # Not by a Timer: starting one takes locks of `threading`, which the interrupted thread may hold.
+    try:
+        _thread.start_new_thread(_signal_main_thread, ())
+    except RuntimeError:  # the system refuses threads
+        _end(signal.SIGINT, None)
 
 
 def _signal_main_thread() -> None:
-    main = threading.main_thread().ident
-    if hasattr(signal, "pthread_kill") and main is not None:
-        signal.pthread_kill(main, signal.SIGINT)  # wakes it if it waits
+    time.sleep(_RETRY_S)
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(_progress.main_thread, signal.SIGINT)  # wakes it if it waits
     else:
         signal.raise_signal(signal.SIGINT)
 
