@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -204,3 +205,46 @@ def test_the_pre_commit_hook_runs_a_target_of_the_makefile() -> None:
 def test_the_changelog_has_the_kinds_of_keep_a_changelog() -> None:
     kinds = re.findall(r"^### (.+)$", text_of(ROOT / "CHANGELOG.md"), re.MULTILINE)
     assert kinds and set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+# What prints
+
+PRINTS = {
+    "engine/lira_engine/commands.py": "versions",
+    "engine/lira_engine/main.py": "the line of an error, a traceback; flushing",
+    "engine/lira_engine/ort/lowered_reference.py": "a reason, to the process that reports it",
+    "engine/lira_engine/system/interrupts.py": "that Ctrl-C came",
+    "engine/lira_engine/system/terminal.py": "all else",
+    "benchmarks/lira_bench/peers/python_run.py": "what another package's converter prints",
+    "benchmarks/lira_bench/peers/worker.py": "JSON, to the process that reads it",
+    "benchmarks/lira_bench/plan/devices.py": "a table of the docs",
+    "benchmarks/lira_bench/plan/efficiency.py": "a table of the docs",
+    "benchmarks/lira_bench/plan/measured.py": "a table of the docs",
+    "benchmarks/lira_bench/plan/published.py": "a table of the docs",
+    "benchmarks/lira_bench/results/__main__.py": "the line of an error",
+    "benchmarks/lira_bench/serving/__main__.py": "the line of an error",
+    "benchmarks/lira_nano/__main__.py": "the line of an error, and its list of commands",
+    "export/lira_export/hub.py": "whether there is a terminal",
+    "serve/lira_serve/access_log.py": "JSON in ASCII",
+}
+"""Files that print, or have a console, without `system/terminal.py`: what they do so with."""
+
+
+def test_what_commands_print_goes_through_the_terminal() -> None:
+    """A name could else bring escape sequences to it."""
+    packages = [ROOT / room for room in ("engine", "runtime", "export", "calib", "serve")]
+    packages += [ROOT / "benchmarks" / name for name in ("lira_bench", "lira_nano")]
+    files = {path.relative_to(ROOT).as_posix(): path for root in packages for path in root.rglob("*.py")}
+    printing = {name for name, path in files.items() if prints(ast.parse(text_of(path)))}
+    assert printing == set(PRINTS)
+
+
+def prints(code: ast.Module) -> bool:
+    for node in ast.walk(code):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if re.search(r"^(print|Console|(typer|click)\.\w*(echo|prompt|confirm))$|\.file\.write$", called):
+                return True
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.stdout", "sys.stderr"):
+            return True
+    return False

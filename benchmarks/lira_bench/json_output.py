@@ -33,10 +33,11 @@ def write_json(console: Console, path: Path, figures: object) -> None:
     Call it last: no other output may follow the line. It is ASCII, and strict JSON (ValueError for a nan).
     """
     from lira_engine.system.atomic import atomic_write
+    from lira_engine.system.terminal import write
 
     line = json.dumps(figures, separators=(",", ":"), allow_nan=False)
     if path == STDOUT:
-        print(line, flush=True)
+        write(console, f"{line}\n")
         return
     with atomic_write(path) as file:
         file.write(f"{line}\n".encode())

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from lira_engine.errors import LiraError
+from lira_engine.system.text import error_line
 
 # Each module has a function `command`, whose typed parameters are the options (typer).
 COMMANDS = {
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _run(name, rest)
     except LiraError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error_line(str(error)), file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

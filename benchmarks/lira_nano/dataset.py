@@ -11,10 +11,10 @@ import numpy as np
 import typer
 from PIL import Image
 from pycocotools import mask as coco_mask
-from rich.console import Console
 from rich.progress import track
 
 from lira_engine.system.atomic import atomic_directory
+from lira_engine.system.terminal import plain_console
 from lira_nano.scenes import SHAPES, Scene, SceneObject, render_scene
 from lira_nano.sprites import sprite_names
 from lira_nano.texts import (
@@ -51,7 +51,7 @@ def write_dataset(folder: Path, seed: int, count: int, size: int = 384) -> None:
     index = _Index()
     with atomic_directory(folder) as partial:
         (partial / "images").mkdir()
-        for number in track(range(count), "scenes", console=Console(stderr=True), transient=True):
+        for number in track(range(count), "scenes", console=plain_console(stderr=True), transient=True):
             scene = render_scene(seed, number, size)
             name = f"{number:06d}.png"
             Image.fromarray(scene.image).save(partial / "images" / name)

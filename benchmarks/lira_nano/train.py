@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from lira_bench.reproduce import function_line
 from lira_engine.errors import LiraError
 from lira_engine.system.atomic import atomic_write
+from lira_engine.system.terminal import plain_console
 from lira_export.checkpoint_writer import write_checkpoint
 
 from .architecture import class_embeddings, config_dict, tokenizers
@@ -207,15 +208,16 @@ def command(
     overwrite: Annotated[bool, typer.Option(help="replace an existing checkpoint folder")] = False,
 ) -> None:
     """Train lira-nano from nothing, about 75 minutes on two cores; logs: WORK/vision.log, WORK/joint.log."""
+    console = plain_console()
     for name, steps in (("vision", vision_steps), ("joint", joint_steps)):
         stage = replace(STAGES[name], steps=steps)
         if stage.images % processes:
             raise LiraError(
                 f"{processes} processes do not divide the {stage.images} images of a step; use 1, 2, 4 or 8"
             )
-        print(f"{name}: {steps} steps, log in {work / name}.log")
+        console.print(f"{name}: {steps} steps, log in {work / name}.log", soft_wrap=True)
         train(stage, work, processes)
     export_weights(work, output, overwrite)
     options = {"work": work, "output": output, "vision_steps": vision_steps, "joint_steps": joint_steps}
     options |= {"processes": processes, "overwrite": overwrite}
-    print(function_line("python -m lira_nano train", command, **options))
+    console.print(function_line("python -m lira_nano train", command, **options), soft_wrap=True)

@@ -13,6 +13,7 @@ from lira_engine.system import interrupts
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import TracebackType
     from typing import NoReturn
 
 _LEAST_MEMORY = 192 << 20
@@ -60,9 +61,19 @@ def _prepare_process() -> None:
             setattr(sys, name, nowhere)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+    sys.excepthook = _print_traceback
     # NumPy's matmuls are small here. OpenBLAS allocates memory for each thread, and if the system refuses a
     # thread, it prints six lines and interrupts the process.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a bug's traceback, which may quote names and contents of files."""
+    from traceback import format_exception
+
+    from lira_engine.system.text import shown
+
+    sys.stderr.write(shown("".join(format_exception(kind, error, trace))))
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -88,10 +99,12 @@ def _run(arguments: Sequence[str]) -> int:
             return interrupts.report()
         if isinstance(error, BrokenPipeError) and _output_is_closed():
             return 141
+        from lira_engine.system.text import error_line
+
         reason = _reason(error)
         if reason is None:
             raise
-        print(f"error: {' '.join(reason.splitlines())}", file=sys.stderr)
+        print(error_line(reason), file=sys.stderr)
         return 2
 
 

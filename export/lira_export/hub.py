@@ -17,6 +17,7 @@ from lira_engine.bundle.integrity import sha256_of
 from lira_engine.errors import LiraError
 from lira_engine.system.disk import check_disk, free_bytes
 from lira_engine.system.extras import install_line
+from lira_engine.system.text import shown
 
 PREFIX = "hub:"
 Announce = Callable[[str], None]
@@ -180,6 +181,8 @@ def download(wanted: Wanted) -> dict[str, tuple[list[Path], Origin]]:
     for part, (tree, names) in wanted.items():
         paths = []
         for name in names:
+            if name != shown(name):  # the library's progress bar prints it
+                raise LiraError(f"{tree.where}: {shown(name)} has control characters: rename the file there")
             with _readable_errors(hub, tree.repository):
                 paths.append(Path(hub.hf_hub_download(tree.repository, name, revision=tree.revision)))
             expected = tree.sha256_of(name)

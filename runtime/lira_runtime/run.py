@@ -13,7 +13,7 @@ from rich.text import Text
 from lira_engine.cuda.driver import DriverName
 from lira_engine.errors import LiraError
 from lira_engine.system.atomic import atomic_write
-from lira_engine.system.terminal import plain_console, status, warn
+from lira_engine.system.terminal import plain_console, status, warn, write
 from lira_engine.system.text import json_text
 from lira_runtime import draw, report
 from lira_runtime.answer import Answer, Event, FinishedEvent, first_tokens
@@ -130,13 +130,12 @@ def _print_stream(out: Console, events: Iterator[Event]) -> Answer:
     answer: Answer | None = None
     for event in events:
         if isinstance(event, TokenEvent):
-            out.file.write(event.text)
-            out.file.flush()
+            write(out, event.text)
         elif isinstance(event, FinishedEvent):
             answer = event.answer
     assert answer is not None, "a stream ends with FinishedEvent"
     if answer.text:
-        out.file.write("\n")
+        write(out, "\n")
     for phrase in answer.phrases:  # before the timings are printed, which count them
         if phrase.mask is not None:
             _ = phrase.mask.binary

@@ -145,6 +145,15 @@ def test_a_bug_keeps_its_traceback(plugin: Path) -> None:
         main(["play"])
 
 
+def test_a_bugs_traceback_shows_what_a_terminal_would_obey(plugin: Path) -> None:
+    plugin.write_text("def play() -> None:\n    raise ValueError('a\\x1b[31m name')\n")
+    done = subprocess.run(
+        [sys.executable, "-c", PLAY], capture_output=True, text=True, env=environment_with(plugin)
+    )
+    assert done.returncode == 1 and done.stderr.startswith("Traceback (most recent call last):\n")
+    assert done.stderr.endswith("ValueError: a\\x1b[31m name\n")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs /dev/full and pipes of Linux or macOS")
 def test_a_full_disk_is_an_error_and_a_closed_pipe_is_not(plugin: Path) -> None:
     plugin.write_text("def play() -> None:\n    for _ in range(100000):\n        print('a line')\n")

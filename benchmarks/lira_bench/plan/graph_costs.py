@@ -24,6 +24,7 @@ from lira_engine.bundle.manifest import MANIFEST_NAME, Manifest, ModelSpec
 from lira_engine.errors import LiraError
 from lira_engine.lowering.weights import weight_of
 from lira_engine.system.atomic import atomic_write
+from lira_engine.system.terminal import plain_console
 
 FORMAT = "lira-costs"
 FORMAT_VERSION = 1
@@ -209,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = dumps(count_bundle(options.bundle))
     with atomic_write(options.output) as file:
         file.write(text.encode())
-    print(f"wrote {options.output}")
+    plain_console().print(f"wrote {options.output}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import typer
 
 from lira_bench.results.cli import results
 from lira_engine.errors import LiraError
+from lira_engine.system.text import error_line
 
 
 def main() -> None:
@@ -17,7 +18,7 @@ def main() -> None:
     try:
         typer.main.get_command(app).main(prog_name="python -m lira_bench.results")
     except LiraError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error_line(str(error)), file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from lira_engine.errors import LiraError
+from lira_engine.system.text import error_line
 
 
 def main() -> None:
@@ -16,14 +17,15 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("lira_"):
             raise
-        print(f"error: it needs {error.name}: run pip install 'lira-edge[cpu,serve]'", file=sys.stderr)
+        needed = f"it needs {error.name}: run pip install 'lira-edge[cpu,serve]'"
+        print(error_line(needed), file=sys.stderr)
         raise SystemExit(2) from None
     app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
     app.command()(serving)
     try:
         typer.main.get_command(app).main(prog_name="python -m lira_bench.serving")
     except LiraError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error_line(str(error)), file=sys.stderr)
         raise SystemExit(2) from None
 
 

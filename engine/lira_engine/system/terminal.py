@@ -1,20 +1,44 @@
-"""Print on the terminal. Paths, names and answers appear unchanged: rich would interpret [markup] and emoji
-codes in them, and colour numbers."""
+"""Print on the terminal. Everything that commands print goes through here (tests/test_house.py).
+
+Paths, names and answers appear as they are: rich would interpret [markup] and emoji codes in them, and colour
+numbers, a terminal would obey escape sequences. Pipes and files get the same.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from lira_engine.system.text import shown
+
+
+class _Plain(Console):
+    """Shows control characters of what it prints; its own, such as colours, it sends."""
+
+    def render_str(self, text: str, *arguments: Any, **options: Any) -> Text:
+        return super().render_str(shown(text), *arguments, **options)  # before widths are measured
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(shown(segment.text), segment.style)
+
 
 def plain_console(stderr: bool = False) -> Console:
-    """Return a console that prints lines, tables and titles unchanged."""
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    """Return a console that prints lines, tables and titles as they are, control characters escaped."""
+    return _Plain(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def write(console: Console, text: str) -> None:
+    """Print a piece of text at once, without a line break."""
+    console.file.write(shown(text))
+    console.file.flush()
 
 
 def warn(text: str) -> None:

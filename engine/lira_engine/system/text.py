@@ -1,11 +1,28 @@
-"""Text that may not be UTF-8: Python keeps such bytes of arguments and names as lone surrogates."""
+"""Text from files, names and models: it may not be UTF-8, and it may hold what a terminal obeys.
+
+Python keeps bytes of arguments and names that are not UTF-8 as lone surrogates.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from lira_engine.errors import LiraError
+
+# C0 but tab and line break, DEL, C1, and the marks that reorder a line (CVE-2021-42574).
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def shown(text: str) -> str:
+    """Return `text` for a terminal: what it would obey is escaped as in Python's source, such as `\\x1b`."""
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def error_line(reason: str) -> str:
+    """Return the line that reports an error."""
+    return f"error: {shown(' '.join(reason.splitlines()))}"
 
 
 def is_utf8(text: str) -> bool:

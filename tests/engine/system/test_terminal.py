@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lira_engine.main import main
-from lira_engine.system.terminal import plain_console, progress_bar, status
+from lira_engine.system.terminal import plain_console, progress_bar, status, write
 
 NAME = "a :car: [red]b[/red] [1, 2] 5.0"
 
@@ -45,6 +47,25 @@ def test_lines_tables_and_titles_are_printed_unchanged(terminal: Console) -> Non
     table.add_row(NAME)
     terminal.print(table)
     assert written(terminal).count(NAME) == 3
+
+
+def test_no_way_of_printing_sends_a_control_character(terminal: Console) -> None:
+    evil, seen = "\x1b]0;owned\x9b31m\x7f", r"\x1b]0;owned\x9b31m\x7f"
+    terminal.print(evil, style="bold")
+    terminal.print(Text(evil) + Text(evil, style="red"))
+    write(terminal, evil)
+    table = Table(evil, title=evil)
+    table.add_row(evil)
+    terminal.print(table)
+    with status(terminal, evil) as show:
+        wait_for(terminal, f" {seen}")
+        show(f"then {evil}")
+        wait_for(terminal, f"then {seen}")
+    with progress_bar(terminal) as bar:
+        bar.add_task(f"bar {evil}", total=1)
+        bar.refresh()
+    assert rf"bar {seen[:8]}" in written(terminal)  # rich cuts it to the width of the text before
+    assert written(terminal).count(seen) >= 9 and not re.search("\x1b]|\x9b|\x7f", written(terminal))
 
 
 def test_a_status_shows_its_text_on_terminals_only(terminal: Console) -> None:

@@ -1,4 +1,4 @@
-"""Names that are not UTF-8, in JSON and in paths."""
+"""Names that are not UTF-8, in JSON and in paths; and what a terminal would obey."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lira_engine import Bundle, LiraError
-from lira_engine.system.text import check_path, is_utf8, json_text
+from lira_engine.system.text import check_path, error_line, is_utf8, json_text, shown
 
 ODD = "caf\udce9 \u6a59 \ud800 \U0001f600"
 
@@ -30,3 +30,12 @@ def test_a_path_that_is_not_utf8_is_refused() -> None:
 def test_a_bundle_must_be_a_path() -> None:
     with pytest.raises(LiraError, match="the bundle is of type NoneType; expected a path"):
         Bundle.open(None)  # type: ignore[arg-type]
+
+
+def test_what_a_terminal_would_obey_is_escaped() -> None:
+    assert shown("a\tb\nc \u6a59 \U0001f600 \\x1b") == "a\tb\nc \u6a59 \U0001f600 \\x1b"
+    assert shown("\x1b[31m\x00\x07\r\x7f") == r"\x1b[31m\x00\x07\r\x7f"
+    assert shown("\x9b31m \u202e\u2066") == r"\x9b31m \u202e\u2066"
+    kept = [code for code in range(0xA0) if shown(chr(code)) == chr(code)]
+    assert kept == [9, 10, *range(32, 127)]
+    assert error_line("a\x85b\r\nc\x1b") == r"error: a b c\x1b"
