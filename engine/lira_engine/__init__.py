@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lira_engine.engines.runner import LlmOutput as LlmOutput
     from lira_engine.engines.runner import LlmRunner as LlmRunner
     from lira_engine.engines.runner import StageRunner as StageRunner
+    from lira_engine.errors import BundleChanged as BundleChanged
     from lira_engine.errors import ContextFull as ContextFull
     from lira_engine.errors import LiraError as LiraError
     from lira_engine.errors import OutOfMemory as OutOfMemory
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Bundle": "bundle.bundle",
+    "BundleChanged": "errors",
     "ContextFull": "errors",
     "Engines": "engines.runner",
     "KvCache": "engines.runner",

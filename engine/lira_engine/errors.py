@@ -26,6 +26,10 @@ class DeviceFailed(LiraError):
     """A GPU, its driver or its libraries refused work, whatever was asked of them."""
 
 
+class BundleChanged(LiraError):
+    """A file that an open bundle reads is not what it was: what its engines answer cannot be trusted."""
+
+
 # Messages about refused memory of the C library, ONNX Runtime, torch, oneDNN, OpenCV and CUDA. A full "static
 # TLS block" is no lack of memory, although its message says so.
 _NO_MEMORY = re.compile(

@@ -11,6 +11,7 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.integrity import Verify
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.cuda.driver import DriverName
+from lira_engine.engines.held import engine_states, holding
 from lira_engine.engines.runner import Engines, LlmRunner, StageRunner
 from lira_engine.engines.target import Opener
 from lira_engine.engines.usable import forced_remark, usable_build
@@ -32,13 +33,15 @@ def open_engines(
     engines that `lira-edge verify` did not check on this machine's GPU. `driver`: the package that makes
     CUDA's calls for engines of TensorRT.
     Raises LiraError, with the command that mends it, if they are missing, stale, altered, foreign or not
-    verified.
+    verified, and BundleChanged if a file changes meanwhile.
     """
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle)
+    before = engine_states(bundle, target, precision)
     opener, files, remark = _prepared(bundle, target, precision, threads, unverified, driver=driver)
     beside = target == PORTABLE.name or not target_named(target).on_gpu
-    return open_files(opener, files, target, precision, remark, beside)
+    engines = open_files(opener, files, target, precision, remark, beside)
+    return holding(engines, bundle, opener, before, portable=target == PORTABLE.name)
 
 
 def open_files(
@@ -76,6 +79,7 @@ def open_files(
             draft_costs=draft_costs,
             cuda_calls=opener.cuda_calls,
             tiles_at_once=opener.tiles_at_once,
+            held=None,
             **stages,
         )
         opened.pop_all()

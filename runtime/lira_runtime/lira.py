@@ -88,8 +88,10 @@ class Lira(Model):
         max_tiles, min_tiles: how many tiles the semantic encoder reads, 1 to 12; several come with a
         thumbnail of the whole image. None takes the bundle's numbers (of min_tiles, at most max_tiles). More
         tiles show more detail, and cost time and rows of the KV cache.
-        Raises LiraError for an image that is no readable JPEG, PNG, WebP or BMP, and for other tile numbers.
+        Raises LiraError for an image that is no readable JPEG, PNG, WebP or BMP, and for other tile numbers;
+        its kind BundleChanged if a file of the open bundle was changed in place.
         """
+        self.engines.check_unchanged()
         tile_spec = preprocess.with_tiles(self.manifest.preprocessing.tile, max_tiles, min_tiles)
         timings = LookTimings()
         clock = time.perf_counter

@@ -77,7 +77,8 @@ class Scene:
         `question` is a Question, or its text; `options` are other fields of Question. A stream may be left or
         closed at any event: the next question finds the scene as if it had not been asked.
         Raises LiraError at once for an empty question, one longer than the context with its history, an
-        unknown task, values out of range, and a scene that was closed.
+        unknown task, values out of range, and a scene that was closed; with the first event its kind
+        BundleChanged if a file of the open bundle was changed in place.
         """
         asked = Question.of(question, **options)
         prompt = self._model.prompt(asked)
@@ -104,6 +105,7 @@ class Scene:
         and so do `timings`. Raises LiraError as `stream_prompt` does, and for fewer than two beams.
         """
         self._check(prompt)
+        self._model.engines.check_unchanged()
         self._asked += 1
         model, turn_end = self._model, self._model.manifest.tokens.eos[0]
         tokens = beam_search(
@@ -174,6 +176,7 @@ class Scene:
         self, prompt: Prompt, choose: Sampler, use_ilvc: bool, forced: Mapping[int, int] | None
     ) -> Iterator[Event]:
         self._check_open()
+        self._model.engines.check_unchanged()
         self._asked += 1
         asked = self._asked
         model, tokens = self._model, self._model.manifest.tokens

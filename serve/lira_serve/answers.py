@@ -9,9 +9,9 @@ from typing import Any
 
 from starlette.requests import Request
 
-from lira_engine.errors import DeviceFailed, LiraError, OutOfMemory
+from lira_engine.errors import BundleChanged, DeviceFailed, LiraError, OutOfMemory
 from lira_serve.access_log import NOTES
-from lira_serve.api_errors import ApiError
+from lira_serve.api_errors import ApiError, changed
 from lira_serve.asked import Answering, Asked, Event
 from lira_serve.service import Service
 from lira_serve.sse import disconnected
@@ -121,6 +121,8 @@ def noted_error(error: Exception, notes: dict[str, Any], begun: bool = True) -> 
         told = error
     elif isinstance(error, OutOfMemory):
         told = ApiError(503, str(error), "server_error", code="out_of_memory", retry_after=10)
+    elif isinstance(error, BundleChanged):  # the server's paths are none of the client's business
+        told = changed()
     elif isinstance(error, LiraError):
         ours = begun or isinstance(error, DeviceFailed)
         told = ApiError(500, str(error), "server_error") if ours else ApiError(400, str(error))

@@ -43,6 +43,17 @@ class ApiError(Exception):
         return found | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
 
 
+def changed() -> ApiError:
+    """Return the 503 of a server whose bundle was changed while it was open: it ends, to be started again."""
+    return ApiError(
+        503,
+        "files of the model changed on the server's disk: the server ends, ask again once it was restarted",
+        "server_error",
+        code="bundle_changed",
+        retry_after=10,
+    )
+
+
 def busy(message: str, retry_after: int) -> ApiError:
     """Return the 503 of a server that cannot answer now."""
     return ApiError(503, message, "server_error", code="busy", retry_after=retry_after)

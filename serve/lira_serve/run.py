@@ -8,7 +8,7 @@ from types import FrameType
 
 from anyio import to_thread
 
-from lira_engine.errors import LiraError
+from lira_engine.errors import BundleChanged, LiraError
 from lira_engine.system.terminal import plain_console, status, warn
 from lira_engine.targets import TARGETS
 from lira_serve.access_log import log_failure
@@ -23,8 +23,8 @@ from lira_serve.settings import Settings
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
-    Raises LiraError if the address cannot be had, the engines cannot be opened or their thread ends,
-    KeyboardInterrupt after Ctrl-C.
+    Raises LiraError if the address cannot be had, the engines cannot be opened or their thread ends (its kind
+    BundleChanged if a file of the open bundle was changed), KeyboardInterrupt after Ctrl-C.
     """
     AllowedHosts.of(settings.allowed_hosts)  # before the engines are opened for nothing
     out = plain_console()
@@ -52,6 +52,8 @@ def run(settings: Settings) -> None:
         threading.Thread(target=announce, daemon=True).start()
         app = create_app(settings, engines, desk.info, close)
         serve(app, listener, settings, engines.drain, lambda: engines.failure is not None)
+    if isinstance(engines.failure, BundleChanged):
+        raise engines.failure
     if engines.failure is not None:
         log_failure(engines.failure)
         raise LiraError(

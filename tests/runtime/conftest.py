@@ -208,6 +208,7 @@ def fake_engines(script: Iterable[int] = (), capacity: int = 1000) -> SimpleName
         draft_costs=(),
         tiles_at_once=1,
         llm=FakeLlm(script, capacity),
+        check_unchanged=lambda: None,
         close=lambda: None,
     )
 

@@ -115,6 +115,7 @@ class Recorder:
             draft_costs=(),
             cuda_calls="",
             tiles_at_once=1,
+            held=None,
             **self._stages,
         )
         tokenizer = Tokenizer(bundle.tokenizer_file)

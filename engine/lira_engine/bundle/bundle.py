@@ -13,18 +13,23 @@ import numpy as np
 from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.bundle.integrity import Verify, confined, verify_folder
 from lira_engine.bundle.manifest import MANIFEST_NAME, MEND, Manifest
+from lira_engine.bundle.unchanged import State, states
 from lira_engine.errors import LiraError
 from lira_engine.system.text import check_path
+
+READ_AT_ONCE = 16 << 20
+"""Bytes of an array up to which it is read, not mapped: then it does not change with its file."""
 
 
 @dataclass(frozen=True)
 class Bundle:
     """An opened bundle. `path` is the folder, `manifest` its `lira.json`, `reads` the external data files of
-    each ONNX file."""
+    each ONNX file, `verified` the state in which each listed file was verified (bundle.unchanged)."""
 
     path: Path
     manifest: Manifest
     reads: Mapping[str, Sequence[str]]
+    verified: Mapping[Path, State]
 
     @classmethod
     def open(cls, path: PathLike[str] | str, verify: Verify = "hashes") -> Bundle:
@@ -42,11 +47,13 @@ class Bundle:
                 "make one with `lira-edge export CHECKPOINT_DIR -o BUNDLE`"
             )
         manifest = Manifest.load(path / MANIFEST_NAME)
-        return cls(path, manifest, verify_folder(path, manifest.files, MEND, verify))
+        before = states(path / name for name in manifest.files)
+        return cls(path, manifest, verify_folder(path, manifest.files, MEND, verify), before)
 
     @cached_property
     def embeddings(self) -> np.ndarray:
-        """Token embeddings [V, C] float32 or float16, memory-mapped: only the rows in use are read."""
+        """Token embeddings [V, C] float32 or float16. A large table is memory-mapped: only the rows in use
+        are read."""
         model = self.manifest.model
         return self._array("embeddings.npy", (model.vocab_size, model.hidden_size), ("float32", "float16"))
 
@@ -78,6 +85,18 @@ class Bundle:
         file = self.manifest.stages[stage].file
         return (file, *sorted(self.reads[file]))
 
+    def mapped(self) -> dict[Path, str]:
+        """Return the SHA-256 of each array file that stays mapped."""
+        name = "embeddings.npy"
+        if not isinstance(self.embeddings, np.memmap):
+            return {}
+        return {self.path / name: self.manifest.files[name].sha256}
+
+    def portable_files(self) -> dict[Path, str]:
+        """Return the SHA-256 of the external data of all portable graphs, which stays mapped."""
+        names = {name for stage in self.manifest.stages.values() for name in self.reads[stage.file]}
+        return {self.path / name: self.manifest.files[name].sha256 for name in sorted(names)}
+
     def _listed(self, name: str) -> Path:
         if name not in self.manifest.files:
             raise LiraError(f"{self.path / MANIFEST_NAME} lists no {name}; {MEND}")
@@ -92,4 +111,4 @@ class Bundle:
         if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype.name not in dtypes:
             found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
             raise LiraError(f"{file} holds {found}, expected {' or '.join(dtypes)} {shape}; {MEND}")
-        return array
+        return np.array(array) if array.nbytes <= READ_AT_ONCE else array

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from lira_engine.bundle.manifest import TensorSpec
+from lira_engine.bundle.unchanged import HeldFiles
 from lira_engine.errors import ContextFull, LiraError
 
 Self = TypeVar("Self", bound="Closing")
@@ -214,7 +215,7 @@ class Engines(Closing):
     `draft_costs`: what 1, 2, ... rows more, each with logits, add to a decode step of one row, in such steps;
     () where reading ahead never pays or must not be (see lira_runtime.drafts).
     `cuda_calls`: the package that makes CUDA's calls, with its version; "" where the inference library does.
-    `tiles_at_once`: most tiles of a pass of the semantic encoder.
+    `tiles_at_once`: most tiles of a pass of the semantic encoder. `held`: the files that they go on reading.
     """
 
     target: str
@@ -228,9 +229,18 @@ class Engines(Closing):
     draft_costs: tuple[float, ...] = ()
     cuda_calls: str = ""
     tiles_at_once: int = 1
+    held: HeldFiles | None = None
+
+    def check_unchanged(self) -> None:
+        """Raises BundleChanged if a file that they go on reading was changed in place. Microseconds: to be
+        called before each answer."""
+        if self.held is not None:
+            self.held.check()
 
     def close(self) -> None:
         with ExitStack() as closing:  # all of them, even if one fails
+            if self.held is not None:
+                closing.callback(self.held.close)
             for stage in (self.semantic_encoder, self.pixel_encoder, self.sefe, self.llm, self.pixel_decoder):
                 closing.callback(stage.close)
 

@@ -33,7 +33,11 @@ class Opener(Protocol):
     """Opens engine files. The runners are context managers.
 
     `draft_costs`: those of its quantized language models. `cuda_calls`, `tiles_at_once`: see `Engines`.
+    `maps_files`: whether open engines go on reading files beside their graphs (bundle.unchanged).
     """
+
+    @property
+    def maps_files(self) -> bool: ...
 
     @property
     def cuda_calls(self) -> str: ...

@@ -27,6 +27,7 @@ class OrtOpener:
     threads: int | None
     device: Device = CPU
     cuda_calls: ClassVar[str] = ""
+    maps_files: ClassVar[bool] = True
     tiles_at_once: int = 1
 
     @property

@@ -36,6 +36,7 @@ class TrtOpener:
     # were tuned for a prefill's 256.
     draft_costs: ClassVar[tuple[float, ...]] = ()
     tiles_at_once: ClassVar[int] = 1
+    maps_files: ClassVar[bool] = False  # plans are on the device
 
     @property
     def cuda_calls(self) -> str:

@@ -1,0 +1,43 @@
+"""Hold the files that open engines go on reading, so that a change of one is noticed (bundle.unchanged)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.unchanged import HeldFiles, State, states
+from lira_engine.engines.record import read_build
+from lira_engine.engines.runner import Engines
+from lira_engine.engines.target import Opener
+
+
+def engine_states(bundle: Bundle, target: str, precision: str) -> dict[Path, State]:
+    """Return the state of each file of built engines. To be called before these are verified."""
+    return states(bundle.engine_folder(target, precision).glob("*"))
+
+
+def holding(
+    engines: Engines, bundle: Bundle, opener: Opener, before: Mapping[Path, State], portable: bool
+) -> Engines:
+    """Return open engines with the files that they and the bundle go on reading. `before`: `engine_states`.
+    `portable`: they are the bundle's graphs as they are.
+
+    Closes them, and raises BundleChanged, if a file changed since it was verified.
+    """
+    mapped = bundle.mapped()
+    if opener.maps_files:
+        mapped |= bundle.portable_files() if portable else _beside_graphs(bundle, engines)
+    try:
+        return replace(engines, held=HeldFiles(mapped, {**bundle.verified, **before}))
+    except BaseException:
+        engines.close()
+        raise
+
+
+def _beside_graphs(bundle: Bundle, engines: Engines) -> dict[Path, str]:
+    """Return the SHA-256 of each file of built engines but their graphs, which nobody reads again."""
+    folder = bundle.engine_folder(engines.target, engines.precision)
+    listed = read_build(folder, "build them again").files
+    return {folder / name: entry.sha256 for name, entry in listed.items() if not name.endswith(".onnx")}
