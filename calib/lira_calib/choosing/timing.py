@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,7 @@ from lira_engine.engines.recipe import Form, StageRecipe
 from lira_engine.errors import LiraError
 from lira_engine.lowering.cpu import cpu_pipeline
 from lira_engine.lowering.pipeline import apply
-from lira_engine.system.atomic import atomic_write
-from lira_engine.system.cache import cache_folder
+from lira_engine.system.cache import cache_folder, read_own_json, write_own
 from lira_engine.system.machine import cpu_name
 from lira_engine.system.turns import in_turns
 
@@ -192,22 +192,17 @@ class _Known:
 
     def keep(self, product: Product, times: Times) -> None:
         self._times[_key(product)] = times
-        everything = self._read() | {self._setting: self._times}
-        with suppress(OSError, LiraError), atomic_write(self._path) as file:
-            file.write(json.dumps(everything, indent=1).encode())
+        everything = read_own_json(self._path) | {self._setting: self._times}
+        with suppress(OSError, LiraError):
+            write_own(self._path, json.dumps(everything, indent=1).encode())
 
     def _entries(self) -> Iterator[tuple[str, Times]]:
-        entries = self._read().get(self._setting)
+        entries = read_own_json(self._path).get(self._setting)
         for key, times in entries.items() if isinstance(entries, dict) else ():
-            if isinstance(times, dict) and all(isinstance(one, float) and one > 0 for one in times.values()):
+            if isinstance(times, dict) and all(
+                isinstance(one, float) and 0 < one < inf for one in times.values()
+            ):
                 yield key, times
-
-    def _read(self) -> dict[str, Any]:
-        with suppress(OSError, ValueError):
-            known = json.loads(self._path.read_text(encoding="utf-8"))
-            if isinstance(known, dict):
-                return known
-        return {}
 
 
 def _key(product: Product) -> str:

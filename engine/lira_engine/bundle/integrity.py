@@ -7,7 +7,7 @@ import json
 import os
 import posixpath
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -15,8 +15,7 @@ from typing import Any, BinaryIO, Literal
 
 from lira_engine.bundle.manifest import FileEntry
 from lira_engine.errors import LiraError
-from lira_engine.system.atomic import atomic_write
-from lira_engine.system.cache import cache_folder
+from lira_engine.system.cache import cache_folder, read_own_json, write_own
 
 Verify = Literal["hashes", "full", "sizes"]
 
@@ -61,15 +60,12 @@ def _verify_folder(
     cache = _Cache(root)
     paths = {name: confined(root, name) for name in files}
     states = {name: _state(paths[name], entry, mend) for name, entry in files.items()}
-    facts = {} if verify == "full" else cache.recall(states)
+    facts = {} if verify == "full" else cache.recall(states, files)
     new = [name for name in files if name not in facts]
     if verify != "sizes":
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-            digests = pool.map(lambda name: sha256_of(paths[name]), new)
-            known = {name: fact["sha256"] for name, fact in facts.items()} | dict(
-                zip(new, digests, strict=True)
-            )
-        for name, digest in known.items():
+            digests = list(pool.map(lambda name: sha256_of(paths[name]), new))
+        for name, digest in zip(new, digests, strict=True):
             if digest != files[name].sha256:
                 raise LiraError(
                     f"{paths[name]} was altered: its SHA-256 starts with {digest[:12]}, "
@@ -79,7 +75,7 @@ def _verify_folder(
         facts[name] = {"sha256": files[name].sha256, "reads": _reads(paths[name])}
     reads: dict[str, tuple[str, ...]] = {}
     for name, fact in facts.items():
-        reads[name] = tuple(posixpath.join(posixpath.dirname(name), location) for location in fact["reads"])
+        reads[name] = _beside(name, fact["reads"])
         for location, listed in zip(fact["reads"], reads[name], strict=True):
             if listed not in files:
                 raise LiraError(
@@ -124,6 +120,11 @@ def _reads(path: Path) -> list[str]:
     return sorted(external_locations(path))
 
 
+def _beside(name: str, locations: Sequence[str]) -> tuple[str, ...]:
+    """Return the names, in the manifest's sense, of what the file `name` calls `locations`."""
+    return tuple(posixpath.join(posixpath.dirname(name), location) for location in locations)
+
+
 class _Cache:
     """The cache of verified files of one folder, each with its state. Losing it only costs time."""
 
@@ -131,12 +132,15 @@ class _Cache:
         key = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
         self._path = cache_folder() / "verified" / f"{key}.json"
 
-    def recall(self, states: Mapping[str, list[int]]) -> dict[str, Any]:
-        """Return the facts about files that are still in the state in which they were verified."""
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            known = json.loads(self._path.read_text(encoding="utf-8"))
-            return {name: known[name]["fact"] for name, state in states.items() if _same(known, name, state)}
-        return {}
+    def recall(self, states: Mapping[str, list[int]], files: Mapping[str, FileEntry]) -> dict[str, Any]:
+        """Return the facts about files that are still in the state in which they were verified, and then
+        were what their manifest lists now."""
+        known = read_own_json(self._path)
+        return {
+            name: known[name]["fact"]
+            for name, state in states.items()
+            if _is_known(known.get(name), state, name, files)
+        }
 
     def keep(self, states: Mapping[str, list[int]], facts: Mapping[str, Any]) -> None:
         newest = time.time_ns() - _SETTLED_NS
@@ -145,9 +149,18 @@ class _Cache:
             for name, state in states.items()
             if max(state[1:3]) < newest
         }
-        with suppress(OSError, LiraError), atomic_write(self._path) as file:
-            file.write(json.dumps(settled).encode())
+        with suppress(OSError, LiraError):
+            write_own(self._path, json.dumps(settled).encode())
 
 
-def _same(known: dict[str, Any], name: str, state: list[int]) -> bool:
-    return name in known and known[name]["state"] == state
+def _is_known(entry: Any, state: list[int], name: str, files: Mapping[str, FileEntry]) -> bool:
+    """Whether an entry of the cache is one that `keep` wrote about the file in this state."""
+    match entry:
+        case {"state": kept, "fact": {"sha256": digest, "reads": [*reads]}}:
+            written = kept == state and digest == files[name].sha256
+            return (
+                written
+                and all(isinstance(one, str) for one in reads)
+                and set(_beside(name, reads)) <= files.keys()
+            )
+    return False

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from lira_engine.errors import LiraError
-from lira_engine.system.cache import cache_folder
+from lira_engine.system.cache import cache_folder, own_folder
 from lira_engine.system.extras import install_line
 
 _CUDA = "CUDAExecutionProvider"
@@ -79,7 +79,10 @@ class Device:
                 "cudnn_conv_algo_search": "HEURISTIC",
             }
         if provider == PROVIDERS["tensorrt"]:  # it compiles when a session opens
-            folder = str(cache_folder() / "onnxruntime-tensorrt")
+            try:
+                folder = str(own_folder(cache_folder() / "onnxruntime-tensorrt"))
+            except LiraError:  # engines are code: another user's are not taken
+                return {"trt_engine_cache_enable": "0", "trt_timing_cache_enable": "0"}
             return {
                 "trt_engine_cache_enable": "1" if self.keeps_engines else "0",
                 "trt_engine_cache_path": folder,

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from lira_engine.errors import LiraError, out_of_memory
-from lira_engine.system.atomic import atomic_write, readable_errors
+from lira_engine.system.atomic import readable_errors
+from lira_engine.system.cache import read_own, write_own
 from lira_engine.system.machine import peak_rss_mib
 from lira_engine.trt.flavour import compute_capabilities, load_flavour
 from lira_engine.trt.log import error_log
@@ -101,10 +102,7 @@ def _strongly_typed(trt: Any) -> int:
 def _timing_cache(config: Any, path: Path) -> Any:
     """Return the file's timings, or empty ones if it is unreadable, damaged or of another device: that costs
     time only. None if TensorRT refuses even empty ones."""
-    kept = b""
-    with suppress(OSError):
-        kept = path.read_bytes()
-    for content in (kept, b""):
+    for content in (read_own(path) or b"", b""):
         cache = config.create_timing_cache(content)
         if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
             return cache
@@ -112,8 +110,8 @@ def _timing_cache(config: Any, path: Path) -> Any:
 
 
 def _keep(cache: Any, path: Path) -> None:
-    with suppress(OSError, LiraError), atomic_write(path) as file:
-        file.write(cache.serialize())
+    with suppress(OSError, LiraError):
+        write_own(path, bytes(memoryview(cache.serialize())))
 
 
 def _end_with_parent() -> None:

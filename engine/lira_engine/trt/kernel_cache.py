@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lira_engine.errors import LiraError
-from lira_engine.system.atomic import atomic_write
-from lira_engine.system.cache import cache_folder
+from lira_engine.system.cache import cache_folder, read_own, write_own
 from lira_engine.trt.flavour import Flavour
+
+_MOST = 1 << 30  # bytes
 
 
 class KernelCache:
@@ -29,10 +30,9 @@ class KernelCache:
                     other.unlink()
         self._cache = config.create_runtime_cache()
         self._kept = b""
-        with suppress(OSError):
-            kept = self._path.read_bytes()
-            if self._cache.deserialize(kept):  # false for another version or device
-                self._kept = kept
+        kept = read_own(self._path, _MOST)
+        if kept and self._cache.deserialize(kept):  # false for another version or device
+            self._kept = kept
 
     def use_in(self, config: Any) -> None:
         """Make contexts of a config take their kernels from here, and add new ones."""
@@ -43,6 +43,6 @@ class KernelCache:
         serialized = self._cache.serialize()
         found = b"" if serialized is None else bytes(memoryview(serialized))
         if found and found != self._kept:
-            with suppress(OSError, LiraError), atomic_write(self._path) as file:
-                file.write(found)
+            with suppress(OSError, LiraError):
+                write_own(self._path, found)
                 self._kept = found

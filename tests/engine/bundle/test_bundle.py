@@ -86,9 +86,34 @@ def test_recently_changed_files_are_hashed_every_time(bundle_path: Path, cache_h
 def test_a_damaged_cache_is_ignored(bundle_path: Path, settled: None, cache_home: Path) -> None:
     Bundle.open(bundle_path)
     (remembered,) = (cache_home / "lira-edge" / "verified").iterdir()
-    for content in ("not JSON", "[]", '{"sefe.onnx": 3}', '{"sefe.onnx": {"state": [1]}}'):
+    right = json.loads(remembered.read_text())
+
+    def with_fact(**changes: Any) -> str:
+        sefe = right["sefe.onnx"]
+        return json.dumps(right | {"sefe.onnx": {"state": sefe["state"], "fact": sefe["fact"] | changes}})
+
+    for content in (
+        "not JSON", "[]", "[" * 100_000, '{"sefe.onnx": 3}', '{"sefe.onnx": {"state": [1]}}', "1" * 5000,
+        with_fact(sha256="0" * 64), with_fact(sha256=7), with_fact(reads=7), with_fact(reads=[7]),
+        with_fact(reads=["../secret"]),
+    ):  # fmt: skip
         remembered.write_text(content)
-        Bundle.open(bundle_path)
+        assert Bundle.open(bundle_path).stage_sources("llm") == ("llm.onnx", "llm.onnx.data")
+        assert json.loads(remembered.read_text()) == right
+
+
+def test_a_remembered_hash_is_compared_with_the_manifest(
+    bundle_path: Path, settled: None, edit_manifest: Any
+) -> None:
+    Bundle.open(bundle_path)
+
+    def relist(data: dict[str, Any]) -> None:
+        data["files"]["sefe.onnx"]["sha256"] = "0" * 64
+
+    edit_manifest(bundle_path, relist)
+    for _ in range(2):
+        with pytest.raises(LiraError, match=r"sefe\.onnx was altered: its SHA-256 starts .* expected 000000"):
+            Bundle.open(bundle_path)
 
 
 def test_an_unwritable_cache_is_ignored(bundle_path: Path, cache_home: Path) -> None:

@@ -81,7 +81,9 @@ def config(monkeypatch: pytest.MonkeyPatch) -> Config:
 
 
 def job(folder: Path, **changes: Any) -> Job:
-    graph, out, timings = (str(folder / name) for name in ("llm.onnx", "llm.engine", "cache/timings"))
+    graph, out, timings = (
+        str(folder / name) for name in ("llm.onnx", "llm.engine", "cache/lira-edge/timings")
+    )
     return replace(Job("tensorrt", graph, out, [], [], timings), **changes)
 
 
@@ -89,9 +91,9 @@ def job(folder: Path, **changes: Any) -> Job:
 def test_timings_are_kept_and_bad_ones_replaced(
     config: Config, tmp_path: Path, kept: bytes | None, used: bytes
 ) -> None:
-    file = tmp_path / "cache" / "timings"
+    file = tmp_path / "cache" / "lira-edge" / "timings"
     if kept is not None:
-        file.parent.mkdir()
+        file.parent.mkdir(parents=True)
         file.write_bytes(kept)
     assert compile_engine(job(tmp_path), lambda phase: None)["layers"] == 3
     assert config.used is not None and config.used.content == used
@@ -101,10 +103,11 @@ def test_timings_are_kept_and_bad_ones_replaced(
 @pytest.mark.parametrize("place", ["", "file"])
 def test_a_build_works_if_timings_cannot_be_read_or_kept(config: Config, tmp_path: Path, place: str) -> None:
     """A folder where the file should be, or a file where its folder should be."""
-    (tmp_path / "file").write_text("")
-    compile_engine(job(tmp_path, timing_cache=str(tmp_path / place / "timings")), lambda phase: None)
-    (tmp_path / "folder").mkdir()
-    compile_engine(job(tmp_path, timing_cache=str(tmp_path / "folder")), lambda phase: None)
+    folder = tmp_path / "cache" / "lira-edge"
+    (folder / "folder").mkdir(parents=True)
+    (folder / "file").write_text("")
+    compile_engine(job(tmp_path, timing_cache=str(folder / place / "timings")), lambda phase: None)
+    compile_engine(job(tmp_path, timing_cache=str(folder / "folder")), lambda phase: None)
     assert (tmp_path / "llm.engine").read_bytes() == b"plan"
 
 
