@@ -372,3 +372,81 @@ def test_a_read_only_folder_is_a_one_line_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(LiraError, match="Permission denied"), atomic_directory(tmp_path / "bundle"):
         pass
+
+
+@pytest.fixture
+def on_disk(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What reaches the disk, in order: the inode of what is flushed, and "rename"."""
+    order: list[object] = []
+    fsync, rename, replace = os.fsync, os.rename, os.replace
+
+    def flushed(descriptor: int) -> None:
+        order.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def renamed(source: Path, target: Path) -> None:
+        order.append("rename")
+        rename(source, target)
+
+    def replaced(source: Path, target: Path) -> None:
+        order.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(os, "replace", replaced)
+    return order
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows flushes no folders")
+def test_a_file_is_on_the_disk_before_its_name_is(tmp_path: Path, on_disk: list[object]) -> None:
+    """Else a power cut leaves the name with an empty file behind it."""
+    with atomic_write(tmp_path / "file") as file:
+        file.write(b"x")
+        file.flush()
+        assert on_disk == []
+    assert on_disk == [(tmp_path / "file").stat().st_ino, "rename", tmp_path.stat().st_ino]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows flushes no folders")
+def test_a_folder_is_on_the_disk_before_its_name_is(tmp_path: Path, on_disk: list[object]) -> None:
+    with atomic_directory(tmp_path / "bundle") as partial:
+        (partial / "sub").mkdir()
+        for name in ("a", "sub/b"):
+            (partial / name).write_text("x")
+    paths = (tmp_path / "bundle" / name for name in ("", "a", "sub", "sub/b"))
+    renamed = on_disk.index("rename")
+    assert sorted(map(str, on_disk[:renamed])) == sorted(str(path.stat().st_ino) for path in paths)
+    assert on_disk[renamed:] == ["rename", tmp_path.stat().st_ino]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO])
+def test_a_failed_swap_puts_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    target = tmp_path / "bundle"
+    bundles(target)
+
+    def fail(source: Path, target: Path) -> None:
+        raise OSError(number, "x", str(source))
+
+    racing(monkeypatch, fail, 2)
+    with (
+        pytest.raises(LiraError, match=r"bundle cannot be written"),
+        atomic_directory(target, overwrite=True) as partial,
+    ):
+        (partial / "lira.json").write_text("1")
+    assert os.listdir(tmp_path) == ["bundle"] and (target / "lira.json").read_text() == "another run's"
+
+
+def test_what_was_replaced_is_removed_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is killed before has the old folder or the new one under the name, whole."""
+    target = tmp_path / "bundle"
+    bundles(target)
+    seen: list[set[str]] = []
+    racing(monkeypatch, lambda source, target: seen.append(set(os.listdir(tmp_path))), 3)
+    with atomic_directory(target, overwrite=True) as partial:
+        (partial / "lira.json").write_text("1")
+    ((*names,),) = seen
+    assert "bundle" in names and any(".bundle.replaced-" in name for name in names)
+    assert os.listdir(tmp_path) == ["bundle"] and (target / "lira.json").read_text() == "1"
