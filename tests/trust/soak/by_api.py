@@ -31,7 +31,7 @@ KEPT = 16 << 20
 def soak(bundle: Path, questions: int, limits: Limits, seed: int, seconds: float = 0) -> dict[str, Any]:
     """Ask so many questions, and further ones until so many seconds are over. Return the record."""
     counts: Counter[str] = Counter()
-    until = time.monotonic() + seconds
+    started = time.monotonic()
     with Lira.open(bundle) as lira:
         loop = PlainLoop(lira, KEPT)
         samples, probes = [], [_probe(lira)]
@@ -42,10 +42,10 @@ def soak(bundle: Path, questions: int, limits: Limits, seed: int, seconds: float
             samples.append(settled())
             if window in (WINDOWS // 2, WINDOWS):
                 probes.append(_probe(lira))
-        while time.monotonic() < until:
+        while time.monotonic() - started < seconds:
             counts.update(_visit(lira, loop, next(stream)))
         loop.close()
-    return record(samples, probes, dict(counts), limits)
+    return record(samples, probes, dict(counts), limits) | {"seconds": time.monotonic() - started}
 
 
 def openings(bundle: Path, count: int, limits: Limits) -> dict[str, Any]:
