@@ -23,6 +23,7 @@ from lira_bench.results.result import (
     Results,
     engine_result,
 )
+from lira_bench.results.submitted import read_submitted
 from lira_bench.speed.benchmark import check_request, find_images, is_forced
 from lira_bench.speed.request import Request
 from lira_bench.speed.summary import is_authors_model, versions
@@ -155,6 +156,13 @@ def _check_submit(path: Path, folder: Path) -> None:
         raise LiraError(f"--submit {path} is a folder, expected a file to write")
     if path.absolute().parent == folder.absolute() and path.name in output.FILES:
         raise LiraError(f"--submit {path} is a file of the results themselves: choose another name")
+    if path.is_file():
+        try:
+            read_submitted(path)
+        except LiraError:
+            raise LiraError(
+                f"--submit {path} is there already, and no file that it wrote: choose another name"
+            ) from None
     check_file(path)
 
 

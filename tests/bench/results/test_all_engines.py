@@ -105,6 +105,10 @@ def test_an_engine_that_fails_ends_no_other(
     assert found["engines"][0]["reason"] == reason and found["drift"] is None
     assert [one.status for one in read_submitted(file).engines] == ["failed", "measured", "refused"]
     assert f"cpu-fp32: {reason}" in (out / "results.md").read_text()
+    # What it wrote itself it replaces.
+    measuring.reasons, measuring.without = {}, set()
+    assert bench(bundle, "--all", "-o", tmp_path / "again", "--submit", file) == 0
+    assert [one.status for one in read_submitted(file).engines] == ["measured", "measured", "refused"]
 
 
 def test_figures_of_a_busy_machine_are_kept_and_end_with_an_error(
@@ -202,6 +206,7 @@ def test_an_interruption_leaves_no_results(bundle: Path, tmp_path: Path, measuri
         (("--all", "--submit", "out"), "--submit out is a folder"),
         (("--all", "--submit", "out/results.json"), "is a file of the results themselves"),
         (("--all", "--submit", "file/x.json"), "file is a file, expected a folder for x.json"),
+        (("--all", "--submit", "file"), "--submit file is there already, and no file that it wrote"),
         (("--all", "--driver", "pycuda"), "target cpu takes no driver, onnxruntime needs none"),
         (("--submit", "x.json"), "add --all"),
     ],
