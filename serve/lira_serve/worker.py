@@ -16,7 +16,7 @@ from contextlib import closing, suppress
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
-from lira_engine.errors import BundleChanged
+from lira_engine.errors import BundleChanged, DeviceFailed
 from lira_serve.api_errors import ApiError, busy
 from lira_serve.asked import Event
 
@@ -77,7 +77,8 @@ class Job(Generic[A]):
         self._on_cancel(self)
 
     def run(self, answer: Callable[[A], Iterator[Event]]) -> None:
-        """Answer, in the worker's thread. Raises BundleChanged, which ends it; hands all else over."""
+        """Answer, in the worker's thread. Raises BundleChanged and DeviceFailed, which end it; hands all else
+        over."""
         self.put({"type": "started", "queue": self.age})
         try:
             with closing(answer(self.asked)) as events:  # type: ignore[type-var]
@@ -86,9 +87,9 @@ class Job(Generic[A]):
                     if self.cancelled:
                         break
             self.put(None)
-        except BundleChanged as error:
+        except (BundleChanged, DeviceFailed) as error:
             self.put(error)
-            raise  # the engines cannot be trusted any more
+            raise  # the engines cannot be trusted any more, or a CUDA context that failed runs no more
         except BaseException as error:
             self.put(error)
 

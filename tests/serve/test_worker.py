@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lira_engine.errors import DeviceFailed
 from lira_runtime.prompts import Question
 from lira_serve.api_errors import ApiError
 from lira_serve.asked import Asked
@@ -38,6 +39,8 @@ class Desk:
         try:
             for number in range(3):
                 assert self.gate.acquire(timeout=WAIT)
+                if question == "gone":
+                    raise DeviceFailed("CUDA failed: an illegal memory access")
                 if question == "bad":
                     raise ValueError("a bad question")
                 yield {"type": "text", "number": number}
@@ -197,6 +200,26 @@ def test_an_error_reaches_whoever_asked_and_the_thread_goes_on(desk: Desk) -> No
         with pytest.raises(ValueError, match="a bad question"):
             await numbers(bad)
         assert await numbers(good) == [0, 1, 2]
+
+    asyncio.run(ask())
+
+
+def test_a_device_that_failed_ends_the_thread(desk: Desk) -> None:
+    """Every later answer would fail, too: the server ends, and what started it may start it again."""
+
+    async def ask() -> None:
+        worker = opened(desk)
+        gone, waits = worker.submit("gone"), worker.submit("waits")
+        desk.let(1)
+        with pytest.raises(DeviceFailed, match="illegal memory access"):
+            await numbers(gone)
+        with pytest.raises(ApiError, match="the engines' thread has ended: restart the server"):
+            await numbers(waits)
+        assert isinstance(worker.failure, DeviceFailed) and not worker.ready
+        with pytest.raises(ApiError, match="restart the server"):
+            worker.submit("late")
+        await asyncio.to_thread(worker.close)
+        assert desk.began == ["gone"] and desk.closed
 
     asyncio.run(ask())
 
