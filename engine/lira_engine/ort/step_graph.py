@@ -180,13 +180,14 @@ class StepGraphs:
         return len(self._all)
 
     def take(self) -> StepGraph:
-        """Return the step of a new, empty cache."""
-        if self._free:
-            step = self._free.pop()
+        """Return the step of a new, empty cache. From any thread."""
+        try:
+            step = self._free.pop()  # without a look before: another thread may take the last one
+        except IndexError:
+            step = StepGraph(self._session, self._new_rows(), next(self._numbers), self._device)
+            self._all.append(step)
+        else:
             step.clear(self._dtype)
-            return step
-        step = StepGraph(self._session, self._new_rows(), next(self._numbers), self._device)
-        self._all.append(step)
         return step
 
     def give_back_after(self, owner: object, step: StepGraph) -> None:

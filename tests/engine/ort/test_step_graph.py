@@ -134,6 +134,19 @@ def test_caches_that_live_at_once_have_graphs_of_their_own(llm: OrtLlm) -> None:
     assert len(set(numbers)) == 2 and all(int(number) > 0 for number in numbers)
 
 
+def test_threads_may_make_caches_at_once(llm: OrtLlm) -> None:
+    """Another one takes the memory that is free between a look at it and taking it."""
+
+    class Taken(list[StepGraph]):
+        def __len__(self) -> int:
+            return 1
+
+    assert llm._steps is not None
+    llm._steps._free = Taken()
+    cache = llm.new_cache()
+    assert cache.step is not None and cache.step in llm._steps._all
+
+
 def test_what_the_host_reads_does_not_change(llm: OrtLlm) -> None:
     """A replayed graph would not notice."""
     cache = llm.new_cache()
