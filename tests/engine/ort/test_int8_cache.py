@@ -18,7 +18,7 @@ from lira_engine.lowering.passes.quantize_kv_cache import QuantizeKvCache
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.prefill import save_prefill
 from lira_engine.ort import target
-from lira_engine.ort.int8_cache import MARGIN, Int8KvCache
+from lira_engine.ort.int8_cache import Int8KvCache
 from lira_engine.ort.llm import OrtLlm
 from lira_engine.ort.options import CpuOptions
 from lira_engine.ort.prefill import LEAST_ROWS
@@ -144,7 +144,7 @@ def test_scales_leave_room_over_the_first_pass(llm: OrtLlm) -> None:
     llm.forward(embeds(FIRST), cache, [])
     for tensor, rows in zip(cache._tensors, cache.rows.values(), strict=True):
         largest = np.abs(rows.numpy()[0, :, :FIRST]).max(axis=1)
-        np.testing.assert_allclose(tensor.scales * 127, MARGIN * largest, rtol=1e-6)
+        np.testing.assert_allclose(tensor.scales * 127, 3 * largest, rtol=1e-6)
         assert not tensor.codes.any()  # converted when a decode step needs them
     llm.forward(embeds(1), cache)
     for tensor in cache._tensors:

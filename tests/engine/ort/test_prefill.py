@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -138,6 +142,27 @@ def test_a_row_that_is_not_finite_stays_alone(llm: OrtLlm) -> None:
         )
 
 
+def test_one_thread_at_a_time_reads_weights(tmp_path: Path) -> None:
+    """The other one may be in any pass meanwhile, but not in these layers."""
+    inside, both, together = threading.Event(), threading.Event(), []
+
+    class Group:
+        layers = (0,)
+
+        def run(self, *_: object) -> None:
+            together.append(inside.is_set())
+            (both if inside.is_set() else inside).set()
+            both.wait(0.2)
+            inside.clear()
+
+    filling = OrtPrefill(tmp_path, 0)
+    filling._by_layer = {0: Group()}  # type: ignore[dict-item]
+    cache: Any = SimpleNamespace(before_many_rows=lambda: None, length=0, fill=lambda length: None)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: filling.fill(np.zeros((1, 4), np.float32), cache), range(2)))
+    assert together == [False, False]
+
+
 def test_threads_do_not_disturb_each_other(llm: OrtLlm) -> None:
     """All passes read the layers' weights into one buffer."""
     inputs = [embeds(llm, LEAST_ROWS + 20, seed) for seed in range(4)]
@@ -153,9 +178,16 @@ def test_a_cut_file_is_refused(folder: Path, tmp_path: Path) -> None:
         (tmp_path / file.name).write_bytes(file.read_bytes())
     data = tmp_path / "llm.prefill.0.data"
     whole = data.read_bytes()
-    data.write_bytes(whole[:-1])
-    with pytest.raises(LiraError, match=f"has {len(whole) - 1} bytes, expected {len(whole)}"):
-        OrtPrefill(tmp_path, layers=3)
+    for spoilt in (whole[:-1], whole + b"\0"):
+        data.write_bytes(spoilt)
+        with pytest.raises(LiraError, match=f"has {len(spoilt)} bytes, expected {len(whole)}"):
+            OrtPrefill(tmp_path, layers=3)
+    data.write_bytes(whole)
+    opened = OrtPrefill(tmp_path, layers=3)
+    os.truncate(data, len(whole) // 2)
+    with pytest.raises(LiraError, match=r"llm\.prefill\.0\.data ends early: build it again"):
+        for layer, group in opened._by_layer.items():
+            group._read(group.layers.index(layer))
     data.write_bytes(whole)
     (tmp_path / "llm.prefill.1.onnx").unlink()
     with pytest.raises(LiraError, match="lacks layers"):

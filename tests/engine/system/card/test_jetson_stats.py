@@ -82,7 +82,7 @@ class Jtop:
 def service(monkeypatch: pytest.MonkeyPatch) -> Jtop:
     client = Jtop()
     module = ModuleType("jtop")
-    vars(module).update(jtop=lambda interval: client, JtopException=Failure)
+    vars(module).update(jtop=lambda interval: {1.0: client}[interval], JtopException=Failure)
     monkeypatch.setitem(sys.modules, "jtop", module)
     return client
 

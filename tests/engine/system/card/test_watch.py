@@ -19,6 +19,7 @@ class Sensors:
     def __init__(self, enough: int, energies: Any, shares: Any = ()) -> None:
         self.enough, self.looks, self.reached = enough, 0, threading.Event()
         self._energies, self._shares = iter(energies), iter(shares)
+        self.polls = 0
         self.threads: set[int] = set()
 
     def read(self) -> Reading:
@@ -32,6 +33,7 @@ class Sensors:
         return next(self._energies)
 
     def others(self) -> Mapping[str, float] | None:
+        self.polls += 1
         return next(self._shares, None)
 
 
@@ -55,6 +57,8 @@ def test_readings_begin_and_end_with_the_block() -> None:
     assert threading.get_ident() not in sensors.threads and len(sensors.threads) == 1
     assert found.energy_j == 60 and found.seconds > 0 and 0 < found.cpu_s < 30
     assert found.others is None
+    in_the_block = looks // 10 + (looks % 10 > 0)  # the last look is one of them
+    assert sensors.polls == 1 + in_the_block  # once a second, and once before
 
 
 def test_a_block_that_is_over_at_once_has_two_readings() -> None:
