@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 
 from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.graphs import read_graph
 from lira_engine.engines.accuracy import relative_error
 from lira_engine.ort.session import open_session, shrinking_arena
 from lira_engine.ort.stage import OrtStage
@@ -180,7 +181,6 @@ def parity_llm(work: Path) -> dict[str, Any]:
 def lowered(work: Path, argument: str) -> dict[str, Any]:
     """Run a stage of LIRA-2B, lowered for TensorRT, in ONNX Runtime on the check vectors. `argument`:
     STAGE:PRECISION:DIALECT."""
-    import onnx_ir as ir
 
     from lira_engine.bundle.external_data import save_graph
     from lira_engine.engines.accuracy import check_stage_outputs
@@ -193,7 +193,9 @@ def lowered(work: Path, argument: str) -> dict[str, Any]:
     bundle = Bundle.open(work / "bundles" / "lira-2b")
     graph = work / "lowered" / f"{stage}.onnx"
     graph.parent.mkdir(exist_ok=True)
-    save_graph(apply(ir.load(bundle.stage_file(stage)), tensorrt_pipeline(stage, precision, dialect)), graph)
+    save_graph(
+        apply(read_graph(bundle.stage_file(stage)), tensorrt_pipeline(stage, precision, dialect)), graph
+    )
     vectors = bundle.check_vectors(stage)
     if stage == "llm":
         with OrtLlm(graph) as llm:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 from PIL import Image
 
 from lira_calib.judging.held_out import write_questions
 from lira_calib.judging.question import Question
 from lira_calib.methods.rules import keep_float
 from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.graphs import read_graph
 from lira_engine.engines.recipe import Form, Recipe, StageRecipe, sources_of, write_recipe
 from lira_engine.lowering.passes.use_dynamic_quantize_matmul import SMALLEST
 from lira_engine.lowering.weights import constant_matmuls
@@ -36,7 +36,7 @@ def write_dynamic_recipe(bundle: Bundle, folder: Path) -> None:
 
 def _forms(bundle: Bundle, stage: str) -> dict[str, Form]:
     found = {}
-    for matmul in constant_matmuls(ir.load(bundle.stage_file(stage)).graph):
+    for matmul in constant_matmuls(read_graph(bundle.stage_file(stage)).graph):
         if keep_float(stage, matmul.name) is not None:
             continue
         if stage == "llm":

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
 from lira_calib import chart
 from lira_calib.choosing import budget as budgets
 from lira_calib.choosing.assemble import Assembler, StageMaterial, Unit
@@ -31,6 +29,7 @@ from lira_calib.request import Request
 from lira_calib.runs.layered import LayeredLlm
 from lira_calib.scoring.score import Score, Scorer
 from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.graphs import read_graph
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.fingerprint import lowering_fingerprint
 from lira_engine.engines.recipe import (
@@ -116,7 +115,7 @@ class _Calibration:
     def __init__(self, request: Request, bundle: Bundle, data: Data, work: Path, bar: Bar) -> None:
         self.request, self.bundle, self.data, self.work, self.bar = request, bundle, data, work, bar
         self.seconds: dict[str, float] = {}
-        models = {stage: ir.load(bundle.stage_file(stage)) for stage in STAGES}
+        models = {stage: read_graph(bundle.stage_file(stage)) for stage in STAGES}
         self.units: list[Unit] = [unit for stage, model in models.items() for unit in units(model, stage)]
         self.kept = {stage: kept_floats(model, stage) for stage, model in models.items()}
 

@@ -16,7 +16,7 @@ import pytest
 
 from lira_engine import Bundle, LiraError, open_engines
 from lira_engine.build import build
-from lira_engine.bundle.external_data import external_locations
+from lira_engine.bundle.graphs import external_locations
 from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.accuracy import relative_error
@@ -253,7 +253,7 @@ def test_a_graphs_external_data_is_cached(
     def fail(path: Path) -> set[str]:
         raise AssertionError(f"{path} was parsed again")
 
-    monkeypatch.setattr("lira_engine.bundle.external_data.external_locations", fail)
+    monkeypatch.setattr("lira_engine.bundle.graphs.external_locations", fail)
     usable_build(Bundle.open(built), target_named("cpu"), "fp32")
 
 

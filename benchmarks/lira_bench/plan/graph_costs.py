@@ -20,6 +20,7 @@ from lira_bench.plan.operators import is_linear, operations
 from lira_bench.plan.polynomial import Terms
 from lira_engine.bundle import schema
 from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.graphs import read_graph
 from lira_engine.bundle.manifest import MANIFEST_NAME, Manifest, ModelSpec
 from lira_engine.errors import LiraError
 from lira_engine.lowering.weights import weight_of
@@ -146,7 +147,7 @@ def count_bundle(path: Path) -> ModelCosts:
     """
     bundle = Bundle.open(path, verify="sizes")
     manifest = bundle.manifest
-    stages = {stage: count_graph(ir.load(bundle.stage_file(stage))) for stage in manifest.stages}
+    stages = {stage: count_graph(read_graph(bundle.stage_file(stage))) for stage in manifest.stages}
     tile = manifest.preprocessing.tile
     return ModelCosts(
         name=manifest.name,

@@ -14,6 +14,7 @@ from lira_bench.plan.operators import is_linear, operations
 from lira_bench.plan.polynomial import Terms
 from lira_bench.plan.precision import Form, Group
 from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.graphs import read_graph
 from lira_engine.bundle.manifest import MANIFEST_NAME
 from lira_engine.engines.recipe import Recipe, StageRecipe, read_recipe
 from lira_engine.errors import LiraError
@@ -36,7 +37,7 @@ def groups_of(size: str, recipe: Path) -> dict[str, tuple[Group, ...]]:
 
 def _of_stage(bundle: Bundle, recipe: Recipe, stage: str) -> tuple[Group, ...]:
     part = recipe.stage(stage)
-    return count_groups(ir.load(bundle.stage_file(stage)), part) if part.forms else ()
+    return count_groups(read_graph(bundle.stage_file(stage)), part) if part.forms else ()
 
 
 def count_groups(model: ir.Model, recipe: StageRecipe) -> tuple[Group, ...]:

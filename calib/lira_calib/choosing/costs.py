@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import onnx_ir as ir
 
 from lira_calib.choosing.assemble import StageMaterial, Storage, Unit, unit_key
 from lira_calib.choosing.timing import FLOAT, Product, measured_times, predicted_times
 from lira_calib.methods.rules import Template
 from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.graphs import read_graph
 from lira_engine.engines.llm_tensors import LM_HEAD
 from lira_engine.lowering.weights import constant_matmuls
 
@@ -86,7 +86,7 @@ def unit_seconds(
         storages = [one for listed in offered.values() for one in listed]
         sizes = {
             one.name: (one.inputs, one.outputs)
-            for one in constant_matmuls(ir.load(bundle.stage_file(stage)).graph)
+            for one in constant_matmuls(read_graph(bundle.stage_file(stage)).graph)
         }
         runs = {
             weight: _runs(stage, weight, materials.get(stage), sequences)

@@ -21,6 +21,7 @@ from lira_calib.methods.statistics import InputStatistics, best_range
 from lira_calib.runs.observe import observe
 from lira_calib.runs.session import release
 from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.graphs import read_graph
 from lira_engine.engines.recipe import Smoothing
 from lira_engine.lowering.weights import constant_matmuls
 
@@ -58,7 +59,7 @@ def vision_material(
 ) -> StageMaterial:
     """Return what calibration knows of a stage other than the language model, after running it on the feeds
     of `sequences`. Raises LiraError if a matmul reads a value that is not finite."""
-    model = ir.load(bundle.stage_file(stage))
+    model = read_graph(bundle.stage_file(stage))
     model.graph.name = stage  # by which `observe` lowers it
     file = work / "statistics" / f"{stage}.statistics"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ def decoder_material(
     """Return what calibration knows of the pixel decoder, whose input is made by the language model in fp32:
     it runs on every `[SEG]` of the scorer's sequences."""
     stage = "pixel_decoder"
-    model = ir.load(bundle.stage_file(stage))
+    model = read_graph(bundle.stage_file(stage))
     model.graph.name = stage
     file = work / "statistics" / f"{stage}.statistics"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from lira_engine.bundle.external_data import external_locations
+from lira_engine.bundle.graphs import external_locations
 from lira_engine.errors import LiraError, memory_errors_told
 from lira_engine.lowering.passes.quantize_operands import FORMATS
 from lira_engine.lowering.weights import constant_matmuls

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Protocol, overload
 
 import numpy as np
-import onnx_ir as ir
 
 from lira_calib.runs.observe import Sink, Watched, hand_out, watched_tensors, watching
 from lira_calib.runs.session import Session, opened, release_weights
 from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.graphs import read_graph
 from lira_engine.engines.llm_tensors import cache_output, is_cache_input
 from lira_engine.engines.precision import MIXED
 from lira_engine.engines.recipe import NO_RECIPE, StageRecipe
@@ -90,7 +90,7 @@ class LayeredLlm:
         """work: a folder for this class alone. kept_bytes: most disk space for fp32 rows; where they need
         more, rows are kept at every second layer, or third, ... progress: gets the runs done and their
         number; a run is one piece on one sequence."""
-        self.pieces = split_llm(ir.load(bundle.stage_file("llm")))
+        self.pieces = split_llm(read_graph(bundle.stage_file("llm")))
         self._spec = bundle.manifest.model
         self._work, self._threads, self._kept_bytes = work, threads, kept_bytes
         self._progress = progress

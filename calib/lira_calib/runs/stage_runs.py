@@ -8,10 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnx_ir as ir
 
 from lira_calib.runs.session import write_lowered
 from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.graphs import read_graph
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.fingerprint import lowering_fingerprint
 from lira_engine.engines.recipe import StageRecipe
@@ -37,7 +37,7 @@ def lowered(bundle: Bundle, stage: str, recipe: StageRecipe, folder: Path) -> Pa
     else:
         passes = cpu_pipeline(stage, "mixed", recipe=recipe) if recipe else cpu_pipeline(stage)
     file = folder / f"{stage}.onnx"
-    write_lowered(ir.load(bundle.stage_file(stage)), passes, file)
+    write_lowered(read_graph(bundle.stage_file(stage)), passes, file)
     return file
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lira_engine.bundle.arrays import map_array
 from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.bundle.integrity import Verify, confined, verify_folder
 from lira_engine.bundle.manifest import MANIFEST_NAME, MEND, Manifest
@@ -104,11 +105,8 @@ class Bundle:
 
     def _array(self, name: str, shape: tuple[int, ...], dtypes: Sequence[str] = ("float32",)) -> np.ndarray:
         file = self._listed(name)
-        try:
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise LiraError(f"{file} cannot be read ({str(error).splitlines()[0]}); {MEND}") from None
-        if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype.name not in dtypes:
-            found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+        array = map_array(file, MEND)
+        if array.shape != shape or array.dtype.name not in dtypes:
+            found = f"{array.dtype} {array.shape}"
             raise LiraError(f"{file} holds {found}, expected {' or '.join(dtypes)} {shape}; {MEND}")
         return np.array(array) if array.nbytes <= READ_AT_ONCE else array

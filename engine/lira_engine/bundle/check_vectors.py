@@ -6,14 +6,14 @@ tensors.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from lira_engine.bundle.manifest import MEND, StageSpec
+from lira_engine.bundle.arrays import read_archive
+from lira_engine.bundle.manifest import MEND, StageSpec, TensorSpec
 from lira_engine.errors import LiraError
 
 
@@ -47,23 +47,49 @@ class CheckVectors:
         """Read the check vectors of the stage that `spec` declares.
 
         The language model's may lack the KV cache, which is large, if they begin with an empty one.
-        Raises LiraError if the file cannot be read or lacks a tensor of `spec`.
+        Raises LiraError if the file cannot be read, lacks a tensor of `spec`, or has others, tensors of other
+        shapes or dtypes, and rows that there are not.
         """
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise LiraError(f"{file} cannot be read ({str(error).splitlines()[0]}); {MEND}") from None
+        arrays = read_archive(file, MEND)
         inputs = {name[3:]: array for name, array in arrays.items() if name.startswith("in.")}
         outputs = {name[4:]: array for name, array in arrays.items() if name.startswith("out.")}
+        noise = {name[6:]: array for name, array in arrays.items() if name.startswith("noise.")}
+        margins = {name[7:]: array for name, array in arrays.items() if name.startswith("margin.")}
         missing = (spec.inputs.keys() - inputs.keys()) | (spec.outputs.keys() - outputs.keys())
         if "position" in inputs and not inputs["position"].any():
             missing = {name for name in missing if not name.startswith(("key_cache", "value_cache"))}
         if missing:
             raise LiraError(f"{file} lacks check vectors for {', '.join(sorted(missing))}; {MEND}")
-        noise = {name[6:]: float(array) for name, array in arrays.items() if name.startswith("noise.")}
-        margins = {name[7:]: array for name, array in arrays.items() if name.startswith("margin.")}
+        sizes: dict[str, int] = {}
+        for given, expected in ((inputs, spec.inputs), (outputs, spec.outputs)):
+            for name, array in given.items():
+                tensor = expected.get(name)
+                if tensor is None:
+                    raise LiraError(f"{file} has check vectors for {name}, which the stage lacks; {MEND}")
+                if not _fits(array, tensor, sizes):
+                    raise LiraError(
+                        f"{file}: {name} is {array.dtype} {list(array.shape)}, expected {tensor.dtype} "
+                        f"{list(tensor.shape)}; {MEND}"
+                    )
         for name, array in margins.items():
             if name not in outputs or array.shape != outputs[name].shape:
                 raise LiraError(f"{file}: margins of {name} do not fit its output; {MEND}")
-        return cls(inputs, outputs, noise, margins)
+        for name, array in noise.items():
+            if name not in outputs or array.shape or not 0 <= array < np.inf:
+                raise LiraError(f"{file}: noise of {name} is not one number of an output; {MEND}")
+        asked = inputs.get("logit_positions", np.zeros(1))
+        if not ((asked >= 0) & (asked < sizes.get("S", 1))).all():
+            raise LiraError(f"{file} asks for rows that it does not have; {MEND}")
+        return cls(inputs, outputs, {name: float(array) for name, array in noise.items()}, margins)
+
+
+def _fits(array: np.ndarray, spec: TensorSpec, sizes: dict[str, int]) -> bool:
+    """Return whether an array is what `spec` says. `sizes`: of dimensions with a name, which are added."""
+    return (
+        array.dtype.name == spec.dtype
+        and len(array.shape) == len(spec.shape)
+        and all(
+            found > 0 and found == (sizes.setdefault(size, found) if isinstance(size, str) else size)
+            for found, size in zip(array.shape, spec.shape, strict=True)
+        )
+    )

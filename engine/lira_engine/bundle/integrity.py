@@ -115,7 +115,7 @@ def _state(path: Path, entry: FileEntry, mend: str) -> list[int]:
 def _reads(path: Path) -> list[str]:
     if path.suffix != ".onnx":
         return []
-    from lira_engine.bundle.external_data import external_locations  # imports onnx, which is slow
+    from lira_engine.bundle.graphs import external_locations  # imports onnx, which is slow
 
     return sorted(external_locations(path))
 

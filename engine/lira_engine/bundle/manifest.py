@@ -11,6 +11,7 @@ from typing import Any
 
 from lira_engine.bundle import schema
 from lira_engine.errors import LiraError
+from lira_engine.system.small_files import read_small
 from lira_engine.system.text import json_text
 
 FORMAT = "lira-bundle"
@@ -178,7 +179,7 @@ class Manifest:
     def load(cls, path: Path) -> Manifest:
         """Read and check a `lira.json`. Raises LiraError if it is missing or not JSON, or as `from_json`."""
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = json.loads(read_small(path).decode())
         except (FileNotFoundError, NotADirectoryError):
             raise LiraError(
                 f"{path.parent} is not a bundle (it has no {path.name}): "

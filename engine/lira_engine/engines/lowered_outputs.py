@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lira_engine.bundle.arrays import read_archive
 from lira_engine.engines.accuracy import check_outputs
 
 
@@ -29,9 +30,8 @@ def write(folder: Path, stage: str, outputs: Mapping[str, np.ndarray]) -> None:
 
 
 def read(folder: Path, stage: str) -> dict[str, np.ndarray]:
-    """Return the outputs by name."""
-    with np.load(folder / file_name(stage), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    """Return the outputs by name. Raises LiraError if the file cannot be read."""
+    return read_archive(folder / file_name(stage), "build the engines again")
 
 
 def check(what: str, found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -35,7 +35,7 @@ def check_recipe(recipe: Recipe, bundle: Bundle, target: Target) -> dict[str, fl
 def _check_stage(part: StageRecipe, bundle: Bundle, stage: str, target: Target) -> float:
     if not part:
         return 1.0
-    import onnx_ir as ir
+    from lira_engine.bundle.graphs import read_graph  # imports onnx, which is slow
 
     for weight, form in part.forms.items():
         if form.kind not in target.kinds:
@@ -43,7 +43,7 @@ def _check_stage(part: StageRecipe, bundle: Bundle, stage: str, target: Target) 
                 f"target {target.name} has no {form.kind} weights, which the recipe asks for at {weight} of "
                 f"{stage}; it has {', '.join(target.kinds)}: {MEND}"
             )
-    weights = dict(ir.load(bundle.stage_file(stage)).graph.initializers)
+    weights = dict(read_graph(bundle.stage_file(stage)).graph.initializers)
     named = [*part.forms, *(name for one in part.smoothing for name in (*one.divided, *one.multiplied))]
     for weight in named:
         if weight not in weights:

@@ -14,6 +14,7 @@ from lira_engine.engines.judgement import Judgement
 from lira_engine.engines.near_ties import Flip
 from lira_engine.engines.setting import Setting
 from lira_engine.errors import LiraError
+from lira_engine.system.small_files import read_small
 
 FORMAT = "lira-engines"
 FORMAT_VERSION = 1
@@ -108,7 +109,7 @@ def read_build(folder: Path, mend: str) -> Build:
     `mend`, if there is none or it cannot be read."""
     path = folder / BUILD_NAME
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_small(path).decode())
     except (FileNotFoundError, NotADirectoryError):
         raise LiraError(f"{folder} holds no engines; {mend}") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.bundle.external_data import save_graph
+from lira_engine.bundle.graphs import read_graph
 from lira_engine.engines.accuracy import Checked, NotFinite, check_stage_outputs
 from lira_engine.engines.builder import BuiltStage, Progress
 from lira_engine.engines.near_ties import Flip
@@ -79,7 +79,7 @@ class CpuBuilder:
     def _write(self, stage: str, precision: str, folder: Path) -> Checked:
         """Write one engine file and check it."""
         self.progress(stage, "lower")
-        portable = ir.load(self.bundle.stage_file(stage))
+        portable = read_graph(self.bundle.stage_file(stage))
         model = apply(portable, self._passes(stage, precision))
         self.progress(stage, "write")
         file = folder / self.target.file(stage)
@@ -95,7 +95,7 @@ class CpuBuilder:
         if self.options.prefill == "same":
             return
         recipe = None if self.recipe is None else self.recipe.stage("llm")
-        groups = cpu_prefill(ir.load(self.bundle.stage_file("llm")), precision, recipe)
+        groups = cpu_prefill(read_graph(self.bundle.stage_file("llm")), precision, recipe)
         if not groups and self.options.kv_cache == "int8":
             raise LiraError(
                 "an int8 KV cache needs graphs for passes of many rows, which this language model does not "

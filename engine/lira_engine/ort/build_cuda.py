@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.external_data import save_graph
+from lira_engine.bundle.graphs import read_graph
 from lira_engine.bundle.manifest import MAX_TILES
 from lira_engine.engines import lowered_outputs
 from lira_engine.engines.accuracy import Checked, check_stage_outputs, worst
@@ -73,7 +74,7 @@ class CudaBuilder:
     def _write(self, stage: str, precision: str, file: Path) -> tuple[str, ...]:
         """Write the engine file; return the names of the weights that do not fit into fp16."""
         self.progress(stage, "lower")
-        model = apply(ir.load(self.bundle.stage_file(stage)), self._passes(stage, precision))
+        model = apply(read_graph(self.bundle.stage_file(stage)), self._passes(stage, precision))
         self.progress(stage, "write")
         save_graph(model, file)
         return kept_in_fp32(model)

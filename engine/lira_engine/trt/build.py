@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.external_data import save_graph
+from lira_engine.bundle.graphs import read_graph
 from lira_engine.engines.builder import BuiltStage, Progress
 from lira_engine.engines.precision import MIXED, precision_named
 from lira_engine.engines.recipe import Recipe
@@ -136,7 +137,7 @@ class TrtBuilder:
             plugin=sampling_plugin(self.flavour) if self._plugin else None,
             recipe=self.recipe.stage(stage) if precision == MIXED and self.recipe is not None else None,
         )
-        model = apply(ir.load(self.bundle.stage_file(stage)), passes)
+        model = apply(read_graph(self.bundle.stage_file(stage)), passes)
         quantized = any(node.op_type == "DequantizeLinear" for node in model.graph)
         if precision_named(precision).quantized and not quantized:
             sizes = ", ".join(map(str, sorted(blocks)))

@@ -24,7 +24,7 @@ from lira_bench.peers.tensor_files import read_folder
 from lira_bench.peers.weights import write_folder
 from lira_bench.peers.worker import prompt_ids
 from lira_engine.bundle.bundle import Bundle
-from lira_engine.bundle.external_data import external_locations
+from lira_engine.bundle.graphs import external_locations
 from lira_engine.errors import LiraError
 
 # How many of the vocabulary's 320 tokens ours may find likelier than what the peer chose. Ours is fp32. The

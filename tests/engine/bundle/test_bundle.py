@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from lira_engine import Bundle, LiraError
-from lira_engine.bundle.external_data import external_locations
+from lira_engine.bundle.graphs import external_locations
 from lira_engine.bundle.integrity import confined, sha256_of, verify_folder
 from lira_engine.bundle.manifest import FileEntry
 
