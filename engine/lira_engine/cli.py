@@ -10,7 +10,7 @@ import typer
 
 from lira_engine.build_options import precision_help, target_help, with_build_options
 from lira_engine.cli_options import BundleArgument
-from lira_engine.system.terminal import plain_console, print_tables, status, warn
+from lira_engine.system.terminal import plain_console, print_tables, status, warn, write
 from lira_engine.targets import target_named
 
 
@@ -164,7 +164,7 @@ def doctor(
     if bundle is not None:
         raise LiraError("--sbom describes what is installed, not a bundle: leave BUNDLE out")
     if sbom == Path("-"):
-        print(document(), end="")
+        write(plain_console(), document())
         return
     with atomic_write(sbom) as file:
         file.write(document().encode())
