@@ -39,6 +39,7 @@ from lira_bench.peers.weights import write_folder
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.errors import LiraError
 from lira_engine.system.machine import peak_rss_mib
+from lira_engine.system.parent import end_with_parent
 
 
 def prompt_ids(vocab_size: int, count: int) -> list[int]:
@@ -149,6 +150,8 @@ def main() -> None:
     # Libraries print on stdout: our answers get a descriptor of their own.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    if os.name == "posix":  # elsewhere only the next command would find that there is no parent
+        end_with_parent()
     serve(sys.argv[1], sys.stdin, answers)
     answers.close()
     sys.stdout.flush()

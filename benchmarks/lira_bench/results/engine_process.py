@@ -24,6 +24,7 @@ from lira_bench.speed.benchmark import bench
 from lira_bench.speed.request import Request
 from lira_engine.errors import LiraError, how_it_ended, out_of_memory
 from lira_engine.system.atomic import remove_leftovers
+from lira_engine.system.parent import end_with_parent
 
 _PATHS = ("bundle", "output", "images", "checkpoint", "submit")
 
@@ -119,8 +120,10 @@ def main() -> None:
         answers.flush()
 
     error: str | None = None
+    request = _request(sys.stdin.buffer.readline())
+    end_with_parent()
     try:
-        bench(_request(sys.stdin.buffer.readline()), lambda doing: say(doing=doing))
+        bench(request, lambda doing: say(doing=doing))
     except BrokenPipeError:
         raise
     except Exception as found:  # any error is this engine's result

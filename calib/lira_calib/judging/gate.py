@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from lira_engine.engines.judgement import NAMES, Candidate, Judgement
 from lira_engine.engines.recipe import HELD_OUT, MEND, Recipe, read_recipe
 from lira_engine.engines.runner import Engines
 from lira_engine.errors import LiraError, how_it_ended, out_of_memory
+from lira_engine.system.parent import end_with_parent
 from lira_runtime import Lira, rle
 from lira_runtime.images import open_image
 from lira_runtime.prompts import encodes_regions
@@ -163,7 +163,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries may print
     job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
     def say(**what: Any) -> None:
         answers.write(json.dumps(what) + "\n")
@@ -198,13 +198,6 @@ def main() -> None:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def _end_with_parent() -> None:
-    """Exit when standard input closes: the parent process is gone."""
-    while os.read(0, 1):
-        pass
-    os._exit(1)
 
 
 if __name__ == "__main__":

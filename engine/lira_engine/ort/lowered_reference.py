@@ -5,6 +5,7 @@ python -m lira_engine.ort.lowered_reference BUNDLE GRAPH PRECISION FOLDER STAGE
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from lira_engine.engines.accuracy import NotFinite, check_stage_outputs
 from lira_engine.engines.replay import run_llm, run_stage
 from lira_engine.errors import LiraError, OutOfMemory, how_it_ended, out_of_memory
 from lira_engine.system.extras import ENGINES_FROM, PORTABLE_FROM
+from lira_engine.system.parent import end_with_parent
 
 OLD_OPSET = 21
 """The newest opset that ONNX Runtime `ENGINES_FROM` knows."""
@@ -63,12 +65,17 @@ def record_in_process(bundle: Bundle, graph: Path, precision: str, folder: Path,
     Raises LiraError as `record` does, and if the process dies.
     """
     arguments = (bundle.path, graph, precision, folder, stage)
-    done = subprocess.run(
-        [sys.executable, "-m", "lira_engine.ort.lowered_reference", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
+    theirs, ours = os.pipe()  # our end closes when this process is gone, which ends the child
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "lira_engine.ort.lowered_reference", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            stdin=theirs,
+        )
+    finally:
+        os.close(theirs)
+        os.close(ours)
     if done.returncode:
         ended = f"its process {how_it_ended(done.returncode)}"
         said = (done.stderr.strip().splitlines() or [ended])[-1] if done.returncode > 0 else ended
@@ -82,6 +89,7 @@ def record_in_process(bundle: Bundle, graph: Path, precision: str, folder: Path,
 
 if __name__ == "__main__":
     path, graph, precision, folder, stage = sys.argv[1:]
+    end_with_parent()
     try:
         record(Bundle.open(path, verify="sizes"), Path(graph), precision, Path(folder), stage)
     except Exception as error:

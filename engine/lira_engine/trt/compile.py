@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from lira_engine.errors import LiraError, out_of_memory
 from lira_engine.system.atomic import readable_errors
 from lira_engine.system.cache import read_own, write_own
 from lira_engine.system.machine import peak_rss_mib
+from lira_engine.system.parent import end_with_parent
 from lira_engine.trt.flavour import compute_capabilities, load_flavour
 from lira_engine.trt.log import error_log
 from lira_engine.trt.plugins import load_plugins
@@ -114,20 +114,12 @@ def _keep(cache: Any, path: Path) -> None:
         write_own(path, bytes(memoryview(cache.serialize())))
 
 
-def _end_with_parent() -> None:
-    """Exit when standard input closes: the parent process is gone."""
-    # TensorRT builds without Python's lock, so this thread runs. `sys.stdin` would hold a lock at exit.
-    while os.read(0, 1):
-        pass
-    os._exit(1)
-
-
 def main() -> None:
     # The library may print to standard output: our lines get a descriptor of their own.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     job = Job(**json.loads(sys.stdin.readline()))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
     def say(**what: Any) -> None:
         answers.write(json.dumps(what) + "\n")

@@ -26,7 +26,7 @@ NEUTRAL = {
     "engines.lowered_outputs", "engines.record", "engines.replay", "engines.runner", "engines.setting",
     "engines.usable", "errors", "open", "ort.device", "ort.package", "ort.llm", "ort.not_finite",
     "ort.opening", "ort.placement", "ort.session", "ort.stage", "ort.step_graph", "system.atomic",
-    "system.cache", "system.extras", "system.load", "system.machine", "system.turns",
+    "system.cache", "system.extras", "system.load", "system.machine", "system.parent", "system.turns",
     "trt.log", "trt.opening", "trt.readiness", "trt.validity",
 }  # fmt: skip
 
