@@ -39,7 +39,7 @@ class Output:
         self.folder = folder
         self._run = run
         self._report, self._samples = folder / REPORT, folder / SAMPLES
-        self._refuse_foreign(overwrite)
+        earlier = self._refuse_foreign(overwrite)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not self._report.is_file():
@@ -51,6 +51,7 @@ class Output:
             if not lock_file(self._file):
                 raise LiraError(f"{folder} is being written by another evaluation: choose another -o")
             if overwrite:
+                self._write_report({"complete": False, "run": earlier or run})  # before its samples go
                 self._file.truncate(0)
                 self._write_report({"complete": False, "run": run})
             self.records = self._read_samples()
@@ -73,6 +74,7 @@ class Output:
 
     def forget(self, images: Collection[str]) -> None:
         """Drop the records of these images, whose files were replaced."""
+        self._write_report({"complete": False, "run": self._run})  # before its samples go
         kept = [record for record in self.records.values() if record["image"] not in images]
         self._file.truncate(0)
         self._file.writelines(map(_json, kept))
@@ -90,24 +92,27 @@ class Output:
         with atomic_write(self._report) as file:
             file.write(_json(content, indent=1))
 
-    def _refuse_foreign(self, overwrite: bool) -> None:
+    def _refuse_foreign(self, overwrite: bool) -> dict[str, Any] | None:
+        """Return the description of an earlier evaluation in the folder, if there is one."""
         folder = self.folder
         if folder.exists() and not folder.is_dir():
             raise LiraError(f"{folder} is a file, expected the path of a folder to write")
         if not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir()):
-            return
+            return None
         if not self._report.is_file():
             raise LiraError(f"{folder} holds other things than an evaluation: choose another -o")
-        earlier = _read_json(self._report)
+        report = _read_json(self._report)
+        earlier: dict[str, Any] = report["run"]
         if overwrite:
-            return
-        _check_version(self._report, earlier)
-        for key in {**self._run, **earlier["run"]}:
-            was, now = earlier["run"].get(key), self._run.get(key)
+            return earlier
+        _check_version(self._report, report)
+        for key in {**self._run, **earlier}:
+            was, now = earlier.get(key), self._run.get(key)
             if was != now:
                 raise LiraError(
                     f"{folder} holds an evaluation with {difference(key, was, now)}: {START_ANEW}"
                 )
+        return earlier
 
     def _read_samples(self) -> dict[str, Record]:
         """Return the records of earlier runs, the latest of each item. Cuts off an incomplete last line."""
