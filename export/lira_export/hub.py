@@ -1,4 +1,4 @@
-"""Download the needed files from the Hugging Face hub, resume what was cut off, verify checksums.
+"""Download the needed files from the Hugging Face hub, keep those that are whole, verify checksums.
 
 A source is ``hub:OWNER/NAME``, then ``/FILE`` or ``/FOLDER`` for a part of the repository, then
 ``@REVISION``.
@@ -6,6 +6,7 @@ A source is ``hub:OWNER/NAME``, then ``/FILE`` or ``/FOLDER`` for a part of the 
 
 from __future__ import annotations
 
+import glob
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -169,8 +170,8 @@ def download(wanted: Wanted) -> dict[str, tuple[list[Path], Origin]]:
     Returns part -> the paths in the order of its names, and where they come from.
 
     Raises:
-        LiraError: the hub cannot be read, or a file is not what the hub has. A second run goes on where this
-            one stopped.
+        LiraError: the hub cannot be read, or a file is not what the hub has. A second run keeps the files
+            that are whole.
     """
     if not wanted:
         return {}
@@ -185,6 +186,7 @@ def download(wanted: Wanted) -> dict[str, tuple[list[Path], Origin]]:
                 raise LiraError(f"{tree.where}: {shown(name)} has control characters: rename the file there")
             with _readable_errors(hub, tree.repository):
                 paths.append(Path(hub.hf_hub_download(tree.repository, name, revision=tree.revision)))
+            _remove_parts(paths[-1])
             expected = tree.sha256_of(name)
             if expected is not None and sha256_of(paths[-1]) != expected:
                 raise LiraError(
@@ -192,6 +194,14 @@ def download(wanted: Wanted) -> dict[str, tuple[list[Path], Origin]]:
                 )
         found[part] = paths, Origin(tree.repository, tree.revision, names)
     return found
+
+
+def _remove_parts(downloaded: Path) -> None:
+    """Remove what killed downloads of this file left: recent versions of the library neither use nor remove
+    it. Nobody writes there now: who else waits for the file finds it."""
+    blob = downloaded.resolve()
+    for part in blob.parent.glob(f"{glob.escape(blob.name)}*.incomplete"):
+        part.unlink(missing_ok=True)
 
 
 @contextmanager
