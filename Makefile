@@ -21,7 +21,7 @@ VQA := Is there a fish in the image? Please answer yes or no.
 
 RUN = $(BIN)/lira-edge run $(BUNDLE) --image $(SAMPLE)
 
-.PHONY: demo bundle test test-lowest test-gpu test-hollow test-examples lint clean
+.PHONY: demo bundle test test-lowest test-gpu test-hollow test-examples kills lint clean
 .DELETE_ON_ERROR:
 
 demo: bundle
@@ -64,6 +64,10 @@ $(HOLLOW)/.installed: pyproject.toml $(wildcard tests/hollow/*.sh tests/hollow/m
 # The adapters in examples/ with the real tools that the package index lacks. Needs a network.
 test-examples: $(STAMP)
 	tests/examples/tools.sh $(BIN)/python $(VENV)/tools
+
+# export, build, calibrate, eval, bench and a download, each killed at MOMENTS random moments, then run again.
+kills: $(STAMP)
+	LIRA_KILLS=$(or $(MOMENTS),100) LIRA_INTERRUPTS=200 $(BIN)/python -m pytest -s --no-header tests/trust/kills
 
 lint: $(STAMP)
 	$(BIN)/ruff check --output-format concise .
