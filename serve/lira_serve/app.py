@@ -52,7 +52,9 @@ def create_app(
     log: TextIO | None = None,
 ) -> Starlette:
     """Return the application. `close` is awaited when it ends; the log goes to standard error."""
-    pictures = PictureSource(AllowedHosts.of(settings.allowed_hosts), settings.most_body)
+    # A picture whose scene is not kept is asked about no more: no more bytes of pictures than of scenes.
+    allowed = AllowedHosts.of(settings.allowed_hosts)
+    pictures = PictureSource(allowed, settings.most_body, kept_bytes=settings.scene_cache)
     bodies = Bodies(settings.most_body, settings.body_seconds)
     service = Service(settings, answerer, info, pictures, bodies, metrics.Metrics())
 

@@ -19,16 +19,18 @@ from lira_serve.fetch import AllowedHosts, fetch_picture_bytes
 from lira_serve.pictures import picture_digest, picture_of_bytes, picture_of_data_uri
 
 _AT_ONCE = 2  # a picture of 100 megapixels takes 300 MB
-_KEPT_PIXELS = 32_000_000  # of four bytes
+_KEPT_PIXELS = 32_000_000
+_PIXEL_BYTES = 4  # Pillow keeps RGB in four bytes
 
 
 class PictureSource:
     """Data URIs, files and, where their host is allowed, addresses -> pictures with their digests."""
 
-    def __init__(self, allowed: AllowedHosts, most_bytes: int, kept_pixels: int = _KEPT_PIXELS) -> None:
+    def __init__(self, allowed: AllowedHosts, most_bytes: int, kept_bytes: int) -> None:
+        """most_bytes: of a picture as it is sent. kept_bytes: of decoded ones, at most 128 MB."""
         self._allowed = allowed
         self._most_bytes = most_bytes
-        self._kept_pixels = kept_pixels
+        self._kept_pixels = min(_KEPT_PIXELS, kept_bytes // _PIXEL_BYTES)
         self._limiter: CapacityLimiter | None = None
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[type, bytes], tuple[Image, str]] = OrderedDict()  # the oldest first

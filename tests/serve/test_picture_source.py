@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,6 +15,7 @@ from lira_serve import picture_source
 from lira_serve.api_errors import ApiError
 from lira_serve.fetch import AllowedHosts
 from lira_serve.picture_source import PictureSource
+from lira_serve.settings import Settings
 
 
 def png(colour: str, size: tuple[int, int] = (8, 6)) -> bytes:
@@ -40,7 +43,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 def source(kept_pixels: int = 1000) -> PictureSource:
-    return PictureSource(AllowedHosts.of(()), 1 << 20, kept_pixels)
+    return PictureSource(AllowedHosts.of(()), 1 << 20, 4 * kept_pixels)
 
 
 def test_the_same_picture_is_decoded_once(decoded: list[object]) -> None:
@@ -78,3 +81,13 @@ def test_text_of_a_picture_is_no_file_of_it() -> None:
         assert refused.value.status == 400
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize(("scene_cache", "times"), [(0, 2), (1 << 30, 1)])
+def test_a_server_keeps_no_more_bytes_of_pictures_than_of_scenes(
+    serve: Any, nano_settings: Settings, decoded: list[object], scene_cache: int, times: int
+) -> None:
+    with serve.serving(replace(nano_settings, scene_cache=scene_cache)) as server:
+        for _ in range(2):
+            server.chat("Is there a fish?", uri(png("red")))
+    assert len(decoded) == times

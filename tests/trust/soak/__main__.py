@@ -1,4 +1,4 @@
-"""`python -m soak api|server|openings BUNDLE`: prints the record as a line of JSON, exits with 1 if something
+"""`python -m soak api|server|openings BUNDLE`: prints the record as a line of JSON, exits with 3 if something
 grew."""
 
 from __future__ import annotations
@@ -10,6 +10,10 @@ from pathlib import Path
 from soak import by_api, by_server
 from soak.leaks import LEAKS, plant
 from soak.measured import Limits
+
+
+GREW = 3
+"""Exit code, which no error of Python has."""
 
 
 def main() -> None:
@@ -32,7 +36,7 @@ def main() -> None:
         else:
             found = by_api.openings(asked.bundle, asked.count, limits)
     print(json.dumps(found))
-    raise SystemExit(bool(found["failed"]))
+    raise SystemExit(GREW if found["failed"] else 0)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from traced import addresses, lines, strace_works, traced
 
 from lira_engine.build import build
+from soak.__main__ import GREW
 from soak.leaks import LEAKS
 from soak.visits import WRONG
 
@@ -76,7 +77,7 @@ def long_lived(
 
 @pytest.mark.parametrize("way", ["api", "server"])
 def test_planted_leaks_are_found(bundle: Path, way: str) -> None:
-    found = ended(start(way, str(bundle), "--count", str(QUESTIONS), "--leak", *LEAKS), 1)
+    found = ended(start(way, str(bundle), "--count", str(QUESTIONS), "--leak", *LEAKS), GREW)
     assert [one.split()[0] for one in found["failed"]] == ["mib", "files", "threads"], found
 
 
