@@ -21,7 +21,7 @@ VQA := Is there a fish in the image? Please answer yes or no.
 
 RUN = $(BIN)/lira-edge run $(BUNDLE) --image $(SAMPLE)
 
-.PHONY: demo bundle test test-lowest test-gpu test-hollow test-examples kills lint clean
+.PHONY: demo bundle test test-lowest test-gpu test-hollow test-examples kills soak lint clean
 .DELETE_ON_ERROR:
 
 demo: bundle
@@ -40,6 +40,19 @@ $(BUNDLE)/lira.json: $(wildcard $(CHECKPOINT)/* $(CHECKPOINT)/*/*) $(wildcard ex
 # Many tests wait for servers, browsers and other processes. A file's tests stay together: they share what they build.
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# 2,000 questions through the API and through the server, and 200 openings: memory, descriptors and threads stay
+# as they are (docs/trust.md). Then the same with a planted leak of each kind, which must end with 3.
+SOAK = PYTHONPATH=tests/trust $(BIN)/python -m soak
+soak: bundle
+	$(SOAK) api $(BUNDLE)
+	$(SOAK) server $(BUNDLE)
+	$(SOAK) openings $(BUNDLE) --count 200
+	@for way in api server; do for leak in arrays descriptor thread; do \
+		$(SOAK) $$way $(BUNDLE) --count 200 --leak $$leak > /dev/null; \
+		test $$? -eq 3 || { echo "$$way: the planted $$leak was not found"; exit 1; }; \
+		echo "$$way: the planted $$leak was found"; \
+	done; done
 
 # The lowest versions that pyproject.toml names: exports, builds and runs lira-nano with them.
 test-lowest:

@@ -11,7 +11,6 @@ from soak import by_api, by_server
 from soak.leaks import LEAKS, plant
 from soak.measured import Limits
 
-
 GREW = 3
 """Exit code, which no error of Python has."""
 
