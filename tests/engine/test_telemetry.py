@@ -69,6 +69,14 @@ def told(module: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+def test_the_variables_are_those_that_the_libraries_read() -> None:
+    assert OFF == {
+        "ORT_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
 def test_the_modules_that_open_them_are_known() -> None:
     assert {
         "lira_engine.ort.package", "lira_engine.system.extras", "lira_export.hub",
