@@ -6,7 +6,7 @@ import os
 
 OFF = {
     "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime from 1.29 on, and onnxruntime-genai
-    "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub: the versions of other packages in each request
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub: what else is installed, in each request
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Environment variable -> its value. Child processes inherit them."""

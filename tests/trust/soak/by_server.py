@@ -58,8 +58,9 @@ def _soak(server: Server, told: Path, questions: int, limits: Limits, seed: int)
         samples.append(_sample(server, told))
         if window in (WINDOWS // 2, WINDOWS):
             probes.append(asyncio.run(_probe(server.url)))
-    # A connection that has just ended may not be closed yet.
-    return record(samples, probes, dict(counts), replace(limits, files=CLIENTS))
+    # A connection that has just ended may not be closed yet, and threads that read pictures come and go.
+    limits = replace(limits, files=CLIENTS, threads=CLIENTS)
+    return record(samples, probes, dict(counts), limits)
 
 
 def _sample(server: Server, told: Path) -> Sample:
