@@ -21,7 +21,7 @@ VQA := Is there a fish in the image? Please answer yes or no.
 
 RUN = $(BIN)/lira-edge run $(BUNDLE) --image $(SAMPLE)
 
-.PHONY: demo bundle test test-lowest test-gpu test-hollow test-examples kills soak lint clean
+.PHONY: demo bundle test test-lowest test-gpu test-hollow test-examples kills soak newest lint clean
 .DELETE_ON_ERROR:
 
 demo: bundle
@@ -58,6 +58,11 @@ soak: bundle
 test-lowest:
 	PYTHON='$(PYTHON)' TORCH='$(TORCH)' .ci/lowest
 
+# Which packages that pyproject.toml asks for are installed in an older release than this Python allows, and why.
+# Needs a network; without one it says so, and fails with NETWORK=required.
+newest: $(STAMP)
+	$(BIN)/python .ci/newest $(NETWORK)
+
 # Builds, verifies and runs lira-nano for every GPU target that is installed; says by name what it skips, and why.
 # EXTRA=rtx or EXTRA=tensorrt installs what the target needs first.
 test-gpu: $(STAMP)
@@ -83,6 +88,7 @@ kills: $(STAMP)
 	LIRA_KILLS=$(or $(MOMENTS),100) LIRA_INTERRUPTS=200 $(BIN)/python -m pytest -s --no-header tests/trust/kills
 
 lint: $(STAMP)
+	$(BIN)/python -m pip --disable-pip-version-check check
 	$(BIN)/ruff check --output-format concise .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
