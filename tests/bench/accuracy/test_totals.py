@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from lira_bench.accuracy import attreval, bars, gcg, pope, refseg, vqa
+from lira_bench.accuracy import attreval, bars, chair, gcg, pope, refseg, vqa
 from lira_bench.accuracy.items import Item, Question, Record
 from lira_runtime import Answer, rle
 
@@ -198,3 +198,26 @@ def test_attreval_ranks_words_at_the_mask() -> None:
 def test_without_masks_there_is_no_chart(tmp_path: Any) -> None:
     assert not bars.write(tmp_path / "chart.png", [ranked(["red"], mask=False)], tmp_path)
     assert not (tmp_path / "chart.png").exists()
+
+
+def described(said: list[str], objects: list[str]) -> tuple[Item, Record]:
+    scores = {"mentioned": said, "objects": objects}
+    return Item("x", "a.png", (Question("caption"),), {}), {"scores": scores, "answers": texts("")}
+
+
+def test_chair_counts_mentions_captions_and_objects() -> None:
+    scored = [
+        described(
+            ["dog", "dog", "cat", "cow"], ["dog", "house"]
+        ),  # two of four are not there, in one caption
+        described(["dog"], ["dog"]),
+        described([], ["house"]),
+    ]
+    assert chair.total(scored) == {
+        "chair_i": pytest.approx(2 / 5),
+        "chair_s": pytest.approx(1 / 3, abs=1e-6),
+        "recall": pytest.approx(2 / 4),
+        "captions": 3,
+        "mentions": 5,
+        "objects": 4,
+    }
