@@ -60,6 +60,7 @@ def test_a_known_mask_has_its_known_encoding() -> None:
         {"size": [2, 3], "counts": "4P"},
         {"size": [2, 3], "counts": "8N"},  # 8 pixels, and -2
         {"size": [2, 3], "counts": "P" * 10_000 + "0"},
+        {"size": [2, 3], "counts": "o" * 10_000 + "0"},  # a number of 15,000 digits
         {"size": [2, 3], "counts": "\x7f\x7f"},
         {"size": [2, 3], "counts": "ä"},
         {"size": [2, 3], "counts": [4, 2]},

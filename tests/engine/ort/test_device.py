@@ -57,6 +57,14 @@ def embeds(rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, CONFIG.hidden_size), dtype=np.float32)
 
 
+def test_cuda_is_asked_for_no_long_searches() -> None:
+    """An exhaustive one takes the first run of a convolution half a minute."""
+    ((name, options), (last, _)) = CUDA.session_providers()
+    assert (name, last) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert options["cudnn_conv_algo_search"] == "HEURISTIC"
+    assert options["arena_extend_strategy"] == "kSameAsRequested"
+
+
 class Recorder:
     """An IO binding that counts its calls."""
 

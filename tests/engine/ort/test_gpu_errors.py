@@ -175,6 +175,10 @@ def test_a_full_card_is_told_apart_from_a_full_machine(said: str) -> None:
     assert "add swap" in str(told(Fail(FULL), CPU))
 
 
+def test_a_tensor_takes_what_holds_it() -> None:
+    assert "for a tensor of 1,025 MiB:" in str(told(Fail(FULL.replace("1073741824", "1073741825"))))
+
+
 def test_other_errors_stay_what_they_are() -> None:
     """A bug keeps its traceback, and what a user wrote is no error of a GPU."""
     for error in (RuntimeError("mismatch"), Fail("Got invalid dimensions"), ValueError(OLD)):

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from onnxruntime import GraphOptimizationLevel
 from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
 from lira_engine import Bundle, ContextFull, LiraError
@@ -54,6 +55,32 @@ def test_a_session_has_a_thread_for_each_fast_core(bundle: Bundle, monkeypatch: 
     assert threads(None) == (default_threads() or 0)
     monkeypatch.setattr("lira_engine.ort.session.default_threads", lambda: 3)
     assert (threads(None), threads(1)) == (3, 1)
+
+
+def test_every_option_reaches_the_session(bundle: Bundle) -> None:
+    file = bundle.stage_file("sefe")
+    plain, other = (
+        open_session(file, 1, **options).get_session_options()
+        for options in ({}, {"prepack": False, "reuse": True, "fuse": False})
+    )
+    assert (plain.enable_mem_reuse, other.enable_mem_reuse) == (False, True)
+    assert plain.graph_optimization_level == GraphOptimizationLevel.ORT_ENABLE_ALL
+    assert other.graph_optimization_level == GraphOptimizationLevel.ORT_DISABLE_ALL
+    assert other.get_session_config_entry("session.disable_prepacking") == "1"
+    with pytest.raises(RuntimeError, match="does not have configuration"):
+        plain.get_session_config_entry("session.disable_prepacking")
+    # int4 weights behind DequantizeLinear are multiplied in fp32.
+    assert plain.get_session_config_entry("session.qdq_matmulnbits_accuracy_level") == "1"
+
+
+def test_a_pass_keeps_the_feeds_that_it_was_started_with(bundle: Bundle) -> None:
+    """Whoever starts it may go on with the same dictionary."""
+    feeds = dict(bundle.check_vectors("sefe").inputs)
+    with open_stage(bundle, "sefe") as runner:
+        started = runner.start(feeds)
+        feeds["queries"] = np.zeros_like(feeds["queries"])
+        for name, array in bundle.check_vectors("sefe").outputs.items():
+            np.testing.assert_allclose(started.numpy(name), array, rtol=1e-5, atol=1e-5)
 
 
 def open_stage(bundle: Bundle, stage: str) -> OrtStage:
@@ -192,11 +219,15 @@ def test_refused_memory_when_a_file_is_opened_is_an_error(
 def test_refused_address_space_of_threads_is_an_error(
     bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    asked: list[object] = []
+
+    def refuse(*given: object) -> None:
+        asked.append(given)
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     monkeypatch.setattr("mmap.mmap", refuse)
     spec = Bundle.open(bundle_path).manifest.stages["sefe"]
     with pytest.raises(OutOfMemory, match=r"address space of 3 threads \(144 MiB\): take --threads 1"):
         OrtStage("sefe", bundle_path / spec.file, spec, threads=3)
+    assert asked == [(-1, 144 << 20)]
     OrtStage("sefe", bundle_path / spec.file, spec, threads=1).close()
