@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,6 +61,12 @@ def test_doctor_lists_machine_packages_and_targets(printed_by: Any) -> None:
         r"tensorrt-rtx +(yes|no|build only)",
     ):
         assert re.search(expected, printed), expected
+
+
+def test_doctor_tells_the_disk_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=9 << 30, free=3 << 29))
+    (told,) = [row[1] for row in dict(doctor.examine())["machine"] if row[0] == "disk"]
+    assert told.startswith("1.5 GiB free in ")
 
 
 def test_doctor_names_the_missing_packages(

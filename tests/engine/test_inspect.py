@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from lira_engine.build import build
 from lira_engine.engines.record import Verified, read_build
 from lira_engine.inspect import describe
 from lira_engine.ort.target import CpuTarget
+from lira_engine.system.load import QUIET
 from lira_engine.targets import target_named
 
 Record = Callable[..., None]
@@ -56,6 +58,46 @@ def test_inspect_describes_built_engines(bundle_path: Path, printed_by: Any) -> 
     )
     with pytest.raises(LiraError, match=r"sefe\.onnx is missing"):
         describe(folder)
+
+
+def test_verify_reads_every_file_again(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only those whose hash is not in the cache."""
+    asked: list[str] = []
+    bundle, folder = inspect.Bundle.open, inspect.verify_folder
+    monkeypatch.setattr(
+        inspect.Bundle, "open", lambda path, verify="hashes": asked.append(verify) or bundle(path, verify)
+    )
+    monkeypatch.setattr(inspect, "verify_folder", lambda *given: asked.append(given[-1]) or folder(*given))
+    built = build(bundle_path, threads=1)
+    for path in (bundle_path, built):
+        for verify, first in ((False, "hashes"), (True, "full")):
+            asked.clear()
+            describe(path, verify)
+            assert first in asked and (verify or "full" not in asked)
+
+
+@pytest.mark.parametrize(
+    "size, text", [(0, "0.0 KiB"), (2**20 - 1, "1024.0 KiB"), (2**20, "1.0 MiB"), (5 << 29, "2560.0 MiB")]
+)
+def test_sizes_have_their_units(size: int, text: str) -> None:
+    assert inspect.size_text(size) == text
+
+
+@pytest.mark.parametrize("seconds, text", [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (750, "12 min")])
+def test_durations_have_their_units(seconds: float, text: str) -> None:
+    assert inspect.duration_text(seconds) == text
+
+
+def test_a_quiet_machine_is_not_told_of() -> None:
+    told = {
+        others: inspect._speedup(SimpleNamespace(speedups={"sefe": 1.5}, others={"sefe": others}), "sefe")
+        for others in (0.0, QUIET, 0.7)
+    }
+    assert told == {
+        0.0: "int8 1.50x fp32",
+        QUIET: "int8 1.50x fp32",
+        0.7: "int8 1.50x fp32, others used 0.7 cores meanwhile",
+    }
 
 
 def test_inspect_asks_other_packages_about_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from lira_engine import open as opening
+from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines.runner import Closing
 from lira_engine.errors import LiraError
-from lira_engine.open import open_engines, open_files
+from lira_engine.open import open_engines, open_files, open_llm
 from lira_engine.targets import PORTABLE, TARGETS
 
 FILES = {stage: Path(f"{stage}.onnx") for stage in STAGES}
@@ -74,6 +77,45 @@ def test_none_stays_open_if_one_cannot_be_opened(broken: str, beside: bool) -> N
     with pytest.raises(LiraError, match=f"{broken} is damaged"):
         open_files(opener, FILES, "cpu", "fp32", beside=beside)  # type: ignore[arg-type]
     assert sorted(opener.closed) == sorted(opener.opened)
+
+
+@pytest.mark.parametrize("precision, costs", [("fp32", ()), ("fp16", (0.5,)), ("int4", (0.5,))])
+def test_engines_in_fp32_never_read_ahead(precision: str, costs: tuple[float, ...]) -> None:
+    opener = Opener()
+    opener.draft_costs = (0.5,)  # type: ignore[assignment]
+    engines = open_files(opener, FILES, "cpu", precision, remark="kept by --force")  # type: ignore[arg-type]
+    assert (engines.draft_costs, engines.remark) == (costs, "kept by --force")
+
+
+def test_options_reach_the_opener_and_the_check_of_its_files(
+    made_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, tuple[object, ...]] = {}
+
+    class Target:
+        name, on_gpu, file = "cpu", False, staticmethod("{}.onnx".format)
+
+        def with_driver(self, driver: str) -> Target:
+            return self
+
+        def opener(self, *options: object) -> Opener:
+            given["opener"] = options
+            opener = Opener()
+            monkeypatch.setattr(opener, "llm", lambda file: "the language model")
+            return opener
+
+    def usable_build(*options: object) -> object:
+        given["usable_build"] = options
+        return SimpleNamespace(
+            target="cpu", precision="int4", settled={"tiles": 1}, wrong={}, verified=None, judgement=None
+        )
+
+    monkeypatch.setattr(opening, "target_named", lambda name: Target())
+    monkeypatch.setattr(opening, "usable_build", usable_build)
+    bundle = Bundle.open(made_bundle)
+    assert open_llm(bundle, "cpu", "int4", 3, verify="full") == "the language model"
+    assert given["opener"][1:] == ("int4", {"tiles": 1}, 3)
+    assert given["usable_build"][2:] == ("int4", "full")
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda", "portable"])

@@ -7,7 +7,14 @@ import pytest
 
 from lira_engine import LiraError
 from lira_engine.bundle.check_vectors import CheckVectors
-from lira_engine.engines.accuracy import NotFinite, check_outputs, check_stage_outputs
+from lira_engine.engines.accuracy import (
+    Checked,
+    NotFinite,
+    check_outputs,
+    check_stage_outputs,
+    relative_error,
+    worst,
+)
 from lira_engine.engines.near_ties import accepted_error, flip_rows
 
 
@@ -61,6 +68,19 @@ def test_engines_of_a_recipe_need_only_be_finite() -> None:
 def vectors_with_margins(*margins: float, noise: float = 0.0) -> CheckVectors:
     valid = np.array([[True, False, True, False]])
     return CheckVectors({}, {"valid": valid}, {"valid": noise}, {"valid": np.array([margins], np.float32)})
+
+
+def test_a_value_that_is_not_finite_is_infinitely_far() -> None:
+    expected = np.array([1, 2, np.inf], np.float32)
+    assert relative_error(expected, expected) == 0
+    for wrong in (np.nan, np.inf, -np.inf):
+        assert relative_error(np.array([1, wrong, np.inf], np.float32), expected) == np.inf
+    assert relative_error(np.array([1, 2, 3], np.float32), expected) == np.inf
+
+
+def test_the_worst_of_several_runs_counts() -> None:
+    runs = ({"x": 0.1, "y": 0.4}, {"x": 0.3, "y": 0.2}, {"x": 0.2})
+    assert worst(*map(Checked, runs)).errors == {"x": 0.3, "y": 0.4}
 
 
 def test_noise_of_the_reference_widens_the_tolerance_tenfold() -> None:

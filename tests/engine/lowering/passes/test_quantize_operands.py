@@ -37,6 +37,47 @@ def test_both_operands_are_in_eight_bits(
     assert rms_error(run(model, {"x": 8 * x})[0], 8 * x @ w) > 0.3
 
 
+@pytest.mark.parametrize("low, high", [(-8.0, 1.0), (-1.0, 8.0)])
+def test_a_range_reaches_as_far_as_its_larger_end(
+    low: float, high: float, new_graph: Any, run: Any, matrix: Any
+) -> None:
+    w, x = matrix(16, 4), RANDOM.uniform(low, high, size=(3, 16)).astype(np.float32)
+    g = new_graph([3, 16])
+    model = g.finish(g.op("MatMul", g.x, g.weight("w", w), shape=[3, 4]))
+    model = apply(model, [QuantizeOperands("int8", lambda name: (low, high))])
+    assert rms_error(run(model, {"x": x})[0], x @ w) < 0.03
+
+
+@pytest.mark.parametrize("kind, least", [("int8", 0.3), ("fp8", 0.0)])
+def test_a_small_weight_has_its_share_of_the_formats_digits(
+    kind: str, least: float, new_graph: Any, matrix: Any, values: Any
+) -> None:
+    """A floating-point format keeps three bits of any number, integers none of one below a half."""
+    w = matrix(64, 4)
+    w[0] = 100 * np.abs(w).max()
+    g = new_graph([3, 64])
+    matmul = g.op("MatMul", g.x, g.weight("w", w), shape=[3, 4])
+    model = apply(g.finish(matmul), [QuantizeOperands(kind, lambda name: (-4.0, 4.0))])
+    rounded = values(model, "w.q8") * values(model, "w.scales")
+    assert least <= rms_error(rounded[1:], w[1:]) < (2 if kind == "int8" else 0.04)
+    assert rms_error(rounded[:1], w[:1]) < 0.01
+
+
+def test_one_value_in_two_ranges_is_rounded_twice(new_graph: Any, run: Any, matrix: Any, counts: Any) -> None:
+    w, v, x = matrix(16, 4), matrix(16, 5), np.full((3, 16), 4, np.float32)
+    g = new_graph([3, 16])
+    parts = [
+        g.op("MatMul", g.x, g.weight(name, weight), shape=[3, weight.shape[1]])
+        for name, weight in (("w", w), ("v", v))
+    ]
+    model = g.finish(g.op("Concat", *parts, shape=[3, 9], axis=-1))
+    model = apply(model, [QuantizeOperands("int8", lambda name: (-1.0, 1.0) if name == "w" else (-4.0, 4.0))])
+    assert counts(model)["QuantizeLinear"] == 2
+    found = run(model, {"x": x})[0]
+    assert rms_error(found[:, :4], x @ w / 4) < 0.03  # it saturates
+    assert rms_error(found[:, 4:], x @ v) < 0.03
+
+
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_a_column_of_zeros_stays_zero(kind: str, new_graph: Any, run: Any, matrix: Any, values: Any) -> None:
     w = matrix(16, 4)

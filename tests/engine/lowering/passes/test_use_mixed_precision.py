@@ -82,6 +82,22 @@ def test_only_the_longest_sum_and_shorter_ones_are_fp16(
     assert dtypes_of_matmul(model) == {dtype}
 
 
+def test_lira_s_longest_sum_is_fp16_and_pooling_over_a_mask_is_not() -> None:
+    assert 14_336 <= LONGEST_SUM < 256 * 256
+
+
+def test_what_several_read_in_fp32_is_cast_once(new_graph: Any, matrix: Any) -> None:
+    """A second Cast would have the name of the first."""
+    g = new_graph([2, 8])
+    product = g.op("MatMul", g.x, g.weight("w", matrix(8, 8)), shape=[2, 8])
+    total = g.op("Add", g.op("Sigmoid", product, shape=[2, 8]), product, shape=[2, 8])
+    model = apply(g.finish(total), [UseMixedPrecision()])
+    widened = [
+        node for node in model.graph if node.op_type == "Cast" and node.attributes["to"].value == FLOAT
+    ]
+    assert len(widened) == 1 and len(list(widened[0].outputs[0].uses())) == 2
+
+
 def output_types(model: ir.Model, folder: Path) -> dict[str, str]:
     ir.save(model, folder / "o.onnx")
     return {tensor.name: tensor.type for tensor in open_session(folder / "o.onnx").get_outputs()}
