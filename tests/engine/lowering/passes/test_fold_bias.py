@@ -57,6 +57,29 @@ def test_a_matmul_that_others_read_keeps_its_bias_outside(
     assert_unchanged(FoldBias(), model)
 
 
+def test_a_matmul_that_is_an_output_keeps_its_bias_outside(
+    new_graph: Any, matrix: Any, assert_unchanged: Any
+) -> None:
+    model = apply(layer(new_graph, matrix), [UseDynamicQuantizeMatMul()])
+    matmul = next(node for node in model.graph if node.op_type == "DynamicQuantizeMatMul")
+    model.graph.outputs.append(matmul.outputs[0])
+    assert_unchanged(FoldBias(), model)
+
+
+@pytest.mark.parametrize("operator", EIGHT_BITS)
+def test_a_second_bias_stays(operator: str, new_graph: Any, matrix: Any, run: Any, counts: Any) -> None:
+    g = new_graph([1, 7, 128])
+    y = g.op("MatMul", g.x, g.weight("w", matrix(128, 160)), shape=[1, 7, 160])
+    for name in ("one", "two"):
+        y = g.op("Add", y, g.weight(name, BIAS), shape=[1, 7, 160])
+    x = np.random.default_rng(0).standard_normal((1, 7, 128), dtype=np.float32)
+    model = apply(g.finish(y, opset=21), [EIGHT_BITS[operator]])
+    expected = run(model, {"x": x})[0]
+    model = apply(model, [FoldBias(), FoldBias()])
+    assert counts(model)["Add"] == 1
+    np.testing.assert_allclose(run(model, {"x": x})[0], expected, rtol=0, atol=2e-6)
+
+
 def test_matmuls_that_share_a_weight_keep_their_own_scales(
     new_graph: Any, matrix: Any, run: Any, counts: Any
 ) -> None:

@@ -62,6 +62,16 @@ def test_results_stay(form: Pass, act: str, new_graph: Any, matrix: Any, run: An
         assert np.sqrt(((found - expected) ** 2).mean() / (expected**2).mean()) < 0.02
 
 
+@pytest.mark.parametrize("rows, chunk", [(128, 64), (126, None), (100, None), (200, 100)])
+def test_a_chunk_has_at_least_64_rows_and_at_most_those_that_fit(
+    rows: int, chunk: int | None, new_graph: Any, matrix: Any
+) -> None:
+    """100 fit here; of 126 rows, the largest divisor up to that is 63."""
+    model = apply(layer(new_graph, matrix, [1, rows, K]), [STATIC, FoldBias(), MultiplyInChunks()])
+    scans = [node for node in model.graph if node.op_type == "Scan"]
+    assert [list(scan.inputs[0].shape or ())[1:] for scan in scans] == ([[chunk, K]] if chunk else [])
+
+
 @pytest.mark.parametrize(
     "why, given",
     [

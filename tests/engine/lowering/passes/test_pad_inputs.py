@@ -53,6 +53,11 @@ def test_another_reader_of_the_weight_and_an_unknown_rank_are_refused(new_graph:
     with pytest.raises(ir.passes.PreconditionError, match=r"Concat.* reads w, which is to be padded"):
         PadInputs(lambda name: 16)(g.finish(joined))
     g = new_graph([2, 24])
+    w = g.weight("w", matrix(24, 2))
+    left = g.op("MatMul", w, g.op("MatMul", g.x, w, shape=[2, 2]), shape=[24, 2])  # its rows are no inputs
+    with pytest.raises(ir.passes.PreconditionError, match=r"MatMul.* reads w, which is to be padded"):
+        PadInputs(lambda name: 16)(g.finish(left))
+    g = new_graph([2, 24])
     model = g.finish(g.op("MatMul", g.op("Neg", g.x), g.weight("w", matrix(24, 2)), shape=[2, 2]))
     with pytest.raises(ir.passes.PreconditionError, match="the rank of its input is not known"):
         PadInputs(lambda name: 16)(model)
