@@ -15,7 +15,7 @@ from lira_engine.engines.accuracy import (
     relative_error,
     worst,
 )
-from lira_engine.engines.near_ties import accepted_error, flip_rows
+from lira_engine.engines.near_ties import Flip, accepted_error, flip_rows
 
 
 def test_fp16_outputs_have_their_own_tolerance() -> None:
@@ -109,6 +109,18 @@ def test_near_ties_may_come_out_otherwise_in_fp32() -> None:
     assert len(check_stage_outputs("it", "fp32", found, noisy).flips) == 3
     with pytest.raises(LiraError, match=r"valid 2 is now false"):
         check_stage_outputs("it", "fp32", found, vectors)
+
+
+def test_a_margin_of_just_the_limit_is_a_near_tie() -> None:
+    margins = {np.nextafter(2e-4, 0): True, 2e-4: True, np.nextafter(2e-4, 1): False, np.nan: False}
+    assert [Flip("valid", 0, True, margin, 2e-4).near_tie for margin in margins] == list(margins.values())
+
+
+@pytest.mark.parametrize("count, last", [(5, "4 is now true"), (6, "and 1 more"), (9, "and 4 more")])
+def test_five_flips_are_told_and_how_many_there_are_more(count: int, last: str) -> None:
+    rows = flip_rows({"pixel_encoder": [Flip("valid", i, True, i * 1e-6, 2e-4) for i in range(count)]})
+    assert len(rows) == 1 + 5 + (count > 5) and last in rows[-1][1]
+    assert f"{count} came out otherwise; margins up to {(count - 1) * 1e-6:.1e}" in rows[0][1]
 
 
 def test_other_shapes_and_dtypes_are_no_near_ties() -> None:
