@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -168,6 +169,14 @@ def test_a_cause_that_it_does_not_tell_is_guessed(rtx: Any, bundle: Bundle, tmp_
     assert why_invalid(rtx.flavour, rtx.trt.Runtime(error_log(rtx.flavour).logger), b"{}", "again") == (
         "it was built for another GPU or by another version; again"
     )
+
+
+def test_a_release_that_lacks_a_cause_tells_the_others() -> None:
+    bits = SimpleNamespace(__members__={"VERSION_MISMATCH": 4})
+    flavour: Any = SimpleNamespace(module=SimpleNamespace(EngineInvalidityDiagnostics=bits))
+    for set_, told in ((4, "another version built it; again"), (8, "it was built for another GPU or by")):
+        runtime = SimpleNamespace(get_engine_validity=lambda plan, set_=set_: (None, set_))
+        assert why_invalid(flavour, runtime, b"{}", "again").startswith(told)
 
 
 @pytest.mark.parametrize("stage", ["sefe", "llm"])
