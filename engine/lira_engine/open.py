@@ -11,7 +11,7 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.integrity import Verify
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.cuda.driver import DriverName
-from lira_engine.engines.held import engine_states, holding
+from lira_engine.engines.held import holding, replacing_told
 from lira_engine.engines.runner import Engines, LlmRunner, StageRunner
 from lira_engine.engines.target import Opener
 from lira_engine.engines.usable import forced_remark, usable_build
@@ -37,11 +37,12 @@ def open_engines(
     """
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle)
-    before = engine_states(bundle, target, precision)
-    opener, files, remark = _prepared(bundle, target, precision, threads, unverified, driver=driver)
-    beside = target == PORTABLE.name or not target_named(target).on_gpu
-    engines = open_files(opener, files, target, precision, remark, beside)
-    return holding(engines, bundle, opener, before, portable=target == PORTABLE.name)
+    portable = target == PORTABLE.name
+    with replacing_told(bundle.engine_folder(target, precision)) as before:
+        opener, files, remark = _prepared(bundle, target, precision, threads, unverified, driver=driver)
+        beside = portable or not target_named(target).on_gpu
+        engines = open_files(opener, files, target, precision, remark, beside)
+        return holding(engines, bundle, opener, before, portable)
 
 
 def open_files(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,17 +12,30 @@ from lira_engine.bundle.unchanged import HeldFiles, State, states
 from lira_engine.engines.record import read_build
 from lira_engine.engines.runner import Engines
 from lira_engine.engines.target import Opener
+from lira_engine.errors import BundleChanged, LiraError
 
 
-def engine_states(bundle: Bundle, target: str, precision: str) -> dict[Path, State]:
-    """Return the state of each file of built engines. To be called before these are verified."""
-    return states(bundle.engine_folder(target, precision).glob("*"))
+@contextmanager
+def replacing_told(folder: Path) -> Iterator[Mapping[Path, State]]:
+    """Yield the states of an engine folder's files, to verify and open these in the block. Raises
+    BundleChanged instead of any other error if the folder was replaced meanwhile: that is why."""
+    before = states(folder.glob("*"))
+    try:
+        yield before
+    except BundleChanged:
+        raise
+    except (LiraError, OSError) as error:
+        if states(folder.glob("*")) != before:
+            raise BundleChanged(
+                f"{folder} was replaced or removed while it was being opened: run the command again"
+            ) from error
+        raise
 
 
 def holding(
     engines: Engines, bundle: Bundle, opener: Opener, before: Mapping[Path, State], portable: bool
 ) -> Engines:
-    """Return open engines with the files that they and the bundle go on reading. `before`: `engine_states`.
+    """Return open engines with the files that they and the bundle go on reading. `before`: `replacing_told`.
     `portable`: they are the bundle's graphs as they are.
 
     Closes them, and raises BundleChanged, if a file changed since it was verified.
