@@ -99,11 +99,15 @@ class BundleWriter:
         path = self.folder / f"{name}.npy"
         np.save(path, tensor.numpy(), allow_pickle=False)
         self.written_bytes += path.stat().st_size
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError:  # NumPy raises nothing where a full disk did not take the last bytes
+            raise LiraError(f"{path} was not written whole: free some room on its disk") from None
 
     def tokenizer(self, tokenizer: Tokenizer) -> None:
         """Write tokenizer.json."""
-        tokenizer.save(str(self.folder / "tokenizer.json"))
+        text = tokenizer.to_str(pretty=True)  # `save` raises a bare Exception if the disk is full
+        (self.folder / "tokenizer.json").write_text(text, encoding="utf-8", newline="\n")
 
     def finish(self, **facts: Any) -> Manifest:
         """Hash every file and write ``lira.json``. ``facts`` are the other fields of Manifest."""

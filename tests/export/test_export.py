@@ -17,6 +17,7 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.errors import LiraError
 from lira_engine.main import main
+from lira_engine.system.atomic import readable_errors
 from lira_engine.system.extras import onnxruntimes
 from lira_export import checks
 from lira_export.bundle_writer import BundleWriter, Step
@@ -238,3 +239,20 @@ def test_a_picture_of_the_check_vectors_depends_on_its_seed_only() -> None:
     first, second = (checks.picture(32, 0, (0.5,) * 3, (0.25,) * 3) for _ in range(2))
     assert torch.equal(first, second) and first.shape == (1, 3, 32, 32) and first.dtype == torch.float32
     assert first.min() >= -2 and first.max() <= 2 and first.std() > 0.3
+
+
+@pytest.mark.parametrize("lost", [1, 100, 1 << 19])
+def test_a_table_that_a_full_disk_cut_is_refused(tmp_path: Path, lost: int) -> None:
+    """NumPy raises nothing if only the last few bytes are lost."""
+    resource = pytest.importorskip("resource", reason="Windows has no limits for files")
+    table = torch.zeros(1 << 18)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (128 + table.nbytes - lost, before[1]))
+    try:
+        with (
+            pytest.raises(LiraError, match=r"was not written whole|cannot be written.*; free some room"),
+            readable_errors(tmp_path),
+        ):
+            BundleWriter(tmp_path, lambda step: None).array("embeddings", table)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from lira_bench.accuracy.items import Record
 from lira_engine.errors import LiraError
-from lira_engine.system.atomic import atomic_write
+from lira_engine.system.atomic import atomic_write, readable_errors
 
 try:
     import fcntl
@@ -63,12 +63,14 @@ class Output:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with readable_errors(self._samples):  # what a full disk did not take is tried once more
+            self._file.close()
 
     def append(self, record: Record) -> None:
         """Write a record to the disk at once, so that it survives a crash."""
-        self._file.write(_json(record))
-        self._file.flush()
+        with readable_errors(self._samples):
+            self._file.write(_json(record))
+            self._file.flush()
         if "left_out" not in record:
             self.records[record["item"]] = record
 
@@ -76,9 +78,10 @@ class Output:
         """Drop the records of these images, whose files were replaced."""
         self._write_report({"complete": False, "run": self._run})  # before its samples go
         kept = [record for record in self.records.values() if record["image"] not in images]
-        self._file.truncate(0)
-        self._file.writelines(map(_json, kept))
-        self._file.flush()
+        with readable_errors(self._samples):
+            self._file.truncate(0)
+            self._file.writelines(map(_json, kept))
+            self._file.flush()
         self.records = {record["item"]: record for record in kept}
 
     def finish(self, records: Iterable[Record], report: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ from lira_engine.lowering.cpu import cpu_pipeline
 from lira_engine.lowering.llm_pieces import ASKED, HIDDEN, HIDDEN_OUT, POSITION, Piece, split_llm
 from lira_engine.lowering.pipeline import apply
 from lira_engine.lowering.recipes import Forms
+from lira_engine.system.atomic import readable_errors
 
 KEPT_BYTES = 4 << 30
 """Most disk space for the fp32 model's rows between layers."""
@@ -246,7 +247,7 @@ def _made(folder: Path) -> Path:
 def _write(file: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write one array as .npy, several as .npz; a killed run leaves nothing under this name."""
     partial = file.with_name(f".{file.name}.partial")
-    with open(partial, "wb") as opened_file:
+    with readable_errors(file), open(partial, "wb") as opened_file:
         if file.suffix == ".npy":
             np.save(opened_file, next(iter(arrays.values())))
         else:

@@ -19,7 +19,7 @@ from lira_engine.engines.runner import Closing, Feeds, Stage, Tensor, check_feed
 from lira_engine.lowering.cpu import cpu_pipeline
 from lira_engine.lowering.tensorrt import tensorrt_pipeline
 from lira_engine.ort.stage import OrtStage
-from lira_engine.system.atomic import atomic_write
+from lira_engine.system.atomic import atomic_write, readable_errors
 
 VISION = tuple(stage for stage in STAGES if stage not in ("llm", "pixel_decoder"))
 """The stages that make a sequence's embeddings."""
@@ -192,13 +192,14 @@ def first_nonfinite(where: str, arrays: Mapping[str, np.ndarray]) -> str | None:
 
 def write_arrays(file: Path, arrays: Mapping[str, np.ndarray], where: str, temporary: bool = False) -> None:
     """Write arrays into a file that appears whole or not at all. `temporary`: no later process reads it."""
-    from safetensors.numpy import save, save_file
+    from safetensors.numpy import save
 
     file.parent.mkdir(parents=True, exist_ok=True)
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     about = {_NONFINITE: first_nonfinite(where, plain) or ""}
     if temporary:  # waiting for the disk takes longer than a small model's run
-        save_file(plain, file, about)
+        with readable_errors(file):
+            file.write_bytes(save(plain, about))
         return
     with atomic_write(file) as stream:
         stream.write(save(plain, about))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import re
 import secrets
 import shutil
 import time
@@ -35,6 +36,7 @@ _MENDS = {
     errno.ELOOP: "remove the link that leads to itself",
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the shell's limit of open files (ulimit -n)"),
 }
+_NUMPY_FULL = re.compile(r"\d+ requested and \d+ written")  # it gives no reason
 _DEFAULT_MEND = "choose another path or disk"
 
 
@@ -145,6 +147,10 @@ def readable_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None and _NUMPY_FULL.search(str(error)):
+            raise LiraError(
+                f"{target} cannot be written: the disk took a part of it ({error}); free some room on it"
+            ) from error
         if error.filename is None and error.errno not in _MENDS:
             raise  # not about files
         other = None if ".partial-" in str(error.filename or target) else error.filename
