@@ -67,7 +67,12 @@ PROMPTS = PromptSpec(
 FLOAT_STAGES: dict[str, tuple[dict[str, list[int | str]], dict[str, list[int]]]] = {
     "pixel_encoder": (
         {"pixel_values": [1, 3, P, P]},
-        {"pixel_features": [1, CELLS, 12], "queries": [1, 3, 8], "mask_features": [1, 4, 8, 8]},
+        {
+            "pixel_features": [1, CELLS, 12],
+            "queries": [1, 3, 8],
+            "query_valid": [1, 3],
+            "mask_features": [1, 4, 8, 8],
+        },
     ),
     "sefe": (
         {"features": [1, "M", C], "pixel_features": [1, CELLS, 12], "queries": [1, 3, 8]},
@@ -288,12 +293,20 @@ def _sums(name: str, rng: np.random.Generator, inputs: dict[str, Any], outputs: 
     """Return a graph whose outputs are a constant table each, plus the sum of all inputs."""
     nodes = [helper.make_node("ReduceSum", [key], [f"{key}.sum"], keepdims=0) for key in inputs]
     nodes.append(helper.make_node("Sum", [f"{key}.sum" for key in inputs], ["total"]))
-    nodes += [helper.make_node("Add", [f"{key}.table", "total"], [key]) for key in outputs]
+    operators = {key: "Less" if key == "query_valid" else "Add" for key in outputs}
+    nodes += [
+        helper.make_node(operator, [f"{key}.table", "total"], [key]) for key, operator in operators.items()
+    ]
     return _model(
         name,
         nodes,
         [helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in inputs.items()],
-        [helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in outputs.items()],
+        [
+            helper.make_tensor_value_info(
+                key, TensorProto.BOOL if operators[key] == "Less" else TensorProto.FLOAT, shape
+            )
+            for key, shape in outputs.items()
+        ],
         {f"{key}.table": rng.standard_normal(shape, np.float32) for key, shape in outputs.items()},
     )
 

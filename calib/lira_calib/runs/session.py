@@ -11,10 +11,10 @@ import numpy as np
 import onnx_ir as ir
 
 from lira_engine.bundle.external_data import save_graph
-from lira_engine.errors import memory_errors_told
 from lira_engine.lowering.pipeline import Pass, apply
 from lira_engine.ort.device import CPU
 from lira_engine.ort.package import onnxruntime
+from lira_engine.ort.run_errors import run_errors_told
 from lira_engine.ort.session import bind_input, bind_output, open_session, run_options
 
 
@@ -45,7 +45,7 @@ class Session:
             bind_output(binding, name, array)
         for name in outputs:
             binding.bind_output(name, "cpu")
-        with memory_errors_told():
+        with run_errors_told("a part of the bundle's graphs"):
             self._session.run_with_iobinding(binding, run_options(CPU))
             values = list(reversed(binding.get_outputs()[len(shared) :]))
         binding.clear_binding_outputs()

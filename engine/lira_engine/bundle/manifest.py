@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lira_engine.bundle import schema
+from lira_engine.bundle.limits import wrong_sizes
 from lira_engine.errors import LiraError
 from lira_engine.system.small_files import read_small
 from lira_engine.system.text import json_text
@@ -218,6 +219,9 @@ class Manifest:
                 f"{where}.model: num_heads {model.num_heads} is no multiple of "
                 f"num_kv_heads {model.num_kv_heads}"
             )
+        wrong = wrong_sizes(self)
+        if wrong is not None:
+            raise LiraError(f"{where}.{wrong}; {MEND}")
         self._check_ids(where, (tokens.bos, tokens.seg, tokens.image_id, tokens.p, tokens.p_end))
         self._check_ids(where, (*tokens.eos, *tokens.region_suffix))
         if "{question}" not in self.prompts.user.partition("<image>")[2]:

@@ -11,7 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from lira_engine.bundle.manifest import ModelSpec
-from lira_engine.engines.llm_tensors import POSITION, SEQLENS, TOTAL, cache_scales, is_cache_input
+from lira_engine.engines.llm_tensors import (
+    POSITION,
+    SEQLENS,
+    TOTAL,
+    cache_output,
+    cache_scales,
+    is_cache_input,
+)
 from lira_engine.engines.runner import Closing, KvCache, LlmOutput, check_embeddings, check_room
 from lira_engine.errors import Closed, LiraError
 from lira_engine.ort.device import CPU, Device
@@ -21,6 +28,7 @@ from lira_engine.ort.kv_cache import OrtKvCache, empty_rows
 from lira_engine.ort.large_pages import large_pages
 from lira_engine.ort.package import onnxruntime
 from lira_engine.ort.prefill import LEAST_ROWS, OrtPrefill
+from lira_engine.ort.run_errors import run_errors_told
 from lira_engine.ort.session import bind_input, bind_output, open_session, run_options
 from lira_engine.ort.step_graph import StepGraphs, not_captured, refusal_told
 from lira_engine.system.free_memory import return_free_memory
@@ -36,7 +44,7 @@ class OrtLlm(Closing):
 
     def __init__(self, path: Path, threads: int | None = None, device: Device = CPU) -> None:
         """`threads`: see `open_session`. Raises LiraError for any other graph."""
-        self._device = device.for_cache
+        self._path, self._device = path, device.for_cache
         large = large_pages(_packed_bytes(path)) if self._device.memory == "cpu" else nullcontext()
         with large, refusal_told():
             self._session: onnxruntime.InferenceSession | None = open_session(
@@ -52,9 +60,14 @@ class OrtLlm(Closing):
         tensors |= inputs.keys() & {SEQLENS, TOTAL}
         if self._cache_dtype is np.int8:
             tensors |= {cache_scales(name) for name in self._cache_shapes}
-        if inputs.keys() != tensors or not {"logits", "hidden_states", "key_cache_out.0"} <= outputs.keys():
+        made = {"logits", "hidden_states", *map(cache_output, self._cache_shapes)}
+        ranks = {len(outputs.get(name, ())) for name in ("logits", "hidden_states")}
+        if inputs.keys() != tensors or not made <= outputs.keys() or ranks != {3}:
             raise LiraError(f"{path} is no language model's graph: its inputs are {', '.join(inputs)}")
-        _, kv_heads, capacity, head_dim = self._cache_shapes["key_cache.0"]
+        shape, *others = {*self._cache_shapes.values()} or {()}
+        if others or len(shape) != 4 or not all(isinstance(size, int) for size in shape):
+            raise LiraError(f"{path} is no language model's graph: its cache is {[shape, *others]}")
+        _, kv_heads, capacity, head_dim = shape
         self.sizes = {
             "num_layers": len(self._cache_shapes) // 2,
             "num_kv_heads": kv_heads,
@@ -142,7 +155,7 @@ class OrtLlm(Closing):
         if not rows:
             return LlmOutput(logits[0], hidden[0])
         cache.before_few_rows()
-        with gpu_errors_told(self._device):
+        with run_errors_told(self._path, self._device):
             cache.bind_lengths(rows)
             bind_input(binding, "inputs_embeds", embeds)
             bind_input(binding, "logit_positions", positions)

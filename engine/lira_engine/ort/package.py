@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from lira_engine.errors import LiraError, memory_errors_told
 from lira_engine.system.extras import install_line
 
@@ -27,6 +29,21 @@ ORT_ERRORS = (
     _state.RuntimeException,
 )
 """Errors that ONNX Runtime's calls raise."""
+
+
+# The class of an error, its file, and where in ONNX Runtime's source it was found, which says where that was
+# compiled.
+_NOISE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed: ?"
+    r"|\S*[/\\][\w.]+\.(?:cc|cpp|cu|h|hpp|cuh):\d+ (?:[^()]*?\w+::[^()]*\([^()]*\)(?: const)? "
+    r"(?:\[with [^\]]*\] )?)?"
+)
+
+
+def said(error: Exception) -> str:
+    """Return what an error of ONNX Runtime says, in a line of at most 300 characters."""
+    text = _NOISE.sub("", " ".join(str(error).split()))
+    return text[:300].strip()
 
 
 def version() -> tuple[int, ...]:

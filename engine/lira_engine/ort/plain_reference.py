@@ -12,7 +12,7 @@ import numpy as np
 
 from lira_engine.errors import LiraError, memory_errors_told
 from lira_engine.ort.cuts import Cuts
-from lira_engine.ort.package import ORT_ERRORS, onnxruntime
+from lira_engine.ort.package import ORT_ERRORS, onnxruntime, said
 from lira_engine.ort.session import open_session, shrinking_arena
 
 
@@ -35,9 +35,8 @@ class PlainReference:
             try:
                 arrays = session.run(lacking, fed, shrinking_arena())
             except ORT_ERRORS as error:
-                reason = " ".join(str(error).split())[:300]
                 raise LiraError(
                     f"ONNX Runtime {onnxruntime.__version__} does not compute {self._cuts.file.name}, with "
-                    f"which the device is compared: {reason}"
+                    f"which the device is compared: {said(error)}"
                 ) from None
         return {**found, **dict(zip(lacking, arrays, strict=True))}

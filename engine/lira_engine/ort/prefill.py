@@ -21,10 +21,11 @@ from lira_engine.engines.llm_tensors import (
     PASS_INPUTS,
     prefill_file,
 )
-from lira_engine.errors import LiraError, memory_errors_told
+from lira_engine.errors import LiraError
 from lira_engine.ort.kv_cache import OrtKvCache
 from lira_engine.ort.large_pages import large_buffer
 from lira_engine.ort.package import onnxruntime
+from lira_engine.ort.run_errors import run_errors_told
 from lira_engine.ort.session import bind_input, bind_output, open_session
 
 LEAST_ROWS = 80
@@ -87,11 +88,13 @@ class _Layers:
     """
 
     def __init__(self, file: Path, threads: int | None) -> None:
-        self._session = open_session(file, threads, reuse=True)
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        self.layers = [int(layer) for layer in metadata[LAYERS].split(",")]
+        self._file, self._session = file, open_session(file, threads, reuse=True)
+        layers = self._session.get_modelmeta().custom_metadata_map.get(LAYERS, "").split(",")
+        if not all(layer.isdecimal() for layer in layers):
+            raise LiraError(f"{file} does not say which layers it is for: build it again")
+        self.layers = [int(layer) for layer in layers]
         self._makes_rows = HIDDEN_OUT in {tensor.name for tensor in self._session.get_outputs()}
-        weights, size = _layout(self._session)
+        weights, size = _layout(self._session, file)
         self._stride = -(-size // LAYER_ALIGNMENT) * LAYER_ALIGNMENT
         self._data = file.with_suffix(".data").open("rb", buffering=0)
         expected, found = self._stride * (len(self.layers) - 1) + size, os.fstat(self._data.fileno()).st_size
@@ -114,7 +117,7 @@ class _Layers:
         for kind in ("key_cache", "value_cache"):
             binding.bind_ortvalue_input(kind, cache.rows[f"{kind}.{layer}"])
             binding.bind_ortvalue_output(f"{kind}_out", cache.rows[f"{kind}.{layer}"])
-        with memory_errors_told():
+        with run_errors_told(self._file):
             for start, stop in pairwise(edges):
                 position = np.array([cache.length + start], np.int64)
                 bind_input(binding, "position", position)
@@ -130,12 +133,15 @@ class _Layers:
             raise LiraError(f"{self._data.name} ends early: build it again")
 
 
-def _layout(session: onnxruntime.InferenceSession) -> tuple[list[_Weight], int]:
-    """Return the weights in the order in which they lie in the file, and a layer's bytes."""
+def _layout(session: onnxruntime.InferenceSession, file: Path) -> tuple[list[_Weight], int]:
+    """Return the weights in the order in which they lie in the data, and a layer's bytes. Raises LiraError,
+    which names `file`, for inputs that are none."""
     weights, end = [], 0
     for tensor in session.get_inputs():
         if tensor.name in PASS_INPUTS:
             continue
+        if tensor.type not in _DTYPES or not all(isinstance(size, int) for size in tensor.shape):
+            raise LiraError(f"{file}: {tensor.name} is a {tensor.type} {tensor.shape}: build it again")
         dtype, shape = np.dtype(_DTYPES[tensor.type]), tuple(tensor.shape)
         weights.append(_Weight(tensor.name, dtype, shape, -(-end // ALIGNMENT) * ALIGNMENT))
         end = weights[-1].offset + int(np.prod(shape)) * dtype.itemsize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 from lira_engine.errors import LiraError, OutOfMemory
 from lira_engine.ort.device import CPU, Device
 from lira_engine.ort.gpu_errors import gpu_errors_told
-from lira_engine.ort.package import ORT_ERRORS, onnxruntime
+from lira_engine.ort.package import ORT_ERRORS, onnxruntime, said, version
 from lira_engine.system.cores import default_threads
 from lira_engine.system.cuda_libraries import use_cuda_libraries
+from lira_engine.system.extras import ENGINES_FROM, PORTABLE_FROM
 
 _FATAL = 4
 _PER_THREAD = 72 << 20
@@ -44,10 +46,17 @@ def _share_arena() -> None:
     onnxruntime.create_and_register_allocator(memory, same_as_requested)
 
 
+def quiet_run() -> onnxruntime.RunOptions:
+    """Return options of a run. A run has its own level of the log, whatever its session's is."""
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _FATAL
+    return options
+
+
 @cache
 def shrinking_arena() -> onnxruntime.RunOptions:
     """Return options of a run after which the arena frees the memory that it no longer needs."""
-    options = onnxruntime.RunOptions()
+    options = quiet_run()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
 
@@ -128,12 +137,10 @@ def open_session(
             session = onnxruntime.InferenceSession(
                 str(path), options, providers=device.session_providers(), enable_fallback=0
             )
-    except ORT_ERRORS as error:
-        reason = " ".join(str(error).split())
+    except (RuntimeError, *ORT_ERRORS) as error:
         raise LiraError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: expected 1.25 or newer for a "
-            "portable graph, 1.20 or newer for an engine that `lira-edge build BUNDLE` made; it says: "
-            f"{reason[:300]}"
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {_why(error)}; it says: "
+            f"{said(error)}"
         ) from error
     lacking = [name for name in device.providers if name not in session.get_providers()]
     if lacking:
@@ -144,3 +151,22 @@ def open_session(
             f"ONNX Runtime {onnxruntime.__version__} could not start {' and '.join(lacking)}: {reason}"
         )
     return session
+
+
+_TOO_NEW = re.compile(
+    r"IR[_ ]version|opset \S+ is (?:still )?under|not a registered (?:function|op)|No Op registered|"
+    r"Could not find an implementation",
+    re.IGNORECASE,
+)
+"""What ONNX Runtime says of graphs that are newer than itself."""
+
+
+def _why(error: Exception) -> str:
+    """Return why a graph does not load: only an older ONNX Runtime may lack what a graph needs."""
+    if version() >= PORTABLE_FROM or not _TOO_NEW.search(str(error)):
+        return "it is damaged: build the engines again with --force, or copy or export the bundle again"
+    portable, engines = (".".join(map(str, one)) for one in (PORTABLE_FROM, ENGINES_FROM))
+    return (
+        f"expected {portable} or newer for a portable graph, {engines} or newer for an engine that "
+        "`lira-edge build BUNDLE` made"
+    )

@@ -13,8 +13,8 @@ from lira_engine.bundle.manifest import StageSpec, TensorSpec
 from lira_engine.engines.runner import Feeds, Stage, check_feeds, host_array
 from lira_engine.errors import Closed, LiraError
 from lira_engine.ort.device import CPU, Device
-from lira_engine.ort.gpu_errors import gpu_errors_told
 from lira_engine.ort.package import onnxruntime
+from lira_engine.ort.run_errors import run_errors_told
 from lira_engine.ort.session import bind_input, open_session, run_options
 
 _AGAIN = ("semantic_encoder",)
@@ -40,18 +40,27 @@ class OrtStage(Stage):
         """
         self.name = name
         self.device = device
+        self._path = path
         self.input_specs: Mapping[str, TensorSpec] = spec.inputs
         self.output_specs: Mapping[str, TensorSpec] = spec.outputs
         self._session: onnxruntime.InferenceSession | None = open_session(
             path, threads, prepack, device=device
         )
-        found = {tensor.name for tensor in self._session.get_inputs()}
-        missing = spec.outputs.keys() - {tensor.name for tensor in self._session.get_outputs()}
-        if found != spec.inputs.keys() or missing:
+        inputs = {tensor.name: tensor for tensor in self._session.get_inputs()}
+        outputs = {tensor.name: tensor for tensor in self._session.get_outputs()}
+        missing = spec.outputs.keys() - outputs.keys()
+        if inputs.keys() != spec.inputs.keys() or missing:
             raise LiraError(
-                f"{path} has inputs {sorted(found)}, expected {sorted(spec.inputs)}"
+                f"{path} has inputs {sorted(inputs)}, expected {sorted(spec.inputs)}"
                 + (f", and lacks outputs {sorted(missing)}" if missing else "")
             )
+        for name, expected in (spec.inputs | spec.outputs).items():
+            tensor = inputs.get(name) or outputs[name]
+            if not _fits(tensor, expected):
+                raise LiraError(
+                    f"{path}: {name} is a {tensor.type} {tensor.shape}, expected {expected.dtype} "
+                    f"{list(expected.shape)}: build the engines again with --force, or copy the bundle again"
+                )
 
     def start(self, feeds: Feeds) -> OrtRun:
         """Return a run that starts when a result is first needed. Raises LiraError as `StageRunner.start`."""
@@ -68,7 +77,7 @@ class OrtStage(Stage):
             raise Closed(self.name)
         binding = session.io_binding()
         kept = []  # alive until the run is over
-        with gpu_errors_told(self.device):
+        with run_errors_told(self._path, self.device):
             for name, tensor in feeds.items():
                 if isinstance(tensor, OrtTensor):
                     binding.bind_ortvalue_input(name, tensor.value)
@@ -86,6 +95,20 @@ class OrtStage(Stage):
 
     def close(self) -> None:
         self._session = None
+
+
+_TYPES = {"float": "float32", "double": "float64"}
+
+
+def _fits(tensor: onnxruntime.NodeArg, spec: TensorSpec) -> bool:
+    """Return whether a session's tensor may be what `spec` says. Either may leave a size open."""
+    kind = tensor.type.removeprefix("tensor(").removesuffix(")")
+    sizes = zip(tensor.shape, spec.shape, strict=False)
+    return (
+        _TYPES.get(kind, kind) == spec.dtype
+        and len(tensor.shape) == len(spec.shape)
+        and all(found == size for found, size in sizes if isinstance(found, int) and isinstance(size, int))
+    )
 
 
 class OrtRun:

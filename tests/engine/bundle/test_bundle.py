@@ -223,8 +223,8 @@ def test_arrays_of_another_shape_or_dtype_are_refused(
 
 def test_incomplete_check_vectors_are_refused(bundle_path: Path, edit_manifest: Any) -> None:
     def rename(data: dict[str, Any]) -> None:
-        data["stages"]["sefe"]["inputs"]["more"] = {"dtype": "float32", "shape": [1]}
+        data["stages"]["pixel_encoder"]["outputs"]["more"] = {"dtype": "float32", "shape": [1]}
 
     edit_manifest(bundle_path, rename)
     with pytest.raises(LiraError, match="lacks check vectors for more"):
-        Bundle.open(bundle_path).check_vectors("sefe")
+        Bundle.open(bundle_path).check_vectors("pixel_encoder")

@@ -20,9 +20,9 @@ ROOT = Path(fingerprint.__file__).parent.parent
 MODULES = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts) for path in ROOT.rglob("*.py")}
 # Imported by lowering code, without an effect on engines: errors, files, facts and runs.
 NEUTRAL = {
-    "bundle.bundle", "bundle.check_vectors", "bundle.graphs", "bundle.integrity", "bundle.manifest",
-    "bundle.schema", "cuda.driver", "cuda.opening", "engines.accuracy", "engines.finding", "engines.held",
-    "engines.near_ties",
+    "bundle.bundle", "bundle.check_vectors", "bundle.graphs", "bundle.integrity", "bundle.limits",
+    "bundle.manifest", "bundle.schema", "cuda.driver", "cuda.opening", "engines.accuracy",
+    "engines.finding", "engines.held", "engines.near_ties",
     "engines.lowered_outputs", "engines.record", "engines.replay", "engines.runner", "engines.setting",
     "engines.usable", "errors", "open", "ort.device", "ort.package", "ort.llm", "ort.not_finite",
     "ort.opening", "ort.placement", "ort.session", "ort.stage", "ort.step_graph", "system.atomic",
