@@ -10,6 +10,7 @@ import numpy as np
 from lira_engine.engines.runner import KvCache
 from lira_engine.errors import LiraError
 from lira_runtime.loop import Embed, Llm
+from lira_runtime.sampling import check_finite
 
 _NEVER = -1e9  # score of a beam that is not used yet
 
@@ -143,9 +144,6 @@ class _Reader:
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    if not np.isfinite(logits).all():
-        raise LiraError(
-            "the LLM engine gave logits that are not finite; expected finite numbers: try precision fp32"
-        )
+    check_finite(logits)
     shifted = logits - logits.max()
     return np.asarray(shifted - np.log(np.exp(shifted).sum()), np.float32)

@@ -44,10 +44,7 @@ def make_sampler(
     random = np.random.default_rng(seed)
 
     def allowed(logits: np.ndarray) -> np.ndarray:
-        if not np.isfinite(logits).all():
-            raise LiraError(
-                "the LLM engine gave logits that are not finite; expected finite numbers: try precision fp32"
-            )
+        check_finite(logits)
         if banned_ids.size:
             logits = logits.copy()
             logits[banned_ids] = -np.inf
@@ -92,3 +89,12 @@ class ScoringSampler:
         """Return the natural logarithm of that probability, once; None where no token was chosen since."""
         taken, self._logprob = self._logprob, None
         return taken
+
+
+def check_finite(logits: np.ndarray) -> None:
+    """Raises LiraError if a logit is infinite or no number: one overflowed, or a weight is damaged."""
+    if not np.isfinite(logits).all():
+        raise LiraError(
+            "the LLM engine gave logits that are not finite, expected finite numbers: take precision fp32, "
+            "or if this is fp32, copy or export the bundle again, since its weights are damaged"
+        )
