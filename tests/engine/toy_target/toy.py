@@ -73,6 +73,7 @@ class ToyOpener:
     bundle: Bundle
     cpu: Opener
     cuda_calls = ""
+    maps_files = True
 
     @property
     def draft_costs(self) -> tuple[float, ...]:
