@@ -78,8 +78,9 @@ class Bundle:
         return CheckVectors.load(self._listed(spec.check), spec)
 
     def engine_folder(self, target: str, precision: str) -> Path:
-        """Return the folder of a target's engines, which need not exist."""
-        return self.path / "engines" / f"{target}-{precision}"
+        """Return the folder of a target's engines, which need not exist. Raises LiraError if a link on its
+        path leads out of the bundle."""
+        return confined(self.path, f"engines/{target}-{precision}")
 
     def stage_sources(self, stage: str) -> tuple[str, ...]:
         """Return the listed files that a stage's engine is built from: its graph and external data."""
