@@ -1,0 +1,1 @@
+"""What this machine knows of engines that it did not get from a stranger: its own builds, and signatures."""
