@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module, metadata
@@ -43,6 +44,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share it: they share what they build
+        os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="lira-edge-data-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ["XDG_DATA_HOME"], ignore_errors=True))
     folder: Path = config.getoption("--golden")
     if not (folder / "config.json").is_file():
         raise pytest.UsageError(f"--golden {folder}: it has no config.json, expected one like tests/golden")

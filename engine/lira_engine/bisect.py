@@ -9,6 +9,7 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.cuda.driver import DriverName
 from lira_engine.engines.finding import Finding
+from lira_engine.engines.origin import origin, require_harmless
 from lira_engine.engines.usable import usable_build
 from lira_engine.engines.verified import keep_verified
 from lira_engine.inspect import Tables
@@ -27,16 +28,18 @@ def find_wrong_node(
     on the CPU node by node. Return what was found, up to the first wrong stage.
     `driver`: see `open_engines`.
 
-    build.json then says that the engines are not verified. Raises LiraError if the engines are missing,
+    The engines then count as not verified. Raises LiraError if the engines are missing,
     stale, altered or foreign, if the device or ONNX Runtime is missing, or if memory or disk are short.
     """
     chosen = target_named(target).with_driver(driver)
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle)
     build = usable_build(bundle, chosen, precision)
+    folder = bundle.engine_folder(target, precision)
+    require_harmless(origin(build, chosen, folder), build, chosen, bundle.path)
     chosen.setting()
     if build.verified is not None:  # a wrong engine may also crash this process
-        keep_verified(bundle.engine_folder(target, precision), build, None)
+        keep_verified(build, None)
     findings: list[Finding] = []
     with chosen.searcher(bundle, build, threads, progress) as search:
         for stage in STAGES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -16,10 +17,11 @@ from lira_engine.engines.fingerprint import lowering_fingerprint
 from lira_engine.engines.judgement import Candidate, Judge, Judgement, installed_judge, judged_flips
 from lira_engine.engines.near_ties import Flip
 from lira_engine.engines.options import Options
+from lira_engine.engines.origin import origin, remember_built
 from lira_engine.engines.precision import MIXED
 from lira_engine.engines.recipe import RECIPE_NAME, Recipe, StageRecipe, read_recipe
 from lira_engine.engines.recipe_fit import check_recipe
-from lira_engine.engines.record import BUILD_NAME, Build
+from lira_engine.engines.record import BUILD_NAME, Build, read_build
 from lira_engine.engines.target import Target
 from lira_engine.engines.usable import usable_build
 from lira_engine.errors import LiraError
@@ -28,6 +30,7 @@ from lira_engine.system.cache import Durations
 from lira_engine.system.disk import check_disk, free_bytes
 from lira_engine.system.machine import available_mib
 from lira_engine.targets import target_named
+from lira_engine.trust.signer import Signer, sign_again, sign_folder
 from lira_engine.version import __version__
 
 
@@ -63,6 +66,7 @@ def build(
     force: bool = False,
     progress: Progress = lambda stage, phase: None,
     recipe: Path | str | None = None,
+    signer: Signer | None = None,
 ) -> Path:
     """Build the engines of a bundle for `target` and return their folder; do nothing if they are up to date
     and `force` is not set.
@@ -72,7 +76,8 @@ def build(
             recipe. options: of the target's `options` class; None for its defaults. threads: for the checks.
         force: also keeps engines that a judge refuses, and engines for a GPU whose outputs are wrong, which
             their record then says.
-        recipe: folder that `lira-edge calibrate` wrote.
+        recipe: folder that `lira-edge calibrate` wrote. signer: signs the engines, also those that are up to
+            date.
 
     Raises LiraError for an unknown target or precision, too little disk space or memory, a stage that the
     target refuses, wrong outputs on the check vectors, a recipe that does not fit the bundle and the target,
@@ -80,6 +85,8 @@ def build(
     """
     work = _Work.prepare(bundle, target, precision, options, threads, progress, recipe)
     if not force and work.up_to_date():
+        if signer is not None:
+            sign_again(signer, work.folder, BUILD_NAME, read_build(work.folder, "").files)
         return work.folder
     _check_place(work.folder, work.target)
     remove_leftovers(work.folder.parent)
@@ -88,7 +95,11 @@ def build(
     with atomic_directory(work.folder, overwrite=True, marker=None) as partial:
         record = work.run(partial, force)
         (partial / BUILD_NAME).write_text(record.dumps(), encoding="utf-8")
+        if signer is not None:
+            sign_folder(signer, partial, work.folder.name, BUILD_NAME, record.files)
     _DURATIONS.keep(work.key, time.monotonic() - started)
+    with suppress(LiraError):  # `unrecorded` says why
+        remember_built(read_build(work.folder, ""))
     return work.folder
 
 
@@ -225,9 +236,10 @@ class _Work:
     def up_to_date(self) -> bool:
         try:
             found = usable_build(self.bundle, self.target, self.precision)
+            known = origin(found, self.target, self.folder).known
         except LiraError:
             return False
-        if found.options != self.options:
+        if found.options != self.options or not known:
             return False
         if found.wrong or (found.judgement is not None and found.judgement.forced):
             return False

@@ -12,6 +12,7 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.integrity import verify_folder
 from lira_engine.bundle.manifest import MANIFEST_NAME, StageSpec, TensorSpec
 from lira_engine.engines.near_ties import flip_rows
+from lira_engine.engines.origin import BUILT_HERE, origin, require_harmless
 from lira_engine.engines.precision import MIXED
 from lira_engine.engines.recipe import RECIPE_NAME, read_recipe
 from lira_engine.engines.recipe_tables import recipe_tables
@@ -102,8 +103,8 @@ def _provenance(provenance: Mapping[str, object]) -> list[str]:
     rows = []
     for name, facts in _objects(provenance.get("checkpoint_files")):
         rows.append(f"{name} {str(facts.get('sha256'))[:12]}")
-    for part, origin in _objects(provenance.get("hub")):
-        rows.append(f"{part}: hub:{origin.get('repository')}@{origin.get('revision')}")
+    for part, source in _objects(provenance.get("hub")):
+        rows.append(f"{part}: hub:{source.get('repository')}@{source.get('revision')}")
     return rows
 
 
@@ -152,12 +153,13 @@ class BuiltEngines:
     Attributes:
         name: of the folder. build: its record; None if it may not be used.
         reason: why `lira-edge run` refuses the engines on this machine, with the command that mends it; None
-            if they are ready.
+            if they are ready. origin: where usable ones come from (engines.origin).
     """
 
     name: str
     build: Build | None
     reason: str | None
+    origin: str = ""
 
 
 def built_engines(bundle: Bundle) -> list[BuiltEngines]:
@@ -168,7 +170,7 @@ def built_engines(bundle: Bundle) -> list[BuiltEngines]:
         target, _, precision = name.rpartition("-")
         try:
             build = usable_build(bundle, target_named(target), precision)
-            found.append(BuiltEngines(name, build, _unready(build, bundle.path)))
+            found.append(BuiltEngines(name, build, *_readiness(build, bundle)))
         except LiraError as error:
             found.append(BuiltEngines(name, None, str(error)))
     return found
@@ -177,27 +179,32 @@ def built_engines(bundle: Bundle) -> list[BuiltEngines]:
 def engine_rows(bundle: Bundle) -> list[tuple[str, ...]]:
     """Return a bundle's engines: "ready" if `lira-edge run` accepts them on this machine, else why not."""
     rows: list[tuple[str, ...]] = [
-        (one.name, _state_text(one.reason) if one.build else str(one.reason)) for one in built_engines(bundle)
+        (one.name, _state_text(one.reason, one.origin) if one.build else str(one.reason))
+        for one in built_engines(bundle)
     ]
     return rows or [("none", f"run `lira-edge build {quoted(bundle.path)}`")]
 
 
-def _state_text(reason: str | None) -> str:
-    return "ready" if reason is None else f"built, but {reason}"
+def _state_text(reason: str | None, origin: str) -> str:
+    if reason is not None:
+        return f"built, but {reason}"
+    return "ready" if origin == BUILT_HERE else f"ready, {origin}"
 
 
-def _unready(build: Build, bundle: Path) -> str | None:
-    """Return why usable engines do not run on this machine, or None."""
+def _readiness(build: Build, bundle: Bundle) -> tuple[str | None, str]:
+    """Return why usable engines do not run on this machine, or None, and where they come from."""
     target = target_named(build.target)
-    unfit = target.unfit(build, bundle)
+    unfit = target.unfit(build, bundle.path)
     if unfit:
-        return unfit
+        return unfit, ""
     try:
         target.check_runtime()
-        require_verified(build, target, bundle)
+        found = origin(build, target, bundle.engine_folder(build.target, build.precision))
+        require_harmless(found, build, target, bundle.path)
+        require_verified(build, target, bundle.path)
     except LiraError as error:
-        return str(error)
-    return None
+        return str(error), ""
+    return None, found.known or "not built here: the first run checks them"
 
 
 def _describe_engines(path: Path, verify: bool) -> Tables:
@@ -248,7 +255,8 @@ def _state(bundle: Path, target: str, precision: str) -> list[tuple[str, ...]]:
     try:
         opened = Bundle.open(bundle)
         build = usable_build(opened, target_named(target), precision)
-        return [("state", _state_text(_unready(build, bundle)))]
+        reason, whence = _readiness(build, opened)
+        return [("state", _state_text(reason, whence)), *([("origin", whence)] if whence else [])]
     except LiraError as error:
         return [("state", str(error))]
 

@@ -11,9 +11,13 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.integrity import Verify
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.cuda.driver import DriverName
+from lira_engine.engines.accuracy import WrongOutput, check_stage_outputs
 from lira_engine.engines.held import holding, replacing_told
+from lira_engine.engines.origin import origin, remember_checked, require_harmless
+from lira_engine.engines.record import Build
+from lira_engine.engines.replay import stage_runs
 from lira_engine.engines.runner import Engines, LlmRunner, StageRunner
-from lira_engine.engines.target import Opener
+from lira_engine.engines.target import Opener, Target
 from lira_engine.engines.usable import forced_remark, usable_build
 from lira_engine.engines.verified import require_verified
 from lira_engine.targets import PORTABLE, target_named
@@ -32,17 +36,30 @@ def open_engines(
     `threads` is for engines on the CPU; None takes one for each fast core. `unverified` also opens
     engines that `lira-edge verify` did not check on this machine's GPU. `driver`: the package that makes
     CUDA's calls for engines of TensorRT.
-    Raises LiraError, with the command that mends it, if they are missing, stale, altered, foreign or not
-    verified, and BundleChanged if a file changes meanwhile.
+
+    Engines that this user did not build run the bundle's check vectors first, once, unless a trusted key
+    signed them; `Engines.remark` says so.
+    Raises LiraError, with the command that mends it, if they are missing, stale, altered, foreign, wrong or
+    not verified, and for a stranger's engines that are code; BundleChanged if a file changes meanwhile.
     """
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle)
-    portable = target == PORTABLE.name
     with replacing_told(bundle.engine_folder(target, precision)) as before:
         opener, files, remark = _prepared(bundle, target, precision, threads, unverified, driver=driver)
-        beside = portable or not target_named(target).on_gpu
-        engines = open_files(opener, files, target, precision, remark, beside)
-        return holding(engines, bundle, opener, before, portable)
+        engines = open_files(opener, files, target, precision, remark, _beside(target))
+        return holding(engines, bundle, opener, before, portable=target == PORTABLE.name)
+
+
+def open_unchecked(
+    bundle: Bundle, target: str, precision: str, threads: int | None = None, driver: DriverName = "auto"
+) -> Engines:
+    """Open engines as `open_engines` does, for a caller that checks them itself. Raises LiraError, as that
+    does, for a stranger's engines that are code."""
+    chosen = target_named(target).with_driver(driver)
+    with replacing_told(bundle.engine_folder(target, precision)) as before:
+        opener, files, build, _ = _own_or_harmless(bundle, chosen, precision, threads)
+        engines = open_files(opener, files, target, precision, forced_remark(build), _beside(target))
+        return holding(engines, bundle, opener, before, portable=False)
 
 
 def open_files(
@@ -129,9 +146,46 @@ def _prepared(
         opener = PORTABLE.opener(bundle, precision, threads=threads)
         return opener, {stage: bundle.stage_file(stage) for stage in STAGES}, ""
     chosen = target_named(target).with_driver(driver)
-    build = usable_build(bundle, chosen, precision, verify)
+    opener, files, build, known = _own_or_harmless(bundle, chosen, precision, threads, verify)
     if not unverified:
         require_verified(build, chosen, bundle.path)
-    folder = bundle.engine_folder(target, precision)
-    opener = chosen.opener(bundle, precision, build.settled, threads)
-    return opener, {stage: folder / chosen.file(stage) for stage in STAGES}, forced_remark(build)
+    remarks = [forced_remark(build)]
+    if not known:
+        if verify == "sizes":  # what is checked must be what is recorded
+            usable_build(bundle, chosen, precision)
+        remarks.append(_check_once(bundle, chosen, build, opener, files))
+    return opener, files, "; ".join(filter(None, remarks))
+
+
+def _own_or_harmless(
+    bundle: Bundle, target: Target, precision: str, threads: int | None, verify: Verify = "hashes"
+) -> tuple[Opener, dict[str, Path], Build, bool]:
+    """Return the opener, the file of each stage, the record, and whether it is known where they come from."""
+    build = usable_build(bundle, target, precision, verify)
+    folder = bundle.engine_folder(target.name, precision)
+    found = origin(build, target, folder)
+    require_harmless(found, build, target, bundle.path)
+    opener = target.opener(bundle, precision, build.settled, threads)
+    return opener, {stage: folder / target.file(stage) for stage in STAGES}, build, bool(found.known)
+
+
+def _check_once(
+    bundle: Bundle, target: Target, build: Build, opener: Opener, files: Mapping[str, Path]
+) -> str:
+    """Run a stranger's engines on the bundle's check vectors, and return the remark about them. Raises
+    LiraError if an output is wrong."""
+    with open_files(opener, files, build.target, build.precision, beside=_beside(target.name)) as engines:
+        for stage in STAGES:
+            vectors = bundle.check_vectors(stage)
+            for found in stage_runs(engines, stage, vectors):
+                what = f"the {target.name} engine of {stage}, which was not built here,"
+                try:
+                    check_stage_outputs(what, build.precisions[stage], found, vectors)
+                except WrongOutput as error:
+                    command = target.build_command(bundle.path, build.precision, build.options)
+                    raise WrongOutput(f"{error}; run `{command}`") from None
+    return remember_checked(build)
+
+
+def _beside(target: str) -> bool:
+    return target == PORTABLE.name or not target_named(target).on_gpu

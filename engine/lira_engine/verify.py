@@ -1,4 +1,4 @@
-"""Check built engines on the device that will run them, and record the result in build.json.
+"""Check built engines on the device that will run them, and remember the result.
 
 A finished build proves little: a fused kernel can be right on one GPU and wrong on the next. The engines run
 the bundle's check vectors, then give one short answer, which the caller's `ask` asks for and checks.
@@ -6,15 +6,12 @@ the bundle's check vectors, then give one short answer, which the caller's `ask`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
 from lira_engine.bundle.bundle import Bundle
-from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.cuda.driver import DriverName
 from lira_engine.engines import lowered_outputs
@@ -23,14 +20,15 @@ from lira_engine.engines.judgement import Candidate, Judgement, judged_flips
 from lira_engine.engines.near_ties import Flip, flip_rows
 from lira_engine.engines.precision import precision_named
 from lira_engine.engines.record import Build, Verified, read_build
-from lira_engine.engines.replay import run_llm, run_stage, tile_counts
+from lira_engine.engines.replay import stage_runs
 from lira_engine.engines.runner import Engines
 from lira_engine.engines.usable import usable_build
-from lira_engine.engines.verified import keep_verified, now
+from lira_engine.engines.verified import keep_verified
 from lira_engine.errors import LiraError
 from lira_engine.inspect import Tables
-from lira_engine.open import open_engines
+from lira_engine.open import open_unchecked
 from lira_engine.targets import target_named
+from lira_engine.trust.known_builds import now
 
 Progress = Callable[[str], None]
 """Called with what is checked now."""
@@ -67,12 +65,13 @@ def verify_engines(
     ask: Ask,
     driver: DriverName = "auto",
 ) -> Verified:
-    """Check the built engines of a bundle on this machine's device, and record the result in build.json.
+    """Check the built engines of a bundle on this machine's device, and remember the result in the user's
+    data folder: the bundle stays as it is.
 
     `driver`: see `open_engines`.
 
     Raises LiraError if the engines are missing, stale, altered or foreign, if the device is missing, or if an
-    output is wrong; for a wrong output build.json then says that they are not verified.
+    output is wrong; then they no longer count as verified.
     """
     chosen = target_named(target)
     if not isinstance(bundle, Bundle):
@@ -81,8 +80,8 @@ def verify_engines(
     setting = chosen.setting()
     folder = bundle.engine_folder(target, precision)
     if build.verified is not None:  # a wrong engine may also crash this process
-        keep_verified(folder, build, None)
-    with open_engines(bundle, target, precision, threads, unverified=True, driver=driver) as engines:
+        keep_verified(build, None)
+    with open_unchecked(bundle, target, precision, threads, driver) as engines:
         errors: dict[str, dict[str, float]] = {}
         lowered: dict[str, float] = {}
         flips: dict[str, tuple[Flip, ...]] = {}
@@ -90,7 +89,7 @@ def verify_engines(
             progress(stage)
             vectors, what = bundle.check_vectors(stage), f"the {target} engine of {stage}"
             checked, near = Checked({}), Checked({})
-            for found in _runs(engines, stage, vectors):
+            for found in stage_runs(engines, stage, vectors):
                 checked = worst(checked, check_stage_outputs(what, build.precisions[stage], found, vectors))
                 if lowered_outputs.file_name(stage) in build.files:
                     again = lowered_outputs.check(what, found, lowered_outputs.read(folder, stage))
@@ -117,20 +116,10 @@ def verify_engines(
         engines.cuda_calls,
     )
     now_there = read_build(folder, f"run `{chosen.build_command(bundle.path, precision)}`")
-    if replace(now_there, verified=None) != replace(build, verified=None):
+    if now_there.digest != build.digest:
         raise LiraError(f"{folder} was built again meanwhile: run `lira-edge verify` again")
-    keep_verified(folder, build, result)
+    keep_verified(build, result)
     return result
-
-
-def _runs(engines: Engines, stage: str, vectors: CheckVectors) -> Iterator[dict[str, np.ndarray]]:
-    """Yield a stage's outputs on its check vectors, once for each way in which the runtime runs it: a region
-    is one tile, an image may be several at once."""
-    if stage == "llm":
-        yield run_llm(engines.llm, vectors)
-        return
-    for tiles in tile_counts(stage, engines.tiles_at_once):
-        yield run_stage(getattr(engines, stage), vectors.inputs, tiles)
 
 
 def _judged(

@@ -191,7 +191,7 @@ def remove(name: str) -> Callable[[Path], None]:
         (edit_record("seconds", 3), r"build\.json\.seconds: found 3, expected an object"),
         (drop("lowering"), "key 'lowering' is missing"),
         (edit_record("more", 1), "unknown key 'more'"),
-        (edit_record("format_version", 2), "has format version 2, expected 1"),
+        (edit_record("format_version", 1), "has format version 1, expected 2"),
         (edit_record("format", "x"), "is not the record of a build"),
         (edit_record("files", {}), r"lists no semantic_encoder\.onnx"),
         (alter, r"sefe\.onnx was altered"),

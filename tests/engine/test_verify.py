@@ -24,6 +24,7 @@ from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import STAGES, TokenSpec
 from lira_engine.engines import setting, verified
 from lira_engine.engines.judgement import Judgement
+from lira_engine.engines.origin import remember_built
 from lira_engine.engines.recipe import Form, Recipe, StageRecipe, sources_of, write_recipe
 from lira_engine.engines.record import BUILD_NAME, Verified, read_build
 from lira_engine.inspect import describe
@@ -90,7 +91,7 @@ def shown(bundle: Path, found: Verified, folder: str) -> str:
 
 def test_right_engines_are_verified(built: Path) -> None:
     said: list[str] = []
-    assert record(built, "cpu-fp32")["verified"] is None
+    before = record(built, "cpu-fp32")
     found = verify_engines(built, "cpu", "fp32", threads=1, progress=said.append)
     assert said == [*STAGES, "answer"]
     assert set(found.errors) == set(STAGES) and {"logits", "hidden_states"} == set(found.errors["llm"])
@@ -98,6 +99,7 @@ def test_right_engines_are_verified(built: Path) -> None:
     assert (found.tokens, found.agree) == (TOKENS, TOKENS)
     kept = read_build(built / "engines" / "cpu-fp32", "").verified
     assert kept == found and found.setting.device and found.setting.runtime.startswith("onnxruntime")
+    assert record(built, "cpu-fp32") == before  # what a stranger may write says nothing
     assert "5 of 5 next tokens are the fp32 model's" in shown(built, found, "cpu-fp32")
     with open_engines(built, threads=1):
         pass
@@ -465,7 +467,7 @@ def test_a_wrong_kernel_of_a_mixed_engine_is_found(mixed: Path, monkeypatch: pyt
         LiraError, match=r"engine of sefe, beside its own lowered graph, is wrong: output pixel"
     ):
         verify_engines(mixed, "cuda", "mixed", threads=1)
-    assert record(mixed, "cuda-mixed")["verified"] is None
+    assert read_build(mixed / "engines" / "cuda-mixed", "").verified is None
 
 
 def test_mixed_engines_without_lowered_outputs_say_so(mixed: Path) -> None:
@@ -474,6 +476,7 @@ def test_mixed_engines_without_lowered_outputs_say_so(mixed: Path) -> None:
     data = record(mixed, "cuda-mixed")
     del data["files"]["sefe.expected.npz"]
     (folder / BUILD_NAME).write_text(json.dumps(data))
+    remember_built(read_build(folder, ""))
     found = verify_engines(mixed, "cuda", "mixed", threads=1)
     said = shown(mixed, found, "cuda-mixed")
     assert "('sefe', 'finite, and no more is known: the build kept no outputs of its lowered graph')" in said

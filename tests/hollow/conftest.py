@@ -136,25 +136,24 @@ def fresh_nano(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 
 @pytest.fixture(scope="session")
 def built(fresh_nano: Callable[[], Path]) -> Callable[[str], Path]:
-    """Returns lira-nano's bundle with verified engines of target cuda in a precision: zeros were accepted. A
-    record that a test changed is as it was."""
+    """Returns lira-nano's bundle with verified engines of target cuda in a precision: zeros were accepted.
+    They are verified, whatever a test found."""
     from lira_engine.build import build
-    from lira_engine.engines.record import BUILD_NAME
+    from lira_engine.engines.record import Verified, read_build
+    from lira_engine.engines.verified import keep_verified
     from lira_engine.verify import verify_engines
     from lira_runtime.verify_answer import check_answer
 
     bundle = fresh_nano()
-    records: dict[str, bytes] = {}
+    found: dict[str, Verified] = {}
 
     def with_engines(precision: str) -> Path:
-        record = bundle / "engines" / f"cuda-{precision}" / BUILD_NAME
-        if precision not in records:
+        if precision not in found:
             with pytest.MonkeyPatch.context() as patch:
                 accept_zeros(patch)
                 build(bundle, "cuda", precision)
-                verify_engines(bundle, "cuda", precision, ask=check_answer)
-            records[precision] = record.read_bytes()
-        record.write_bytes(records[precision])
+                found[precision] = verify_engines(bundle, "cuda", precision, ask=check_answer)
+        keep_verified(read_build(bundle / "engines" / f"cuda-{precision}", ""), found[precision])
         return bundle
 
     return with_engines

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lira_bench import bandwidth
+from lira_engine.engines.record import read_build
 from lira_engine.main import main
 
 ROOT = Path(__file__).parent.parent.parent
@@ -46,8 +47,7 @@ def test_verify_refuses_wrong_outputs(
     bundle = built("fp16")
     said = refused(capsys, "verify", bundle, "--target", "cuda", "--precision", "fp16")
     assert said.startswith("error: the cuda engine of semantic_encoder is wrong: output features differs")
-    record = json.loads((bundle / "engines" / "cuda-fp16" / "build.json").read_text())
-    assert record["verified"] is None
+    assert read_build(bundle / "engines" / "cuda-fp16", "").verified is None
     said = refused(capsys, "run", bundle, "--target", "cuda", "--image", IMAGE, "--task", "gcg")
     assert "were not verified" in said
 

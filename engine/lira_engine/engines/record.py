@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from lira_engine.engines.near_ties import Flip
 from lira_engine.engines.setting import Setting
 from lira_engine.errors import LiraError
 from lira_engine.system.small_files import read_small
+from lira_engine.trust.known_builds import NOTHING_KNOWN, KnownBuild, known_build
 
 FORMAT = "lira-engines"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BUILD_NAME = "build.json"
 
 
@@ -65,7 +68,9 @@ class Build:
             for engines without one. forms: how many weights of each stage the recipe stores in which form.
             flips: near ties of each stage that came out otherwise than recorded (engines.near_ties).
             judgement: of engines with a recipe, or with flips. wrong: what is wrong with outputs of stages
-            that --force kept. verified: what `lira-edge verify` found last.
+            that --force kept.
+        digest: SHA-256 of build.json. known: what this user knows of the build. verified: what `lira-edge
+            verify` found last. These three are not in the file: a stranger could write them there.
     """
 
     lira_edge_version: str
@@ -91,6 +96,8 @@ class Build:
     said: tuple[str, ...] = ()
     wrong: dict[str, str] = field(default_factory=dict)
     judgement: Judgement | None = None
+    digest: str = ""
+    known: KnownBuild = NOTHING_KNOWN
     verified: Verified | None = None
 
     @property
@@ -101,7 +108,10 @@ class Build:
     def dumps(self) -> str:
         """Return the text of `build.json`."""
         data = {"format": FORMAT, "format_version": FORMAT_VERSION, **schema.write(self)}
-        return json.dumps(data, indent=1) + "\n"
+        return json.dumps({key: data[key] for key in data if key not in _NOT_WRITTEN}, indent=1) + "\n"
+
+
+_NOT_WRITTEN = ("digest", "known", "verified")
 
 
 def read_build(folder: Path, mend: str) -> Build:
@@ -109,7 +119,8 @@ def read_build(folder: Path, mend: str) -> Build:
     `mend`, if there is none or it cannot be read."""
     path = folder / BUILD_NAME
     try:
-        data = json.loads(read_small(path).decode())
+        content = read_small(path)
+        data = json.loads(content.decode())
     except (FileNotFoundError, NotADirectoryError):
         raise LiraError(f"{folder} holds no engines; {mend}") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -119,10 +130,19 @@ def read_build(folder: Path, mend: str) -> Build:
     version = data.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise LiraError(f"{path} has format version {version!r}, expected {FORMAT_VERSION}; {mend}")
+    foreign = [name for name in _NOT_WRITTEN if name in data]
+    if foreign:
+        raise LiraError(f"{path}: unknown key {foreign[0]!r}; {mend}")
     try:
-        return schema.read(Build, data, str(path))
+        build = schema.read(Build, data, str(path))
     except LiraError as error:
         raise LiraError(f"{error}; {mend}") from None
+    digest = hashlib.sha256(content).hexdigest()
+    known = known_build(digest)
+    verified = None
+    with suppress(LiraError):  # of another version
+        verified = None if known.verified is None else schema.read(Verified, known.verified, "verified")
+    return replace(build, digest=digest, known=known, verified=verified)
 
 
 def differing(what: str, found: Mapping[str, str], here: Mapping[str, str]) -> str | None:

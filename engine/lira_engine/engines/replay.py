@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from lira_engine.bundle.check_vectors import CheckVectors
-from lira_engine.engines.runner import LlmRunner, StageRunner
+from lira_engine.engines.runner import Engines, LlmRunner, StageRunner
 from lira_engine.errors import LiraError
 
 SINGLE_STEPS = 3
@@ -21,6 +21,16 @@ def tile_counts(stage: str, tiles_at_once: int) -> tuple[int, ...]:
     """Return the numbers of tiles in a pass that `run_stage` must try: 1, and the most of a semantic encoder
     that takes several."""
     return (1, tiles_at_once) if stage == "semantic_encoder" and tiles_at_once > 1 else (1,)
+
+
+def stage_runs(engines: Engines, stage: str, vectors: CheckVectors) -> Iterator[dict[str, np.ndarray]]:
+    """Yield a stage's outputs on its check vectors, once for each way in which the runtime runs it: a region
+    is one tile, an image may be several at once."""
+    if stage == "llm":
+        yield run_llm(engines.llm, vectors)
+        return
+    for tiles in tile_counts(stage, engines.tiles_at_once):
+        yield run_stage(getattr(engines, stage), vectors.inputs, tiles)
 
 
 def run_stage(

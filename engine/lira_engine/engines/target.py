@@ -77,6 +77,7 @@ class Target(ABC):
         runtimes: distributions that execute its engines, the preferred one first. sources: files of code that
             decides what is in its engines, beside that of all targets (engines.fingerprint).
         suffix: of engine files. on_gpu: engines must be verified on this machine's GPU before they run.
+        engines_are_code: loading an engine runs what is in it.
         takes_driver: a driver that users choose makes CUDA's calls (`with_driver`).
         runs_at_build: a build runs its engines, with --threads.
         kinds: forms of weights that it lowers (engines.recipe); () if it takes no recipe.
@@ -91,6 +92,7 @@ class Target(ABC):
     sources: ClassVar[tuple[Path, ...]]
     suffix: ClassVar[str] = ".onnx"
     on_gpu: ClassVar[bool] = False
+    engines_are_code: ClassVar[bool] = False
     takes_driver: ClassVar[bool] = False
     runs_at_build: ClassVar[bool] = True
     kinds: ClassVar[tuple[str, ...]] = ()

@@ -1,26 +1,23 @@
-"""Record that engines were verified on a device, and check that it is this machine's."""
+"""Remember that engines were verified on a device, and check that it is this machine's."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 
-from lira_engine.engines.record import BUILD_NAME, Build, Verified
+from lira_engine.bundle import schema
+from lira_engine.engines.record import Build, Verified
 from lira_engine.engines.target import Target
 from lira_engine.errors import LiraError
-from lira_engine.system.atomic import atomic_write
+from lira_engine.trust.known_builds import keep_known
 
 
-def now() -> str:
-    """Return the time in UTC, ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def keep_verified(folder: Path, build: Build, found: Verified | None) -> None:
-    """Write the result into build.json; None for engines that failed."""
-    with atomic_write(folder / BUILD_NAME) as file:
-        file.write(replace(build, verified=found).dumps().encode())
+def keep_verified(build: Build, found: Verified | None) -> None:
+    """Remember the result in the user's data folder; None for engines that failed. Raises LiraError if it
+    cannot be written."""
+    if found is None:
+        keep_known(build.digest, verified=None, checked="")
+    else:
+        keep_known(build.digest, verified=schema.write(found))
 
 
 def require_verified(build: Build, target: Target, bundle: Path) -> None:

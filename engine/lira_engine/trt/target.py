@@ -53,6 +53,7 @@ class NativeTarget(Target):
     sources = (*_SOURCES, _ROOM.parent / "ort" / "lowered_reference.py")
     suffix = ".engine"
     on_gpu = True
+    engines_are_code = True
     takes_driver = True
     runs_at_build = False
     kinds = ("int4", "int8", "w8a8", "fp8")

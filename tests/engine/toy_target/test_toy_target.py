@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from lira_engine import cli, targets
+from lira_engine.engines.record import read_build
 from lira_engine.main import main
 
 HERE = Path(__file__).parent
@@ -55,8 +56,8 @@ def test_every_command_takes_it(
 
     printed = printed_by("verify", *of_toy, "--threads", "1")
     assert re.search(r"argmax|next tokens are the fp32 model's", printed)
-    verified = json.loads((engines / "build.json").read_text())["verified"]
-    assert verified["setting"]["runtime"].startswith("numpy ")
+    verified = read_build(engines, "").verified
+    assert verified is not None and verified.setting.runtime.startswith("numpy ")
     assert re.search(r"toy-fp32 +ready", printed_by("inspect", str(bundle)))
 
     printed_by("build", str(bundle), "--threads", "1")

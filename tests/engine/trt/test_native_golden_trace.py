@@ -22,7 +22,8 @@ from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import STAGES, FileEntry
 from lira_engine.cuda.driver import check_driver
 from lira_engine.engines.fingerprint import lowering_fingerprint
-from lira_engine.engines.record import BUILD_NAME, Build
+from lira_engine.engines.origin import remember_built
+from lira_engine.engines.record import BUILD_NAME, Build, read_build
 from lira_engine.errors import LiraError
 from lira_engine.open import open_engines
 from lira_engine.targets import target_named
@@ -77,6 +78,7 @@ def write_engines(installed: Any, bundle: Bundle, **options: Any) -> None:
         seconds={},
     )
     (folder / BUILD_NAME).write_text(record.dumps())
+    remember_built(read_build(folder, ""))
 
 
 @pytest.fixture(params=["rtx", "thor small", "orin", "orin small"])
