@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lira_engine.build_options import precision_help, target_help, with_build_options
-from lira_engine.cli_options import BundleArgument
+from lira_engine.cli_options import BundleArgument, CertificateOption, SignOption
 from lira_engine.system.terminal import plain_console, print_tables, status, warn, write
 from lira_engine.targets import target_named
 
@@ -49,6 +49,8 @@ def build(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be written and what it needs; write nothing.")
     ] = False,
+    sign: SignOption = None,
+    certificate: CertificateOption = None,
     **given: object,
 ) -> None:
     """Build the engines of a bundle for one target, and check them on the bundle's check vectors.
@@ -61,10 +63,12 @@ def build(
     from lira_engine.bundle.bundle import Bundle
     from lira_engine.command_line import command_text
     from lira_engine.engines.near_ties import flip_rows
+    from lira_engine.engines.origin import unrecorded
     from lira_engine.engines.record import read_build
     from lira_engine.engines.usable import forced_remark
     from lira_engine.errors import LiraError
     from lira_engine.inspect import plan_tables, stage_table
+    from lira_engine.trust.signer import signer_for
 
     chosen = target_named(target)
     asked = {name: value for name, value in given.items() if value is not None and value is not False}
@@ -73,6 +77,7 @@ def build(
     options = chosen.given_options(asked, wanted)
     if threads is not None and not chosen.runs_at_build:
         raise LiraError(f"a build for {target} runs nothing: leave --threads out")
+    signer = signer_for(sign, certificate)
     opened, console = Bundle.open(bundle), plain_console()
     if dry_run:
         print_tables(plan_tables(plan_build(opened, target, wanted, options, force, recipe)))
@@ -94,6 +99,7 @@ def build(
             force=force,
             progress=progress,
             recipe=recipe,
+            signer=signer,
         )
     record = read_build(folder, "")
     size = sum(entry.bytes for entry in record.files.values())
@@ -108,6 +114,7 @@ def build(
     if record.judgement is not None:
         title = "held-out pictures" if record.recipe else "near ties on the check vectors"
         print_tables([(title, flip_rows(record.flips) + list(record.judgement.rows()))])
+    warn(unrecorded(record))
     if record.wrong:
         warn(forced_remark(record))
         found = f"wrong: `{verify} --bisect` names the node"
@@ -120,7 +127,8 @@ def build(
     }
     how: dict[str, object] = {"precision": wanted} if recipe is None else {"recipe": recipe}
     overridden = record.wrong or (record.judgement is not None and record.judgement.forced)
-    again = command_text("build", bundle, target=target, **how, threads=threads, **arguments)
+    signing = {"sign": sign, "certificate": certificate}
+    again = command_text("build", bundle, target=target, **how, threads=threads, **arguments, **signing)
     console.print(
         f"reproduce: {again} --force" if recipe is None or overridden else f"reproduce: {again}",
         soft_wrap=True,

@@ -52,6 +52,22 @@ DriverOption = Annotated[
         "them that is installed)."
     ),
 ]
+SignOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--sign",
+        metavar="KEY",
+        help="Sign what is written, with a private key (PEM, elliptic curve); LIRA_EDGE_SIGN_PASSPHRASE "
+        "holds its passphrase, if it has one.",
+    ),
+]
+CertificateOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="With --sign: the certificate of KEY, and behind it in the file those that issued it (PEM).",
+    ),
+]
 MaxTilesOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="Cut the image into 1 to 12 tiles at most. Default: the bundle's."),

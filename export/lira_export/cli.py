@@ -11,6 +11,7 @@ import typer
 from rich.progress import DownloadColumn, TimeRemainingColumn
 
 from lira_engine.bundle.manifest import MANIFEST_NAME, Manifest
+from lira_engine.cli_options import CertificateOption, SignOption
 from lira_engine.errors import quoted
 from lira_engine.system.terminal import plain_console, progress_bar
 
@@ -55,6 +56,8 @@ def export(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be written, and what it needs; write nothing.")
     ] = False,
+    sign: SignOption = None,
+    certificate: CertificateOption = None,
 ) -> None:
     """Write a trained checkpoint as a bundle: five portable graphs, tokenizer, embeddings, check vectors.
 
@@ -65,8 +68,11 @@ def export(
 
     if not dry_run:
         check_memory(threads)
+    from lira_engine.trust.signer import signer_for
+
     from .plan import ExportRequest, plan_export
 
+    signer = signer_for(sign, certificate)
     given = {"base": base, "head": head, "clip": clip, "classes": classes}
     pairs = (option.rpartition("=") for option in dtype or ())
     request = ExportRequest(
@@ -98,8 +104,9 @@ def export(
             if step.phase == "done":
                 console.print(f"{step.stage:<18}{elapsed:7.1f} s")
 
-        export_planned(plan, progress)
-    for line in (*_remarks(output), f"reproduce: {request.command(overwrite=True)}"):
+        export_planned(plan, progress, signer)
+    again = request.command(overwrite=True, sign=sign, certificate=certificate)
+    for line in (*_remarks(output), f"reproduce: {again}"):
         console.print(line, soft_wrap=True)
 
 

@@ -12,10 +12,11 @@ import torch
 from tokenizers import Tokenizer
 
 from lira_engine.bundle.integrity import sha256_of
-from lira_engine.bundle.manifest import ModelSpec, PreprocessingSpec, RegionSpec
+from lira_engine.bundle.manifest import MANIFEST_NAME, Manifest, ModelSpec, PreprocessingSpec, RegionSpec
 from lira_engine.system.atomic import atomic_directory
 from lira_engine.system.disk import check_disk
 from lira_engine.system.extras import onnxruntimes, versions
+from lira_engine.trust.signer import Signer, sign_folder
 
 from .bundle_plan import plan_bundle
 from .bundle_writer import BundleWriter, Progress
@@ -42,6 +43,7 @@ def export_checkpoint(
     threads: int | None = None,
     overwrite: bool = False,
     progress: Progress = lambda step: None,
+    signer: Signer | None = None,
 ) -> Path:
     """Write the bundle of a checkpoint to ``out``, whole or not at all, and return its path.
 
@@ -52,7 +54,7 @@ def export_checkpoint(
         dtypes: stage, or "all", -> "fp16", "bf16" or "fp32", in which matrices are kept; the graphs compute
             in fp32. Without it: fp32 for a checkpoint in fp32, else fp16.
         threads: of torch and of ONNX Runtime. None: one per core.
-        overwrite: replace an existing bundle.
+        overwrite: replace an existing bundle. signer: signs the bundle.
 
     Raises:
         LiraError: the checkpoint is not one, ``out`` exists, or a graph does not do what the reference does.
@@ -79,10 +81,15 @@ def export_checkpoint(
             tokens=plan.tokens,
             prompts=plan.prompts,
         )
+        if signer is not None:
+            files = Manifest.load(folder / MANIFEST_NAME).files
+            sign_folder(signer, folder, config.name, MANIFEST_NAME, files)
     return Path(out)
 
 
-def export_planned(plan: ExportPlan, progress: Progress = lambda step: None) -> Path:
+def export_planned(
+    plan: ExportPlan, progress: Progress = lambda step: None, signer: Signer | None = None
+) -> Path:
     """Do what a plan says: download what is not here, then :func:`export_checkpoint`.
 
     Raises:
@@ -97,6 +104,7 @@ def export_planned(plan: ExportPlan, progress: Progress = lambda step: None) -> 
         threads=request.threads,
         overwrite=request.overwrite,
         progress=progress,
+        signer=signer,
     )
     DURATIONS.keep(plan.key, time.monotonic() - started)
     return written

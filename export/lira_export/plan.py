@@ -52,8 +52,8 @@ class ExportRequest:
     threads: int | None = None
     overwrite: bool = False
 
-    def command(self, overwrite: bool) -> str:
-        """Return the command line that asks for the same."""
+    def command(self, overwrite: bool, **others: object) -> str:
+        """Return the command line that asks for the same, with options that are not of the plan."""
         return command_text(
             "export",
             self.checkpoint,
@@ -65,6 +65,7 @@ class ExportRequest:
             dtype=[dtype if stage == "all" else f"{stage}={dtype}" for stage, dtype in self.dtypes.items()],
             threads=self.threads,
             overwrite=overwrite,
+            **others,
         )
 
 

@@ -108,11 +108,38 @@ def verify(
             "device computes wrongly.",
         ),
     ] = False,
+    signature: Annotated[
+        bool,
+        typer.Option(
+            "--signature",
+            help="Run nothing: check that BUNDLE, or one engine folder of it, is as it was signed.",
+        ),
+    ] = False,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --signature: the public key or root certificate (PEM) that must have signed. Default: "
+            "any that you trust.",
+        ),
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="With --key: if all is as signed, trust it from now on.")
+    ] = False,
 ) -> None:
     """Check built engines on this machine's device: check vectors, and one short answer.
 
-    Writes the result into the engines' build.json. Engines for GPUs do not run before that.
+    Remembers the result for this user; the bundle stays as it is. Engines for GPUs do not run before that.
     """
+    from lira_engine.errors import LiraError
+
+    if signature:
+        from lira_engine.signatures import check_signatures
+
+        print_tables(check_signatures(bundle, key, trust))
+        return
+    if key is not None or trust:
+        raise LiraError("--key and --trust go with --signature: add it")
     from lira_engine.bisect import find_wrong_node
     from lira_engine.bisect import tables as found_nodes
     from lira_engine.bundle.bundle import Bundle
