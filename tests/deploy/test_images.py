@@ -127,6 +127,15 @@ def test_commands_of_its_comments(image: Dockerfile, check_options: CheckOptions
     assert (ROOT / build[build.index("-f") + 1]).is_file()
 
 
+def test_builds_and_servers_share_what_the_user_built(image: Dockerfile) -> None:
+    """Engines count as built here only for the user who built them, by a record in the data folder."""
+    (folder,) = re.findall(r"XDG_DATA_HOME=(\S+)", " ".join(image.last_stage().all("ENV")))
+    assert any(re.search(rf"install -d -m 1777 .*{folder}", line) for line in image.last_stage().all("RUN"))
+    for line in image.comments:
+        if line.startswith("docker run "):
+            assert '--user "$(id -u):$(id -g)"' in line and f"-v lira-data:{folder} " in line
+
+
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
 
 
@@ -159,3 +168,9 @@ def test_jetsons_see_which_l4t_they_have() -> None:
     for name, service in COMPOSE["services"].items():
         mounted = "/etc/nv_tegra_release:/etc/nv_tegra_release:ro" in service["volumes"]
         assert mounted == name.startswith("jetpack")
+
+
+def test_services_have_the_volume_of_what_the_user_built() -> None:
+    assert COMPOSE["volumes"]["data"] == {"name": "lira-data"}  # the one of the Dockerfiles' comments
+    for service in COMPOSE["services"].values():
+        assert "data:/var/lib/lira" in service["volumes"] and service["user"].startswith("${LIRA_USER:?")

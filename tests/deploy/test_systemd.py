@@ -50,6 +50,12 @@ def test_it_stops_after_the_running_answers_and_comes_back_after_a_crash() -> No
     assert of_unit("DynamicUser") == "yes"
 
 
+def test_it_knows_what_root_built_for_it() -> None:
+    folder = f"/var/lib/{of_unit('StateDirectory')}"
+    assert f"Environment=XDG_DATA_HOME={folder}\n" in UNIT
+    assert f"XDG_DATA_HOME={folder} /opt/lira-edge/bin/lira-edge build " in UNIT
+
+
 def test_files_that_its_comments_install_exist() -> None:
     named = re.findall(r"deploy/[\w.-]+", UNIT)
     assert len(named) == 3 and all((DEPLOY.parent / name).is_file() for name in named)
