@@ -15,6 +15,7 @@ from lira_engine.engines.runner import Closing
 from lira_engine.errors import LiraError
 from lira_engine.open import open_engines, open_files, open_llm
 from lira_engine.targets import PORTABLE, TARGETS
+from lira_engine.trust.known_builds import KnownBuild
 
 FILES = {stage: Path(f"{stage}.onnx") for stage in STAGES}
 
@@ -107,7 +108,13 @@ def test_options_reach_the_opener_and_the_check_of_its_files(
     def usable_build(*options: object) -> object:
         given["usable_build"] = options
         return SimpleNamespace(
-            target="cpu", precision="int4", settled={"tiles": 1}, wrong={}, verified=None, judgement=None
+            target="cpu",
+            precision="int4",
+            settled={"tiles": 1},
+            wrong={},
+            verified=None,
+            judgement=None,
+            known=KnownBuild(built="2026-11-28"),
         )
 
     monkeypatch.setattr(opening, "target_named", lambda name: Target())

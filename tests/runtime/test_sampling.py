@@ -79,7 +79,7 @@ def test_values_out_of_range_are_refused(options: dict[str, float]) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_non_finite_logits_are_refused(temperature: float, value: float) -> None:
-    with pytest.raises(LiraError, match="not finite.*if this is fp32, copy or export the bundle"):
+    with pytest.raises(LiraError, match=r"not finite.*if this is fp32, copy or export the bundle"):
         make_sampler(temperature)(np.array([0, value], dtype=np.float32))
 
 
