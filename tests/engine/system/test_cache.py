@@ -165,3 +165,14 @@ def test_a_duration_that_is_no_number_of_seconds_counts_as_none(folder: Path, va
     assert Durations("times").last("a") is None and Durations("times").last("b") == 3.5
     Durations("times").keep("a", 4.0)
     assert json.loads((folder / "times.json").read_bytes()) == {"a": 4.0, "b": 3.5}
+
+
+@posix
+def test_another_users_file_in_the_users_folder_counts_as_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_own(folder / "a", b"1")
+    assert read_own(folder / "a") == b"1"
+    monkeypatch.setattr(cache_module, "_only_mine", lambda folder: True)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert read_own(folder / "a") is None
