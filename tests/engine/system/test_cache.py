@@ -90,6 +90,8 @@ def test_an_older_folder_is_narrowed_and_its_files_are_kept(folder: Path) -> Non
     folder.chmod(0o755)
     assert [read_own(folder / name) for name in ("mine", "ours", "theirs")] == [b"1", None, None]
     assert mode(folder) == 0o700
+    folder.chmod(0o750)
+    assert read_own(folder / "mine") == b"1" and mode(folder) == 0o700
     folder.chmod(0o777)
     write_own(folder / "ours", b"2")
     assert mode(folder) == 0o700 and read_own(folder / "ours") == b"2"
