@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import pickletools
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from lira_engine.errors import LiraError, quoted
 
@@ -31,6 +33,7 @@ _SIGNATURES = (
     (0, b"\x93NUMPY", "a NumPy array: take the PyTorch checkpoint"),
     (0, b"%PDF", f"a PDF file: {_AGAIN}"),
 )
+_OLD_PICKLES = 4  # magic number, version, system, and the state dict
 _PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _WRAPPERS = ("state_dict", "module", "model", "model_state_dict")
 
@@ -129,15 +132,35 @@ def tensors_only_command(path: Path, key: str | None = None) -> str:
     return f'python -c "import sys, torch as t; f = sys.argv[1]; t.save({tensors}, f)" {argument}'
 
 
+def makes_bytes(path: Path) -> bool:
+    """Return whether a pickle of a file of torch.save makes a bytearray: of a number, in a few bytes, it
+    would fill the memory, and torch's tensors-only reader lets it.
+
+    Raises:
+        OSError, ValueError, zipfile.BadZipFile: it is no pickle.
+    """
+    return any(text == "bytearray" or text.endswith(" bytearray") for text in _arguments(path))
+
+
 def _strings(path: Path) -> Iterator[str]:
-    """Yield the texts in a pickle without running it."""
+    """Yield the texts in a pickle, as far as it can be read, without running it."""
     with suppress(OSError, ValueError, zipfile.BadZipFile):
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                name = next((n for n in archive.namelist() if n.endswith("/data.pkl")), None)
-                pickled = archive.read(name) if name else b""
-        else:
-            pickled = b""  # an old-format file holds several pickles, and the tensors between them
-        for _, argument, _ in pickletools.genops(pickled):
-            if isinstance(argument, str):
-                yield argument
+        yield from _arguments(path)
+
+
+def _arguments(path: Path) -> Iterator[str]:
+    if not zipfile.is_zipfile(path):  # an old-format file: several pickles, and the tensors behind them
+        with open(path, "rb") as file:
+            for _ in range(_OLD_PICKLES):
+                yield from _texts(file)
+        return
+    with zipfile.ZipFile(path) as archive:
+        entry = next((one for one in archive.infolist() if one.filename.endswith("/data.pkl")), None)
+        if entry is not None:
+            del entry.CRC  # torch may have computed none, and written 0
+            with archive.open(entry) as file:
+                yield from _texts(io.BytesIO(file.read()))
+
+
+def _texts(pickled: IO[bytes]) -> Iterator[str]:
+    return (text for _, text, _ in pickletools.genops(pickled) if isinstance(text, str))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lira_engine.errors import LiraError
 
-from .file_kinds import not_a_pth, refuse_foreign, tensors_only_command
+from .file_kinds import makes_bytes, not_a_pth, refuse_foreign, tensors_only_command
 from .tensor_files import TensorFile
 
 _WRAPPERS = ("state_dict", "module")
@@ -53,6 +53,8 @@ def _load_pth(path: Path, check: bool = False) -> dict[str, Tensor]:
         zipped = zipfile.is_zipfile(path)  # old-format files cannot be memory-mapped
         if check and zipped:
             _check_records(path)
+        if check and makes_bytes(path):
+            raise pickle.UnpicklingError
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about deprecated storages
             loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -92,9 +94,24 @@ def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:
         raise LiraError(
             f"{path}: no tensors found but {keys}, expected a state dict, or one under state_dict{mend}"
         )
+    for name, tensor in tensors.items():
+        _check_stored(path, name, tensor)
     while any(all(name.startswith(prefix) for name in tensors) for prefix in _PREFIXES):
         tensors = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def _check_stored(path: Path, name: str, tensor: Tensor) -> None:
+    """Raise LiraError if a tensor's values are not all in the file: a view that repeats one value a billion
+    times takes a few bytes there."""
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type == "meta":
+        return  # refused as what they are, where a weight is looked for
+    stored, needed = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()
+    if needed > stored:
+        raise LiraError(
+            f"{path}: {name} has the shape {list(tensor.shape)}, which needs {needed} bytes, and {stored} in "
+            "the file, expected all of its values: load it with torch, and save its contiguous copy"
+        )
 
 
 def _holds_tensors(values: Mapping[Any, Any]) -> bool:

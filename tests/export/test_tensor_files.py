@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tracemalloc
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -386,3 +387,31 @@ def test_truncated_safetensors_are_refused(copied_checkpoint: Path) -> None:
     path = next(copied_checkpoint.glob("internvl2-*/model.safetensors"))
     path.write_bytes(path.read_bytes()[:-100])
     assert "is not a complete safetensors file" in error(lambda: open_safetensors([path]))
+
+
+class Gigabytes:
+    """Torch's tensors-only reader would make a bytearray of any size."""
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return bytearray, (3 << 30,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_small_file_does_not_ask_for_gigabytes(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "a.pth"
+
+    def saved(content: object) -> Path:
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+        return path
+
+    tracemalloc.start()
+    try:
+        assert "holds more than tensors" in error(lambda: open_pth(saved({"w": Gigabytes()})))
+        view = torch.zeros(1).expand(1 << 28)
+        assert "needs 1073741824 bytes, and 4 in the file" in error(lambda: open_pth(saved({"w": view})))
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+    whole = torch.arange(6.0).reshape(2, 3)
+    found = open_pth(saved({"turned": whole.T, "part": whole[:, :1], "bytearray of": torch.ones(1)}))
+    assert torch.equal(found.read("turned"), whole.T) and torch.equal(found.read("part"), whole[:, :1])

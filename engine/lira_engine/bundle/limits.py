@@ -69,6 +69,11 @@ def _wrong(manifest: Any) -> Iterator[str]:
             layers = range(manifest.model.num_layers)
             expected |= {f"{kind}.{layer}": _CACHE for kind in kinds for layer in layers}
         yield from _wrong_tensors(f"stages.{stage}", {**spec.inputs, **spec.outputs}, expected, model)
+        sizes = {size for tensor in spec.inputs.values() for size in tensor.shape}
+        for name, tensor in spec.outputs.items():
+            unknown = [size for size in tensor.shape if isinstance(size, str) and size not in sizes]
+            if unknown:
+                yield f"stages.{stage}.outputs.{name}: found the size {unknown[0][:20]!r}, which no input has"
     made = manifest.stages["pixel_encoder"].outputs.keys() | {"hidden_states", "features"}
     for stage in ("sefe", "pixel_decoder"):
         for name in manifest.stages[stage].inputs.keys() - made:

@@ -57,6 +57,11 @@ def set_value(data: Any, where: str, value: Any) -> None:
         ("stages/pixel_encoder/outputs/mask_features/shape", [1, -4], "expected 1 or more each"),
         ("stages/pixel_encoder/outputs/mask_features/shape", [1] * 99, "mask_features"),
         ("stages/pixel_encoder/outputs/mask_features/dtype", "FLOAT32", "found dtype 'FLOAT32'"),
+        (
+            "stages/pixel_encoder/outputs/mask_features/shape/3",
+            "a" * 5000,
+            "the size 'aaaaaaaaaaaaaaaaaaaa', which",
+        ),
         ("stages/sefe/inputs/other", {"dtype": "float32", "shape": [1]}, "what the pixel encoder makes"),
     ],
 )
