@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.errors import LiraError
 from lira_engine.main import main
+from lira_engine.signatures import check_signatures
 from lira_engine.system.atomic import readable_errors
 from lira_engine.system.extras import onnxruntimes
 from lira_export import checks
@@ -30,17 +32,37 @@ from lira_export.prompts import prompts_of
 from lira_export.tokenizer import special_tokens
 
 
+@pytest.fixture
+def signing(tmp_path: Path) -> list[str]:
+    """Options that sign by the key KEY, whose public one is KEY.pub; none without the extra `sign`."""
+    if find_spec("model_signing") is None:
+        return []
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, pem = ec.generate_private_key(ec.SECP256R1()), serialization.Encoding.PEM
+    private = (pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "key").write_bytes(key.private_bytes(*private))
+    public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "key.pub").write_bytes(public)
+    return ["--sign", str(tmp_path / "key")]
+
+
 def test_the_command_line_writes_a_bundle(
-    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], signing: list[str]
 ) -> None:
     out = tmp_path / "bundle"
     with pytest.raises(SystemExit) as ended:
-        main(["export", str(tiny_checkpoint), "-o", str(out), "--context-length", "99"])
+        main(["export", str(tiny_checkpoint), "-o", str(out), "--context-length", "99", *signing])
     shown = capsys.readouterr().out
     assert ended.value.code == 0
     for stage in ("semantic_encoder", "pixel_encoder", "sefe", "llm", "pixel_decoder"):
         assert stage in shown
     assert f"lira-edge build {out}" in shown.replace("\n", " ")
+    assert (out / "model.sig").exists() == bool(signing)
+    if signing:
+        ((_, said),) = dict(check_signatures(out, tmp_path / "key.pub"))["signatures"]
+        assert said.startswith("as signed by ") and "--sign" in shown
     bundle = Bundle.open(out)
     manifest = bundle.manifest
     assert (manifest.name, manifest.model.context_length, manifest.model.num_kv_heads) == ("tiny", 99, 3)
