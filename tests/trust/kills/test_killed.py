@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -33,7 +34,8 @@ MOMENTS = int(os.environ.get("LIRA_KILLS", "20"))
 """Per command, half of them where a result of an earlier run is replaced. `make kills` asks for more."""
 KILLED = (-9, -27)  # SIGKILL, SIGPROF
 CHECKPOINT = Path(__file__).parents[3] / "checkpoints" / "lira-nano"
-TIMES = {"seconds", "timed_on", "latencies"}
+TIMES = {"seconds", "before", "after", "peak_rss_mib", "digest"}  # a recipe has a digest of them all
+PARTIAL = re.compile(r"partial-[0-9a-f]+")
 Contents = dict[str, str]
 """Name of a file -> what it holds, but times."""
 
@@ -156,7 +158,7 @@ class Killing:
             assert not visible, (moment, sorted(visible))
         place = "after" if left == whole else "before" if left == older else "in"
         self.places["before or after" if older == whole != left and place != "in" else place] += 1
-        state = json.dumps([visible if accepted else sorted(left), place])
+        state = json.dumps([visible if accepted else sorted({PARTIAL.sub("", name) for name in left}), place])
         if state in self._tried and not self.story.goes_on:
             return
         self._tried.add(state)
@@ -177,7 +179,7 @@ class Killing:
         return self.folder.parent
 
     def _whole_run(self, argv: Sequence[object]) -> dict[str, Any]:
-        ended = self.zygote.run(argv, self._cwd(), None)
+        ended = self.zygote.run(argv, self._cwd(), plant=self.plant)
         assert ended["code"] == 0, self.zygote.told()
         return ended
 
