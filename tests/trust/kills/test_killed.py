@@ -164,7 +164,10 @@ class Killing:
         self._tried.add(state)
         again = self.zygote.run(argv, self._cwd())
         refused = again["code"] == 2 and accepted and not older
-        assert again["code"] == 0 or refused, (moment, self.zygote.told())
+        if refused:  # the result is there, and stays as it is
+            assert self._contents() == left
+            again = self.zygote.run([*argv, *self.story.replace], self._cwd())
+        assert again["code"] == 0, (moment, self.zygote.told())
         assert self._contents() == whole, (moment, difference(self._contents(), whole))
 
     def _begin(self, before: Path) -> None:
