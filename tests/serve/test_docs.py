@@ -248,5 +248,6 @@ def test_the_fields_of_the_log(serve: SimpleNamespace, nano_settings: Settings) 
     (text,) = re.findall(r"^## The log\n(.*?)(?=^## )", PAGE, re.MULTILINE | re.DOTALL)
     with serve.serving(nano_settings) as server:
         server.chat("", lira={"task": "caption"})
-        line = json.loads(server.log.getvalue().splitlines()[0])
+    # A line is written when the response has gone: read once the server has ended.
+    line = json.loads(server.log.getvalue().splitlines()[0])
     assert [name for name in line if f"`{name}`" not in text] == []
