@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from lira_serve.metrics import Metrics
 from lira_serve.settings import Settings
 
 FISH = "Is there a fish in the image? Please answer yes or no."
@@ -124,6 +125,15 @@ def test_metrics_are_what_was_asked(watch: Callable[..., Any], serve: SimpleName
     assert found[("lira_abandoned_total",)] == 0
     for family in ("lira_tokens_total", "lira_masks_total"):
         assert before[(family,)] == 0  # the warm-up counts nowhere
+
+
+def test_evictions_so_far_are_counted_once() -> None:
+    metrics = Metrics()
+    for so_far in (0, 2, 2, 3):
+        usage = {"prompt_tokens": 1, "cached_tokens": 0}
+        cache = {"scenes": 1, "bytes": 1, "evictions": so_far}
+        metrics.note_event({"type": "finish", "usage": usage, "cache": cache})
+    assert b"\nlira_scene_cache_evictions_total 3.0\n" in metrics.text(0, 0, True)
 
 
 def check_stages(grown: Callable[..., float], timings: list[dict[str, Any]]) -> None:

@@ -6,16 +6,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
+from onnx import TensorProto, helper
 
 from lira_bench.plan import devices
 from lira_bench.plan.cli import plan
 from lira_bench.plan.devices import DEVICES
-from lira_bench.plan.graph_costs import count_bundle
+from lira_bench.plan.graph_costs import Matrix, count_bundle
 from lira_bench.plan.measured import AVX2
 from lira_bench.plan.precision import Build, Group, recipe_precisions, stage_precision
-from lira_bench.plan.recipe_groups import groups_of
+from lira_bench.plan.recipe_groups import count_groups, groups_of
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.engines.recipe import Form, Recipe, StageRecipe, sources_of, write_recipe
 from lira_engine.errors import LiraError
@@ -46,6 +49,22 @@ def test_all_weights_of_a_form_are_one_group(nano_bundle: Path, folder: Path) ->
         assert one.matrices == costs.stages[stage].matrices
         assert one.operations == costs.stages[stage].operations["linear"]
     assert groups["pixel_encoder"] == groups["sefe"] == ()
+
+
+def test_a_small_weight_is_stored_as_said_and_computed_as_a_float() -> None:
+    weights = [onnx.numpy_helper.from_array(np.zeros((64 * n * n, 256), np.float32), f"w{n}") for n in (1, 2)]
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["S", size])
+        for name, size in (("x", 64), ("y", 256))
+    )
+    h = helper.make_tensor_value_info("h", TensorProto.FLOAT, ["S", 256])
+    nodes = [helper.make_node("MatMul", ["x", "w1"], ["h"]), helper.make_node("MatMul", ["h", "w2"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [x], [y], weights, value_info=[h])
+    model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]))
+    forms = {name: Form("int4", 32) for name in ("w1", "w2")}
+    (found,) = count_groups(model, StageRecipe(forms))
+    assert found.matrices == (Matrix(64, 256, 1), Matrix(256, 256, 1))
+    assert found.operations == {"S": 2 * 256 * 256}
 
 
 def test_a_recipe_of_a_whole_stage_is_its_precision(nano_bundle: Path, folder: Path) -> None:

@@ -81,7 +81,7 @@ def test_the_worst_metric_decides() -> None:
     half = use(budget, Rates({"ciou": 0.8975, "tokens": 0.999}, was))
     assert half.share == pytest.approx(0.5) and half.within
     better = use(budget, Rates({"ciou": 0.95, "tokens": 1.0}, was))
-    assert better.share == 0 and better.within
+    assert better.share == 0 and better.within and better.falls == {"ciou": 0, "tokens": 0}
     wordy = use(budget, Rates({"ciou": 0.9, "tokens": 0.97}, was))
     assert wordy.share == pytest.approx(3) and not wordy.within
     assert not use(budget, Rates({"ciou": 0.894, "tokens": 1.0}, was)).within

@@ -117,6 +117,18 @@ def test_whole_stages_need_few_measurements(tmp_path: Path) -> None:
     assert model.lost(decision.choice) <= 0.1
 
 
+def test_units_for_which_an_option_is_no_faster_stay_floats_in_a_quantized_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LOST, ("sefe/d", "w8a8"), 0.0)
+    model = Model()
+    decision = by_search(UNITS, SECONDS, model.measures, Memo(tmp_path / "journal"), whole_stages=True)
+    assert decision.choice["sefe/d"] == "w8a8"
+    for choice in (decision.choice, *model.effects, *model.shares):
+        assert {choice.get(unit, FLOAT) for unit in ("sefe/c", "sefe/e")} == {FLOAT}
+    assert (decision.floats["sefe/c"], decision.floats["sefe/e"]) == (NO_FASTER, NOT_ASKED)
+
+
 def test_a_unit_that_breaks_the_model_stays_a_float(tmp_path: Path) -> None:
     decision = by_search(UNITS, SECONDS, Model("llm/b").measures, Memo(tmp_path / "journal"))
     assert decision.choice["llm/b"] == FLOAT and decision.floats["llm/b"] == NOT_FINITE
