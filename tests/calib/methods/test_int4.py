@@ -10,6 +10,7 @@ from lira_calib.methods.int4 import (
     Rounding,
     nearest,
     rounding,
+    sampled,
 )
 from lira_engine.lowering.int4_blocks import dequantize
 
@@ -44,3 +45,9 @@ def test_a_channel_that_is_large_counts_more() -> None:
 def test_a_weight_of_zeros_has_no_error() -> None:
     zeros = np.zeros_like(W)
     assert rounding(zeros, nearest(zeros, 32), X.T @ X) == Rounding(0, 0)
+
+
+@pytest.mark.parametrize("outputs", [1, 512, 513, 1023, 1025, 92553])
+def test_of_large_weights_a_bounded_number_of_outputs_is_measured(outputs: int) -> None:
+    measured = len(range(outputs)[sampled(outputs)])
+    assert min(outputs, SAMPLED_COLUMNS // 2) <= measured <= SAMPLED_COLUMNS
