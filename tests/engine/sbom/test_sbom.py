@@ -179,6 +179,7 @@ def test_requirements_say_what_reaches_a_package(site: Callable[..., None]) -> N
         "torch",
         "2.13+cpu",
         "Requires-Dist: Sym.Py[fast] (>=1)",
+        "Requires-Dist: sym-py",  # the same again, without the extra
         "Requires-Dist: numpy",
         'Requires-Dist: heavy; extra == "more"',
     )
