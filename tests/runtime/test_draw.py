@@ -43,6 +43,10 @@ def test_every_colour_has_enough_contrast_for_text() -> None:
     assert all(np.abs(np.subtract(a, b)).max() > 60 for a, b in itertools.combinations(PALETTE, 2))
 
 
+def test_colours_repeat() -> None:
+    assert [draw.color(index) for index in range(17)] == [*PALETTE, *PALETTE, PALETTE[0]]
+
+
 def test_phrases_and_masks_share_their_colours() -> None:
     spans = [Span(0, 11, box_mask(8, 8, 40, 56)), Span(19, 31, box_mask(56, 8, 88, 56))]
     picture = overlay(GREY, TEXT, spans, size=512)

@@ -42,6 +42,14 @@ def test_a_question_has_a_tasks_length_its_own_or_that_of_upstreams_demo(fakes: 
     assert prompt(fakes, "it", task="vqa", max_new_tokens=900).max_new_tokens == 900
 
 
+@pytest.mark.parametrize("ilvc", ["auto", "on", "off", "plain"])
+def test_only_without_ilvc_a_task_takes_its_other_prompt(fakes: SimpleNamespace, ilvc: Any) -> None:
+    """ "plain" reads <image_id> as a token, of an answer to the usual prompt."""
+    found = prompt(fakes, task="refseg", expression="ball", ilvc=ilvc).question
+    assert found == ("the ball." if ilvc == "off" else "segment ball.")
+    assert prompt(fakes, "it", task="vqa", ilvc=ilvc).question == "it"
+
+
 def test_every_stop_token_of_a_task_ends_its_answer(fakes: SimpleNamespace) -> None:
     assert prompt(fakes, "ball", task="refseg").stop_ids == {fakes.EOS, fakes.IMAGE_ID}
     assert prompt(fakes, task="gcg").stop_ids == prompt(fakes, "it").stop_ids == {fakes.EOS}

@@ -215,6 +215,15 @@ def test_a_prompt_as_long_as_the_context_is_answered(look: Any) -> None:
         look("▁it", capacity=length - 1)[0].ask("it")
 
 
+@pytest.mark.parametrize("tiles", [{"max_tiles": 1}, {"min_tiles": 2}])
+def test_fewer_tiles_are_no_way_out_of_one(look: Any, tiles: dict[str, int]) -> None:
+    scene, _ = look(capacity=20, **tiles)
+    with pytest.raises(LiraError, match="expected at most 20: ask a shorter question") as caught:
+        scene.stream("it")
+    fewer = f", or allow fewer tiles than {scene.tiles} (--max-tiles)"
+    assert (fewer in str(caught.value)) is (scene.tiles > 1)
+
+
 def test_a_prompt_longer_than_the_context_is_refused(look: Any) -> None:
     scene, engines = look(capacity=60)
     with pytest.raises(

@@ -104,3 +104,4 @@ def test_tiles_are_read_one_at_a_time_or_in_one_pass(at_once: int) -> None:
     assert found["features"].tolist() == ([[0], [1]] if at_once == 1 else [[40], [31]])
     assert tile_counts("semantic_encoder", at_once) == ((1,) if at_once == 1 else (1, 5))
     assert tile_counts("sefe", at_once) == (1,)
+    assert tile_counts("semantic_encoder", 2) == (1, 2)

@@ -70,7 +70,9 @@ def _slice(name: str, seconds: float, folder: Path) -> figures.Figures:
     if ended:
         if (folder / "current").exists():
             (folder / "findings").mkdir(exist_ok=True)
-            (folder / "current").replace(folder / "findings" / f"died-{len(list((folder / 'findings').iterdir()))}")
+            (folder / "current").replace(
+                folder / "findings" / f"died-{len(list((folder / 'findings').iterdir()))}"
+            )
         found.add(figures.Figures(findings={f"the process {ended}": 1}))
     return found
 

@@ -116,7 +116,10 @@ _FLICKR = {
         {"id": 1, "image_id": 5, "bbox": [1, 1, 5, 5], "area": 25, "tokens_positive": [[2, 6]], "sam_mask": _mask()}
     ],
 }  # fmt: skip
-_CAPTIONS = {"images": [{"id": "5"}], "annotations": [{"image_id": "5", "caption": "A star.", "labels": ["star"]}]}
+_CAPTIONS = {
+    "images": [{"id": "5"}],
+    "annotations": [{"image_id": "5", "caption": "A star.", "labels": ["star"]}],
+}
 _MASKS = {"annotations": [{"id": 1, "image_id": "5", "segmentation": _mask()}]}
 _VQA = [
     {"question_id": 1, "image": "a.png", "question": "What?", "answer": "a star"},
@@ -126,7 +129,9 @@ _QUESTIONS = {
     "data_type": "mscoco", "data_subtype": "val2014",
     "questions": [{"question_id": 1, "image_id": 5, "question": "What?"}],
 }  # fmt: skip
-_ANSWERS = {"annotations": [{"question_id": 1, "image_id": 5, "answers": [{"answer": "a star", "answer_id": 1}]}]}
+_ANSWERS = {
+    "annotations": [{"question_id": 1, "image_id": 5, "answers": [{"answer": "a star", "answer_id": 1}]}]
+}
 _POPE = [
     {"question_id": 1, "image": "a.png", "text": "Is there a star?", "label": "yes", "category": "random"},
     {"question_id": 2, "image": "a.png", "text": "Is there a fish?", "label": "no"},
@@ -169,7 +174,9 @@ KINDS = (
     _kind("grandf", "gcg", "gcg.json", _GRANDF),
     _kind("refcocog", "gcg", "gcg.json", _REFCOCOG),
     _kind("flickr", "gcg", "gcg.json", _FLICKR),
-    _kind("coco_captions", "gcg", "val_gcg_coco_caption_gt.json", _CAPTIONS, val_gcg_coco_mask_gt_json=_MASKS),
+    _kind(
+        "coco_captions", "gcg", "val_gcg_coco_caption_gt.json", _CAPTIONS, val_gcg_coco_mask_gt_json=_MASKS
+    ),
     _kind("coco_masks", "gcg", "val_gcg_coco_mask_gt.json", _MASKS, val_gcg_coco_caption_gt_json=_CAPTIONS),
     _kind("vqa", "vqa", "vqa.jsonl", _VQA, "lines"),
     _kind("vqa_questions", "vqa", _V2_QUESTIONS, _QUESTIONS, v2_mscoco_val2014_annotations_json=_ANSWERS),
@@ -179,6 +186,11 @@ KINDS = (
     _kind("chair_instances", "chair", "instances.json", _INSTANCES, captions_json=_COCO_CAPTIONS),
     _kind("chair_captions", "chair", "captions.json", _COCO_CAPTIONS, instances_json=_INSTANCES),
     _kind("chair", "chair", "chair.jsonl", _CHAIR, "lines", instances_json=_INSTANCES),
-    Kind("unnamed", unnamed, lambda: [*map(_json, (_REFS, _GRANDF, _REFCOCOG, _FLICKR)), *map(_of_lines, (_VQA, _POPE))], "json"),
+    Kind(
+        "unnamed",
+        unnamed,
+        lambda: [*map(_json, (_REFS, _GRANDF, _REFCOCOG, _FLICKR)), *map(_of_lines, (_VQA, _POPE))],
+        "json",
+    ),
     Kind("submitted", submitted, lambda: [_result()], "json"),
 )

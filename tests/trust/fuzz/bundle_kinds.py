@@ -45,16 +45,22 @@ from lira_runtime.preprocess import pixel_input, tiles
 from lira_runtime.tokenizer import IncrementalDecoder, Tokenizer
 
 _DIGEST = "0" * 64
-_SPEC = StageSpec("x.onnx", "x.npz", {"position": TensorSpec("int64", (1,))}, {"y": TensorSpec("float32", (2, "N"))})
+_SPEC = StageSpec(
+    "x.onnx", "x.npz", {"position": TensorSpec("int64", (1,))}, {"y": TensorSpec("float32", (2, "N"))}
+)
 
 
 @cache
 def small_manifest() -> Manifest:
     """A manifest without a folder."""
-    files = {name: FileEntry(_DIGEST, 1) for stage in STAGES for name in (f"{stage}.onnx", f"checks/{stage}.npz")}
+    files = {
+        name: FileEntry(_DIGEST, 1) for stage in STAGES for name in (f"{stage}.onnx", f"checks/{stage}.npz")
+    }
     files |= {name: FileEntry(_DIGEST, 1) for name in ("embeddings.npy", "separators.npy", "tokenizer.json")}
     tensor = TensorSpec("float32", (1, "N", 8))
-    stages = {name: StageSpec(f"{name}.onnx", f"checks/{name}.npz", {"x": tensor}, {"y": tensor}) for name in STAGES}
+    stages = {
+        name: StageSpec(f"{name}.onnx", f"checks/{name}.npz", {"x": tensor}, {"y": tensor}) for name in STAGES
+    }
     return Manifest(
         "small", "0.1.0", {"synthetic": True},
         ModelSpec("internlm2", 8, 2, 2, 1, 4, 12, 20, 16, 1e4, 1e-5, 8, 4, 32, 3, 2, 4, 8),
@@ -251,10 +257,16 @@ def _statistics() -> bytes:
 def tokenizers_of_each_model() -> list[bytes]:
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-    words = {word: i for i, word in enumerate(["<unk>", "a", "b", "ab", "\u2581", "Segment", "star", "<0x0A>"])}
+    words = {
+        word: i for i, word in enumerate(["<unk>", "a", "b", "ab", "\u2581", "Segment", "star", "<0x0A>"])
+    }
     pairs = Tokenizer(models.BPE(words, [("a", "b")], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    pairs.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
-    pairs.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    pairs.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    pairs.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     pairs.add_special_tokens([AddedToken("[SEG]"), AddedToken("<p>")])
     pairs.post_processor = processors.TemplateProcessing("<p> $A", special_tokens=[("<p>", 9)])
     whole = Tokenizer(models.WordLevel(words, "<unk>"))
@@ -269,7 +281,9 @@ def _graphs() -> list[bytes]:
     for key, value in (("location", "x.onnx.data"), ("offset", "0"), ("length", "8")):
         outside.external_data.add(key=key, value=value)
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
-    inner = helper.make_graph([helper.make_node("Identity", ["w"], ["o"])], "inner", [], [y], [weight, outside])
+    inner = helper.make_graph(
+        [helper.make_node("Identity", ["w"], ["o"])], "inner", [], [y], [weight, outside]
+    )
     nodes = [helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)]
     graph = helper.make_graph(nodes, "g", [x], [y], [weight, outside])
     return [onnx.helper.make_model(graph).SerializeToString()]
@@ -288,7 +302,12 @@ def _archives() -> list[bytes]:
 
 def _arrays() -> list[bytes]:
     found = []
-    for array in (np.ones((2, 3), np.float32), np.array(0.5), np.zeros((20, 8), np.float16, order="F"), np.array(["a"])):
+    for array in (
+        np.ones((2, 3), np.float32),
+        np.array(0.5),
+        np.zeros((20, 8), np.float16, order="F"),
+        np.array(["a"]),
+    ):
         packed = io.BytesIO()
         np.save(packed, array)
         found.append(packed.getvalue())

@@ -116,7 +116,9 @@ def _read_all(tensors: TensorFile) -> None:
 def _saved(*names: str) -> bytes:
     from safetensors.numpy import save
 
-    return save({name: np.arange(6, dtype=np.float32).reshape(2, 3) for name in names}, metadata={"format": "pt"})
+    return save(
+        {name: np.arange(6, dtype=np.float32).reshape(2, 3) for name in names}, metadata={"format": "pt"}
+    )
 
 
 @cache
@@ -125,8 +127,17 @@ def _pth() -> tuple[bytes, ...]:
 
     found = []
     weights = {"module.a": torch.arange(6.0).reshape(2, 3).T, "module.b": torch.ones(2, dtype=torch.bfloat16)}
-    wide = {"a": torch.zeros(1).expand(3), "b": torch.eye(2).to_sparse(), "c": torch.nn.Parameter(torch.ones(1))}
-    for saved, zipped in ((weights, True), ({"state_dict": weights}, False), (wide, True), (torch.ones(2, 2), True)):
+    wide = {
+        "a": torch.zeros(1).expand(3),
+        "b": torch.eye(2).to_sparse(),
+        "c": torch.nn.Parameter(torch.ones(1)),
+    }
+    for saved, zipped in (
+        (weights, True),
+        ({"state_dict": weights}, False),
+        (wide, True),
+        (torch.ones(2, 2), True),
+    ):
         packed = io.BytesIO()
         torch.save(saved, packed, _use_new_zipfile_serialization=zipped)
         found.append(packed.getvalue())
@@ -169,7 +180,14 @@ def _bpe_config() -> bytes:
 
 def _pieces() -> bytes:
     """A SentencePiece model of a few pieces (sentencepiece_model.proto)."""
-    pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("a", -1.0, 1), ("[U]", 0.0, 4), ("b", -2.0, 1), ("ab", -3.0, 1)]
+    pieces = [
+        ("<unk>", 0.0, 2),
+        ("<s>", 0.0, 3),
+        ("a", -1.0, 1),
+        ("[U]", 0.0, 4),
+        ("b", -2.0, 1),
+        ("ab", -3.0, 1),
+    ]
     pieces.append(("<0x0A>", 0.0, 6))
     made = b"".join(
         _message(1, _message(1, text.encode()) + b"\x15" + struct.pack("<f", score) + _number(3, kind))
@@ -195,7 +213,9 @@ def _varint(value: int) -> bytes:
 
 KINDS = (
     Kind("config_json", config_json, lambda: [(_NANO / "config.json").read_bytes()], "json"),
-    Kind("base_config", base_config, lambda: [(_NANO / "internvl2-nano" / "config.json").read_bytes()], "json"),
+    Kind(
+        "base_config", base_config, lambda: [(_NANO / "internvl2-nano" / "config.json").read_bytes()], "json"
+    ),
     Kind("safetensors", safetensors, lambda: [_saved("a", "b")], "tensors"),
     Kind("index_json", index_json, lambda: [_index()], "json"),
     Kind("pth", pth, lambda: list(_pth())),

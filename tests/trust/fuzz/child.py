@@ -105,7 +105,11 @@ def _by_atheris(name: str, seconds: float, folder: Path) -> None:
 
     # Time and memory are limited here, and SIGALRM is ours.
     options = [f"-max_len={MOST_BYTES}", "-len_control=0", "-rss_limit_mb=0", "-timeout=0", "-handle_alrm=0"]
-    atheris.Setup(["fuzz", *options, "-print_final_stats=0", "-verbosity=0", str(corpus), str(seeds)], one, custom_mutator=mutate)
+    atheris.Setup(
+        ["fuzz", *options, "-print_final_stats=0", "-verbosity=0", str(corpus), str(seeds)],
+        one,
+        custom_mutator=mutate,
+    )
     atheris.Fuzz()
 
 

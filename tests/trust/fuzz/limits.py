@@ -108,7 +108,9 @@ def _ceiling(megabytes: float) -> Iterator[None]:
     most = int(_status("VmSize") * 1e6 + megabytes * 1e6)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak is counted from now on
-    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    resource.setrlimit(
+        resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard)
+    )
     try:
         yield
     finally:

@@ -102,11 +102,20 @@ def _near(value: Any, random: Random) -> Any:
     if isinstance(value, bool) or value is None:
         return random.choice([True, False, None, 0, 1, "true"])
     if isinstance(value, (int, float)):
-        near = [value + 1, value - 1, -value, value * 2, float(value) if abs(value) < 1e300 else 0, str(value)[:20]]
+        near = [
+            value + 1,
+            value - 1,
+            -value,
+            value * 2,
+            float(value) if abs(value) < 1e300 else 0,
+            str(value)[:20],
+        ]
         return random.choice([*near, *_NUMBERS])
     if isinstance(value, str):
         at = random.randrange(len(value) + 1)
-        return random.choice([value[:at], value * 2, value[at:] + value[:at], value.upper(), [value], *_TEXTS])
+        return random.choice(
+            [value[:at], value * 2, value[at:] + value[:at], value.upper(), [value], *_TEXTS]
+        )
     if isinstance(value, list):
         return random.choice([value[:1], value[:-1], [value], dict.fromkeys(map(str, value)), value[::-1]])
     return random.choice([{}, list(value), [value], {**value, "": 1}])
