@@ -151,6 +151,7 @@ def test_stray_tags_are_ignored(write: Any) -> None:
     [
         ("▁it ▁ [SEG] ▁is", "it is"),
         ("▁it ▁ [SEG] ▁ , ▁is", "it, is"),
+        ("▁it ▁ [SEG] ▁ ?", "it?"),
         ("▁it ▁ ,", "it ,"),  # the model's own spaces stay
         ("▁it \n [SEG] ▁is", "it\nis"),
         ("▁ \n ▁it ▁ ▁is \n ▁ <|im_end|>", "it  is"),

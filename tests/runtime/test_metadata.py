@@ -14,6 +14,7 @@ from PIL import Image, features
 
 from lira_engine.errors import LiraError
 from lira_runtime.images import open_image
+from lira_runtime.metadata import without_metadata
 
 WIDE, TURNED = (48, 32), (32, 48)
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
@@ -129,6 +130,20 @@ def test_an_image_with_other_damaged_metadata_opens() -> None:
         png_with(b"gAMA", b""),
     ):
         assert_array_equal(np.asarray(open_image(data)), np.asarray(open_image(stored("PNG"))))
+
+
+def test_what_says_how_to_read_pixels_is_no_metadata() -> None:
+    """Adobe's segment sets the colour space; EXIF has the orientation."""
+
+    def segment(kind: int, content: bytes) -> bytes:
+        return b"\xff" + bytes([kind]) + struct.pack(">H", len(content) + 2) + content
+
+    adobe, exif, table = segment(0xEE, b"Adobe\0d"), segment(0xE1, b"Exif\0\0MM"), segment(0xDB, b"table")
+    others = segment(0xE0, b"JFIF\0"), segment(0xE1, XMP), segment(0xFE, b"a comment"), segment(0xED, b"3.0")
+    pixels = b"\xff\xda and what follows \xff\xfe"
+    data = b"\xff\xd8" + others[0] + adobe + others[1] + exif + others[2] + table + others[3] + pixels
+    bare = without_metadata(io.BytesIO(data))
+    assert bare is not None and bare.read() == b"\xff\xd8" + adobe + exif + table + pixels
 
 
 def test_damaged_pixels_are_refused_with_and_without_metadata() -> None:

@@ -34,6 +34,16 @@ def libcuda(monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda there: monkeypatch.setattr(opening, "_libcuda_loads", lambda: there)
 
 
+@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("version, told", [("2025.1", "2025.1"), (None, "of the system")])
+def test_a_driver_says_which_package_it_is(
+    card_with: Any, monkeypatch: pytest.MonkeyPatch, name: str, version: str | None, told: str
+) -> None:
+    """JetPack's pycuda may have no record of its installation."""
+    monkeypatch.setattr(opening, "installed", lambda package: version)
+    assert card_with(name).driver.name == f"{name} {told}"
+
+
 def test_pycuda_is_taken_where_it_is_installed(card_with: Any, absent: Any) -> None:
     bindings = card_with("cuda-bindings").driver
     pycuda = card_with("pycuda").driver
