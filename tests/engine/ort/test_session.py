@@ -64,6 +64,7 @@ def test_every_option_reaches_the_session(bundle: Bundle) -> None:
         for options in ({}, {"prepack": False, "reuse": True, "fuse": False})
     )
     assert (plain.enable_mem_reuse, other.enable_mem_reuse) == (False, True)
+    assert not plain.enable_mem_pattern and not other.enable_mem_pattern
     assert plain.graph_optimization_level == GraphOptimizationLevel.ORT_ENABLE_ALL
     assert other.graph_optimization_level == GraphOptimizationLevel.ORT_DISABLE_ALL
     assert other.get_session_config_entry("session.disable_prepacking") == "1"
