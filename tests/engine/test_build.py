@@ -30,6 +30,7 @@ from lira_engine.lowering.quantization import Quantization
 from lira_engine.ort import kv_cache
 from lira_engine.ort.options import CpuOptions, CudaOptions
 from lira_engine.targets import target_named
+from lira_engine.verify import CheckedAnswer, verify_engines
 
 CUDA_OPTIONS = CudaOptions().recorded("float")
 
@@ -109,6 +110,26 @@ def test_a_build_does_nothing_if_engines_are_up_to_date(bundle_path: Path) -> No
         spoil()
         build(bundle_path, threads=1)
         usable_build(Bundle.open(bundle_path), target_named("cpu"), "fp32")
+
+
+def test_options_of_another_target_are_refused(bundle_path: Path) -> None:
+    with pytest.raises(LiraError, match="target cpu takes options of class CpuOptions, got CudaOptions"):
+        build(bundle_path, "cpu", options=CudaOptions())
+
+
+def test_engines_that_change_while_they_are_verified_stay_unverified(
+    built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lira_engine.verify.stage_runs", lambda *_: iter(()))
+    record = built / "engines" / "cpu-fp32" / "build.json"
+
+    def ask(*_: object) -> CheckedAnswer:
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"said": ["built again"]}))
+        return CheckedAnswer(0)
+
+    with pytest.raises(LiraError, match="was built again meanwhile: run `lira-edge verify` again"):
+        verify_engines(built, "cpu", "fp32", 1, ask=ask)
+    assert json.loads(record.read_text()).get("verified") is None
 
 
 def edit_record(key: str, value: Any) -> Callable[[Path], None]:
