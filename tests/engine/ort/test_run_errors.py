@@ -68,7 +68,8 @@ def test_what_is_no_error_of_onnx_runtime_stays_one() -> None:
 def test_where_onnx_runtime_was_compiled_is_left_out() -> None:
     error = RuntimeError(
         "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Reshape "
-        "node. Name:'r' Status Message: /home/other/onnxruntime/core/providers/cpu/tensor/reshape_helper.h:47 "
+        "node. Name:'r' Status Message: "
+        "/home/other/onnxruntime/core/providers/cpu/tensor/reshape_helper.h:47 "
         "onnxruntime::ReshapeHelper::ReshapeHelper(const onnxruntime::TensorShape&, bool) size was false.\n"
         "Input shape:{3}"
     )

@@ -16,19 +16,8 @@ Damaged = tuple[bytes, str]
 
 _ODD = ("", "\x00", "nothing", "a" * 5000, "é\n[31m", "../x")
 _OPERATORS = (
-    "MatMul",
-    "Add",
-    "Reshape",
-    "Cast",
-    "Loop",
-    "If",
-    "Gather",
-    "Softmax",
-    "Nope",
-    "",
-    "Concat",
-    "Split",
-)
+    "MatMul", "Add", "Reshape", "Cast", "Loop", "If", "Gather", "Softmax", "Nope", "", "Concat", "Split",
+)  # fmt: skip
 _NUMBERS = (0, -1, 1, 2, 3, 255, 2**31 - 1, 2**31, 2**62, -(2**63), 60_000, 1_000_000_000)
 
 
@@ -44,9 +33,8 @@ def bytes_of(rng: random.Random, data: bytes) -> Damaged:
         at = rng.randrange(len(data))
         return data[:at] + rng.randbytes(8) + data[at:], f"bytes put in at {at}"
     changed = bytearray(data)
-    where = [
-        rng.randrange(min(len(data), 400 if how == 3 else len(data))) for _ in range(rng.choice((1, 4, 32)))
-    ]
+    end = min(len(data), 400 if how == 3 else len(data))
+    where = [rng.randrange(end) for _ in range(rng.choice((1, 4, 32)))]
     for at in where:
         changed[at] = rng.randrange(256)
     return bytes(changed), f"{len(where)} bytes changed, the first at {where[0]}"
@@ -322,9 +310,8 @@ def archive_of(rng: random.Random, data: bytes) -> Damaged:
     packing = zipfile.ZIP_STORED
     said = f"{name}: "
     if how == 1:
-        members[
-            rng.choice((*(f"{kind}.x.npy" for kind in ("in", "out", "noise", "margin")), "x", "a/b.npy"))
-        ] = members.pop(name)
+        names = ("in.x.npy", "out.x.npy", "noise.x.npy", "margin.x.npy", "x", "a/b.npy")
+        members[rng.choice(names)] = members.pop(name)
         said += "renamed"
     elif how == 2:
         del members[name]

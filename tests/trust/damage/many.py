@@ -34,16 +34,19 @@ _BUILD = ["build", "BUNDLE", "--force"]
 
 # How often, what is damaged, how, and the commands of which one reads it.
 Kind = tuple[int, str, Callable[[random.Random, bytes], damages.Damaged], list[list[str]]]
+_VERIFY, _INSPECT = ["verify", "BUNDLE"], ["inspect", "BUNDLE"]
+_INT4, _PORTABLE = [*_BUILD, "--precision", "int4"], [*_RUN, "--target", "portable"]
+_RECORDS = [_RUN, _INSPECT, ["inspect", f"BUNDLE/{ENGINES}"], _VERIFY, ["doctor", "BUNDLE"]]
 KINDS: list[Kind] = [
-    (8, "STAGE.onnx", damages.graph_of, [_BUILD, _BUILD, [*_BUILD, "--precision", "int4"], [*_RUN, "--target", "portable"], ["inspect", "BUNDLE"]]),
-    (5, f"{ENGINES}/STAGE.onnx", damages.graph_of, [_RUN, _BENCH, ["verify", "BUNDLE"]]),
-    (4, "checks/STAGE.npz", damages.archive_of, [_BUILD, ["verify", "BUNDLE"]]),
-    (2, "embeddings.npy", damages.array_of, [_RUN, ["verify", "BUNDLE"], _BENCH]),
-    (1, "separators.npy", damages.array_of, [_RUN, ["verify", "BUNDLE"]]),
-    (5, "lira.json", damages.json_of, [_RUN, _RUN, _BUILD, ["verify", "BUNDLE"], ["inspect", "BUNDLE"], _BENCH]),
-    (3, f"{ENGINES}/build.json", damages.json_of, [_RUN, ["inspect", "BUNDLE"], ["inspect", f"BUNDLE/{ENGINES}"], ["verify", "BUNDLE"], ["doctor", "BUNDLE"]]),
+    (8, "STAGE.onnx", damages.graph_of, [_BUILD, _BUILD, _INT4, _PORTABLE, _INSPECT]),
+    (5, f"{ENGINES}/STAGE.onnx", damages.graph_of, [_RUN, _BENCH, _VERIFY]),
+    (4, "checks/STAGE.npz", damages.archive_of, [_BUILD, _VERIFY]),
+    (2, "embeddings.npy", damages.array_of, [_RUN, _VERIFY, _BENCH]),
+    (1, "separators.npy", damages.array_of, [_RUN, _VERIFY]),
+    (5, "lira.json", damages.json_of, [_RUN, _RUN, _BUILD, _VERIFY, _INSPECT, _BENCH]),
+    (3, f"{ENGINES}/build.json", damages.json_of, _RECORDS),
     (1, "tokenizer.json", damages.json_of, [_RUN, _BENCH]),
-]  # fmt: skip
+]
 
 
 def sha256(content: bytes) -> str:
@@ -144,7 +147,8 @@ def warm_up() -> None:
     for module in (
         "onnxruntime", "onnx_ir.passes.common", "lira_engine.cli", "lira_engine.build", "lira_engine.verify",
         "lira_runtime.cli", "lira_runtime.lira", "lira_engine.ort.build_cpu", "lira_engine.inspect",
-        "lira_runtime.run", "lira_runtime.verify_answer", "lira_bench.cli", "tokenizers", "lira_engine.doctor",
+        "lira_runtime.run", "lira_runtime.verify_answer", "lira_bench.cli", "tokenizers",
+        "lira_engine.doctor",
     ):  # fmt: skip
         importlib.import_module(module)
 
