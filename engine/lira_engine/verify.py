@@ -79,7 +79,7 @@ def verify_engines(
     build = usable_build(bundle, chosen, precision)
     setting = chosen.setting()
     folder = bundle.engine_folder(target, precision)
-    if build.verified is not None:  # a wrong engine may also crash this process
+    if build.verified is not None or build.known.checked:  # a wrong engine may also crash this process
         keep_verified(build, None)
     with open_unchecked(bundle, target, precision, threads, driver) as engines:
         errors: dict[str, dict[str, float]] = {}

@@ -175,6 +175,19 @@ def test_verifying_counts_as_a_check(stranger: Path, checks: list[str]) -> None:
     assert state(stranger).startswith("ready, verified here at 20")
 
 
+def test_a_failed_verification_ends_what_a_check_found(
+    stranger: Path, checks: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remark(stranger)
+
+    def refuse(*_: object) -> None:
+        raise LiraError("the answer is wrong")
+
+    with pytest.raises(LiraError, match="the answer is wrong"):
+        verify_engines(stranger, "cpu", "fp32", threads=1, ask=refuse)  # type: ignore[arg-type]
+    assert "were checked once" in remark(stranger) and len(checks) == 10
+
+
 def test_a_record_cannot_say_that_it_is_trusted(stranger: Path) -> None:
     record = stranger / "engines" / "cpu-fp32" / BUILD_NAME
     content = json.loads(record.read_text())
