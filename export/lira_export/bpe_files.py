@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from lira_engine.bundle.tokenizer_file import NoTokenizer, tokenizer_of
 from lira_engine.errors import LiraError
 
 from .json_files import read_json
@@ -30,9 +31,15 @@ def read_bpe_files(base: Path) -> Tokenizer:
     """
     vocabulary = read_json(base / "vocab.json", "a vocabulary")
     merges = _merges(base / "merges.txt")
+    lost = next((part for pair in merges for part in (*pair, "".join(pair)) if part not in vocabulary), None)
+    if lost is not None:  # the library may panic, and print where
+        raise LiraError(
+            f"{base}: vocab.json and merges.txt do not fit (no {lost[:40]!r} in the vocabulary); download "
+            "both again"
+        )
     try:
-        tokenizer = Tokenizer(models.BPE(vocabulary, merges))
-    except Exception as error:  # the library raises bare Exception
+        tokenizer = tokenizer_of(lambda: Tokenizer(models.BPE(vocabulary, merges)))
+    except NoTokenizer as error:
         raise LiraError(
             f"{base}: vocab.json and merges.txt do not fit ({error}); download both again"
         ) from None

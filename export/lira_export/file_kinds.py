@@ -142,6 +142,29 @@ def makes_bytes(path: Path) -> bool:
     return any(text == "bytearray" or text.endswith(" bytearray") for text in _arguments(path))
 
 
+def most_values(path: Path) -> int:
+    """Return the number of values of the largest storage in an old-format file of torch.save.
+
+    Raises:
+        OSError, ValueError: it is no pickle.
+    """
+    most = 0
+    with open(path, "rb") as file:
+        for _ in range(_OLD_PICKLES):
+            numbers: list[list[int]] = [[]]  # those behind each mark that is open
+            latest: list[int] = []
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name == "MARK":
+                    numbers.append([])
+                elif pickletools.markobject in opcode.stack_before and len(numbers) > 1:
+                    latest = numbers.pop()
+                elif opcode.name == "BINPERSID":  # of the tuple ("storage", class, key, device, number of values)
+                    most = max([most, *latest])
+                elif type(argument) is int and pickletools.pyint in opcode.stack_after:
+                    numbers[-1].append(argument)
+    return most
+
+
 def _strings(path: Path) -> Iterator[str]:
     """Yield the texts in a pickle, as far as it can be read, without running it."""
     with suppress(OSError, ValueError, zipfile.BadZipFile):

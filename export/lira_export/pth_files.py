@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lira_engine.errors import LiraError
+from lira_engine.errors import LiraError, memory_errors_told
 
-from .file_kinds import makes_bytes, not_a_pth, refuse_foreign, tensors_only_command
+from .file_kinds import makes_bytes, most_values, not_a_pth, refuse_foreign, tensors_only_command
 from .tensor_files import TensorFile
 
 _WRAPPERS = ("state_dict", "module")
@@ -51,11 +51,11 @@ def _load_pth(path: Path, check: bool = False) -> dict[str, Tensor]:
         if check:
             refuse_foreign(path, not_a_pth)
         zipped = zipfile.is_zipfile(path)  # old-format files cannot be memory-mapped
-        if check and zipped:
-            _check_records(path)
+        if check:
+            (_check_records if zipped else _check_storages)(path)
         if check and makes_bytes(path):
             raise pickle.UnpicklingError
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), memory_errors_told():
             warnings.simplefilter("ignore")  # about deprecated storages
             loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError:
@@ -63,16 +63,10 @@ def _load_pth(path: Path, check: bool = False) -> dict[str, Tensor]:
             f"{path} holds more than tensors, expected nothing else; if you trust it, replace it by them: "
             f"{tensors_only_command(path)}"
         ) from None
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).partition("\n")[0][:120] or "it ends too soon"
+    except LiraError:
+        raise
+    except Exception as error:  # on damaged bytes, torch's unpickler raises any exception
+        reason = str(error).partition("\n")[0][:120] or type(error).__name__
         raise LiraError(f"{path} cannot be read ({reason}): download the file again") from None
     return _state_dict(path, loaded)
 
@@ -116,6 +110,20 @@ def _check_stored(path: Path, name: str, tensor: Tensor) -> None:
 
 def _holds_tensors(values: Mapping[Any, Any]) -> bool:
     return any(isinstance(value, Tensor) for value in values.values())
+
+
+def _check_storages(path: Path) -> None:
+    """Check what an old-format file says of sizes: torch allocates it before it reads a value.
+
+    Raises:
+        LiraError: a storage has more values than the file has bytes.
+    """
+    values, there = most_values(path), path.stat().st_size
+    if values > there:
+        raise LiraError(
+            f"{path}: one of its storages has {values:,} values, and the file {there:,} bytes: download the "
+            "file again"
+        )
 
 
 def _check_records(path: Path) -> None:

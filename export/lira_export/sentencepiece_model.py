@@ -15,6 +15,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
+from lira_engine.bundle.tokenizer_file import NoTokenizer, tokenizer_of
 from lira_engine.errors import LiraError
 
 from .file_kinds import refuse_foreign
@@ -23,6 +24,7 @@ from .json_files import read_json
 _SPACE = "▁"
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # sentencepiece_model.proto, SentencePiece.Type
 _BPE = 2  # TrainerSpec.ModelType
+_LONGEST = 1024  # characters of a piece: InternVL2's have less than a hundred; all its halves are looked up
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,22 @@ def read_sentencepiece(base: Path) -> Tokenizer:
             raise LiraError(
                 f"{path}: not a BPE model, which InternVL2's is; expected the base model's own file"
             )
+        unknown = pieces[trainer.get(40, 0)].text
         added = _added_tokens(base / "tokenizer_config.json")
     except (ValueError, LookupError, struct.error) as error:
         raise LiraError(f"{path}: not a SentencePiece model ({error}); download it again") from None
     names = {i: added[i]["content"] if i in added else piece.text for i, piece in enumerate(pieces)}
     vocabulary = {name: i for i, name in names.items()}
     merges = _merges([piece for i, piece in enumerate(pieces) if i not in added], vocabulary)
-    unknown = names[trainer.get(40, 0)]
-    tokenizer = Tokenizer(
-        models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=bool(trainer.get(35)))
-    )
+    byte_fallback = bool(trainer.get(35))
+    try:
+        tokenizer = tokenizer_of(
+            lambda: Tokenizer(
+                models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=byte_fallback)
+            )
+        )
+    except NoTokenizer as error:
+        raise LiraError(f"{path}: not a SentencePiece model ({error}); download it again") from None
     prefixed = bool(normalizer.get(3, 1))
     steps = [normalizers.Prepend(_SPACE)] if prefixed else []
     tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
@@ -107,14 +115,23 @@ def _parse(data: bytes) -> tuple[list[Piece], dict[int, Any], dict[int, Any]]:
     normalizer: dict[int, Any] = {}
     for number, value in _fields(data):
         if number == 1:
-            piece = dict(_fields(value))
-            (score,) = struct.unpack("<f", piece.get(2, bytes(4)))
-            pieces.append(Piece(piece[1].decode("utf-8"), score, piece.get(3, _NORMAL)))
+            piece = dict(_fields(_bytes(value)))
+            (score,) = struct.unpack("<f", _bytes(piece.get(2, bytes(4))))
+            text = _bytes(piece[1]).decode("utf-8")
+            if len(text) > _LONGEST:
+                raise ValueError(f"a piece of {len(text):,} characters, expected at most {_LONGEST:,}")
+            pieces.append(Piece(text, score, piece.get(3, _NORMAL)))
         elif number == 2:
-            trainer = dict(_fields(value))
+            trainer = dict(_fields(_bytes(value)))
         elif number == 3:
-            normalizer = dict(_fields(value))
+            normalizer = dict(_fields(_bytes(value)))
     return pieces, trainer, normalizer
+
+
+def _bytes(value: Any) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueError(f"found the number {value}, expected a text or a message")
+    return value
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:

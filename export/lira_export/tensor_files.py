@@ -29,6 +29,7 @@ _DTYPES = {
     "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "C64": "complex64",
 }  # fmt: skip
+_SHOWN = 60  # characters of a file's name
 _PIECE = 4096  # values searched at a time for one that is not finite
 
 
@@ -203,6 +204,13 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file system takes
+        return False
+
+
 def _shards(folder: Path, weight_map: Mapping[str, str]) -> list[Path]:
     names = sorted(set(weight_map.values()))
     paths = [folder / name for name in names]
@@ -211,6 +219,7 @@ def _shards(folder: Path, weight_map: Mapping[str, str]) -> list[Path]:
             raise LiraError(
                 f"{folder / INDEX}: names the file {name!r} outside its folder, expected plain file names"
             )
-        if not path.is_file():
-            raise LiraError(f"{folder}: shard {name} is missing ({len(names)} expected); download it again")
+        if not _is_file(path):
+            shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
+            raise LiraError(f"{folder}: shard {shown} is missing ({len(names)} expected); download it again")
     return paths

@@ -8,12 +8,13 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer
 
 from lira_engine.bundle.manifest import TokenSpec
+from lira_engine.bundle.tokenizer_file import NoTokenizer, tokenizer_of
 from lira_engine.errors import LiraError
 
 from .bpe_files import has_bpe_files, read_bpe_files
 from .config import LIRA_TOKENS, LiraConfig
 from .families import family_of
-from .file_kinds import foreign_kind
+from .json_files import read_json
 from .sentencepiece_model import read_sentencepiece
 
 
@@ -35,19 +36,15 @@ def read_tokenizer(base: Path) -> Tokenizer:
             f"{base}: no tokenizer.json, no tokenizer.model, no vocab.json with merges.txt; put the base "
             "model's there"
         )
+    content = read_json(path, "a tokenizer")
+    # Remove what only training uses: truncation, padding, random merges.
+    content |= {"truncation": None, "padding": None}
+    if isinstance(content.get("model"), dict):
+        content["model"].pop("dropout", None)
     try:
-        # Remove what only training uses: truncation, padding, random merges.
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-        content |= {"truncation": None, "padding": None}
-        if content["model"].get("dropout") is not None:
-            content["model"]["dropout"] = None
-        return Tokenizer.from_str(json.dumps(content))
-    except Exception as error:  # the library raises bare Exception
-        kind = foreign_kind(path)
-        if kind is not None and "JSON" not in kind:
-            raise LiraError(f"{path} is {kind}") from None
-        reason = (str(error) or type(error).__name__)[:120]
-        raise LiraError(f"{path}: not a tokenizer ({reason}); download the base model's again") from None
+        return tokenizer_of(lambda: Tokenizer.from_str(json.dumps(content)))
+    except NoTokenizer as error:
+        raise LiraError(f"{path}: not a tokenizer ({error}); download the base model's again") from None
 
 
 def add_lira_tokens(tokenizer: Tokenizer) -> dict[str, int]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from lira_engine.errors import LiraError, OutOfMemory, memory_errors_told
+from lira_engine.bundle.tokenizer_file import NoTokenizer, tokenizer_of
+from lira_engine.errors import LiraError
 
 
 class TextCoder(Protocol):
@@ -34,15 +35,12 @@ class Tokenizer:
     """The tokenizer.json of a bundle, read by the library `tokenizers`."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            with memory_errors_told():
-                import tokenizers  # code with a TextCoder of its own does not need it
+        import tokenizers  # code with a TextCoder of its own does not need it
 
-                self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except (OutOfMemory, ImportError):
-            raise
-        except Exception as error:  # the library raises bare Exception
-            raise LiraError(f"{path} is not a tokenizer.json ({error}): export the bundle again") from error
+        try:
+            self._tokenizer = tokenizer_of(lambda: tokenizers.Tokenizer.from_file(str(path)))
+        except NoTokenizer as error:
+            raise LiraError(f"{path} is not a tokenizer.json ({error}): export the bundle again") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 

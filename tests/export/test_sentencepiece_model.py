@@ -49,6 +49,15 @@ def model(kind: int = 2, prefix: bool = False) -> bytes:
     return b"".join(message(1, piece) for piece in pieces) + message(2, trainer) + message(3, normalizer)
 
 
+NO_MESSAGES = (
+    number(1, 5),  # a piece that is a number, then one with a number for its score, a trainer that is one
+    message(1, message(1, b"a") + number(2, 5)),
+    number(2, 5),
+    message(1, message(1, b"a")) + message(2, number(3, 2) + number(40, 9)),  # no piece 9 for unknown text
+    message(1, message(1, b"a" * 2000)) + message(2, number(3, 2)),  # its halves would take minutes
+)
+
+
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     (tmp_path / "tokenizer.model").write_bytes(model())
@@ -94,7 +103,9 @@ def test_a_space_is_put_in_front_if_the_model_says_so(base: Path, prefix: bool) 
     assert tokenizer.decode(tokenizer.encode("ac abc").ids) == "ac abc"
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff", b"not a model", model()[:1000], model(kind=1), b"\x80" * 20])
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff", b"not a model", model()[:1000], model(kind=1), b"\x80" * 20, *NO_MESSAGES]
+)
 def test_a_damaged_model_is_refused(base: Path, data: bytes) -> None:
     (base / "tokenizer.model").write_bytes(data)
     with pytest.raises(LiraError, match=r"tokenizer\.model"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -347,7 +348,7 @@ def halves(base: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]
 
 
 def write_index(base: Path, weight_map: dict[str, str]) -> None:
-    (base / INDEX).write_text(__import__("json").dumps({"weight_map": weight_map}))
+    (base / INDEX).write_text(json.dumps({"weight_map": weight_map}))
 
 
 def test_the_index_decides_tensor_by_tensor(copied_checkpoint: Path) -> None:
@@ -415,3 +416,40 @@ def test_a_small_file_does_not_ask_for_gigabytes(tmp_path: Path, zipped: bool) -
     whole = torch.arange(6.0).reshape(2, 3)
     found = open_pth(saved({"turned": whole.T, "part": whole[:, :1], "bytearray of": torch.ones(1)}))
     assert torch.equal(found.read("turned"), whole.T) and torch.equal(found.read("part"), whole[:, :1])
+
+
+def test_a_storage_with_more_values_than_the_old_format_file_has_bytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"seed": 1 << 60, "a": torch.ones(77)}, path, _use_new_zipfile_serialization=False)
+    assert open_pth(path).shapes == {"a": (77,)}  # other large numbers are no sizes
+    data = path.read_bytes()
+    assert data.count(b"KM") >= 1
+    path.write_bytes(data.replace(b"KM", b"J\xff\xff\xff\x7f", 1))  # BININT1 77 -> BININT
+    assert f"{path}: one of its storages has 2,147,483,647 values" in error(lambda: open_pth(path))
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02X\x05\x00",  # struct.error
+        b"\x80\x02}q",  # IndexError
+        b"\x80\x02}K\x01Q.",  # AssertionError
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nK\x01\x85R.",  # TypeError
+    ],
+)
+def test_what_torch_cannot_unpickle_is_refused_whatever_it_raises(tmp_path: Path, pickled: bytes) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"a": torch.ones(1)}, path)
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(name, pickled if name.endswith("/data.pkl") else content)
+    assert error(lambda: open_pth(path)).startswith(f"{path} cannot be read (")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "\ud800", "a\0b"])
+def test_a_shard_with_an_impossible_name_is_missing(tmp_path: Path, name: str) -> None:
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(LiraError, match=r"shard .{1,70} is missing \(1 expected\)"):
+        open_base(tmp_path)

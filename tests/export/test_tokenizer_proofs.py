@@ -163,6 +163,7 @@ def test_liras_tokens_follow_qwen2s(qwen2: Path) -> None:
         ("merges.txt", "#version: 0.2\na b c\n", "expected two tokens"),
         ("merges.txt", "x", "expected two tokens"),
         ("merges.txt", "nowhere tobefound\n", "do not fit"),
+        ("vocab.json", '{"a": 0}', "do not fit .no '.*' in the vocabulary"),
         ("vocab.json", "[]", "expected an object"),
         ("vocab.json", "{", "not JSON"),
         (

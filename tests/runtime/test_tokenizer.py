@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
@@ -100,4 +102,23 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.json"
     file.write_text("{}")
     with pytest.raises(LiraError, match=r"is not a tokenizer\.json"):
+        Tokenizer(file)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"},
+        {"type": "Unigram", "vocab": [["a", -1.0]]},
+        {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]]},  # the library panics
+    ],
+)
+def test_a_tokenizer_that_fails_at_texts_is_refused_when_it_is_opened(
+    tmp_path: Path, model: dict[str, Any]
+) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps({"version": "1.0", "model": model}))
+    with pytest.raises(
+        LiraError, match=r"^[^\n]+ is not a tokenizer\.json \([^\n]+\): export the bundle again$"
+    ):
         Tokenizer(file)

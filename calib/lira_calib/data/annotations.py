@@ -167,12 +167,13 @@ def _split_of(task: str, file: Path) -> str | None:
     """Return the split of RefCOCO's refs that models are trained on, None if there are no splits."""
     if task != "refseg" or file.suffix in refseg.PICKLES:
         return None
-    splits = {entry.get("split") for entry in _all_entries(file)} - {None}
+    named = (entry.get("split") for entry in _all_entries(file))
+    splits = {name for name in named if isinstance(name, str)}
     if len(splits) < 2:
         return None
     chosen = [name for name in _TRAINING if name in splits]
     if not chosen:
-        listed = ", ".join(short(name) for name in sorted(map(str, splits)))
+        listed = ", ".join(short(name) for name in sorted(splits))
         raise LiraError(
             f"{file} has the splits {listed} and no train: calibrate on a file that no evaluation uses"
         )

@@ -115,7 +115,7 @@ def read_held_out(folder: Path, recipe: Recipe) -> HeldOut:
         raise LiraError(f"{path} cannot be read ({str(error).splitlines()[0]}): {MEND}") from None
     version = data.get("format_version") if isinstance(data, Mapping) else None
     if version != FORMAT_VERSION:
-        raise LiraError(f"{path} has format version {version!r}, expected {FORMAT_VERSION}: {MEND}")
+        raise LiraError(f"{path} has format version {repr(version)[:40]}, expected {FORMAT_VERSION}: {MEND}")
     found = schema.read(HeldOut, data, str(path))
     if not found.questions:
         raise LiraError(f"{path} has no questions: {MEND}")

@@ -251,7 +251,7 @@ def read_recipe(folder: Path | str, verify: Verify = "hashes") -> Recipe:
         raise LiraError(f"{path} is not a recipe: {MEND}")
     version = data.pop("format_version", None)
     if version != FORMAT_VERSION:
-        raise LiraError(f"{path} has format version {version!r}, expected {FORMAT_VERSION}: {MEND}")
+        raise LiraError(f"{path} has format version {repr(version)[:40]}, expected {FORMAT_VERSION}: {MEND}")
     digest = data.pop("digest", None)
     if digest != _digest(data):
         raise LiraError(f"{path} was edited: its content no longer has the digest that it states; {MEND}")
@@ -271,11 +271,14 @@ class _Tensors(Mapping[str, np.ndarray]):
     """A stage's arrays in a safetensors file, each read when it is asked for."""
 
     def __init__(self, path: Path, stage: str) -> None:
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         self._path, self._prefix = path, f"{stage}/"
-        with safe_open(path, framework="numpy") as file:
-            keys = list(file.keys())
+        try:
+            with safe_open(path, framework="numpy") as file:
+                keys = list(file.keys())
+        except SafetensorError as error:
+            raise LiraError(f"{path} cannot be read ({str(error)[:120]}): {MEND}") from None
         self._names = [key.removeprefix(self._prefix) for key in keys if key.startswith(self._prefix)]
 
     def __getitem__(self, name: str) -> np.ndarray:

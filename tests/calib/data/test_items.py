@@ -211,3 +211,11 @@ def test_unusable_items_are_asked_about_once() -> None:
     chosen = choose(offered, (2, 1), 0, usable)
     assert chosen.short and chosen.found == 0
     assert len(asked) == len(set(asked)) == 6
+
+
+def test_a_split_that_is_no_text_is_none(scenes: Path) -> None:
+    refs = json.loads((scenes / "refs.json").read_text())
+    for number, ref in enumerate(refs):
+        ref["split"] = [{"a": 1}, ["train"], None, "val"][number % 4]
+    (scenes / "refs.json").write_text(json.dumps(refs))
+    assert items_of(scenes / "refs.json").items

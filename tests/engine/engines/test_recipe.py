@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from lira_engine.bundle.bundle import Bundle
+from lira_engine.bundle.integrity import sha256_of
 from lira_engine.engines.recipe import (
     RECIPE_NAME,
     TENSORS_NAME,
@@ -189,3 +191,15 @@ def test_a_tensor_that_a_recipe_lacks_is_named(recipe: Recipe, tmp_path: Path) -
     write_recipe(less, tmp_path)
     with pytest.raises(LiraError, match=r"lacks llm/layers\.0\.q\.scales: calibrate again"):
         read_recipe(tmp_path).stage("llm").codes("layers.0.q")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 20, b"\x08" + bytes(7) + b'{"a": 1}'])
+def test_tensors_that_are_none_are_refused_though_their_hash_is_right(folder: Path, content: bytes) -> None:
+    (folder / TENSORS_NAME).write_bytes(content)
+    found = json.loads((folder / RECIPE_NAME).read_text())
+    found["files"][TENSORS_NAME] = {"sha256": sha256_of(folder / TENSORS_NAME), "bytes": len(content)}
+    body = {key: value for key, value in found.items() if key not in ("format", "format_version", "digest")}
+    found["digest"] = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    (folder / RECIPE_NAME).write_text(json.dumps(found))
+    with pytest.raises(LiraError, match=rf"{TENSORS_NAME} cannot be read \(.+\): calibrate again"):
+        read_recipe(folder)
