@@ -21,7 +21,7 @@ VQA := Is there a fish in the image? Please answer yes or no.
 
 RUN = $(BIN)/lira-edge run $(BUNDLE) --image $(SAMPLE)
 
-.PHONY: demo bundle test test-lowest test-gpu test-hollow test-examples kills soak newest lint clean
+.PHONY: demo bundle test fuzz test-lowest test-gpu test-hollow test-examples kills soak newest lint clean
 .DELETE_ON_ERROR:
 
 demo: bundle
@@ -53,6 +53,13 @@ soak: bundle
 		test $$? -eq 3 || { echo "$$way: the planted $$leak was not found"; exit 1; }; \
 		echo "$$way: the planted $$leak was found"; \
 	done; done
+
+# Every harness of tests/trust/fuzz for MINUTES, by atheris where it is installed (.[fuzz]), else by hypothesis.
+# What a stopped run found stays in FUZZ, and the next one goes on from it.
+MINUTES ?= 60
+FUZZ ?= $(VENV)/fuzz
+fuzz: $(STAMP)
+	PYTHONPATH=tests/trust $(BIN)/python -m fuzz --minutes $(MINUTES) --work $(FUZZ)
 
 # The lowest versions that pyproject.toml names: exports, builds and runs lira-nano with them.
 test-lowest:

@@ -17,7 +17,7 @@ from fuzz import figures
 
 from lira_engine.errors import how_it_ended
 
-_SLICE = 120.0  # seconds of a kind at a time, so that all have been run alike whenever this is stopped
+_SLICE = 60.0  # seconds of a kind at a time, so that all have been run alike whenever this is stopped
 _GRACE = 240.0  # imports, and an input that hangs in C
 
 

@@ -80,8 +80,10 @@ def _mask() -> dict[str, Any]:
 
 
 _REFS = [
-    {"ref_id": 1, "ann_id": 71, "image_id": 5, "split": "val", "category_id": 1, "sentences": [{"sent": "Left", "raw": "l"}]},
-    {"ref_id": 2, "ann_id": [72, 73], "image_id": 5, "split": "val", "sentences": [{"sent": "both"}, {"sent": "it"}]},
+    {"ref_id": 1, "ann_id": 71, "image_id": 5, "split": "val", "category_id": 1,
+    "sentences": [{"sent": "Left", "raw": "l"}]},
+    {"ref_id": 2, "ann_id": [72, 73], "image_id": 5, "split": "val", "sentences": [{"sent": "both"},
+    {"sent": "it"}]},
     {"ref_id": 3, "ann_id": [-1], "image_id": 5, "split": "val", "sentences": [{"sent": "none"}]},
 ]  # fmt: skip
 _INSTANCES = {
@@ -106,14 +108,16 @@ _REFCOCOG = [
     {
         "7": {
             "img_file_name": "a.png", "caption": "A star on grass.", **_SIZE,
-            "refs": [{"sentence": "a star", "segmentation": _POLYGON}, {"sentence": "grass", "segmentation": _RUNS}],
+            "refs": [{"sentence": "a star", "segmentation": _POLYGON}, {"sentence": "grass",
+            "segmentation": _RUNS}],
         }
     }
 ]  # fmt: skip
 _FLICKR = {
     "images": [{"id": 5, "file_name": "a.png", "caption": "A star on grass.", **_SIZE}],
     "annotations": [
-        {"id": 1, "image_id": 5, "bbox": [1, 1, 5, 5], "area": 25, "tokens_positive": [[2, 6]], "sam_mask": _mask()}
+        {"id": 1, "image_id": 5, "bbox": [1, 1, 5, 5], "area": 25, "tokens_positive": [[2, 6]],
+        "sam_mask": _mask()}
     ],
 }  # fmt: skip
 _CAPTIONS = {

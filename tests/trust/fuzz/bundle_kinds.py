@@ -1,15 +1,15 @@
-"""What a bundle and its engines bring: manifest, records, recipe, tokenizer, graphs' external data, arrays."""
+"""What a bundle and its engines bring: manifest, records, recipe, tokenizer, graphs, arrays."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+import zipfile
 from functools import cache
 from typing import Any
 
 import numpy as np
-import onnx
 from fuzz.kind import Kind, folder_with
 from onnx import TensorProto, helper
 from PIL import Image
@@ -19,7 +19,8 @@ from lira_calib.judging.question import Question
 from lira_calib.methods.statistics import InputStatistics
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.check_vectors import CheckVectors
-from lira_engine.bundle.external_data import external_locations
+from lira_engine.bundle.graphs import external_locations, read_graph
+from lira_engine.bundle.integrity import confined
 from lira_engine.bundle.manifest import (
     STAGES,
     FileEntry,
@@ -65,12 +66,14 @@ def small_manifest() -> Manifest:
         "small", "0.1.0", {"synthetic": True},
         ModelSpec("internlm2", 8, 2, 2, 1, 4, 12, 20, 16, 1e4, 1e-5, 8, 4, 32, 3, 2, 4, 8),
         PreprocessingSpec(
-            TileSpec(8, (0.5,) * 3, (0.25,) * 3, 1, 6, True), PixelSpec(32, (0.5,) * 3, (0.25,) * 3, (1, 2, 3)),
+            TileSpec(8, (0.5,) * 3, (0.25,) * 3, 1, 6, True), PixelSpec(32, (0.5,) * 3, (0.25,) * 3, (1, 2,
+            3)),
             RegionSpec(0.3),
         ),
         TokenSpec(1, (2,), 14, 19, 15, 16, (5, 6)),
         PromptSpec(
-            "<|im_start|>system\nYou are LIRA.<|im_end|>", "<|im_start|>user\n<image>\n{question}<|im_end|>", False,
+            "<|im_start|>system\nYou are LIRA.<|im_end|>",
+            "<|im_start|>user\n<image>\n{question}<|im_end|>", False,
             {"vqa": TaskSpec("{expression}", 9, ("<|im_end|>",))},
         ),
         stages, files,
@@ -146,10 +149,16 @@ def tokenizer_json(data: bytes) -> None:
     assert tokenizer.unknown_id is None or tokenizer.unknown_id >= 0
 
 
-def external_data(data: bytes) -> None:
-    """The files that a graph reads."""
+def graph(data: bytes) -> None:
+    """A portable graph: the files that it reads, then its weights and nodes."""
     with folder_with(x_onnx=data) as folder:
-        external_locations(folder / "x.onnx")
+        (folder / "x.onnx.data").write_bytes(bytes(64))
+        for location in external_locations(folder / "x.onnx"):
+            confined(folder, location)
+        model = read_graph(folder / "x.onnx")
+        for value in model.graph.initializers.values():
+            assert value.const_value is not None
+            value.const_value.numpy()
 
 
 def check_vectors(data: bytes) -> None:
@@ -160,19 +169,17 @@ def check_vectors(data: bytes) -> None:
 
 def check_vector(data: bytes) -> None:
     """One array in a whole file of check vectors."""
-    import zipfile
-
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for name in ("in.position", "out.y", "noise.y", "margin.y"):
-            archive.writestr(f"{name}.npy", data)
+    with zipfile.ZipFile(io.BytesIO(_archives()[0])) as good, zipfile.ZipFile(packed, "w") as archive:
+        for name in good.namelist():
+            archive.writestr(name, data if name == "out.y.npy" else good.read(name))
     check_vectors(packed.getvalue())
 
 
 def embeddings(data: bytes) -> None:
     """The table of embeddings, memory-mapped."""
     with folder_with(embeddings_npy=data) as folder:
-        table = Bundle(folder, small_manifest(), {}).embeddings
+        table = Bundle(folder, small_manifest(), {}, {}).embeddings
         assert np.asarray(table[0]).shape == (8,)
 
 
@@ -233,7 +240,8 @@ def _built() -> bytes:
     build = Build(
         "0.1.0", "abc", "cpu", "fp32", {"threads": 2}, {"arch": "x86_64"}, {"onnxruntime": "1.32.0"},
         {"llm.onnx": _DIGEST}, {"llm.onnx": FileEntry(_DIGEST, 5)}, {"llm": "fp32"}, {"llm": 1.5},
-        {"llm": {"logits": 1e-6}}, {"llm": 0.5}, kept_fp32={"llm": ("a",)}, said=("a line",), verified=verified,
+        {"llm": {"logits": 1e-6}}, {"llm": 0.5}, kept_fp32={"llm": ("a",)}, said=("a line",),
+        verified=verified,
     )  # fmt: skip
     return build.dumps().encode()
 
@@ -280,13 +288,14 @@ def _graphs() -> list[bytes]:
     outside = TensorProto(name="v", data_type=TensorProto.FLOAT, dims=[2], data_location=TensorProto.EXTERNAL)
     for key, value in (("location", "x.onnx.data"), ("offset", "0"), ("length", "8")):
         outside.external_data.add(key=key, value=value)
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
-    inner = helper.make_graph(
-        [helper.make_node("Identity", ["w"], ["o"])], "inner", [], [y], [weight, outside]
-    )
-    nodes = [helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)]
-    graph = helper.make_graph(nodes, "g", [x], [y], [weight, outside])
-    return [onnx.helper.make_model(graph).SerializeToString()]
+    x, y, o = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xyo")
+    c = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
+    inner = helper.make_graph([helper.make_node("Identity", ["w"], ["o"])], "inner", [], [o])
+    nodes = [helper.make_node("If", ["c"], ["h"], then_branch=inner, else_branch=inner)]
+    nodes += [helper.make_node("Add", ["h", "x"], ["s"]), helper.make_node("Mul", ["s", "v"], ["y"])]
+    made = helper.make_model(helper.make_graph(nodes, "g", [x, c], [y], [weight, outside]), ir_version=10)
+    made.opset_import[0].version = 21
+    return [made.SerializeToString()]
 
 
 def _archives() -> list[bytes]:
@@ -305,8 +314,8 @@ def _arrays() -> list[bytes]:
     for array in (
         np.ones((2, 3), np.float32),
         np.array(0.5),
-        np.zeros((20, 8), np.float16, order="F"),
         np.array(["a"]),
+        np.zeros((20, 8), np.float16, order="F"),
     ):
         packed = io.BytesIO()
         np.save(packed, array)
@@ -322,8 +331,8 @@ KINDS = (
     Kind("held_out", held_out_questions, lambda: [_held_out()], "json"),
     Kind("statistics", statistics, lambda: [_statistics()], "tensors"),
     Kind("tokenizer_json", tokenizer_json, tokenizers_of_each_model, "json"),
-    Kind("external_data", external_data, _graphs),
+    Kind("graph", graph, _graphs),
     Kind("check_vectors", check_vectors, _archives),
     Kind("check_vector", check_vector, _arrays),
-    Kind("embeddings", embeddings, _arrays),
+    Kind("embeddings", embeddings, lambda: _arrays()[::-1]),
 )

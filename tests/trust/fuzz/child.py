@@ -25,7 +25,7 @@ _SAVED_EACH = 2.0  # seconds
 
 
 class Run:
-    """Gives inputs to a harness until the time is over, and counts. Findings are kept, and the run goes on."""
+    """Gives inputs to a harness until the time is over, and counts. It keeps findings, and goes on."""
 
     def __init__(self, kind: Kind, engine: str, seconds: float, folder: Path) -> None:
         from fuzz import limits  # late: atheris instruments what it imports
@@ -104,7 +104,8 @@ def _by_atheris(name: str, seconds: float, folder: Path) -> None:
         return mutated(data, kind.form, random.Random(seed))[:most]
 
     # Time and memory are limited here, and SIGALRM is ours.
-    options = [f"-max_len={MOST_BYTES}", "-len_control=0", "-rss_limit_mb=0", "-timeout=0", "-handle_alrm=0"]
+    options = [f"-max_len={MOST_BYTES}", "-len_control=0", "-mutate_depth=1"]
+    options += ["-rss_limit_mb=0", "-timeout=0", "-handle_alrm=0"]
     atheris.Setup(
         ["fuzz", *options, "-print_final_stats=0", "-verbosity=0", str(corpus), str(seeds)],
         one,

@@ -1,6 +1,7 @@
-"""What runs of the harnesses found: figures by kind, added up from run to run, and the table of docs/trust.md.
+"""What runs of the harnesses found: figures by kind, added up, and the table of docs/trust.md.
 
-`python -m fuzz.figures FILE` prints the table.
+`python -m fuzz.figures FILE` prints the table; with `--record` it keeps the file beside this one and puts
+the table into docs/trust.md.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 
 RECORDED = Path(__file__).parent / "figures.json"
 """What the table of docs/trust.md is made from."""
+PAGE = Path(__file__).parents[3] / "docs" / "trust.md"
+_HEAD = "| input | run by |"
 
 
 @dataclass
@@ -22,7 +25,7 @@ class Figures:
     Attributes:
         inputs: how many, of which `refused` ended in a LiraError. seconds: that the runs took.
         slowest: seconds of an input. megabytes: the most that one took.
-        findings: how often each was met, by what it is.
+        findings: how often each was met, by what it is; mended: how many others there were (fuzz.recheck).
     """
 
     engines: list[str] = field(default_factory=list)
@@ -32,6 +35,7 @@ class Figures:
     slowest: float = 0.0
     megabytes: float = 0.0
     findings: dict[str, int] = field(default_factory=dict)
+    mended: int = 0
 
     def add(self, other: Figures) -> None:
         """Add another run."""
@@ -41,6 +45,7 @@ class Figures:
         self.seconds += other.seconds
         self.slowest = max(self.slowest, other.slowest)
         self.megabytes = max(self.megabytes, other.megabytes)
+        self.mended += other.mended
         for what, count in other.findings.items():
             self.findings[what] = self.findings.get(what, 0) + count
 
@@ -64,25 +69,38 @@ def write(path: Path, found: Mapping[str, Figures]) -> None:
 def table(found: Mapping[str, Figures]) -> str:
     """Return Markdown."""
     rows = [
-        "| input | run by | minutes | inputs | refused | a second | slowest, s | largest, MB | open findings |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"{_HEAD} minutes | inputs | refused | a second | slowest, s | largest, MB | mended | open |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, one in found.items():
         share = f"{one.refused / one.inputs:.0%}" if one.inputs else "-"
         rate = f"{one.inputs / one.seconds:,.0f}" if one.seconds else "-"
-        rows.append(
-            f"| {name} | {', '.join(one.engines)} | {one.seconds / 60:.1f} | {one.inputs:,} | {share} | {rate} "
-            f"| {one.slowest:.2f} | {one.megabytes:.0f} | {len(one.findings)} |"
-        )
+        rows.append(_row(name, ", ".join(one.engines), one, share, rate, len(one.findings)))
     total = Figures()
     for one in found.values():
         total.add(one)
     rows.append(
-        f"| all {len(found)} | | {total.seconds / 60:.1f} | {total.inputs:,} | | | {total.slowest:.2f} "
-        f"| {total.megabytes:.0f} | {len(total.findings)} |"
+        _row(f"all {len(found)}", "", total, "", "", sum(len(one.findings) for one in found.values()))
     )
     return "\n".join(rows) + "\n"
 
 
+def _row(name: str, engines: str, one: Figures, share: str, rate: str, still_open: int) -> str:
+    cells = [name, engines, f"{one.seconds / 60:.1f}", f"{one.inputs:,}", share, rate, f"{one.slowest:.2f}"]
+    return f"| {' | '.join([*cells, f'{one.megabytes:.0f}', str(one.mended), str(still_open)])} |"
+
+
+def record(found: Mapping[str, Figures]) -> None:
+    """Make these the figures of the page."""
+    write(RECORDED, found)
+    page = PAGE.read_text(encoding="utf-8")
+    before, head, rest = page.partition(_HEAD)
+    behind = rest[rest.index("\n\n") + 1 :]
+    PAGE.write_text(f"{before}{table(found)}{behind}" if head else page, encoding="utf-8")
+
+
 if __name__ == "__main__":
-    print(table(read(Path(sys.argv[1]) if len(sys.argv) > 1 else RECORDED)), end="")
+    recorded = read(Path(sys.argv[1]) if len(sys.argv) > 1 else RECORDED)
+    if "--record" in sys.argv:
+        record(recorded)
+    print(table(recorded), end="")

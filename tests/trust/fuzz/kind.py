@@ -12,8 +12,8 @@ from typing import Literal
 CORPUS = Path(__file__).parent / "corpus"
 
 Form = Literal["json", "lines", "tensors", "bytes"]
-"""How inputs are built, by which they are mutated: JSON, a JSON value a line, safetensors (a length, JSON, data)
-or anything."""
+"""How inputs are built, by which they are changed: JSON, a JSON value a line, safetensors (a length, JSON,
+data) or anything."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import struct
 from random import Random
@@ -11,20 +12,25 @@ from fuzz.kind import Form
 
 MOST_BYTES = 1 << 20
 _NUMBERS: list[Any] = [
-    0, -1, 1, 2, 7, 255, 65_536, 2**31 - 1, 2**31, 2**32, 2**53, 2**63, -(2**63) - 1, 10**40, 10**400, 0.5, -0.5,
+    0, -1, 1, 2, 7, 255, 65_536, 2**31 - 1, 2**31, 2**32, 2**53, 2**63, -(2**63) - 1, 10**40, 10**400, 0.5,
+    -0.5,
     -0.0, 5e-324, 1e-9, 1e308, 60_000, 1e9, float("nan"), float("inf"), float("-inf"),
 ]  # fmt: skip
 _TEXTS: list[Any] = [
-    "", " ", "\0", "a\nb\r\nc", "\x1b[31m", "\u2028", "\ud800", "\U0001f600", "é" * 300, "x" * 5000, "../../x", "/dev/zero",
-    "nan", "1e9", "-1", "{expression}", "{0}", "%s", "<image>", "[SEG]", "a.b.c", "..", ".", "~", "a/b", "C:\\x",
+    "", " ", "\0", "a\nb\r\nc", "\x1b[31m", "\u2028", "\ud800", "\U0001f600", "é" * 300, "x" * 5000,
+    "../../x", "/dev/zero",
+    "nan", "1e9", "-1", "{expression}", "{0}", "%s", "<image>", "[SEG]", "a.b.c", "..", ".", "~", "a/b",
+    "C:\\x",
 ]  # fmt: skip
 _VALUES: list[Any] = [
-    None, True, False, [], {}, [[]], [None], [0], [{}], {"": None}, {"a": {"a": {}}}, [1, 2, 3], ["a", "a"], [0.5] * 6,
+    None, True, False, [], {}, [[]], [None], [0], [{}], {"": None}, {"a": {"a": {}}}, [1, 2, 3], ["a",
+    "a"], [0.5] * 6,
     [""] * 50, list(range(3000)), *_NUMBERS, *_TEXTS,
 ]  # fmt: skip
 _PIECES = [
-    b"\0", b"\xff" * 4, b"\x80", b"\x7f\xff\xff\xff", b"\xff" * 8, b"\xff\xff\xff\xff\xff\xff\xff\x7f", b"\0" * 9, b"{", b"}", b"[",
-    b"]", b'"', b",", b":", b"\\", b"\n", b"\r\n", b"\xef\xbb\xbf", b"\xff\xfe", b"1e999", b"NaN", b"-", b"\\ud800", b"PK\x03\x04",
+    b"\0", b"\xff" * 4, b"\x80", b"\x7f\xff\xff\xff", b"\xff" * 8, b"\xff" * 7 + b"\x7f", b"\0" * 9,
+    b"{", b"}", b"[", b"]", b'"', b",", b":", b"\\", b"\n", b"\r\n", b"\xef\xbb\xbf", b"\xff\xfe", b"1e999",
+    b"NaN", b"-", b"\\ud800", b"PK\x03\x04",
 ]  # fmt: skip
 
 
@@ -74,7 +80,7 @@ def _changed(content: Any, random: Random) -> Any:
     if isinstance(content, (dict, list)):
         visit(content, 0)
     if not places:
-        return random.choice(_VALUES)
+        return copy.deepcopy(random.choice(_VALUES))
     node, key = random.choice(places)
     value = node[key]
     how = random.choice(["value", "value", "near", "near", "drop", "more", "key", "move"])
@@ -93,7 +99,7 @@ def _changed(content: Any, random: Random) -> Any:
         if isinstance(other, dict) or (isinstance(place, int) and place < len(other)):
             node[key] = json.loads(json.dumps(other.get(place) if isinstance(other, dict) else other[place]))
     else:
-        node[key] = random.choice(_VALUES)
+        node[key] = copy.deepcopy(random.choice(_VALUES))  # it may be changed next
     return content
 
 

@@ -1,4 +1,4 @@
-"""Pictures, and the bodies of requests to the server. Whole requests to a server that listens: tests/serve."""
+"""Pictures, and the bodies of requests to the server. Whole requests: tests/serve/test_fuzz.py."""
 
 from __future__ import annotations
 
@@ -141,7 +141,8 @@ def _chat() -> bytes:
 
 def _segment() -> bytes:
     asked = {
-        "image": _uri(), "text": "the star", "task": "refseg", "formats": ["rle", "svg"], "tolerance": 1.0, "max_tiles": 1,
+        "image": _uri(), "text": "the star", "task": "refseg", "formats": ["rle", "svg"], "tolerance": 1.0,
+        "max_tiles": 1,
         "ilvc": "auto", "max_tokens": 2, "model": "fuzzed",
     }  # fmt: skip
     return json.dumps(asked).encode()

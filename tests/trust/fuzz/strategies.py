@@ -1,4 +1,4 @@
-"""Inputs for hypothesis: a corpus entry with a few changes. Its own choices drive them, so that it can shrink."""
+"""Inputs for hypothesis: a corpus entry with a few changes, which it chooses and can undo."""
 
 from __future__ import annotations
 

@@ -1,0 +1,8 @@
+"""Makes the harnesses importable as `fuzz`, as `make fuzz` does."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
