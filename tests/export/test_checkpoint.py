@@ -104,6 +104,18 @@ def test_many_tensors_that_do_not_fit_are_counted_by_kind(copied_checkpoint: Pat
     assert len(message) < 300 + len(str(copied_checkpoint)) and message.count("lora_A") == 1
 
 
+def test_a_tensor_that_is_left_over_is_refused_in_every_file(copied_checkpoint: Path) -> None:
+    """A second head's, too: only a tied head is replaced by the embeddings."""
+    left = f"{LLM.removesuffix('model.')}output.second.weight"
+    change(copied_checkpoint / "LIRA-tiny.pth", lambda tensors: tensors.update({left: torch.zeros(2)}))
+    base = copied_checkpoint / "internvl2-tiny" / "model.safetensors"
+    save_file({**load_file(base), "vision_model.second.bias": torch.zeros(3)}, base)
+    message = error(copied_checkpoint)
+    assert "2 tensors do not fit" in message
+    assert f"unexpected {left} (2,) in LIRA-tiny.pth" in message
+    assert "unexpected vision_model.second.bias (3,) in internvl2-tiny/" in message
+
+
 def test_a_base_model_of_another_size_is_refused(copied_checkpoint: Path) -> None:
     path = copied_checkpoint / "internvl2-tiny" / "model.safetensors"
     tensors = load_file(path)

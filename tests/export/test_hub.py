@@ -21,7 +21,7 @@ from lira_engine.inspect import describe
 from lira_engine.main import main
 from lira_export.checkpoint import Checkpoint
 from lira_export.hub import HubSource
-from lira_export.parts import PARTS
+from lira_export.parts import PARTS, Folder, find_part
 from lira_export.sources import locate
 
 LIRA = "echo840/LIRA"
@@ -262,6 +262,7 @@ def test_a_named_file_decides_the_size(hub: Hub) -> None:
 def test_a_named_file_may_have_any_name(hub: Hub) -> None:
     hub.repositories["someone/parts"] = folder = hub.cache.parent / "parts"
     shutil.copytree(hub.repositories[BASES["2b"]], folder / "base" / "mine")
+    shutil.copytree(hub.repositories[BASES["8b"]], folder / "base" / "mine-too")  # only begins like it
     shutil.copy(hub.repositories[CLIP] / "open_clip_pytorch_model.bin", folder / "trunk.bin")
     given = {"clip": "hub:someone/parts/trunk.bin@v3", "base": "hub:someone/parts/base/mine"}
     files = locate(f"hub:{LIRA}", size="lira-2b", given=given)
@@ -361,6 +362,11 @@ def test_files_at_the_top_go_before_those_in_folders(copied_checkpoint: Path) ->
     shutil.move(copied_checkpoint / "LIRA-tiny.pth", copied_checkpoint / "older" / "LIRA-other.pth")
     with pytest.raises(LiraError, match=r"found older/LIRA-other\.pth, older/LIRA-tiny\.pth"):
         locate(copied_checkpoint)
+
+
+def test_a_trunk_as_safetensors_does_not_make_the_top_a_base_model() -> None:
+    names = ("config.json", "open_clip_model.safetensors", "base/config.json", "base/model.safetensors")
+    assert find_part("base", Folder(Path("x"), names), None).names[0] == "base/config.json"
 
 
 def test_other_folders_with_a_configuration_are_not_taken_for_the_base_model(copied_checkpoint: Path) -> None:
