@@ -83,7 +83,7 @@ def test_opened_engines_match_the_portable_graphs(built: Path) -> None:
             feeds = bundle.check_vectors(stage).inputs
             found, expected = getattr(engines, stage).run(feeds), getattr(portable, stage).run(feeds)
             for name, array in expected.items():
-                np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-5)
+                np.testing.assert_allclose(found[name], array, rtol=1e-6, atol=1e-6)
         embeds = bundle.embeddings[[3, 1, 4, 1, 5]]
         assert engines.llm.capacity == portable.llm.capacity == bundle.manifest.model.context_length
         answers = []
@@ -92,8 +92,8 @@ def test_opened_engines_match_the_portable_graphs(built: Path) -> None:
             llm.forward(embeds[:3], cache)
             answers.append(llm.forward(embeds[3:], cache, (0, -1)))
             assert cache.length == 5
-        np.testing.assert_allclose(answers[0].logits, answers[1].logits, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(answers[0].hidden, answers[1].hidden, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(answers[0].logits, answers[1].logits, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(answers[0].hidden, answers[1].hidden, rtol=1e-5, atol=1e-5)
 
 
 def test_a_build_does_nothing_if_engines_are_up_to_date(bundle_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_written_checkpoint_is_read_back(tiny_checkpoint: Path, make_lira: Any
         found.named_parameters(), expected.named_parameters(), strict=True
     ):
         torch.testing.assert_close(
-            parameter, original, rtol=0, atol=1e-5, msg=name
+            parameter, original, rtol=0, atol=2e-7, msg=name
         )  # LoRA is taken out and merged
 
 

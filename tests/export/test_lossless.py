@@ -31,7 +31,7 @@ from lira_export.graphs.trace import trace
 from lira_export.model.lira import Lira
 from lira_export.model.projector import cell_queries
 
-ROUNDING = 2e-5  # of sums in another order; logits here are below 100
+ROUNDING = 4e-6  # of sums in another order; logits here are below 100
 LOGITS = 1e-3  # the golden README's tolerance
 UNDECIDED = 1e-4  # below it the sign of a logit is rounding
 MakeLira = Callable[..., Lira]

@@ -72,7 +72,7 @@ def test_transformers_computes_our_logits(
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0].numpy()
     assert np.abs(expected).max() > 1
-    np.testing.assert_allclose(own_logits(bundle, ids), expected, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(own_logits(bundle, ids), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_folder_has_the_sizes_of_the_bundle(language_bundle: Path, tmp_path: Path) -> None:

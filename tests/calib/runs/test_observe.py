@@ -111,7 +111,7 @@ def test_the_pixel_encoder_s_groups_give_the_same_rows(
     assert uses == {name: len(rows) for name, rows in whole.items()}
     for name, rows in whole.items():
         for one, other in zip(rows, parts[name], strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * float(np.abs(one).max()))
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * float(np.abs(one).max()))
 
 
 def test_feeds_that_end_are_refused(tmp_path: Path) -> None:

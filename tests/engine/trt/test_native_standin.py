@@ -71,7 +71,7 @@ def test_a_correct_pass_has_its_answer_after_the_wait(one_pass: Pass) -> None:
     found = one_pass.copy_out()
     assert np.isnan(found).all()  # not yet
     one_pass.stream.synchronize()
-    np.testing.assert_allclose(found, one_pass.wanted, rtol=1e-5)
+    np.testing.assert_allclose(found, one_pass.wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["hidden_states", "mask_features", "mask_logits"])
@@ -148,7 +148,7 @@ def test_an_event_waits_for_the_work_before_it(one_pass: Pass) -> None:
     event.record(one_pass.stream)
     later = one_pass.copy_out()
     event.synchronize()
-    np.testing.assert_allclose(found, one_pass.wanted, rtol=1e-5)
+    np.testing.assert_allclose(found, one_pass.wanted, rtol=1e-6)
     assert np.isnan(later).all()
 
 

@@ -24,7 +24,7 @@ def test_wanted_weights_come_from_outside_in_reading_order(new_graph: Any, run: 
         value.const_value = None
     x = np.random.default_rng(0).standard_normal((3, 8), np.float32)
     found = run(model, {"x": x, "w.first": 2 * a, "w.last": b})[0]
-    np.testing.assert_allclose(found, 2 * x @ a @ b @ c, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found, 2 * x @ a @ b @ c, rtol=1e-6, atol=1e-6)
 
 
 def test_others_stay(case: Any, assert_unchanged: Any) -> None:
