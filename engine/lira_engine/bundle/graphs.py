@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import helper
 from onnx.checker import ValidationError, check_model
 from onnx.shape_inference import InferenceError
@@ -57,7 +57,23 @@ def _parsed(path: Path, mend: str) -> onnx.ModelProto:
         model.ParseFromString(path.read_bytes())
     except DecodeError as error:
         raise LiraError(f"{path} is not an ONNX file ({' '.join(str(error).split())}); {mend}") from None
+    if not _is_text(model):
+        raise LiraError(f"{path} is not an ONNX file (a name in it is not UTF-8); {mend}")
     return model
+
+
+def _is_text(message: Message) -> bool:
+    """Return whether all texts in a message are: protobuf reads others as bytes."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            texts = [value] if isinstance(value, (str, bytes)) else value
+            if any(isinstance(text, bytes) for text in texts):
+                return False
+        elif field.type == field.TYPE_MESSAGE:
+            inner = [value] if isinstance(value, Message) else value
+            if not all(map(_is_text, inner)):
+                return False
+    return True
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -125,6 +141,8 @@ def _check_whole(file: Path, tensor: onnx.TensorProto) -> None:
             raise ValueError(f"tensor {tensor.name!r} has {len(tensor.raw_data)} bytes, expected {needed}")
         return
     entries = {entry.key: entry.value for entry in tensor.external_data}
+    if entries.keys() - {"location", "offset", "length"}:
+        raise ValueError(f"tensor {tensor.name!r} has external data with the keys {sorted(entries)}")
     offset, length = int(entries.get("offset", 0)), int(entries.get("length", needed))
     there = os.stat(file.parent / entries.get("location", "")).st_size
     if offset < 0 or length != needed or offset + length > there:

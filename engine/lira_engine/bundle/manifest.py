@@ -164,13 +164,14 @@ class Manifest:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise LiraError(f'{where} is not a lira-edge bundle: it lacks "format": "{FORMAT}"')
         version = data.get("format_version")
+        shown = repr(version)[:40]
         if type(version) is int and version > FORMAT_VERSION:
             raise LiraError(
-                f"{where} has format version {version}, this lira-edge reads up to {FORMAT_VERSION}: "
+                f"{where} has format version {shown}, this lira-edge reads up to {FORMAT_VERSION}: "
                 "update it with `pip install --upgrade lira-edge`, or export the bundle again with this one"
             )
         if type(version) is not int or version < 1:
-            raise LiraError(f"{where}: format_version is {version!r}, expected an integer of 1 or more")
+            raise LiraError(f"{where}: format_version is {shown}, expected an integer of 1 or more")
         body = {key: value for key, value in data.items() if key not in ("format", "format_version")}
         manifest = schema.read(cls, body, where)
         manifest._check(where)

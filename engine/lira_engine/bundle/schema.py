@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from lira_engine.errors import LiraError
 
 T = TypeVar("T")
 
+_LARGEST = sys.float_info.max
 _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
 
 
@@ -59,7 +60,8 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return _read_union(arguments, value, where)
     if kind is float:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        _expect(number and math.isfinite(value), where, value, _NAMES[float])
+        # Larger integers are no floats: JSON has integers of any length.
+        _expect(number and -_LARGEST <= value <= _LARGEST, where, value, _NAMES[float])
         value = float(value)
     else:
         _expect(type(value) is kind, where, value, _NAMES[kind])

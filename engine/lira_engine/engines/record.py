@@ -129,7 +129,7 @@ def read_build(folder: Path, mend: str) -> Build:
         raise LiraError(f"{path} is not the record of a build; {mend}")
     version = data.pop("format_version", None)
     if version != FORMAT_VERSION:
-        raise LiraError(f"{path} has format version {version!r}, expected {FORMAT_VERSION}; {mend}")
+        raise LiraError(f"{path} has format version {repr(version)[:40]}, expected {FORMAT_VERSION}; {mend}")
     foreign = [name for name in _NOT_WRITTEN if name in data]
     if foreign:
         raise LiraError(f"{path}: unknown key {foreign[0]!r}; {mend}")

@@ -99,6 +99,10 @@ def _no_attribute(model: onnx.ModelProto) -> None:
     model.graph.node[1].CopyFrom(helper.make_node("Cast", ["m"], ["y"]))
 
 
+def _odd_key(model: onnx.ModelProto) -> None:
+    next(one for one in model.graph.initializer if one.external_data).external_data.add(key="odd", value="1")
+
+
 def _external(key: str, value: str) -> Callable[[onnx.ModelProto], None]:
     def damage(model: onnx.ModelProto) -> None:
         tensor = next(one for one in model.graph.initializer if one.external_data)
@@ -111,7 +115,8 @@ def _external(key: str, value: str) -> Callable[[onnx.ModelProto], None]:
     "damage",
     [
         _no_opset, _no_input, _no_output, _odd_type, _no_type, _short_raw, _negative, _huge, _unknown,
-        _no_attribute, _external("offset", "64"), _external("offset", "-4"), _external("offset", "x"),
+        _no_attribute, _odd_key,
+        _external("offset", "64"), _external("offset", "-4"), _external("offset", "x"),
         _external("length", "8"), _external("length", str(1 << 40)), _external("location", "other.data"),
     ],
 )  # fmt: skip
@@ -132,6 +137,17 @@ def test_what_is_no_graph_is_refused(graph: Path) -> None:
     for read in (read_graph, external_locations):
         with pytest.raises(LiraError, match=r"toy\.onnx is not an ONNX file \(.+\); copy the bundle again"):
             read(graph)
+
+
+def test_names_that_are_no_text_are_refused(graph: Path) -> None:
+    """onnx-ir would fail when it writes them, a path of bytes when it is joined."""
+    whole = graph.read_bytes()
+    for name in (b"toy.onnx.data", b"MatMul"):
+        assert name in whole
+        graph.write_bytes(whole.replace(name, b"\x9b" + name[1:]))
+        for read in (read_graph, external_locations):
+            with pytest.raises(LiraError, match=r"toy\.onnx is not an ONNX file \(a name in it is not UTF-8"):
+                read(graph)
 
 
 def _body(node: onnx.NodeProto) -> onnx.GraphProto:

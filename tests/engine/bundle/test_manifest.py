@@ -33,6 +33,8 @@ CASES: list[tuple[str, Any, str]] = [
     ("model.num_layers", None, "model: key 'num_layers' is missing"),
     ("model.num_kv_heads", 0, "model.num_kv_heads: found 0, expected more than 0"),
     ("model.rope_theta", float("nan"), "model.rope_theta: found nan, expected a number"),
+    ("model.rope_theta", 10**400, "model.rope_theta: found 1000"),
+    ("model.rope_theta", float("inf"), "model.rope_theta: found inf"),
     ("model.depth", 1, "model: unknown key 'depth'"),
     ("preprocessing.tile.mean", 0.5, "preprocessing.tile.mean: found 0.5, expected a list"),
     ("tokens.eos", ["a"], "tokens.eos[0]: found 'a', expected an integer"),
