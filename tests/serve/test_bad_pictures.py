@@ -34,7 +34,7 @@ BOMBS = {
     "png": png_of(50_000, 50_000),
     "png-of-one-row": png_of(2**31 - 1, 1),
     "webp": b"RIFF\xff\xff\xff\x7fWEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff\xff\x3f" * 2,
-    "gzip": gzip.compress(png_of(10, 10)),
+    "gzip": gzip.compress(png_of(10, 10), mtime=0),
     "zeros": b"\0" * 1_000_000,
 }
 
