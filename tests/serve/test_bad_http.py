@@ -170,6 +170,16 @@ def test_a_body_beyond_the_limit_is_refused(nano_settings: Settings, chunked: bo
             assert refused(response, status)["message"]
 
 
+def test_a_body_that_says_that_it_is_too_large_is_not_waited_for(nano_settings: Settings, serve: Any) -> None:
+    settings = replace(nano_settings, most_body=100_000)
+    with serve.serving(settings, lambda settings: worker(Desk(), settings)) as server:
+        connection = server.connect()
+        connection.settimeout(10)
+        connection.sendall(head(f"POST {CHAT} HTTP/1.1", "Content-Length: 100001"))
+        assert b" 413 " in connection.recv(100)
+        connection.close()
+
+
 def test_bodies_are_bounded_all_together(nano_settings: Settings, serve: Any) -> None:
     """Eight clients that have sent nearly all leave no room; it is there again when they have gone."""
     settings = replace(nano_settings, most_body=100_000)

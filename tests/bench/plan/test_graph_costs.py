@@ -145,6 +145,12 @@ def test_cached_attention_grows_with_the_context(writer: Writer) -> None:
     assert costs.peak == ({"S": 4 * 128},), "caches are updated in place"
 
 
+def test_sampling_at_points_counts_four_neighbours(writer: Writer) -> None:
+    x, grid = writer.input("x", 1, 8, 6, 6), writer.input("grid", 1, 5, 4, 2)
+    costs = writer.costs(writer.op("GridSample", [x, grid], 1, 8, 5, 4))
+    assert costs.operations == {"sampling": {"1": 2 * 4 * 8 * 5 * 4}}
+
+
 def test_deformable_sampling_counts_per_sample_and_channel(writer: Writer) -> None:
     value = writer.input("value", 1, 20, 2, 8)
     locations = writer.input("locations", 1, 5, 2, 3, 4, 2)

@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
-from lira_bench.speed.traffic import cache_bytes
+from lira_bench.speed.traffic import cache_bytes, weight_bytes
 from lira_engine.bundle.bundle import Bundle
 from lira_engine.engines.llm_tensors import is_cache_input
 from lira_engine.engines.record import BUILD_NAME, Build
@@ -54,6 +56,15 @@ def test_a_cache_counts_as_its_engine_keeps_it(
     numbers = 7 * model.num_layers * 2 * model.num_kv_heads * model.head_dim
     assert cache_bytes(file, model, 7) == numbers * dtype.itemsize
     assert dtype.itemsize == (4 if precision == "fp32" else 2)
+
+
+def test_tables_of_all_positions_are_not_read_in_a_step(tmp_path: Path) -> None:
+    arrays = {"w": np.zeros((4, 8), np.float16), "scale": np.zeros(4, np.float32)}
+    tables = {name: np.zeros((99, 4), np.float32) for name in ("cos_cache", "sin_cache")}
+    weights = [onnx.numpy_helper.from_array(array, name) for name, array in (arrays | tables).items()]
+    graph = onnx.helper.make_graph([], "g", [], [], weights)
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "llm.onnx")
+    assert weight_bytes(tmp_path / "llm.onnx") == 4 * 8 * 2 + 4 * 4
 
 
 def test_an_engine_without_a_record_is_an_error_of_one_line(nano_bundle: Path, tmp_path: Path) -> None:

@@ -115,6 +115,8 @@ def test_a_matrix_without_inverse_is_damped_more() -> None:
     """Rounding may make a sum of squares slightly negative in some direction."""
     gram, w = np.eye(64), weight(64)
     gram[0, 1] = gram[1, 0] = 1.05
+    factor = module._factor(gram).astype(np.float64)  # the second share takes the place of the first
+    np.testing.assert_allclose(np.linalg.inv(factor.T @ factor), gram + 0.1 * np.eye(64), atol=1e-3)
     stored = Blocks(*gptq_codes(w, gram, 32))
     assert (
         output_error(dequantize(stored, 64) - w, gram)
