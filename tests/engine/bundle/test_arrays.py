@@ -75,6 +75,12 @@ def test_a_packed_archive_is_not_unpacked(tmp_path: Path, packing: int) -> None:
         archive.writestr("a.npy", npy(np.zeros(1 << 20)))
     with pytest.raises(LiraError, match="its arrays are packed or share bytes"):
         read_archive(tmp_path / "a.npz", "mend it")
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", packing) as archive:  # noise is not smaller when packed
+        archive.writestr("a.npy", npy(np.frombuffer(random.Random(17).randbytes(100), np.uint8)))
+        archive.writestr("b.npy", npy(np.zeros(2)), zipfile.ZIP_STORED)
+        archive.writestr("c", random.Random(17).randbytes(100), zipfile.ZIP_STORED)
+    with pytest.raises(LiraError, match=r"its array a\.npy is packed"):
+        read_archive(tmp_path / "a.npz", "mend it")
 
 
 def test_arrays_that_share_bytes_are_refused(tmp_path: Path) -> None:
