@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import mmap
 import pickletools
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from lira_engine.errors import LiraError, quoted
 
@@ -33,7 +34,7 @@ _SIGNATURES = (
     (0, b"\x93NUMPY", "a NumPy array: take the PyTorch checkpoint"),
     (0, b"%PDF", f"a PDF file: {_AGAIN}"),
 )
-_OLD_PICKLES = 4  # magic number, version, system, and the state dict
+_OLD_PICKLES = 5  # magic number, version, system, the state dict, and the names of its storages
 _PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _WRAPPERS = ("state_dict", "module", "model", "model_state_dict")
 
@@ -149,16 +150,16 @@ def most_values(path: Path) -> int:
         OSError, ValueError: it is no pickle.
     """
     most = 0
-    with open(path, "rb") as file:
+    with _mapped(path) as pickled:
         for _ in range(_OLD_PICKLES):
             numbers: list[list[int]] = [[]]  # those behind each mark that is open
             latest: list[int] = []
-            for opcode, argument, _ in pickletools.genops(file):
+            for opcode, argument, _ in pickletools.genops(pickled):
                 if opcode.name == "MARK":
                     numbers.append([])
                 elif pickletools.markobject in opcode.stack_before and len(numbers) > 1:
                     latest = numbers.pop()
-                elif opcode.name == "BINPERSID":  # of the tuple ("storage", class, key, device, number of values)
+                elif opcode.name == "BINPERSID":  # of ("storage", class, key, device, number of values)
                     most = max([most, *latest])
                 elif type(argument) is int and pickletools.pyint in opcode.stack_after:
                     numbers[-1].append(argument)
@@ -173,9 +174,9 @@ def _strings(path: Path) -> Iterator[str]:
 
 def _arguments(path: Path) -> Iterator[str]:
     if not zipfile.is_zipfile(path):  # an old-format file: several pickles, and the tensors behind them
-        with open(path, "rb") as file:
+        with _mapped(path) as pickled:
             for _ in range(_OLD_PICKLES):
-                yield from _texts(file)
+                yield from _texts(pickled)
         return
     with zipfile.ZipFile(path) as archive:
         entry = next((one for one in archive.infolist() if one.filename.endswith("/data.pkl")), None)
@@ -183,6 +184,14 @@ def _arguments(path: Path) -> Iterator[str]:
             del entry.CRC  # torch may have computed none, and written 0
             with archive.open(entry) as file:
                 yield from _texts(io.BytesIO(file.read()))
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[IO[bytes]]:
+    """A file in memory. Reading a text of a damaged length takes no more than there is, where a file's read
+    allocates what is asked for."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        yield cast(IO[bytes], mapped)
 
 
 def _texts(pickled: IO[bytes]) -> Iterator[str]:

@@ -50,7 +50,7 @@ def read_sentencepiece(base: Path) -> Tokenizer:
             raise LiraError(
                 f"{path}: not a BPE model, which InternVL2's is; expected the base model's own file"
             )
-        unknown = pieces[trainer.get(40, 0)].text
+        unknown = pieces[_number(trainer.get(40, 0))].text
         added = _added_tokens(base / "tokenizer_config.json")
     except (ValueError, LookupError, struct.error) as error:
         raise LiraError(f"{path}: not a SentencePiece model ({error}); download it again") from None
@@ -89,7 +89,11 @@ def _added_tokens(path: Path) -> dict[int, dict[str, Any]]:
     config = read_json(path, "the tokenizer's configuration, beside its model")
     try:
         entries = config["added_tokens_decoder"]
-        return {int(i): {**token, "content": str(token["content"])} for i, token in entries.items()}
+        added = {int(i): {**token, "content": token["content"]} for i, token in entries.items()}
+        for token in added.values():
+            if not isinstance(token["content"], str) or len(token["content"].encode()) > _LONGEST:
+                raise ValueError(f"a token is {ascii(token['content'])[:40]}, expected a short text")
+        return added
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise LiraError(
             f"{path}: no usable added_tokens_decoder in it ({error}); download it again"
@@ -126,6 +130,12 @@ def _parse(data: bytes) -> tuple[list[Piece], dict[int, Any], dict[int, Any]]:
         elif number == 3:
             normalizer = dict(_fields(_bytes(value)))
     return pieces, trainer, normalizer
+
+
+def _number(value: Any) -> int:
+    if not isinstance(value, int):
+        raise ValueError("found a text, expected a number")
+    return value
 
 
 def _bytes(value: Any) -> bytes:

@@ -54,6 +54,7 @@ NO_MESSAGES = (
     message(1, message(1, b"a") + number(2, 5)),
     number(2, 5),
     message(1, message(1, b"a")) + message(2, number(3, 2) + number(40, 9)),  # no piece 9 for unknown text
+    message(1, message(1, b"a")) + message(2, number(3, 2) + message(40, b"a")),
     message(1, message(1, b"a" * 2000)) + message(2, number(3, 2)),  # its halves would take minutes
 )
 
@@ -112,7 +113,13 @@ def test_a_damaged_model_is_refused(base: Path, data: bytes) -> None:
         read_sentencepiece(base)
 
 
-@pytest.mark.parametrize("config", [None, "", "[]", {}, {"added_tokens_decoder": {"x": {}}}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(None, "", "[]", {}, {"added_tokens_decoder": {"x": {}}}),
+        *({"added_tokens_decoder": {"3": {"content": text}}} for text in ([1], None, "\ud800", "x" * 2000)),
+    ],
+)
 def test_a_damaged_tokenizer_configuration_is_refused(base: Path, config: Any) -> None:
     path = base / "tokenizer_config.json"
     path.unlink()

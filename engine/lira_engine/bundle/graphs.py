@@ -134,11 +134,15 @@ def _check_whole(file: Path, tensor: onnx.TensorProto) -> None:
         raise ValueError(f"tensor {tensor.name!r} has the shape {list(tensor.dims)}")
     try:
         needed = -(-math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth // 8)
-    except TypeError:  # of text, or undefined
+        field = helper.tensor_dtype_to_field(tensor.data_type)
+    except (TypeError, KeyError):  # of text, undefined, or of a newer onnx
         raise ValueError(f"tensor {tensor.name!r} has the type {tensor.data_type}") from None
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         if tensor.HasField("raw_data") and len(tensor.raw_data) != needed:
             raise ValueError(f"tensor {tensor.name!r} has {len(tensor.raw_data)} bytes, expected {needed}")
+        filled = {one.name for one, _ in tensor.ListFields() if one.name.endswith("_data")}
+        if not filled <= {"raw_data", field}:
+            raise ValueError(f"tensor {tensor.name!r} has {', '.join(sorted(filled))}, expected {field}")
         return
     entries = {entry.key: entry.value for entry in tensor.external_data}
     if entries.keys() - {"location", "offset", "length"}:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Literal
 from lira_engine.bundle.manifest import FileEntry
 from lira_engine.errors import LiraError
 from lira_engine.system.cache import cache_folder, read_own_json, write_own
+from lira_engine.system.text import is_utf8
 
 Verify = Literal["hashes", "full", "sizes"]
 
@@ -26,7 +27,9 @@ _SETTLED_NS = 2_000_000_000
 def confined(root: Path, name: str) -> Path:
     """Return the path of `name` below `root`. Raises LiraError if it, or a link on it, leads outside."""
     pure = PurePosixPath(name)
-    plain = str(pure) == name and name not in ("", ".") and not any(c in name for c in "\\:\0")
+    plain = (
+        str(pure) == name and is_utf8(name) and name not in ("", ".") and not any(c in name for c in "\\:\0")
+    )
     if not plain or pure.is_absolute() or ".." in pure.parts:
         raise LiraError(f"{root} names the path {name!r}, expected a relative one inside the folder")
     path = root.joinpath(*pure.parts)

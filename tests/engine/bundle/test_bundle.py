@@ -134,7 +134,8 @@ def test_a_folder_that_is_not_a_bundle_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["/etc/passwd", "../other", "a/../../b", "a/./b", "", ".", "a\\b", "C:x", "a//b", "a\0b"]
+    "name",
+    ["/etc/passwd", "../other", "a/../../b", "a/./b", "", ".", "a\\b", "C:x", "a//b", "a\0b", "\ud800"],
 )
 def test_unsafe_paths_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(LiraError, match="expected a relative one"):

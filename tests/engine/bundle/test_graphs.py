@@ -103,6 +103,12 @@ def _odd_key(model: onnx.ModelProto) -> None:
     next(one for one in model.graph.initializer if one.external_data).external_data.add(key="odd", value="1")
 
 
+def _other_field(model: onnx.ModelProto) -> None:
+    tensor = next(one for one in model.graph.initializer if one.HasField("raw_data"))
+    tensor.ClearField("raw_data")
+    tensor.int32_data.append(1)
+
+
 def _external(key: str, value: str) -> Callable[[onnx.ModelProto], None]:
     def damage(model: onnx.ModelProto) -> None:
         tensor = next(one for one in model.graph.initializer if one.external_data)
@@ -115,7 +121,7 @@ def _external(key: str, value: str) -> Callable[[onnx.ModelProto], None]:
     "damage",
     [
         _no_opset, _no_input, _no_output, _odd_type, _no_type, _short_raw, _negative, _huge, _unknown,
-        _no_attribute, _odd_key,
+        _no_attribute, _odd_key, _other_field,
         _external("offset", "64"), _external("offset", "-4"), _external("offset", "x"),
         _external("length", "8"), _external("length", str(1 << 40)), _external("location", "other.data"),
     ],
@@ -219,3 +225,12 @@ def test_a_bundle_of_links_builds(nano_bundle: Path, tmp_path: Path) -> None:
     shutil.copytree(copy, linked, copy_function=os.link)
     folder = build(linked)
     assert (folder / "llm.onnx.data").stat().st_size > 0 and os.stat(linked / "llm.onnx.data").st_nlink == 2
+
+
+def test_a_location_that_is_not_utf_8_is_refused(graph: Path) -> None:
+    """protobuf gives bytes for it."""
+    content = graph.read_bytes()
+    assert b"toy.onnx.data" in content
+    graph.write_bytes(content.replace(b"toy.onnx.data", b"toy.onnx\xffdata"))
+    with pytest.raises(LiraError, match="a name in it is not UTF-8"):
+        external_locations(graph)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from fuzz.kind import Kind, folder_with
+from fuzz.small_manifest import DIGEST, small_manifest
 from onnx import TensorProto, helper
 from PIL import Image
 
@@ -21,21 +22,7 @@ from lira_engine.bundle.bundle import Bundle
 from lira_engine.bundle.check_vectors import CheckVectors
 from lira_engine.bundle.graphs import external_locations, read_graph
 from lira_engine.bundle.integrity import confined
-from lira_engine.bundle.manifest import (
-    STAGES,
-    FileEntry,
-    Manifest,
-    ModelSpec,
-    PixelSpec,
-    PreprocessingSpec,
-    PromptSpec,
-    RegionSpec,
-    StageSpec,
-    TaskSpec,
-    TensorSpec,
-    TileSpec,
-    TokenSpec,
-)
+from lira_engine.bundle.manifest import FileEntry, Manifest, StageSpec, TensorSpec
 from lira_engine.engines import recipe as recipes
 from lira_engine.engines.recipe_tables import recipe_tables
 from lira_engine.engines.record import Build, Verified, read_build
@@ -45,39 +32,9 @@ from lira_runtime.chat_template import first_turn, later_turn, system_turn
 from lira_runtime.preprocess import pixel_input, tiles
 from lira_runtime.tokenizer import IncrementalDecoder, Tokenizer
 
-_DIGEST = "0" * 64
 _SPEC = StageSpec(
     "x.onnx", "x.npz", {"position": TensorSpec("int64", (1,))}, {"y": TensorSpec("float32", (2, "N"))}
 )
-
-
-@cache
-def small_manifest() -> Manifest:
-    """A manifest without a folder."""
-    files = {
-        name: FileEntry(_DIGEST, 1) for stage in STAGES for name in (f"{stage}.onnx", f"checks/{stage}.npz")
-    }
-    files |= {name: FileEntry(_DIGEST, 1) for name in ("embeddings.npy", "separators.npy", "tokenizer.json")}
-    tensor = TensorSpec("float32", (1, "N", 8))
-    stages = {
-        name: StageSpec(f"{name}.onnx", f"checks/{name}.npz", {"x": tensor}, {"y": tensor}) for name in STAGES
-    }
-    return Manifest(
-        "small", "0.1.0", {"synthetic": True},
-        ModelSpec("internlm2", 8, 2, 2, 1, 4, 12, 20, 16, 1e4, 1e-5, 8, 4, 32, 3, 2, 4, 8),
-        PreprocessingSpec(
-            TileSpec(8, (0.5,) * 3, (0.25,) * 3, 1, 6, True), PixelSpec(32, (0.5,) * 3, (0.25,) * 3, (1, 2,
-            3)),
-            RegionSpec(0.3),
-        ),
-        TokenSpec(1, (2,), 14, 19, 15, 16, (5, 6)),
-        PromptSpec(
-            "<|im_start|>system\nYou are LIRA.<|im_end|>",
-            "<|im_start|>user\n<image>\n{question}<|im_end|>", False,
-            {"vqa": TaskSpec("{expression}", 9, ("<|im_end|>",))},
-        ),
-        stages, files,
-    )  # fmt: skip
 
 
 def lira_json(data: bytes) -> None:
@@ -125,7 +82,7 @@ def held_out_questions(data: bytes) -> None:
         (folder / "held_out").mkdir()
         (folder / "held_out" / held_out.NAME).write_bytes(data)
         names = (held_out.NAME, "a.png")
-        files = {f"held_out/{name}": FileEntry(_DIGEST, 1) for name in names}
+        files = {f"held_out/{name}": FileEntry(DIGEST, 1) for name in names}
         found = held_out.read_held_out(folder, recipes.Recipe("small", {}, {}, files=files))
     for question in found.questions:
         for mask in (*question.given, *question.fp32):
@@ -222,7 +179,7 @@ def _recipe(tensors: bytes) -> dict[str, Any]:
         "format": recipes.FORMAT,
         "format_version": recipes.FORMAT_VERSION,
         "bundle": "small",
-        "sources": {"llm.onnx": _DIGEST},
+        "sources": {"llm.onnx": DIGEST},
         "budget": {"text": "cIoU -0.5%", "metric": "ciou", "loss": 0.005},
         "stages": {"llm": {"forms": forms, "smoothing": smoothing}},
         "data": {"images": 3},
@@ -239,7 +196,7 @@ def _built() -> bytes:
     verified = Verified("2026-01-01T00:00:00Z", setting, {"llm": {"logits": 1e-6}}, 9, 9)
     build = Build(
         "0.1.0", "abc", "cpu", "fp32", {"threads": 2}, {"arch": "x86_64"}, {"onnxruntime": "1.32.0"},
-        {"llm.onnx": _DIGEST}, {"llm.onnx": FileEntry(_DIGEST, 5)}, {"llm": "fp32"}, {"llm": 1.5},
+        {"llm.onnx": DIGEST}, {"llm.onnx": FileEntry(DIGEST, 5)}, {"llm": "fp32"}, {"llm": 1.5},
         {"llm": {"logits": 1e-6}}, {"llm": 0.5}, kept_fp32={"llm": ("a",)}, said=("a line",),
         verified=verified,
     )  # fmt: skip

@@ -64,7 +64,7 @@ def chat_body(data: bytes) -> None:
     with _told():
         wanted = parse(ChatRequest, json_object(data))
         info.check_name(wanted.model)
-        anyio.run(asked_of, wanted, PictureSource(AllowedHosts(), _MOST_BYTES), info)
+        anyio.run(asked_of, wanted, PictureSource(AllowedHosts(), _MOST_BYTES, 0), info)
 
 
 def segment_body(data: bytes) -> None:
