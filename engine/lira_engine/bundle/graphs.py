@@ -43,7 +43,7 @@ def read_graph(file: Path, mend: str = MEND) -> ir.Model:
     try:
         for tensor in _tensors(model):
             _check_whole(file, tensor)
-        check_model(_without_weights(model), full_check=True)
+        check_model(_without_weights(file, model), full_check=True)
         _place_weights(file, model)
         return ir.from_proto(model)
     except (OSError, ValidationError, InferenceError, ir.serde.SerdeError, ValueError) as error:
@@ -155,9 +155,9 @@ def _check_whole(file: Path, tensor: onnx.TensorProto) -> None:
         )
 
 
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy with weights as inputs: the check would look for their files, and refuses those with
-    several links."""
+def _without_weights(file: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy with weights as inputs, and constants in it: the check would look for their files, and
+    refuses those with several links."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     inputs = {value.name for value in copy.graph.input}
@@ -167,6 +167,14 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
                 helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             )
     del copy.graph.initializer[:]
+    for tensor in _tensors(copy):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            with open(file.parent / entries["location"], "rb") as data:
+                data.seek(int(entries.get("offset", 0)))
+                tensor.raw_data = data.read(int(entries.get("length", -1)))
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
     return copy
 
 
