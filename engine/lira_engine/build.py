@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -21,7 +22,7 @@ from lira_engine.engines.origin import origin, remember_built
 from lira_engine.engines.precision import MIXED
 from lira_engine.engines.recipe import RECIPE_NAME, Recipe, StageRecipe, read_recipe
 from lira_engine.engines.recipe_fit import check_recipe
-from lira_engine.engines.record import BUILD_NAME, Build, read_build
+from lira_engine.engines.record import BUILD_NAME, Build
 from lira_engine.engines.target import Target
 from lira_engine.engines.usable import usable_build
 from lira_engine.errors import LiraError
@@ -67,6 +68,7 @@ def build(
     progress: Progress = lambda stage, phase: None,
     recipe: Path | str | None = None,
     signer: Signer | None = None,
+    warned: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Build the engines of a bundle for `target` and return their folder; do nothing if they are up to date
     and `force` is not set.
@@ -77,16 +79,17 @@ def build(
         force: also keeps engines that a judge refuses, and engines for a GPU whose outputs are wrong, which
             their record then says.
         recipe: folder that `lira-edge calibrate` wrote. signer: signs the engines, also those that are up to
-            date.
+            date. warned: called with what the user must know of finished engines.
 
     Raises LiraError for an unknown target or precision, too little disk space or memory, a stage that the
     target refuses, wrong outputs on the check vectors, a recipe that does not fit the bundle and the target,
     or engines beyond its budget; then no engine is kept.
     """
     work = _Work.prepare(bundle, target, precision, options, threads, progress, recipe)
-    if not force and work.up_to_date():
+    kept = None if force else work.kept()
+    if kept is not None:
         if signer is not None:
-            sign_again(signer, work.folder, BUILD_NAME, read_build(work.folder, "").files)
+            sign_again(signer, work.folder, kept.signed_files())
         return work.folder
     _check_place(work.folder, work.target)
     remove_leftovers(work.folder.parent)
@@ -94,12 +97,17 @@ def build(
     started = time.monotonic()
     with atomic_directory(work.folder, overwrite=True, marker=None) as partial:
         record = work.run(partial, force)
-        (partial / BUILD_NAME).write_text(record.dumps(), encoding="utf-8")
+        content = record.dumps().encode()
+        record = replace(record, digest=hashlib.sha256(content).hexdigest())
+        (partial / BUILD_NAME).write_bytes(content)
         if signer is not None:
-            sign_folder(signer, partial, work.folder.name, BUILD_NAME, record.files)
+            sign_folder(signer, partial, work.folder.name, record.signed_files())
     _DURATIONS.keep(work.key, time.monotonic() - started)
-    with suppress(LiraError):  # `unrecorded` says why
-        remember_built(read_build(work.folder, ""))
+    try:  # what was written, not what is there by now
+        remember_built(record)
+    except LiraError as error:
+        follows = "run checks the engines each time, and refuses those that are code"
+        warned(f"it cannot be recorded that this user built them ({error}): {follows}")
     return work.folder
 
 
@@ -117,7 +125,7 @@ def plan_build(
     _check_place(work.folder, work.target)
     return BuildPlan(
         folder=work.folder,
-        up_to_date=not force and work.up_to_date(),
+        up_to_date=not force and work.kept() is not None,
         precisions={stage: work.stage_precisions(stage) for stage in STAGES},
         engine_bytes=work.target.expected_engine_bytes(work.precision, work.portable),
         disk_bytes=work.target.expected_bytes(work.precision, work.portable),
@@ -233,17 +241,20 @@ class _Work:
         weights = sum(self.portable.values())
         return f"{self.bundle.manifest.name} {weights} {self.target.name} {self.precision} {self.options}"
 
-    def up_to_date(self) -> bool:
+    def kept(self) -> Build | None:
+        """Return the record of engines that are up to date; None if there are none. Those that were only
+        checked here do not count: whoever builds them wants their own."""
         try:
             found = usable_build(self.bundle, self.target, self.precision)
-            known = origin(found, self.target, self.folder).known
+            vouched = origin(found, self.target, self.folder).vouched
         except LiraError:
-            return False
-        if found.options != self.options or not known:
-            return False
+            return None
+        if found.options != self.options or not vouched:
+            return None
         if found.wrong or (found.judgement is not None and found.judgement.forced):
-            return False
-        return self.recipe is None or found.recipe == self.recipe.recipe.digest
+            return None
+        fits = self.recipe is None or found.recipe == self.recipe.recipe.digest
+        return found if fits else None
 
     def run(self, folder: Path, force: bool) -> Build:
         """Build every stage into `folder` and return the record. `force`: keep what the judge refuses."""

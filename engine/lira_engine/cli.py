@@ -63,7 +63,6 @@ def build(
     from lira_engine.bundle.bundle import Bundle
     from lira_engine.command_line import command_text
     from lira_engine.engines.near_ties import flip_rows
-    from lira_engine.engines.origin import unrecorded
     from lira_engine.engines.record import read_build
     from lira_engine.engines.usable import forced_remark
     from lira_engine.errors import LiraError
@@ -82,7 +81,7 @@ def build(
     if dry_run:
         print_tables(plan_tables(plan_build(opened, target, wanted, options, force, recipe)))
         return
-    started = time.perf_counter()
+    started, warnings = time.perf_counter(), list[str]()
     with status(console) as show:
 
         def progress(stage: str, phase: str) -> None:
@@ -100,6 +99,7 @@ def build(
             progress=progress,
             recipe=recipe,
             signer=signer,
+            warned=warnings.append,
         )
     record = read_build(folder, "")
     size = sum(entry.bytes for entry in record.files.values())
@@ -114,7 +114,8 @@ def build(
     if record.judgement is not None:
         title = "held-out pictures" if record.recipe else "near ties on the check vectors"
         print_tables([(title, flip_rows(record.flips) + list(record.judgement.rows()))])
-    warn(unrecorded(record))
+    for line in warnings:
+        warn(line)
     if record.wrong:
         warn(forced_remark(record))
         found = f"wrong: `{verify} --bisect` names the node"

@@ -82,8 +82,9 @@ def export_checkpoint(
             prompts=plan.prompts,
         )
         if signer is not None:
-            files = Manifest.load(folder / MANIFEST_NAME).files
-            sign_folder(signer, folder, config.name, MANIFEST_NAME, files)
+            record = folder / MANIFEST_NAME
+            files = {name: entry.sha256 for name, entry in Manifest.load(record).files.items()}
+            sign_folder(signer, folder, config.name, files | {MANIFEST_NAME: sha256_of(record)})
     return Path(out)
 
 

@@ -24,8 +24,9 @@ from lira_engine.open import open_llm, open_stage
 from lira_engine.ort import target as ort_target
 from lira_engine.ort.device import CPU
 from lira_engine.ort.options import CpuOptions
-from lira_engine.system.cache import data_folder
+from lira_engine.system.cache import Durations, data_folder
 from lira_engine.targets import TARGETS, target_named
+from lira_engine.trust.known_builds import known_build
 from lira_engine.verify import verify_engines
 from lira_runtime.verify_answer import check_answer
 
@@ -157,6 +158,28 @@ def test_changed_weights_with_fitting_hashes_are_refused(own: Path, checks: list
         open_engines(own, threads=1, unverified=True)
     build(own, "cpu", "fp32", threads=1)  # does not take them for up to date
     assert remark(own) == ""
+
+
+def test_a_build_takes_no_strangers_engines_for_ones_own(stranger: Path) -> None:
+    """Nor does it leave them: whoever builds wants what no check vectors tell."""
+    remark(stranger)
+    digest = read_build(stranger / "engines" / "cpu-fp32", "").digest
+    build(stranger, "cpu", "fp32", threads=1)
+    built = read_build(stranger / "engines" / "cpu-fp32", "")
+    assert built.digest != digest and built.known.built and not known_build(digest).built
+
+
+def test_a_record_that_was_swapped_after_a_build_is_not_recorded(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = own / "engines" / "cpu-fp32" / BUILD_NAME
+
+    def swap(*_: object) -> None:
+        record.write_text(record.read_text() + " ")
+
+    monkeypatch.setattr(Durations, "keep", swap)  # called between the two
+    build(own, "cpu", "fp32", threads=1, force=True)
+    assert not read_build(record.parent, "").known.built
 
 
 def test_a_check_that_cannot_be_remembered_is_done_again(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lira_engine.engines.precision import precision_named
-from lira_engine.engines.record import BUILD_NAME, Build
+from lira_engine.engines.record import Build
 from lira_engine.engines.target import Target
 from lira_engine.errors import LiraError, quoted
 from lira_engine.system.cache import data_folder
@@ -27,12 +27,14 @@ class Origin:
     Attributes:
         known: text such as "built here"; "" for a stranger's. unproven: what is wrong with their signature,
             if they have one. harmless: the bundle's check vectors can tell whether they are right: they are
-            data for ONNX Runtime, not code, and of a precision with a tolerance.
+            data for ONNX Runtime, not code, and of a precision with a tolerance. vouched: this user built
+            them, or trusts who signed them.
     """
 
     known: str
     unproven: str = ""
     harmless: bool = True
+    vouched: bool = False
 
 
 def origin(build: Build, target: Target, folder: Path) -> Origin:
@@ -43,9 +45,9 @@ def origin(build: Build, target: Target, folder: Path) -> Origin:
     """
     known = build.known
     if known.built:
-        return Origin(BUILT_HERE)
+        return Origin(BUILT_HERE, vouched=True)
     if is_trusted(known.signed):
-        return Origin(f"signed by {known.signed[:12]}")
+        return Origin(f"signed by {known.signed[:12]}", vouched=True)
     harmless = not target.engines_are_code and not any(
         precision_named(one).judged for one in build.precisions.values()
     )
@@ -63,7 +65,7 @@ def origin(build: Build, target: Target, folder: Path) -> Origin:
             _check_signed(folder, build, signature.files)
             with suppress(LiraError):  # a signature can be checked again
                 keep_known(build.digest, signed=signature.key.fingerprint)
-            return Origin(f"signed by {signature.key.fingerprint[:12]}")
+            return Origin(f"signed by {signature.key.fingerprint[:12]}", vouched=True)
     return Origin("", unproven, harmless)
 
 
@@ -85,18 +87,6 @@ def remember_built(build: Build) -> None:
     keep_known(build.digest, built=now())
 
 
-def unrecorded(build: Build) -> str:
-    """Return why a build of this user is not remembered, with what follows from it; "" if it is."""
-    if build.known.built:
-        return ""
-    try:
-        remember_built(build)
-    except LiraError as error:
-        follows = "run checks the engines each time, and refuses those that are code"
-        return f"it cannot be recorded that this user built them ({error}): {follows}"
-    return ""
-
-
 def remember_checked(build: Build) -> str:
     """Remember that engines passed the check vectors. Return what this user must know about them."""
     engines = f"engines {build.target}-{build.precision} were not built here"
@@ -110,7 +100,6 @@ def remember_checked(build: Build) -> str:
 def _check_signed(folder: Path, build: Build, signed: Mapping[str, str]) -> None:
     """Raises LiraError if a record, or a file of it, is not what was signed. The files' hashes are those of
     the record, which `usable_build` compares with the files."""
-    recorded = {name: entry.sha256 for name, entry in build.files.items()} | {BUILD_NAME: build.digest}
-    found = differences(signed, recorded)
+    found = differences(signed, build.signed_files())
     if found.text():
         raise LiraError(f"{folder} is not as it was signed ({found.text()}): {AGAIN}")

@@ -105,6 +105,10 @@ class Build:
         """The options, with what the build chose, as openers take them."""
         return {**self.options, **self.chosen}
 
+    def signed_files(self) -> dict[str, str]:
+        """Return the SHA-256 by name of what a signature of the engines covers: the files and the record."""
+        return {name: entry.sha256 for name, entry in self.files.items()} | {BUILD_NAME: self.digest}
+
     def dumps(self) -> str:
         """Return the text of `build.json`."""
         data = {"format": FORMAT, "format_version": FORMAT_VERSION, **schema.write(self)}

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lira_engine.bundle.integrity import sha256_of
-from lira_engine.bundle.manifest import MANIFEST_NAME, FileEntry
+from lira_engine.bundle.integrity import confined
+from lira_engine.bundle.manifest import MANIFEST_NAME
 from lira_engine.errors import LiraError
 from lira_engine.system.atomic import atomic_write, system_error
 from lira_engine.trust.signed_files import SIGNATURE_NAME, SignedFiles
@@ -79,21 +79,18 @@ def signer_for(key: Path | None, certificate: Path | None) -> Signer | None:
     return Signer.load(key, certificate)
 
 
-def sign_folder(signer: Signer, folder: Path, name: str, record: str, files: Mapping[str, FileEntry]) -> None:
-    """Sign a folder that is being written, by the hashes in its own record: lira.json or build.json, which
-    `name` and `files` come from. Engines inside of a bundle have signatures of their own."""
-    signer.sign(_signed_files(folder, name, record, files), folder / SIGNATURE_NAME)
+def sign_folder(signer: Signer, folder: Path, name: str, files: Mapping[str, str]) -> None:
+    """Sign a folder that is being written and will have a `name`, by the SHA-256 of its files. Engines inside
+    of a bundle have signatures of their own."""
+    left_out = ("engines",) if MANIFEST_NAME in files else ()
+    signer.sign(SignedFiles(name, files, left_out), folder / SIGNATURE_NAME)
 
 
-def sign_again(signer: Signer, folder: Path, record: str, files: Mapping[str, FileEntry]) -> None:
-    """Sign a folder that is in use, as `sign_folder` does: another signature is replaced at once."""
-    with atomic_write(folder / SIGNATURE_NAME) as file:
-        signer.sign(_signed_files(folder, folder.name, record, files), Path(file.name))
-
-
-def _signed_files(folder: Path, name: str, record: str, files: Mapping[str, FileEntry]) -> SignedFiles:
-    hashes = {path: entry.sha256 for path, entry in files.items()} | {record: sha256_of(folder / record)}
-    return SignedFiles(name, hashes, ("engines",) if record == MANIFEST_NAME else ())
+def sign_again(signer: Signer, folder: Path, files: Mapping[str, str]) -> None:
+    """Sign engines that are in use, as `sign_folder` does: another signature is replaced at once. Raises
+    LiraError if a link leads from its place out of the folder."""
+    with atomic_write(confined(folder, SIGNATURE_NAME)) as file:
+        signer.sign(SignedFiles(folder.name, files), Path(file.name))
 
 
 def _check_key(key: Path, password: bytes | None) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from lira_engine import Bundle, LiraError, open_engines
 from lira_engine.build import build
+from lira_engine.bundle.integrity import sha256_of
 from lira_engine.bundle.manifest import MANIFEST_NAME, Manifest
 from lira_engine.engines.record import BUILD_NAME, read_build
 from lira_engine.inspect import describe
@@ -68,7 +69,9 @@ def public(key: Path) -> Path:
 
 def sign(bundle: Path, signer: Signer) -> Path:
     """Sign a bundle as `export` does."""
-    sign_folder(signer, bundle, "tiny", MANIFEST_NAME, Manifest.load(bundle / MANIFEST_NAME).files)
+    listed = Manifest.load(bundle / MANIFEST_NAME).files
+    files = {name: entry.sha256 for name, entry in listed.items()}
+    sign_folder(signer, bundle, "tiny", files | {MANIFEST_NAME: sha256_of(bundle / MANIFEST_NAME)})
     return bundle
 
 
@@ -451,6 +454,47 @@ def test_up_to_date_engines_are_signed_without_a_build(
     build(bundle_path, threads=1, force=True)  # unsigned: no signature of others stays
     with pytest.raises(LiraError, match="is not signed"):
         said(folder, public)
+
+
+def test_a_build_leaves_engines_of_a_trusted_key_theirs(
+    elsewhere: Path, public: Path, printed_by: Callable[..., str]
+) -> None:
+    """Once the key is revoked they are a stranger's again, whatever was run meanwhile."""
+    said(elsewhere, public, trusting=True)
+    before = (elsewhere / ENGINES / BUILD_NAME).stat().st_mtime_ns
+    printed_by("build", str(elsewhere), "--threads", "1")
+    assert (elsewhere / ENGINES / BUILD_NAME).stat().st_mtime_ns == before
+    trusted_path(Key.read(public).fingerprint).unlink()
+    with pytest.raises(LiraError, match="and they are code"):
+        open_once(elsewhere)
+
+
+def test_engines_that_were_swapped_meanwhile_are_not_signed(
+    bundle_path: Path, key: Path, public: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signature covers what was checked, not what lies there by now."""
+    record = build(bundle_path, threads=1) / BUILD_NAME
+    real = Signer.sign
+
+    def swapping(self: Signer, files: object, path: Path) -> None:
+        record.write_text(record.read_text() + " ")
+        real(self, files, path)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Signer, "sign", swapping)
+    build(bundle_path, threads=1, signer=Signer.load(key))
+    with pytest.raises(LiraError, match=r"altered: build\.json"):
+        said(record.parent, public)
+
+
+def test_a_link_in_a_signatures_place_is_not_followed_out(
+    bundle_path: Path, key: Path, tmp_path: Path
+) -> None:
+    folder = build(bundle_path, threads=1)
+    (tmp_path / "mine").write_text("mine")
+    (folder / "model.sig").symlink_to(tmp_path / "mine")
+    with pytest.raises(LiraError, match=r"'model\.sig' is a link that leads out of the folder"):
+        build(bundle_path, threads=1, signer=Signer.load(key))
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_engines_without_a_signature_are_named(signed: Path, public: Path) -> None:
