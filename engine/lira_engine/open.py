@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from lira_engine.bundle.bundle import Bundle
-from lira_engine.bundle.integrity import Verify
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.cuda.driver import DriverName
 from lira_engine.engines.accuracy import WrongOutput, check_stage_outputs
@@ -110,10 +109,9 @@ def open_llm(
     precision: str,
     threads: int | None = None,
     unverified: bool = False,
-    verify: Verify = "hashes",
 ) -> LlmRunner:
-    """Open only the language model; `verify`: see bundle.integrity. Raises LiraError as `open_engines`."""
-    opener, files, _ = _prepared(bundle, target, precision, threads, unverified, verify)
+    """Open only the language model. Raises LiraError as `open_engines`."""
+    opener, files, _ = _prepared(bundle, target, precision, threads, unverified)
     return opener.llm(files["llm"])
 
 
@@ -124,10 +122,9 @@ def open_stage(
     precision: str,
     threads: int | None = None,
     unverified: bool = False,
-    verify: Verify = "hashes",
 ) -> StageRunner:
     """Open one stage that is not the language model, as `open_llm` does that."""
-    opener, files, _ = _prepared(bundle, target, precision, threads, unverified, verify)
+    opener, files, _ = _prepared(bundle, target, precision, threads, unverified)
     return opener.stage(stage, files[stage])
 
 
@@ -137,7 +134,6 @@ def _prepared(
     precision: str,
     threads: int | None,
     unverified: bool,
-    verify: Verify = "hashes",
     driver: DriverName = "auto",
 ) -> tuple[Opener, dict[str, Path], str]:
     """Return the opener of the engines, the file of each stage, and what the user must know about them."""
@@ -146,22 +142,20 @@ def _prepared(
         opener = PORTABLE.opener(bundle, precision, threads=threads)
         return opener, {stage: bundle.stage_file(stage) for stage in STAGES}, ""
     chosen = target_named(target).with_driver(driver)
-    opener, files, build, known = _own_or_harmless(bundle, chosen, precision, threads, verify)
+    opener, files, build, known = _own_or_harmless(bundle, chosen, precision, threads)
     if not unverified:
         require_verified(build, chosen, bundle.path)
     remarks = [forced_remark(build)]
     if not known:
-        if verify == "sizes":  # what is checked must be what is recorded
-            usable_build(bundle, chosen, precision)
         remarks.append(_check_once(bundle, chosen, build, opener, files))
     return opener, files, "; ".join(filter(None, remarks))
 
 
 def _own_or_harmless(
-    bundle: Bundle, target: Target, precision: str, threads: int | None, verify: Verify = "hashes"
+    bundle: Bundle, target: Target, precision: str, threads: int | None
 ) -> tuple[Opener, dict[str, Path], Build, bool]:
     """Return the opener, the file of each stage, the record, and whether it is known where they come from."""
-    build = usable_build(bundle, target, precision, verify)
+    build = usable_build(bundle, target, precision)
     folder = bundle.engine_folder(target.name, precision)
     found = origin(build, target, folder)
     require_harmless(found, build, target, bundle.path)

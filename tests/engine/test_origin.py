@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from lira_bench.peers.own import open_own_llm
 from lira_engine import Bundle, LiraError, bisect, open_engines
 from lira_engine import open as opening
 from lira_engine.build import build
@@ -124,22 +125,23 @@ def test_strangers_engines_are_checked_once(stranger: Path, checks: list[str]) -
 def test_one_stage_of_a_stranger_is_not_opened_before_all_are_checked(
     stranger: Path, checks: list[str]
 ) -> None:
-    """A benchmark's processes open a stage each, and leave the hashes to the process that started them."""
-    with open_llm(Bundle.open(stranger), "cpu", "fp32", 1, verify="sizes"):
+    """A benchmark's processes open a stage each."""
+    with open_llm(Bundle.open(stranger), "cpu", "fp32", 1):
         assert len(checks) == 5
     with open_stage(Bundle.open(stranger), "sefe", "cpu", "fp32", 1):
         assert len(checks) == 5
 
 
-def test_what_was_checked_is_what_is_recorded(stranger: Path) -> None:
-    """Without hashes, other files could pass the check for those that a later run opens."""
-    folder = stranger / "engines" / "cpu-fp32"
-    file = folder / "pixel_decoder.onnx"
+def test_altered_engines_are_refused_whoever_built_them(own: Path) -> None:
+    """The record and a signature stand for hashes: files of the same size must have them, too, in the
+    processes of a benchmark, whose bundles are opened by sizes."""
+    file = own / "engines" / "cpu-fp32" / "pixel_decoder.onnx"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(bytes(content))
-    with pytest.raises(LiraError, match=r"pixel_decoder\.onnx was altered"):
-        open_llm(Bundle.open(stranger), "cpu", "fp32", 1, verify="sizes")
+    for unhashed in (open_own_llm, lambda *given: open_stage(given[0], "pixel_decoder", *given[1:])):
+        with pytest.raises(LiraError, match=r"pixel_decoder\.onnx was altered"):
+            unhashed(Bundle.open(own, "sizes"), "cpu", "fp32", 1)
 
 
 def test_changed_weights_with_fitting_hashes_are_refused(own: Path, checks: list[str]) -> None:

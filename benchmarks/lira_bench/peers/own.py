@@ -23,7 +23,7 @@ def open_own_llm(bundle: Bundle, target: str, precision: str, threads: int) -> L
 
     Raises LiraError as :func:`lira_engine.open.open_engines` if there are no usable engines.
     """
-    return open_llm(bundle, target, precision, threads, verify="sizes")
+    return open_llm(bundle, target, precision, threads)
 
 
 class OwnModel(Stepwise):
@@ -56,9 +56,7 @@ class OwnEncoders(Encoders):
     def __init__(self, bundle: Path, target: str, precision: str, threads: int) -> None:
         super().__init__(bundle)
         opened = Bundle.open(bundle, "sizes")
-        self._runners = {
-            stage: open_stage(opened, stage, target, precision, threads, verify="sizes") for stage in STAGES
-        }
+        self._runners = {stage: open_stage(opened, stage, target, precision, threads) for stage in STAGES}
 
     def run(self, stage: str, pixels: np.ndarray) -> dict[str, np.ndarray]:
         return self._runners[stage].run({"pixel_values": pixels})
