@@ -40,7 +40,9 @@ def _user_folder(variable: str, elsewhere: str, on_mac: str) -> Path:
     elif sys.platform == "darwin":
         base = Path.home() / on_mac
     else:
-        base = Path(os.environ.get(variable) or Path.home() / elsewhere)
+        given = Path(os.environ.get(variable, ""))
+        # The standard ignores relative ones: they would be below a stranger's folder in which one stands.
+        base = given if given.is_absolute() else Path.home() / elsewhere
     return base / "lira-edge"
 
 

@@ -53,6 +53,15 @@ def test_variables_move_the_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     assert data_folder() == Path("/kept/lira-edge")
 
 
+def test_relative_folders_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever stands in a stranger's folder would believe the record in it."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(Path, "home", lambda: HOME)
+    for given in ("data", ".", ""):
+        monkeypatch.setenv("XDG_DATA_HOME", given)
+        assert data_folder() == HOME / ".local/share/lira-edge"
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The cache folder, which is not there yet. What was said once may be said again."""
