@@ -236,7 +236,8 @@ def _remove_if_abandoned(leftover: Path) -> None:
             if time.time() - leftover.stat().st_mtime < _DAY:
                 return
         else:
-            descriptor = os.open(leftover, os.O_RDONLY)
+            # Opened without waiting: somebody may have put a pipe there.
+            descriptor = os.open(leftover, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 if not _lock(descriptor, wait=False):
                     return

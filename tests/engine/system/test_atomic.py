@@ -469,3 +469,10 @@ def test_a_disk_that_fills_under_numpy_is_a_one_line_error(tmp_path: Path) -> No
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_pipe_among_leftovers_is_not_waited_for(tmp_path: Path) -> None:
+    """A stranger's folder may hold one."""
+    os.mkfifo(tmp_path / ".engines.partial-00")
+    remove_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())
