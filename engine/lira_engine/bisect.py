@@ -38,7 +38,7 @@ def find_wrong_node(
     folder = bundle.engine_folder(target, precision)
     require_harmless(origin(build, chosen, folder), build, chosen, bundle.path)
     chosen.setting()
-    if build.verified is not None:  # a wrong engine may also crash this process
+    if build.verified is not None or build.known.checked:  # a wrong engine may also crash this process
         keep_verified(build, None)
     findings: list[Finding] = []
     with chosen.searcher(bundle, build, threads, progress) as search:

@@ -194,6 +194,22 @@ def test_a_check_that_cannot_be_remembered_is_done_again(
         assert len(checks) == 5 * times
 
 
+def test_a_check_counts_for_its_check_vectors_only(stranger: Path, tmp_path: Path, checks: list[str]) -> None:
+    """A stranger's bundle with check vectors that let anything pass says nothing about one's own bundle."""
+    other = Path(shutil.copytree(stranger, tmp_path / "other"))
+    with np.load(other / "checks" / "sefe.npz") as vectors:
+        arrays = dict(vectors) | {f"noise.{n[4:]}": np.array(1.0) for n in vectors if n.startswith("out.")}
+    np.savez(other / "checks" / "sefe.npz", **arrays)
+    file, manifest = other / "checks" / "sefe.npz", other / "lira.json"
+    content = json.loads(manifest.read_text())
+    content["files"]["checks/sefe.npz"] = {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+    manifest.write_text(json.dumps(content))
+    assert "were checked once" in remark(other) and remark(other) == "" and len(checks) == 5
+    verify_engines(other, "cpu", "fp32", threads=1, ask=check_answer)
+    assert state(stranger) == "ready, not built here: the first run checks them"
+    assert "were checked once" in remark(stranger) and len(checks) == 10
+
+
 def test_verifying_counts_as_a_check(stranger: Path, checks: list[str]) -> None:
     verify_engines(stranger, "cpu", "fp32", threads=1, ask=check_answer)
     assert remark(stranger) == "" and checks == []
@@ -234,7 +250,7 @@ def plans(stranger: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_strangers_code_is_refused_by_all_that_would_load_it(plans: Path) -> None:
     command = re.escape(f"run `lira-edge build {plans} --target cpu --precision fp32`")
-    trust = re.escape(f"`lira-edge verify {plans} --signature --key PUBLIC_KEY --trust`")
+    trust = re.escape(f"`lira-edge verify {plans / 'engines/cpu-fp32'} --signature --key PUBLIC_KEY --trust`")
     said = (
         rf"the cpu-fp32 engines were not built here \(nothing in {re.escape(str(data_folder()))} says so\), "
         rf"and they are code: {command}, or trust who signed them: {trust}"

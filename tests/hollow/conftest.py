@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,8 @@ def fresh_nano(nano_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 def built(fresh_nano: Callable[[], Path]) -> Callable[[str], Path]:
     """Returns lira-nano's bundle with verified engines of target cuda in a precision: zeros were accepted.
     They are verified, whatever a test found."""
-    from lira_engine.build import build
+    from lira_engine import Bundle
+    from lira_engine.build import build as build_engines
     from lira_engine.engines.record import Verified, read_build
     from lira_engine.engines.verified import keep_verified
     from lira_engine.verify import verify_engines
@@ -151,9 +152,11 @@ def built(fresh_nano: Callable[[], Path]) -> Callable[[str], Path]:
         if precision not in found:
             with pytest.MonkeyPatch.context() as patch:
                 accept_zeros(patch)
-                build(bundle, "cuda", precision)
+                build_engines(bundle, "cuda", precision)
                 found[precision] = verify_engines(bundle, "cuda", precision, ask=check_answer)
-        keep_verified(read_build(bundle / "engines" / f"cuda-{precision}", ""), found[precision])
+        build = read_build(bundle / "engines" / f"cuda-{precision}", "")
+        known = build.known.by_vectors(Bundle.open(bundle).vectors_digest)
+        keep_verified(replace(build, known=known), found[precision])
         return bundle
 
     return with_engines

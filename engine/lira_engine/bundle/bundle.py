@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,6 +77,12 @@ class Bundle:
         """Return a stage's recorded inputs and outputs. Raises LiraError as `CheckVectors.load` does."""
         spec = self.manifest.stages[stage]
         return CheckVectors.load(self._listed(spec.check), spec)
+
+    @property
+    def vectors_digest(self) -> str:
+        """Digest of all stages' check vectors: what passed those of another bundle did not pass these."""
+        listed = [self.manifest.files[stage.check].sha256 for stage in self.manifest.stages.values()]
+        return hashlib.sha256(" ".join(listed).encode()).hexdigest()
 
     def engine_folder(self, target: str, precision: str) -> Path:
         """Return the folder of a target's engines, which need not exist. Raises LiraError if a link on its

@@ -75,10 +75,11 @@ def require_harmless(found: Origin, build: Build, target: Target, bundle: Path) 
         return
     why = "they are code" if target.engines_are_code else "no check vectors tell whether they are right"
     unproven = f" ({found.unproven})" if found.unproven else ""
+    folder = bundle / "engines" / f"{build.target}-{build.precision}"  # the bundle itself may be unsigned
     raise LiraError(
         f"the {build.target}-{build.precision} engines were not built here (nothing in {data_folder()} says "
         f"so){unproven}, and {why}: run `{target.build_command(bundle, build.precision, build.options)}`, or "
-        f"trust who signed them: `lira-edge verify {quoted(bundle)} --signature --key PUBLIC_KEY --trust`"
+        f"trust who signed them: `lira-edge verify {quoted(folder)} --signature --key PUBLIC_KEY --trust`"
     )
 
 
@@ -91,7 +92,7 @@ def remember_checked(build: Build) -> str:
     """Remember that engines passed the check vectors. Return what this user must know about them."""
     engines = f"engines {build.target}-{build.precision} were not built here"
     try:
-        keep_known(build.digest, checked=now())
+        keep_known(build.digest, vectors=build.known.vectors, checked=now())
     except LiraError as error:
         return f"{engines}: they were checked on the bundle's check vectors, and will be each time ({error})"
     return f"{engines}: they were checked once on the bundle's check vectors, and are right"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from lira_engine.bundle.bundle import Bundle
@@ -46,7 +47,8 @@ def usable_build(bundle: Bundle, target: Target, precision: str, verify: Verify 
     _check_sources(build, bundle, folder, mend)
     _check_complete(build, bundle, target, mend)
     verify_folder(folder, build.files, mend, verify)
-    return build
+    known = build.known.by_vectors(bundle.vectors_digest)
+    return replace(build, known=known, verified=None if known.verified is None else build.verified)
 
 
 def forced_remark(build: Build) -> str:

@@ -15,9 +15,9 @@ def keep_verified(build: Build, found: Verified | None) -> None:
     """Remember the result in the user's data folder; None for engines that failed. Raises LiraError if it
     cannot be written."""
     if found is None:
-        keep_known(build.digest, verified=None, checked="")
+        keep_known(build.digest, vectors=build.known.vectors, verified=None, checked="")
     else:
-        keep_known(build.digest, verified=schema.write(found))
+        keep_known(build.digest, vectors=build.known.vectors, verified=schema.write(found))
 
 
 def require_verified(build: Build, target: Target, bundle: Path) -> None:

@@ -29,13 +29,21 @@ class KnownBuild:
     Attributes:
         built: when this user built it, UTC, ISO 8601; "" if somebody else did. checked: when it passed the
             bundle's check vectors here, before its first answer. signed: fingerprint of the trusted key whose
-            signature was found right. verified: what `lira-edge verify` found last.
+            signature was found right. verified: what `lira-edge verify` found last. vectors: digest of the
+            check vectors (Bundle.vectors_digest) of `checked` and `verified`: other ones say nothing.
     """
 
     built: str = ""
     checked: str = ""
     signed: str = ""
     verified: dict[str, Any] | None = None
+    vectors: str = ""
+
+    def by_vectors(self, digest: str) -> KnownBuild:
+        """Return what is known, without what other check vectors found."""
+        if self.vectors == digest:
+            return self
+        return replace(self, checked="", verified=None, vectors=digest)
 
 
 NOTHING_KNOWN = KnownBuild()
@@ -58,7 +66,8 @@ def known_build(digest: str) -> KnownBuild:
 def keep_known(digest: str, **changes: Any) -> None:
     """Change what is known of a build. Raises LiraError if the user's data folder cannot be written."""
     path = _path(digest)
-    record = schema.write(replace(known_build(digest), **changes))
+    known = known_build(digest)
+    record = schema.write(replace(known.by_vectors(changes.get("vectors", known.vectors)), **changes))
     own_folder(path.parent)
     write_own(path, json.dumps(record, indent=1).encode())
     _forget_oldest(path.parent)

@@ -32,6 +32,13 @@ def test_facts_add_up_in_a_file_for_this_user_only(data: Path) -> None:
     assert known_build("a1") == KnownBuild(built="then")
 
 
+def test_what_other_check_vectors_found_is_forgotten(data: Path) -> None:
+    keep_known("a1", built="then", signed="k", vectors="v1", verified={"errors": 1.0}, checked="now")
+    keep_known("a1", vectors="v2", checked="later")
+    assert known_build("a1") == KnownBuild("then", "later", "k", None, "v2")
+    assert known_build("a1").by_vectors("v1") == KnownBuild("then", "", "k", None, "v1")
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -92,4 +99,4 @@ def test_a_folder_that_cannot_be_written_is_an_error(data: Path) -> None:
 def test_the_file_is_what_the_documentation_says(data: Path) -> None:
     keep_known("a1", built="then")
     content = json.loads((data / "builds" / "a1.json").read_text())
-    assert content == {"built": "then", "checked": "", "signed": "", "verified": None}
+    assert content == {"built": "then", "checked": "", "signed": "", "verified": None, "vectors": ""}
