@@ -39,11 +39,13 @@ _NOISE = re.compile(
     r"(?:\[with [^\]]*\] )?)?"
 )
 
+_READ = 2000  # characters
+
 
 def said(error: Exception) -> str:
     """Return what an error of ONNX Runtime says, in a line of at most 300 characters."""
-    text = _NOISE.sub("", " ".join(str(error).split()))
-    return text[:300].strip()
+    text = " ".join(str(error)[:_READ].split())  # of names of a graph's making: the search is not linear
+    return _NOISE.sub("", text)[:300].strip()
 
 
 def version() -> tuple[int, ...]:
