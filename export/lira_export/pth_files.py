@@ -130,9 +130,13 @@ def _check_records(path: Path) -> None:
     """Check the zip's own checksums, which torch ignores. Torch writes 0 where it computed none.
 
     Raises:
-        LiraError: a record does not have its checksum, or is compressed, which torch cannot map.
+        LiraError: a record does not have its checksum, is there twice, of which torch takes the last, or is
+            compressed, which torch cannot map.
     """
     with zipfile.ZipFile(path) as archive:
+        names = [name.lower() for name in archive.namelist()]
+        if len({*names}) < len(names):
+            raise LiraError(f"{path}: a record is there twice, expected each once: download the file again")
         for record in archive.infolist():
             if record.compress_type != zipfile.ZIP_STORED:
                 raise LiraError(

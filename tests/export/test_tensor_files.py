@@ -418,6 +418,20 @@ def test_a_small_file_does_not_ask_for_gigabytes(tmp_path: Path, zipped: bool) -
     assert torch.equal(found.read("turned"), whole.T) and torch.equal(found.read("part"), whole[:, :1])
 
 
+@pytest.mark.parametrize("name", ["data.pkl", "DATA.PKL"])
+def test_a_second_pickle_in_an_archive_is_refused(tmp_path: Path, name: str) -> None:
+    """Torch reads the last one, whatever its case: 3 GiB from a file of a kilobyte."""
+    path, evil = tmp_path / "a.pth", tmp_path / "evil.pth"
+    torch.save({"w": torch.ones(1)}, path)
+    torch.save({"w": Gigabytes()}, evil)
+    with zipfile.ZipFile(evil) as other, zipfile.ZipFile(path, "a") as archive:
+        pickled = other.read("evil/data.pkl")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the name, which is there
+            archive.writestr(f"a/{name}", pickled)
+    assert "a record is there twice" in error(lambda: open_pth(path))
+
+
 def test_a_storage_with_more_values_than_the_old_format_file_has_bytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     torch.save({"seed": 1 << 60, "a": torch.ones(77)}, path, _use_new_zipfile_serialization=False)
