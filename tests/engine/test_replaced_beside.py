@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from lira_engine import BundleChanged, LiraError
@@ -22,7 +23,7 @@ from lira_engine.build import build
 from lira_engine.open import open_engines
 
 REPLACE = """
-    import shutil, sys
+    import shutil, sys, time
     from itertools import cycle
     from lira_engine.system.atomic import atomic_directory
 
@@ -31,12 +32,13 @@ REPLACE = """
     for one in cycle(builds):
         with atomic_directory(target, overwrite=True, marker=None) as partial:
             shutil.copytree(one, partial, dirs_exist_ok=True)
+        time.sleep(0.3)  # some openings find a folder that stays
 """
 
 
 @contextmanager
 def replacing(target: Path, *builds: Path) -> Iterator[None]:
-    """Put one build after the other into a bundle, as `build --force` does, without end."""
+    """Put one build after the other into a bundle, as `build --force` does, again and again."""
     command = [sys.executable, "-c", textwrap.dedent(REPLACE), *map(str, (target, *builds))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
@@ -113,3 +115,24 @@ def test_engines_that_go_once_they_were_verified(
         BundleChanged, match=f"cpu-{precision}.* replaced .*while .*: .*run the command again"
     ):
         open_engines(bundle_path, "cpu", precision, threads=1)
+
+
+@pytest.mark.parametrize("target", ["cpu", "portable"])
+def test_a_graph_that_changes_once_it_was_verified(
+    bundle_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read once, and nothing fails: it could run without having been verified."""
+    build(bundle_path, "cpu", threads=1)
+    graph = (bundle_path / "engines" / "cpu-fp32" if target == "cpu" else bundle_path) / "sefe.onnx"
+    verified = opening._prepared
+
+    def then_changed(*arguments: Any, **options: Any) -> Any:
+        found = verified(*arguments, **options)
+        model = onnx.load(graph, load_external_data=False)
+        model.doc_string = "another"
+        graph.write_bytes(model.SerializeToString())
+        return found
+
+    monkeypatch.setattr(opening, "_prepared", then_changed)
+    with pytest.raises(BundleChanged, match=r"sefe\.onnx was changed or replaced while the bundle was being"):
+        open_engines(bundle_path, target, threads=1)

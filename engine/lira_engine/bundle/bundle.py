@@ -102,8 +102,8 @@ class Bundle:
         return {self.path / name: self.manifest.files[name].sha256}
 
     def portable_files(self) -> dict[Path, str]:
-        """Return the SHA-256 of the external data of all portable graphs, which stays mapped."""
-        names = {name for stage in self.manifest.stages.values() for name in self.reads[stage.file]}
+        """Return the SHA-256 of all portable graphs and of their external data, which stays mapped."""
+        names = {name for stage in self.manifest.stages for name in self.stage_sources(stage)}
         return {self.path / name: self.manifest.files[name].sha256 for name in sorted(names)}
 
     def _listed(self, name: str) -> Path:

@@ -38,20 +38,23 @@ def holding(
     """Return open engines with the files that they and the bundle go on reading. `before`: `replacing_told`.
     `portable`: they are the bundle's graphs as they are.
 
-    Closes them, and raises BundleChanged, if a file changed since it was verified.
+    Closes them, and raises BundleChanged, if a file that they read changed since it was verified.
     """
-    mapped = bundle.mapped()
-    if opener.maps_files:
-        mapped |= bundle.portable_files() if portable else _beside_graphs(bundle, engines)
+    verified = {**bundle.verified, **before}
     try:
-        return replace(engines, held=HeldFiles(mapped, {**bundle.verified, **before}))
+        files = bundle.portable_files() if portable else _built_files(bundle, engines)
+        HeldFiles(files, verified).close()
+        mapped = bundle.mapped()
+        if opener.maps_files:  # graphs are not read again
+            mapped |= {path: digest for path, digest in files.items() if path.suffix != ".onnx"}
+        return replace(engines, held=HeldFiles(mapped, verified))
     except BaseException:
         engines.close()
         raise
 
 
-def _beside_graphs(bundle: Bundle, engines: Engines) -> dict[Path, str]:
-    """Return the SHA-256 of each file of built engines but their graphs, which nobody reads again."""
+def _built_files(bundle: Bundle, engines: Engines) -> dict[Path, str]:
+    """Return the SHA-256 of each file of built engines."""
     folder = bundle.engine_folder(engines.target, engines.precision)
     listed = read_build(folder, "build them again").files
-    return {folder / name: entry.sha256 for name, entry in listed.items() if not name.endswith(".onnx")}
+    return {folder / name: entry.sha256 for name, entry in listed.items()}
