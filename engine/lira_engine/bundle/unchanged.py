@@ -62,8 +62,8 @@ class HeldFiles:
     def check(self) -> None:
         """Raises BundleChanged if the content of a file is another one than when it was opened.
 
-        Costs some microseconds a file. A file of another state (touched, linked, renamed, written anew) is hashed
-        once more. One that was replaced by another file stays as it was: what is open goes on reading it.
+        Costs some microseconds a file. A file of another state (touched, linked, renamed, written anew) is
+        hashed once more. One that was replaced by another file stays as it was: what is open is read on.
         """
         with self._lock:
             for held in self._held:
