@@ -46,17 +46,10 @@ def _share_arena() -> None:
     onnxruntime.create_and_register_allocator(memory, same_as_requested)
 
 
-def quiet_run() -> onnxruntime.RunOptions:
-    """Return options of a run. A run has its own level of the log, whatever its session's is."""
-    options = onnxruntime.RunOptions()
-    options.log_severity_level = _FATAL
-    return options
-
-
 @cache
 def shrinking_arena() -> onnxruntime.RunOptions:
     """Return options of a run after which the arena frees the memory that it no longer needs."""
-    options = quiet_run()
+    options = onnxruntime.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
 

@@ -22,7 +22,6 @@ from lira_engine.errors import DeviceFailed, LiraError
 from lira_engine.ort.device import Device
 from lira_engine.ort.gpu_errors import gpu_errors_told
 from lira_engine.ort.package import ORT_ERRORS, onnxruntime
-from lira_engine.ort.session import quiet_run
 
 Rows = dict[str, onnxruntime.OrtValue]
 """Keys and values of a cache, by the names of their inputs."""
@@ -34,7 +33,7 @@ _CAPTURE_FAILED = re.compile(r"CUDA failure 90\d|cudaErrorStreamCapture|cudaErro
 
 def numbered(number: int) -> onnxruntime.RunOptions:
     """Return options of a run that captures a graph of this number, or replays it; -1 does neither."""
-    options = quiet_run()
+    options = onnxruntime.RunOptions()
     options.add_run_config_entry(_GRAPH, str(number))
     return options
 
