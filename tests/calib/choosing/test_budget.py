@@ -96,3 +96,15 @@ def test_a_fall_that_few_sequences_decide_needs_room() -> None:
     odd = use(budget, Rates(was, was, (0.04, *(0.0,) * 9)))
     assert odd.falls["iou"] == pytest.approx(0.004) and not odd.within
     assert odd == use(budget, Rates(was, was, (0.04, *(0.0,) * 9)))
+
+
+class Lucky(Rates):
+    """A score that fell by nothing in any resample, as a metric that one picture decides may."""
+
+    def of(self, numbers: Iterable[int]) -> Rates:
+        return Rates(self.was, self.was)
+
+
+def test_lucky_resamples_hide_no_fall() -> None:
+    found = use(parse_budget("IoU -0.5%"), Lucky({"iou": 0.99, "tokens": 1.0}, {"iou": 1.0, "tokens": 1.0}))
+    assert found.likely["iou"] == found.falls["iou"] == pytest.approx(0.01) and not found.within
