@@ -236,6 +236,12 @@ def test_a_safetensors_file_under_another_name_is_named(copied_checkpoint: Path)
     assert "is a safetensors file under another name" in error(lambda: Checkpoint.open(copied_checkpoint))
 
 
+def test_a_header_that_is_longer_than_the_file_makes_no_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    path.write_bytes((30).to_bytes(8, "little") + b'{"a": {"dtype": "F3')
+    assert "is not a file that torch.save wrote" in error(lambda: open_pth(path))
+
+
 def test_archives_of_other_kinds_are_named(tmp_path: Path) -> None:
     script = tmp_path / "script.pth"
     with zipfile.ZipFile(script, "w") as archive:
@@ -410,6 +416,7 @@ def test_a_small_file_does_not_ask_for_gigabytes(tmp_path: Path, zipped: bool) -
         assert "holds more than tensors" in error(lambda: open_pth(saved({"w": Gigabytes()})))
         view = torch.zeros(1).expand(1 << 28)
         assert "needs 1073741824 bytes, and 4 in the file" in error(lambda: open_pth(saved({"w": view})))
+        assert "needs 8 bytes, and 4 in" in error(lambda: open_pth(saved({"w": torch.zeros(1).expand(2)})))
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
@@ -438,8 +445,12 @@ def test_a_storage_with_more_values_than_the_old_format_file_has_bytes_is_refuse
     assert open_pth(path).shapes == {"a": (77,)}  # other large numbers are no sizes
     data = path.read_bytes()
     assert data.count(b"KM") >= 1
-    path.write_bytes(data.replace(b"KM", b"J\xff\xff\xff\x7f", 1))  # BININT1 77 -> BININT
-    assert f"{path}: one of its storages has 2,147,483,647 values" in error(lambda: open_pth(path))
+    large = data.replace(b"KM", b"J\xff\xff\xff\x7f", 1)  # BININT1 77 -> BININT
+    device = b"X\x03\0\0\0cpu"
+    assert large.count(device) == 1
+    for content in (large, large.replace(device, b"K\x01")):  # another number before it hides nothing
+        path.write_bytes(content)
+        assert f"{path}: one of its storages has 2,147,483,647 values" in error(lambda: open_pth(path))
 
 
 @pytest.mark.parametrize(
