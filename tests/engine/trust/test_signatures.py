@@ -413,6 +413,15 @@ def chain(tmp_path: Path) -> tuple[Path, Path, Path]:
     return write_key(tmp_path / "leaf", keys[2]), full, root
 
 
+def test_a_certificate_is_known_by_its_own_bytes(chain: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """As `openssl x509 -fingerprint -sha256` names it, whatever stands around it in the file."""
+    *_, root = chain
+    with_text = tmp_path / "with text.pem"
+    with_text.write_bytes(b"Subject: CN=root\n\n" + root.read_bytes())
+    expected = x509.load_pem_x509_certificate(root.read_bytes()).fingerprint(hashes.SHA256()).hex()
+    assert {Key.read(root).fingerprint, Key.read(with_text).fingerprint} == {expected}
+
+
 def test_certificates(
     bundle_path: Path,
     chain: tuple[Path, Path, Path],
