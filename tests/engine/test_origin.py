@@ -17,9 +17,11 @@ from lira_bench.peers.own import open_own_llm
 from lira_engine import Bundle, LiraError, bisect, open_engines
 from lira_engine import open as opening
 from lira_engine.build import build
+from lira_engine.bundle import schema
 from lira_engine.bundle.integrity import sha256_of
 from lira_engine.engines.origin import remember_built
-from lira_engine.engines.record import BUILD_NAME, read_build
+from lira_engine.engines.record import BUILD_NAME, Verified, read_build
+from lira_engine.engines.setting import Setting
 from lira_engine.inspect import describe
 from lira_engine.open import open_llm, open_stage
 from lira_engine.ort import target as ort_target
@@ -279,8 +281,10 @@ def test_a_verification_does_not_make_code_ones_own(plans: Path) -> None:
     """It could only have been loaded while a key was trusted that no longer is."""
     from lira_engine.trust.known_builds import keep_known
 
-    digest = read_build(plans / "engines" / "cpu-fp32", "").digest
-    keep_known(digest, checked="then", verified=None, signed="0" * 64)
+    folder = plans / "engines" / "cpu-fp32"
+    found = Verified("then", Setting("a processor", "", "a runtime"), {}, tokens=1, agree=1)
+    keep_known(read_build(folder, "").digest, checked="then", verified=schema.write(found), signed="0" * 64)
+    assert read_build(folder, "").verified == found
     with pytest.raises(LiraError, match="and they are code"):
         open_engines(plans, threads=1)
 
