@@ -266,6 +266,7 @@ def test_libraries_and_the_bills_of_wheels_have_their_hashes(site: Callable[...,
         record=(
             f"pillow.libs/libjpeg-32d.so.62.4.0,{RECORDED},7",
             "pillow.libs/libtiff.so.6,,",
+            f"pillow.libs/libz.so.1,{RECORDED.replace('sha256', 'sha384')},7",
             f"PIL/_imaging.cpython-311-x86_64-linux-gnu.so,{RECORDED},7",
             f"PIL/libname.cpython-311-x86_64-linux-gnu.so,{RECORDED},7",
             f"copy/libjpeg-32d.so.62.4.0,{RECORDED},7",
@@ -279,6 +280,7 @@ def test_libraries_and_the_bills_of_wheels_have_their_hashes(site: Callable[...,
     assert part["components"] == [
         {"type": "file", "name": "libjpeg-32d.so.62.4.0", "hashes": hashes},
         {"type": "file", "name": "libtiff.so.6"},
+        {"type": "file", "name": "libz.so.1"},
     ]
     own = {"type": "bom", "url": "pillow-13.dist-info/sboms/a%20b.cdx.json", "hashes": hashes}
     assert part["externalReferences"] == [own]
