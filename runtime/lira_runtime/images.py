@@ -11,7 +11,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
@@ -79,13 +79,25 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, upright: bo
 def _from_path(name: str, max_pixels: int, upright: bool) -> Image.Image:
     try:
         with open(name, "rb") as file:
-            return _from_file(file, name, max_pixels, upright)
+            return _from_file(cast(BinaryIO, _Bounded(file)), name, max_pixels, upright)
     except FileNotFoundError:
         raise LiraError(f"{name}: there is no such file, expected a {FORMATS} image") from None
     except IsADirectoryError:
         raise LiraError(f"{name} is a folder, expected a {FORMATS} image") from None
     except (OSError, ValueError) as error:  # no permission, a pipe, a name with a zero byte
         raise LiraError(f"{name} cannot be read: {_reason(error)}") from error
+
+
+class _Bounded:
+    """A file that allocates no more than it has: Pillow asks for what a damaged length says, up to 4 GB."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self.readline = file.seek, file.tell, file.readline
+        self._read, self._size = file.read, os.fstat(file.fileno()).st_size
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self._size - self.tell(), 0)
+        return self._read(left if size < 0 else min(size, left))
 
 
 def _rest_of(file: BinaryIO) -> bytes:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import io
 import os
 import struct
+import tracemalloc
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -357,3 +359,18 @@ def test_refused_memory_is_not_reported_as_damage(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
     with pytest.raises(OutOfMemory, match="out of memory"):
         open_image(encode(picture(), "PNG"))
+
+
+def test_a_damaged_length_does_not_ask_for_gigabytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (9, 9), "red").save(path)
+    data = path.read_bytes()
+    at = data.index(b"IDAT") - 4
+    path.write_bytes(data[:at] + b"\x7f\xff\xff\xff" + data[at + 4 :])
+    tracemalloc.start()
+    try:
+        with suppress(LiraError):  # Pillow may read all pixels before it comes to the end of the file
+            open_image(path)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
