@@ -159,7 +159,9 @@ def most_values(path: Path) -> int:
                     numbers.append([])
                 elif pickletools.markobject in opcode.stack_before and len(numbers) > 1:
                     latest = numbers.pop()
-                elif opcode.name == "BINPERSID":  # of ("storage", class, key, device, number of values)
+                elif (
+                    opcode.name == "BINPERSID"
+                ):  # of the tuple ("storage", class, key, device, number of values)
                     most = max([most, *latest])
                 elif type(argument) is int and pickletools.pyint in opcode.stack_after:
                     numbers[-1].append(argument)
@@ -191,7 +193,7 @@ def _mapped(path: Path) -> Iterator[IO[bytes]]:
     """A file in memory. Reading a text of a damaged length takes no more than there is, where a file's read
     allocates what is asked for."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        yield cast(IO[bytes], mapped)
+        yield cast(IO[bytes], mapped)  # it has what is read by
 
 
 def _texts(pickled: IO[bytes]) -> Iterator[str]:
