@@ -120,9 +120,9 @@ def test_options_reach_the_opener_and_the_check_of_its_files(
     monkeypatch.setattr(opening, "target_named", lambda name: Target())
     monkeypatch.setattr(opening, "usable_build", usable_build)
     bundle = Bundle.open(made_bundle)
-    assert open_llm(bundle, "cpu", "int4", 3, verify="full") == "the language model"
+    assert open_llm(bundle, "cpu", "int4", 3) == "the language model"
     assert given["opener"][1:] == ("int4", {"tiles": 1}, 3)
-    assert given["usable_build"][2:] == ("int4", "full")
+    assert given["usable_build"][2:] == ("int4",)
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda", "portable"])
