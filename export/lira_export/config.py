@@ -24,7 +24,7 @@ from .lora import LoraConfig
 LIRA_TOKENS = ("[SEG]", "<p>", "</p>", "<region>", "<mark>", "<image_id>")
 
 # A larger number in a configuration is a mistake, and the model would take minutes to lay out.
-_MOST_LAYERS, _MOST_HEADS, _MOST_WIDTH, _MOST_PIXELS, _MOST_TILES = 1000, 1024, 1 << 16, 1 << 14, 64
+_MOST_LAYERS, _MOST_HEADS, _MOST_WIDTH, _MOST_PIXELS, _MOST_TILES = 1000, 1024, 1 << 16, 1 << 12, 64
 _MOST_TOKENS, _MOST_POSITIONS = 1 << 24, 1 << 24
 
 
