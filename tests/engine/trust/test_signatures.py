@@ -185,6 +185,7 @@ def link(name: str) -> Callable[[Path], object]:
         ([link("sefe.onnx")], "altered: sefe.onnx"),
         ([alter(f"{ENGINES}/build.json")], "altered: build.json"),
         ([add(f"{ENGINES}/b.onnx")], "added: b.onnx"),
+        ([add(f"{ENGINES}/engines/b")], "added: engines/b"),
         ([remove(f"{ENGINES}/sefe.onnx")], "removed: sefe.onnx"),
     ],
 )
