@@ -81,7 +81,8 @@ def _write_language_bundle(root: Path, family: str = "internlm2", dtype: ir.Data
         file, check = f"{name}.onnx", f"{name}.npz"
         for listed in (file, check):
             (root / listed).touch()
-        stages[name] = m.StageSpec(file, check, {}, {})
+        read, made = _tensors(config)[name]
+        stages[name] = m.StageSpec(file, check, _specs(read), _specs(made))
     sizes = {key: value for key, value in dataclasses.asdict(config).items() if key in LLM}
     pixels = {"tile_size": 28, "tokens_per_tile": 4, "pixel_size": 64, "num_queries": 4, "num_cells": 4}
     files = {path.name: m.FileEntry(sha256_of(path), path.stat().st_size) for path in sorted(root.iterdir())}
@@ -110,6 +111,34 @@ def _write_language_bundle(root: Path, family: str = "internlm2", dtype: ir.Data
     )
     (root / "lira.json").write_text(manifest.dumps())
     return root
+
+
+Shapes = dict[str, tuple["int | str", ...]]
+
+
+def _tensors(config: Any) -> dict[str, tuple[Shapes, Shapes]]:
+    """Return the inputs and outputs that the manifest must name for each stage."""
+    c, kept = config.hidden_size, (1, config.num_kv_heads, CONTEXT, config.head_dim)
+    layers = range(config.num_layers)
+    caches: Shapes = {f"{kind}_cache.{i}": kept for kind in ("key", "value") for i in layers}
+    updated: Shapes = {f"{kind}_cache_out.{i}": kept for kind in ("key", "value") for i in layers}
+    return {
+        "semantic_encoder": ({"pixel_values": ("T", 3, 28, 28)}, {"features": ("T", 4, c)}),
+        "pixel_encoder": ({"pixel_values": (1, 3, 64, 64)}, {"query_valid": (1, 4)}),
+        "sefe": ({"features": (1, "M", c)}, {"pixel_tokens": (1, 4, c), "query_tokens": (1, 4, c)}),
+        "llm": (
+            {"inputs_embeds": (1, "S", c), "position": (1,), "logit_positions": ("K",), **caches},
+            {"logits": (1, "K", config.vocab_size), "hidden_states": (1, "K", c), **updated},
+        ),
+        "pixel_decoder": ({"hidden_states": (1, c)}, {"mask_logits": (1, 16, 16)}),
+    }
+
+
+def _specs(shapes: Shapes) -> dict[str, Any]:
+    from lira_engine.bundle.manifest import TensorSpec
+
+    kinds = {"position": "int64", "logit_positions": "int64", "query_valid": "bool"}
+    return {name: TensorSpec(kinds.get(name, "float32"), shape) for name, shape in shapes.items()}
 
 
 def _llm_weights(config: Any, random: np.random.Generator) -> dict[str, np.ndarray]:
