@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from lira_bench.serving.client import Reply
+from lira_bench.serving.load import _checks, _shares
 from lira_bench.serving.overhead import _marked
+from lira_bench.serving.plain_loop import PlainLoop
 from lira_bench.serving.questions import SIZES, Conversation, conversations
 from lira_bench.serving.report import failed
 from lira_bench.serving.server import Sample, Watch
@@ -89,3 +91,61 @@ def test_every_failed_check_and_every_slow_row_is_told() -> None:
         "overhead": {"rows": [row(3.0, -1), row(2, 3.1)]},
     }
     assert failed(record) == ["two", "overhead of vqa, kept picture (stream): 3.1 ms, expected at most 3"]
+
+
+GOOD = {
+    "errors": {}, "tracebacks": 0, "answers": 1, "different_answers": 0, "growth_mib": 19.9,
+    "growth_files": 4, "growth_threads": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "idle", "fails"),
+    [
+        ({}, True, []),
+        ({"errors": {"500": 1}}, True, ["no error but 503s"]),
+        ({"tracebacks": 1}, True, ["no error but 503s"]),
+        ({"answers": 0}, True, ["no error but 503s"]),
+        ({"different_answers": 1}, True, ["answers equal those of the same questions asked alone"]),
+        ({"growth_mib": 20.0}, True, ["memory grew by less than 20 MiB from the middle"]),
+        ({"growth_files": 5}, True, ["no more open files than clients come and go"]),
+        ({"growth_threads": 3}, True, ["no more threads"]),
+        ({}, False, ["idle at the end"]),
+    ],
+)
+def test_each_check_of_a_server_under_load_can_fail(
+    change: dict[str, Any], idle: bool, fails: list[str]
+) -> None:
+    checks = _checks(GOOD | change, clients=4, idle=idle)
+    assert [name for name, passed in checks.items() if not passed] == fails
+
+
+def test_shares_are_percentiles_in_milliseconds() -> None:
+    found = _shares([milliseconds / 1000 for milliseconds in range(101)])
+    assert found == pytest.approx({"count": 101, "p50": 50, "p95": 95, "p99": 99})
+    assert _shares([]) == {"count": 0}
+
+
+class Looked:
+    nbytes = 10
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Looking:
+    def look(self, image: Image.Image, max_tiles: int | None) -> Looked:
+        return Looked()
+
+
+def test_the_plain_loop_forgets_the_scene_that_it_used_longest_ago(asked: list[Conversation]) -> None:
+    loop = PlainLoop(Looking(), most_bytes=25)  # type: ignore[arg-type]
+    first, second, third, fourth = list(dict.fromkeys(one.picture for one in asked))[:4]
+    scenes = [loop.scene(picture) for picture in (first, second, third)]
+    assert loop.scene(first) is scenes[0]
+    loop.scene(fourth)
+    assert [scene.closed for scene in scenes] == [False, True, False]  # type: ignore[attr-defined]
+    assert loop.scene(first) is scenes[0]
