@@ -115,3 +115,16 @@ def test_the_reference_has_the_kept_values(tiny_checkpoint: Path) -> None:
     exact, kept = layer(Storage.EXACT), layer(Storage(torch.bfloat16))
     assert torch.equal(kept["q.weight"], exact["q.weight"].bfloat16().float())
     assert torch.equal(kept["ffn_norm.weight"], exact["ffn_norm.weight"])
+
+
+def test_rounding_may_move_a_value_by_half_a_step_of_the_largest() -> None:
+    """Below 2^-14, fp16 has steps of 2^-24 whatever the value: a small matrix would lose its digits there."""
+    step = 2.0**-24
+    for tensor, fits in (
+        (torch.tensor([[2.0**-14, step / 2]]), True),
+        (torch.full((2, 2), 1023.5 * step), False),
+        (torch.full((2, 2), 400.5 * step), False),
+    ):
+        storage = Storage(torch.float16)
+        storage.fit("w", tensor)
+        assert (storage.kept == {}) is fits
