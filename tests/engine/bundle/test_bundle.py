@@ -87,6 +87,18 @@ def test_recently_changed_files_are_hashed_every_time(bundle_path: Path, cache_h
     assert json.loads(remembered.read_text()) == {}
 
 
+def test_a_hash_is_remembered_two_seconds_after_a_change(
+    bundle_path: Path, cache_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """File systems have time stamps of up to two seconds: a file may change again within one."""
+    changed = [file.stat().st_ctime_ns for file in bundle_path.rglob("*") if file.is_file()]
+    for now, count in ((min(changed) + 1_900_000_000, 0), (max(changed) + 2_100_000_000, len(changed) - 1)):
+        monkeypatch.setattr("lira_engine.bundle.integrity.time.time_ns", lambda now=now: now)
+        Bundle.open(bundle_path)
+        (remembered,) = (cache_home / "lira-edge" / "verified").iterdir()
+        assert len(json.loads(remembered.read_text())) == count
+
+
 def test_a_damaged_cache_is_ignored(bundle_path: Path, settled: None, cache_home: Path) -> None:
     Bundle.open(bundle_path)
     (remembered,) = (cache_home / "lira-edge" / "verified").iterdir()
