@@ -196,6 +196,10 @@ def test_a_disk_that_stays_full_is_told_once(tmp_path: Path) -> None:
     with room_for(1), pytest.raises(LiraError, match=FULL), output:
         output.append(record(1))
     with Output(tmp_path, RUN) as output:
-        output.append(record(1))
-        with room_for(1), pytest.raises(LiraError, match=FULL):
+        for item in range(40):
+            output.append(record(item))
+        output.forget([])
+        room = (tmp_path / "report.json").stat().st_size  # for the report, which is written first
+        assert room < (tmp_path / "samples.jsonl").stat().st_size
+        with room_for(room), pytest.raises(LiraError, match=FULL):
             output.forget([])
