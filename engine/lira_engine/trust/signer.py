@@ -97,12 +97,14 @@ def _check_key(key: Path, password: bytes | None) -> None:
     from lira_engine.trust.package import SIGNATURE_ERRORS, ec, serialization
 
     try:
-        found = serialization.load_pem_private_key(key.read_bytes(), password)
+        content = key.read_bytes()
     except OSError as error:
         raise LiraError(system_error(error, f"the private key {key} cannot be read")) from None
+    try:
+        found = serialization.load_pem_private_key(content, password)
     except SIGNATURE_ERRORS as error:
         mend = f"put its passphrase into {PASSPHRASE}" if password is None else f"see {PASSPHRASE}"
-        if "encrypted" in str(error) or password is not None:
+        if b"ENCRYPTED" in content or password is not None:
             raise LiraError(f"{key} cannot be opened ({_line(error)}): {mend}") from None
         raise LiraError(f"{key} is no private key in PEM: {_MAKE}") from None
     curves = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
