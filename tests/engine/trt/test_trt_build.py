@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import pytest
 from lira_engine import Bundle, LiraError
 from lira_engine import build as building
 from lira_engine.build import build
+from lira_engine.bundle.graphs import read_graph
 from lira_engine.bundle.manifest import STAGES
 from lira_engine.engines import lowered_outputs
 from lira_engine.engines.judgement import Candidate, Judgement
@@ -380,7 +381,7 @@ def test_options_set_block_size_and_lm_head_bits(
         vocab_size=20, hidden_size=128, intermediate_size=128, num_layers=1, num_heads=2, num_kv_heads=1,
         rope_theta=1e4, rms_norm_eps=1e-5,
     )  # fmt: skip
-    monkeypatch.setattr(trt_build, "ir", SimpleNamespace(load=lambda path: random_llm(config, 16)))
+    monkeypatch.setattr(trt_build, "read_graph", lambda path: random_llm(config, 16))
     monkeypatch.setattr(trt_build.lowered_reference, "record_in_process", lambda *what: None)
     target = target_named("tensorrt-rtx")
     bundle = Bundle.open(bundle_path)
@@ -396,13 +397,13 @@ def test_options_set_block_size_and_lm_head_bits(
 def test_a_weight_that_does_not_fit_into_fp16_is_recorded(
     bundle_path: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(path: Path) -> ir.Model:
-        model = ir.load(path)
+    def read(path: Path) -> ir.Model:
+        model = read_graph(path)
         if "w" in model.graph.initializers:  # the semantic encoder's
             model.graph.initializers["w"].const_value = ir.tensor(np.full((24, 8), 1e5, np.float32), name="w")
         return model
 
-    monkeypatch.setattr(trt_build, "ir", SimpleNamespace(load=load))
+    monkeypatch.setattr(trt_build, "read_graph", read)
     record = read_build(build(bundle_path, "tensorrt-rtx", "fp16"), "")
     assert record.kept_fp32 == {"semantic_encoder": ("w",)}
 
