@@ -36,7 +36,7 @@ finally:
     if not last:
         print("imports", seen[0], file=sys.__stderr__)
 """
-BEFORE = 6
+BEFORE = 7
 """Imports before Ctrl-C is handled: Python itself answers, and says so in several lines."""
 
 
