@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,22 +15,11 @@ from lira_engine.build import build
 from lira_engine.engines.usable import usable_build
 from lira_engine.targets import target_named
 
-resource = pytest.importorskip("resource", reason="Windows has no limits for files")
-
-
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """Limit the size of files, which acts like a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+RoomFor = Callable[[int], AbstractContextManager[None]]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_build(bundle_path: Path, precision: str) -> None:
+def test_a_build(bundle_path: Path, precision: str, room_for: RoomFor) -> None:
     folder = build(bundle_path, "cpu", precision, threads=1)
     largest = max(file.stat().st_size for file in folder.iterdir())
     listed, built = sorted(os.listdir(folder)), 0
@@ -48,7 +37,7 @@ def test_a_build(bundle_path: Path, precision: str) -> None:
     assert 1 <= built <= 9
 
 
-def test_an_opening_with_no_room_for_what_it_remembers(bundle_path: Path) -> None:
+def test_an_opening_with_no_room_for_what_it_remembers(bundle_path: Path, room_for: RoomFor) -> None:
     build(bundle_path, "cpu", "fp32", threads=1)
     with room_for(0):
         usable_build(Bundle.open(bundle_path), target_named("cpu"), "fp32")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import pytest
 
 from lira_bench.accuracy.output import Output
 from lira_engine.errors import LiraError
+
+RoomFor = Callable[[int], AbstractContextManager[None]]
 
 RUN = {"task": "vqa", "limit": None, "data": {"vqa.jsonl": "a" * 64}}
 
@@ -163,22 +165,12 @@ def test_two_evaluations_do_not_write_one_folder(tmp_path: Path) -> None:
         assert keys(output) == ["1", "2"]
 
 
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """Limit the size of files, which acts like a full disk."""
-    resource = pytest.importorskip("resource", reason="Windows has no limits for files")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 FULL = r"samples\.jsonl cannot be written: File too large; take a disk"
 
 
-def test_a_full_disk_is_an_error_that_names_the_file_and_the_run_goes_on_later(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_that_names_the_file_and_the_run_goes_on_later(
+    tmp_path: Path, room_for: RoomFor
+) -> None:
     line = len((json.dumps(record(1), ensure_ascii=False) + "\n").encode())
     with pytest.raises(LiraError, match=FULL), Output(tmp_path, RUN) as output, room_for(line + line // 2):
         output.append(record(1))
@@ -190,7 +182,7 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_the_run_goes_on_later(t
         assert keys(output) == ["1", "2"]
 
 
-def test_a_disk_that_stays_full_is_told_once(tmp_path: Path) -> None:
+def test_a_disk_that_stays_full_is_told_once(tmp_path: Path, room_for: RoomFor) -> None:
     """What is left in the file's buffer is written again when it is closed."""
     output = Output(tmp_path, RUN)
     with room_for(1), pytest.raises(LiraError, match=FULL), output:

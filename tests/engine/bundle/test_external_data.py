@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +13,9 @@ import pytest
 from lira_engine import LiraError
 from lira_engine.bundle.external_data import save_graph
 
-resource = pytest.importorskip("resource", reason="Windows has no limits for files")
+RoomFor = Callable[[int], AbstractContextManager[None]]
+
 LARGE, SMALL = 1 << 20, 2048
-
-
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """Limit the size of files, which acts like a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def model() -> ir.Model:
@@ -48,7 +38,7 @@ def test_weights_are_written_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [LARGE // 2, LARGE + SMALL // 2])
-def test_a_full_disk_is_an_error_of_one_line(tmp_path: Path, size: int) -> None:
+def test_a_full_disk_is_an_error_of_one_line(tmp_path: Path, size: int, room_for: RoomFor) -> None:
     """numpy raises nothing if only the last few bytes are lost."""
     with (
         room_for(size),
