@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -264,17 +266,14 @@ def test_a_picture_of_the_check_vectors_depends_on_its_seed_only() -> None:
 
 
 @pytest.mark.parametrize("lost", [1, 100, 1 << 19])
-def test_a_table_that_a_full_disk_cut_is_refused(tmp_path: Path, lost: int) -> None:
+def test_a_table_that_a_full_disk_cut_is_refused(
+    tmp_path: Path, lost: int, room_for: Callable[[int], AbstractContextManager[None]]
+) -> None:
     """NumPy raises nothing if only the last few bytes are lost."""
-    resource = pytest.importorskip("resource", reason="Windows has no limits for files")
     table = torch.zeros(1 << 18)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (128 + table.nbytes - lost, before[1]))
-    try:
-        with (
-            pytest.raises(LiraError, match=r"was not written whole|cannot be written.*; free some room"),
-            readable_errors(tmp_path),
-        ):
-            BundleWriter(tmp_path, lambda step: None).array("embeddings", table)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with (
+        room_for(128 + table.nbytes - lost),
+        pytest.raises(LiraError, match=r"was not written whole|cannot be written.*; free some room"),
+        readable_errors(tmp_path),
+    ):
+        BundleWriter(tmp_path, lambda step: None).array("embeddings", table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import pytest
 from lira_calib.runs import layered, stage_runs
 from lira_engine.errors import LiraError
 
-resource = pytest.importorskip("resource", reason="Windows has no limits for files")
 ARRAYS = {"hidden_states": np.ones(1 << 16, np.float32), "logits": np.ones(9, np.float32)}
 
 
@@ -25,11 +25,12 @@ ARRAYS = {"hidden_states": np.ones(1 << 16, np.float32), "logits": np.ones(9, np
         ("a.safetensors", partial(stage_runs.write_arrays, where="llm")),
     ],
 )
-def test_a_full_disk_is_an_error_of_one_line(tmp_path: Path, name: str, write: Callable[..., None]) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, before[1]))
-    try:
-        with pytest.raises(LiraError, match=f"{name} cannot be written: .*(free some room|take a disk)"):
-            write(tmp_path / name, ARRAYS)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def test_a_full_disk_is_an_error_of_one_line(
+    tmp_path: Path,
+    name: str,
+    write: Callable[..., None],
+    room_for: Callable[[int], AbstractContextManager[None]],
+) -> None:
+    refused = pytest.raises(LiraError, match=f"{name} cannot be written: .*(free some room|take a disk)")
+    with room_for(1 << 14), refused:
+        write(tmp_path / name, ARRAYS)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -453,21 +454,16 @@ def test_what_was_replaced_is_removed_last(tmp_path: Path, monkeypatch: pytest.M
     assert os.listdir(tmp_path) == ["bundle"] and (target / "lira.json").read_text() == "1"
 
 
-def test_a_disk_that_fills_under_numpy_is_a_one_line_error(tmp_path: Path) -> None:
+def test_a_disk_that_fills_under_numpy_is_a_one_line_error(
+    tmp_path: Path, room_for: Callable[[int], AbstractContextManager[None]]
+) -> None:
     """NumPy, which writes arrays by itself, gives no error number."""
-    resource = pytest.importorskip("resource", reason="Windows has no limits for files")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
-    try:
-        with (
-            pytest.raises(
-                LiraError, match=r"bundle cannot be written: the disk took a part of it .*; free some"
-            ),
-            atomic_directory(tmp_path / "bundle") as partial,
-        ):
-            np.save(partial / "a.npy", np.zeros(1 << 20, np.uint8))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with (
+        room_for(1 << 16),
+        pytest.raises(LiraError, match=r"bundle cannot be written: the disk took a part of it .*; free some"),
+        atomic_directory(tmp_path / "bundle") as partial,
+    ):
+        np.save(partial / "a.npy", np.zeros(1 << 20, np.uint8))
     assert os.listdir(tmp_path) == []
 
 
